@@ -1,0 +1,55 @@
+"""initjax: weight initialization in JAX, as pure functions `init(key, shape, dtype)`.
+
+`zeros` and `ones` are initializers; every other name makes one. An initializer is a value: it can
+be hashed, compared and pickled, and its `repr` is a specification that `parse` reads.
+"""
+
+from initjax._values import Initializer
+from initjax.constants import constant, ones, zeros
+from initjax.fans import compute_fans
+from initjax.orthogonal import orthogonal
+from initjax.sampling import normal, random_normal, random_uniform, truncated_normal, uniform
+from initjax.scaling import (
+    glorot_normal,
+    glorot_uniform,
+    he_normal,
+    he_uniform,
+    kaiming_normal,
+    kaiming_uniform,
+    lecun_normal,
+    lecun_uniform,
+    variance_scaling,
+    xavier_normal,
+    xavier_uniform,
+)
+from initjax.specs import NAMES, parse
+from initjax.trees import initialize, named_key
+
+__all__ = [
+    "NAMES",
+    "Initializer",
+    "compute_fans",
+    "constant",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "initialize",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "named_key",
+    "normal",
+    "ones",
+    "orthogonal",
+    "parse",
+    "random_normal",
+    "random_uniform",
+    "truncated_normal",
+    "uniform",
+    "variance_scaling",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]

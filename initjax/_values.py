@@ -1,0 +1,142 @@
+"""What all initializers share: the type, the checks of their arguments, the repr.
+
+Nothing here needs JAX. The initializers import it when they are called, so that a program can read
+and check a specification in a few hundredths of a second, long before JAX is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import jax
+
+Axes: TypeAlias = int | Sequence[int]
+"""One axis of a kernel, or several whose sizes are multiplied; negative ones count from the end."""
+
+
+class Initializer(Protocol):
+    """The type of every initializer: a pure function of `(key, shape, dtype)`, as in JAX.
+
+    Args:
+      key: a PRNG key, as from `jax.random.key`.
+      shape: the shape of the array to draw.
+      dtype: its dtype; None stands for the initializer's own, or else JAX's default float.
+      out_sharding: how the array is sharded, as in `jax.random`.
+
+    Returns:
+      An array of that shape and dtype.
+    """
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array: ...
+
+
+def spec_repr(value: Any, name: str | None = None, fixed: Iterable[str] = ()) -> str:
+    """The repr of a dataclass as a call: what is required by position, what is not default by name.
+
+    Args:
+      value: an instance of a dataclass.
+      name: the name to call; None stands for the class's.
+      fixed: the fields that the name has fixed already.
+    """
+    arguments = []
+    for field in dataclasses.fields(value):
+        content = getattr(value, field.name)
+        if field.name in fixed or content == field.default:
+            continue
+        required = field.default is dataclasses.MISSING
+        arguments.append(repr(content) if required else f"{field.name}={content!r}")
+    return f"{name or type(value).__name__}({', '.join(arguments)})"
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value is a PRNG key, typed or raw: a sign of `he_normal` without its `()`."""
+    dtype = getattr(value, "dtype", None)
+    return str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(value)[-1:] == (2,))
+
+
+def checked_number(owner: str, name: str, value: Any, minimum: float = -math.inf) -> float:
+    """The value as a float, if it is one finite real number that is not below the minimum."""
+    if is_key(value):
+        raise TypeError(
+            f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
+            f" {owner}(...)(key, shape)"
+        )
+    array = np.ndim(value) == 0 and getattr(value, "dtype", None) is not None
+    if isinstance(value, bool) or not (isinstance(value, numbers.Real) or array):
+        raise TypeError(f"{owner}: {name} must be a real number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < minimum:
+        bound = "" if minimum == -math.inf else f" >= {minimum:g}"
+        raise ValueError(f"{owner}: {name} must be a finite number{bound}, got {value!r}")
+    return number
+
+
+def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
+    """The value as an int or a tuple of ints, if it is an axis or a sequence of axes."""
+    if is_key(value):
+        raise TypeError(
+            f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
+            f" {owner}()(key, shape)"
+        )
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if all(isinstance(axis, numbers.Integral) for axis in value):
+            return tuple(int(axis) for axis in value)
+    raise TypeError(f"{owner}: {name} must be an axis (int) or a tuple of axes, got {value!r}")
+
+
+def checked_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> str:
+    """The value, if it is one of the choices; else an error that names them, the nearest first."""
+    choices = tuple(choices)
+    if isinstance(value, str) and value in choices:
+        return value
+    raise ValueError(
+        f"{owner}: {name} must be one of {', '.join(nearest_first(str(value), choices))};"
+        f" got {value!r}"
+    )
+
+
+def checked_dtype(owner: str, value: Any) -> str | None:
+    """The name of a floating or complex dtype, which can be hashed, pickled and written down.
+
+    `float` stands for JAX's default float, like None.
+    """
+    if value is None or value is float:
+        return None
+    try:
+        # Knows bfloat16 and the float8 by name, even before JAX (which needs it too) is imported.
+        import ml_dtypes  # noqa: F401
+
+        dtype = np.dtype(value)
+    except TypeError as error:
+        raise TypeError(f"{owner}: dtype must be a dtype, got {value!r}") from error
+    # NumPy files the dtypes that are not its own, bfloat16 among them, under kind "V".
+    if dtype.kind not in "biufcV" or dtype.type is np.void:
+        raise TypeError(f"{owner}: dtype must be a number's, got {value!r}")
+    return dtype.name
+
+
+def resolved_dtype(asked: Any, default: Any) -> np.dtype:
+    """The dtype that a call asks for, else the initializer's own, else JAX's default float."""
+    import jax.numpy as jnp
+
+    dtype = default if asked is None else asked
+    return jnp.result_type(float if dtype is None else jnp.dtype(dtype))
+
+
+def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
+    """The choices, the ones spelt most like the word before the others."""
+    choices = list(choices)
+    near = difflib.get_close_matches(word.lower(), choices, n=3, cutoff=0.5)
+    return near + [choice for choice in choices if choice not in near]

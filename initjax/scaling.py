@@ -1,0 +1,391 @@
+r"""Initializers whose variance follows from the shape of the kernel: one core and its named forms.
+
+A unit sums `fan_in` products, so weights of variance :math:`scale / fan_{in}` give it `scale` times
+the mean square of its inputs, whatever their number; `fan_out` does the same for the gradient on
+its way back. The named methods are `variance_scaling` with these arguments fixed:
+
+=================  =====  =======  ================
+name               scale  mode     distribution
+=================  =====  =======  ================
+`lecun_uniform`    1      fan_in   uniform
+`lecun_normal`     1      fan_in   truncated_normal
+`glorot_uniform`   1      fan_avg  uniform
+`glorot_normal`    1      fan_avg  truncated_normal
+`he_uniform`       2      fan_in   uniform
+`he_normal`        2      fan_in   truncated_normal
+=================  =====  =======  ================
+
+Axis arguments are explained in `initjax.fans`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initjax._values import (
+    Axes,
+    checked_axes,
+    checked_choice,
+    checked_dtype,
+    checked_number,
+    spec_repr,
+)
+from initjax.fans import compute_fans
+from initjax.sampling import draw_dtypes, scaled_normal
+
+if TYPE_CHECKING:
+    import jax
+
+MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
+
+# The standard deviation of a unit normal cut off at two: dividing by it restores the variance.
+_TRUNCATED_STDDEV = 0.87962566103423978
+# The same for a complex unit normal whose modulus is cut off at two.
+_COMPLEX_TRUNCATED_STDDEV = 0.95311164380491208
+
+# The core's arguments that each named method fixes, by which its repr knows it again.
+_NAMED = {
+    (1.0, "fan_in", "uniform"): "lecun_uniform",
+    (1.0, "fan_in", "truncated_normal"): "lecun_normal",
+    (1.0, "fan_avg", "uniform"): "glorot_uniform",
+    (1.0, "fan_avg", "truncated_normal"): "glorot_normal",
+    (2.0, "fan_in", "uniform"): "he_uniform",
+    (2.0, "fan_in", "truncated_normal"): "he_normal",
+}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class variance_scaling:
+    r"""Draws with mean zero and variance :math:`scale / n`, with `n` from the kernel's shape.
+
+    `n` is, by mode, `fan_in`, `fan_out`, their mean (`fan_avg`) or their geometric mean
+    (`fan_geo_avg`). The variance is that of what is really drawn: `truncated_normal` is cut off at
+    two standard deviations and widened by 1/.8796 to make up for it; `uniform` is
+    :math:`U[-\sqrt{3 scale/n}, \sqrt{3 scale/n})`. Of a complex dtype the modulus is what is cut
+    off, and `uniform` is a disk.
+
+    Args:
+      scale: the variance times n; 1 keeps the mean square of a linear layer, 2 that of a ReLU's.
+      mode: 'fan_in', 'fan_out', 'fan_avg' or 'fan_geo_avg'.
+      distribution: 'truncated_normal', 'normal' or 'uniform'.
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: scale is not a finite number >= 0, mode or distribution is none of the
+        above, an axis is not an int; when called, an axis is outside the shape.
+
+    Example:
+      >>> import jax
+      >>> kernel = variance_scaling(2.0, "fan_in", "normal")(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * (1000 / 2) ** 0.5, 2)
+      1.0
+
+    Reference:
+      `jax.nn.initializers.variance_scaling`, bit for bit in float32 and float64. (In Keras "normal"
+      means "truncated_normal".)
+    """
+
+    scale: float
+    mode: str
+    distribution: str
+    in_axis: Axes = -2
+    out_axis: Axes = -1
+    batch_axis: Axes = ()
+    dtype: Any = None
+
+    def __post_init__(self):
+        owner = _NAMED.get((self.scale, self.mode, self.distribution), "variance_scaling")
+        checked = {
+            "scale": checked_number(owner, "scale", self.scale, minimum=0),
+            "mode": checked_choice(owner, "mode", self.mode, MODES),
+            "distribution": checked_choice(owner, "distribution", self.distribution, DISTRIBUTIONS),
+            "in_axis": checked_axes(owner, "in_axis", self.in_axis),
+            "out_axis": checked_axes(owner, "out_axis", self.out_axis),
+            "batch_axis": checked_axes(owner, "batch_axis", self.batch_axis),
+            "dtype": checked_dtype(owner, self.dtype),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        dtype, wide = draw_dtypes(dtype, self.dtype)
+        shape = tuple(shape)
+        fan_in, fan_out = compute_fans(shape, self.in_axis, self.out_axis, self.batch_axis)
+        if 0 in shape:
+            return jnp.zeros(shape, dtype, out_sharding=out_sharding)
+        n = {
+            "fan_in": fan_in,
+            "fan_out": fan_out,
+            "fan_avg": (fan_in + fan_out) / 2,
+            "fan_geo_avg": (fan_in * fan_out) ** 0.5,
+        }[self.mode]
+        variance = wide.type(self.scale / n)
+        is_complex = jnp.issubdtype(wide, jnp.complexfloating)
+
+        if self.distribution == "normal":
+            kernel = scaled_normal(key, shape, wide, np.sqrt(variance), out_sharding)
+        elif self.distribution == "truncated_normal" and not is_complex:
+            stddev = np.sqrt(variance) / wide.type(_TRUNCATED_STDDEV)
+            kernel = jax.random.truncated_normal(key, -2, 2, shape, wide, out_sharding=out_sharding)
+            kernel = kernel * stddev
+        elif self.distribution == "truncated_normal":
+            stddev = np.sqrt(variance) / wide.type(_COMPLEX_TRUNCATED_STDDEV)
+            kernel = _complex_truncated_normal(key, shape, wide, out_sharding) * stddev
+        elif not is_complex:
+            limit = np.sqrt(wide.type(3) * variance)
+            kernel = jax.random.uniform(key, shape, wide, -1, out_sharding=out_sharding) * limit
+        else:
+            kernel = _complex_uniform(key, shape, wide, out_sharding) * np.sqrt(variance)
+        return kernel.astype(dtype)
+
+    def __repr__(self) -> str:
+        name = _NAMED.get((self.scale, self.mode, self.distribution))
+        return spec_repr(self, name, ("scale", "mode", "distribution") if name else ())
+
+
+def _complex_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any):
+    """Draws from a disk around zero, with variance one."""
+    radius, phase = _radius_and_phase(key, shape, dtype, out_sharding)
+    return (2 * radius) ** 0.5 * phase
+
+
+def _complex_truncated_normal(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any
+):
+    """Draws from the complex normal law whose variance was one before its modulus was cut at 2."""
+    import jax.numpy as jnp
+
+    radius, phase = _radius_and_phase(key, shape, dtype, out_sharding)
+    return jnp.sqrt(-jnp.log1p(-radius * (1 - np.exp(-4.0)))) * phase
+
+
+def _radius_and_phase(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any):
+    """Draws from U[0, 1), and from the unit circle of the complex plane."""
+    import jax
+    import jax.numpy as jnp
+
+    real = jnp.finfo(dtype).dtype
+    key_radius, key_phase = jax.random.split(key)
+    radius = jax.random.uniform(key_radius, shape, real, out_sharding=out_sharding)
+    angle = jax.random.uniform(key_phase, shape, real, maxval=2 * np.pi, out_sharding=out_sharding)
+    return radius, jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
+
+
+def lecun_uniform(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+) -> variance_scaling:
+    r"""Draws from :math:`U[-\sqrt{3/fan_{in}}, \sqrt{3/fan_{in}})`: variance 1/fan_in.
+
+    Keeps the mean square of a signal through linear layers. Is
+    `variance_scaling(1.0, "fan_in", "uniform")`.
+
+    Args:
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an axis is not an int or a sequence of ints.
+
+    Example:
+      >>> import jax
+      >>> kernel = lecun_uniform()(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * 1000**0.5, 2)
+      1.0
+
+    Reference:
+      LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", section 4.6,
+      http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
+    """
+    return variance_scaling(1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
+
+
+def lecun_normal(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+) -> variance_scaling:
+    r"""Draws from a normal law cut off at two sigma, with variance 1/fan_in after the cut.
+
+    Keeps the mean square of a signal through linear layers and through SELU's; it is Flax's default.
+    Is `variance_scaling(1.0, "fan_in", "truncated_normal")`.
+
+    Args:
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an axis is not an int or a sequence of ints.
+
+    Example:
+      >>> import jax
+      >>> kernel = lecun_normal()(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * 1000**0.5, 2)
+      1.0
+
+    Reference:
+      LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", section 4.6,
+      http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
+    """
+    return variance_scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+
+
+def glorot_uniform(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+) -> variance_scaling:
+    r"""Draws from :math:`U[-l, l)`, :math:`l = \sqrt{6/(fan_{in} + fan_{out})}`: variance 1/fan_avg.
+
+    A compromise between keeping the signal (fan_in) and keeping the gradient (fan_out) in nets
+    that are nearly linear at the start, such as tanh's; it is Keras's default. Is
+    `variance_scaling(1.0, "fan_avg", "uniform")`; also called `xavier_uniform`.
+
+    Args:
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an axis is not an int or a sequence of ints.
+
+    Example:
+      >>> import jax
+      >>> kernel = glorot_uniform()(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * 750**0.5, 2)
+      1.0
+
+    Reference:
+      Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural
+      networks", equation 16, https://proceedings.mlr.press/v9/glorot10a.html
+    """
+    return variance_scaling(1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype)
+
+
+def glorot_normal(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+) -> variance_scaling:
+    r"""Draws from a normal law cut off at two sigma, with variance 1/fan_avg after the cut.
+
+    `glorot_uniform` with another law of the same variance. Is
+    `variance_scaling(1.0, "fan_avg", "truncated_normal")`; also called `xavier_normal`.
+
+    Args:
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an axis is not an int or a sequence of ints.
+
+    Example:
+      >>> import jax
+      >>> kernel = glorot_normal()(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * 750**0.5, 2)
+      1.0
+
+    Reference:
+      Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural
+      networks", equation 12, https://proceedings.mlr.press/v9/glorot10a.html
+    """
+    return variance_scaling(
+        1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype
+    )
+
+
+def he_uniform(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+) -> variance_scaling:
+    r"""Draws from :math:`U[-\sqrt{6/fan_{in}}, \sqrt{6/fan_{in}})`: variance 2/fan_in.
+
+    Keeps the mean square of a signal through layers of ReLU's, which halve it. Is
+    `variance_scaling(2.0, "fan_in", "uniform")`; also called `kaiming_uniform`.
+
+    Args:
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an axis is not an int or a sequence of ints.
+
+    Example:
+      >>> import jax
+      >>> kernel = he_uniform()(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * (1000 / 2) ** 0.5, 2)
+      1.0
+
+    Reference:
+      He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", equation 10,
+      https://arxiv.org/abs/1502.01852
+    """
+    return variance_scaling(2.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
+
+
+def he_normal(
+    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+) -> variance_scaling:
+    r"""Draws from a normal law cut off at two sigma, with variance 2/fan_in after the cut.
+
+    Keeps the mean square of a signal through layers of ReLU's, which halve it. Is
+    `variance_scaling(2.0, "fan_in", "truncated_normal")`; also called `kaiming_normal`.
+
+    Args:
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      batch_axis: axis or axes along which kernels are stacked.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError: an axis is not an int or a sequence of ints.
+
+    Example:
+      >>> import jax
+      >>> kernel = he_normal()(jax.random.key(0), (1000, 500))
+      >>> round(float(kernel.std()) * (1000 / 2) ** 0.5, 2)
+      1.0
+
+    Reference:
+      He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", equation 10,
+      https://arxiv.org/abs/1502.01852
+    """
+    return variance_scaling(2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+
+
+xavier_uniform = glorot_uniform
+xavier_normal = glorot_normal
+kaiming_uniform = he_uniform
+kaiming_normal = he_normal

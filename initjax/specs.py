@@ -1,0 +1,107 @@
+"""Specifications: the text form of an initializer, shared by flags, files and `repr`.
+
+A specification is a name, or a call with literal arguments: `he_normal`,
+`random_uniform(-0.1, 0.1)`, `variance_scaling(2.0, "fan_in", "normal")`. It is parsed, never
+evaluated: what is not a known name with literals in its parentheses is an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+from initjax import constants, sampling, scaling
+from initjax._values import Initializer, nearest_first
+from initjax.orthogonal import orthogonal
+
+NAMES: dict[str, Any] = {
+    "zeros": constants.zeros,
+    "ones": constants.ones,
+    "constant": constants.constant,
+    "uniform": sampling.uniform,
+    "normal": sampling.normal,
+    "truncated_normal": sampling.truncated_normal,
+    "random_uniform": sampling.random_uniform,
+    "random_normal": sampling.random_normal,
+    "variance_scaling": scaling.variance_scaling,
+    "glorot_uniform": scaling.glorot_uniform,
+    "glorot_normal": scaling.glorot_normal,
+    "he_uniform": scaling.he_uniform,
+    "he_normal": scaling.he_normal,
+    "lecun_uniform": scaling.lecun_uniform,
+    "lecun_normal": scaling.lecun_normal,
+    "orthogonal": orthogonal,
+    "xavier_uniform": scaling.xavier_uniform,
+    "xavier_normal": scaling.xavier_normal,
+    "kaiming_uniform": scaling.kaiming_uniform,
+    "kaiming_normal": scaling.kaiming_normal,
+}
+"""Every name a specification may start with, and the initializer, or maker of one, behind it."""
+
+_LONGEST = 1000  # characters; far more than any initializer needs, far less than hurts a parser
+
+
+def parse(spec: str) -> Initializer:
+    """Makes the initializer that a specification describes.
+
+    `parse(repr(x)) == x` for every initializer `x` of this library.
+
+    Args:
+      spec: a name, or a name with literal arguments in parentheses.
+
+    Returns:
+      The initializer.
+
+    Raises:
+      ValueError: the text is no specification, or its name, a parameter or a value is not valid;
+        the message is one line that says what would be.
+
+    Example:
+      >>> parse("random_uniform(-0.1, 0.1)")
+      random_uniform(minval=-0.1, maxval=0.1)
+      >>> parse("xavier_uniform") == parse("glorot_uniform()")
+      True
+    """
+    name, args, kwargs = _split(spec)
+    if name not in NAMES:
+        names = ", ".join(nearest_first(name, NAMES))
+        raise ValueError(f"unknown initializer {name!r}; valid names: {names}")
+    made = NAMES[name]
+    if not isinstance(made, type) and not inspect.isfunction(made):  # zeros and ones
+        if args or kwargs:
+            raise ValueError(f"{name} takes no arguments, got {spec!r}")
+        return made
+    parameters = inspect.signature(made).parameters
+    for unknown in kwargs.keys() - parameters.keys():
+        valid = ", ".join(nearest_first(unknown, parameters))
+        raise ValueError(f"{name} has no parameter {unknown!r}; valid parameters: {valid}")
+    try:
+        inspect.signature(made).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; parameters: {', '.join(parameters)}") from None
+    try:
+        return made(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """The name, the positional and the named arguments of a specification."""
+    form = "a specification is a name or a name with literal arguments, as in he_normal or"
+    wrong = ValueError(f"cannot read {spec[:80]!r}: {form} random_uniform(-0.1, 0.1)")
+    if len(spec) > _LONGEST:
+        raise wrong
+    try:
+        node = ast.parse(spec.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, [], {}
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            raise wrong
+        args = [ast.literal_eval(argument) for argument in node.args]
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        raise wrong from None
+    if "None" in kwargs or len(kwargs) < len(node.keywords):  # **mapping, or a name given twice
+        raise wrong
+    return node.func.id, args, kwargs
