@@ -40,22 +40,22 @@ class Initializer(Protocol):
     ) -> jax.Array: ...
 
 
-def spec_repr(value: Any, name: str | None = None, fixed: Iterable[str] = ()) -> str:
+def spec_repr(self: Any, name: str | None = None, fixed: Iterable[str] = ()) -> str:
     """The repr of a dataclass as a call: what is required by position, what is not default by name.
 
     Args:
-      value: an instance of a dataclass.
+      self: an instance of a dataclass.
       name: the name to call; None stands for the class's.
       fixed: the fields that the name has fixed already.
     """
     arguments = []
-    for field in dataclasses.fields(value):
-        content = getattr(value, field.name)
+    for field in dataclasses.fields(self):
+        content = getattr(self, field.name)
         if field.name in fixed or content == field.default:
             continue
         required = field.default is dataclasses.MISSING
         arguments.append(repr(content) if required else f"{field.name}={content!r}")
-    return f"{name or type(value).__name__}({', '.join(arguments)})"
+    return f"{name or type(self).__name__}({', '.join(arguments)})"
 
 
 def is_key(value: Any) -> bool:

@@ -52,7 +52,7 @@ def compute_fans(
     )
     if 0 in shape:
         return 0.0, 0.0
-    receptive_field = math.prod(shape) / inputs / outputs / batch
+    receptive_field = math.prod(shape) / (inputs * outputs * batch)
     return inputs * receptive_field, outputs * receptive_field
 
 

@@ -39,8 +39,8 @@ class orthogonal:
 
     Reference:
       Saxe, McClelland and Ganguli 2014, "Exact solutions to the nonlinear dynamics of learning in
-      deep linear neural networks", https://arxiv.org/abs/1312.6120; `jax.nn.initializers.orthogonal`,
-      bit for bit in float32 and float64.
+      deep linear neural networks", https://arxiv.org/abs/1312.6120;
+      `jax.nn.initializers.orthogonal`, bit for bit in float32 and float64.
     """
 
     scale: float = 1.0

@@ -4,7 +4,7 @@ Under one key all of them transform the same uniform numbers monotonically, so t
 initializers under one seed give correlated weights: a paired comparison needs fewer seeds.
 
 The numbers are drawn in float32 (or wider, if asked for) and rounded once, last: a bfloat16 draw
-is a rounded float32 draw, with its law intact, where `jax.random` has but 128 values to choose from.
+is a rounded float32 draw, its law intact, where `jax.random` has but 128 values to choose from.
 """
 
 from __future__ import annotations

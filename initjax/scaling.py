@@ -222,8 +222,8 @@ def lecun_normal(
 ) -> variance_scaling:
     r"""Draws from a normal law cut off at two sigma, with variance 1/fan_in after the cut.
 
-    Keeps the mean square of a signal through linear layers and through SELU's; it is Flax's default.
-    Is `variance_scaling(1.0, "fan_in", "truncated_normal")`.
+    Keeps the mean square of a signal through linear layers and SELU's; it is Flax's default. Is
+    `variance_scaling(1.0, "fan_in", "truncated_normal")`.
 
     Args:
       in_axis: axis or axes of the input features.
@@ -253,7 +253,7 @@ def lecun_normal(
 def glorot_uniform(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
 ) -> variance_scaling:
-    r"""Draws from :math:`U[-l, l)`, :math:`l = \sqrt{6/(fan_{in} + fan_{out})}`: variance 1/fan_avg.
+    r"""Draws from :math:`U[-l, l)`, :math:`l=\sqrt{6/(fan_{in} + fan_{out})}`: variance 1/fan_avg.
 
     A compromise between keeping the signal (fan_in) and keeping the gradient (fan_out) in nets
     that are nearly linear at the start, such as tanh's; it is Keras's default. Is

@@ -1,0 +1,1 @@
+"""Programs that give the evidence: each runs as `python -m experiments.NAME`."""

@@ -1,0 +1,132 @@
+"""What the programs say: flags explained, progress shown, mistakes told in one line."""
+
+import math
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TextIO
+
+from absl import flags
+
+from initjax.specs import nearest_first
+
+
+def run_program(
+    name: str,
+    description: str,
+    flag_values: flags.FlagValues,
+    groups: Mapping[str, Iterable[str]],
+    main: Callable[[], None],
+) -> None:
+    """Parses the command line and runs a program; ends the process with its exit code.
+
+    The exit code is 0, or 2 after a mistake in the command line, or 130 after Ctrl-C. A mistake is
+    told in one line, without a traceback: `main` reports it by a ValueError.
+
+    Args:
+      name: how the program is called, `experiments.mnist`.
+      description: what it does, for --help.
+      flag_values: the program's own flags; `help` is added to them.
+      groups: the names of the flags under the headings of --help.
+      main: the program.
+    """
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=flag_values)
+    try:
+        _, *rest = flag_values(sys.argv)
+        if flag_values["help"].value:
+            print(_help(name, description, flag_values, groups))
+            sys.exit(0)
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}; flags are written --NAME=VALUE")
+        main()
+    except flags.UnrecognizedFlagError as error:
+        known = [flag for group in groups.values() for flag in group]
+        valid = ", ".join(f"--{flag}" for flag in nearest_first(error.flagname, known))
+        _fail(name, f"unknown flag --{error.flagname}; valid flags: {valid}")
+    except (flags.Error, ValueError) as error:
+        _fail(name, str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # as `| head` causes; there is nobody left to tell
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(name: str, message: str) -> None:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _help(
+    name: str,
+    description: str,
+    flag_values: flags.FlagValues,
+    groups: Mapping[str, Iterable[str]],
+) -> str:
+    width = min(shutil.get_terminal_size().columns, 100)
+    parts = [f"usage: python -m {name} [--FLAG=VALUE ...]", textwrap.fill(description, width)]
+    for heading, names in groups.items():
+        lines = [f"{heading}:"]
+        for flag_name in names:
+            flag = flag_values[flag_name]
+            default = (flag.default_as_str or "").strip("'")
+            shown = f" (default: {default})" if default not in ("", "false") else ""
+            lines.append(f"  --{flag_name}")
+            lines += textwrap.wrap(
+                f"{flag.help}{shown}", width, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+class Progress:
+    """Shows epochs as Keras does: a live bar in a terminal, a plain line an epoch elsewhere.
+
+    Args:
+      epochs: how many there will be.
+      stream: where to; a terminal gets the bar, None nothing at all.
+    """
+
+    _WIDTH = 20
+    _INTERVAL = 0.05  # seconds between two redraws, as in Keras
+    _CLEAR = "\r\x1b[K"
+
+    def __init__(self, epochs: int, stream: TextIO | None):
+        self.live = stream is not None and stream.isatty()
+        self._stream = stream
+        self._epochs = epochs
+        self._drawn = -math.inf
+
+    def say(self, *lines: str) -> None:
+        """Writes lines, over the bar of an epoch that was not finished if there is one."""
+        if self._stream:
+            print(
+                (self._CLEAR if self.live else "") + "\n".join(lines), file=self._stream, flush=True
+            )
+
+    def steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Draws the bar of an epoch that has done some of its steps; for a terminal only."""
+        now = time.monotonic()
+        if now - self._drawn >= self._INTERVAL:
+            self._drawn = now
+            filled = round(self._WIDTH * done / steps)
+            bar = "━" * filled + "─" * (self._WIDTH - filled)
+            text = f"{self._CLEAR}{self._head(epoch)} {bar} {done}/{steps}{_values(metrics)}"
+            print(text, end="", file=self._stream, flush=True)
+
+    def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
+        """Writes the line of a finished epoch, in the place of its bar."""
+        self.say(f"{self._head(epoch)} {seconds:.2f}s{_values(metrics)}")
+
+    def _head(self, epoch: int) -> str:
+        return f"Epoch {epoch:{len(str(self._epochs))}}/{self._epochs}"
+
+
+def _values(metrics: Mapping[str, float]) -> str:
+    """Formats metrics as Keras does: four digits, scientific where these would show too little."""
+    return "".join(
+        f" - {name} {value:.4f}" if abs(value) > 1e-3 or value == 0 else f" - {name} {value:.4e}"
+        for name, value in metrics.items()
+    )

@@ -1,0 +1,17 @@
+"""What all tests share. Set before JAX is imported: compiled programs are kept between sessions."""
+
+import os
+import pathlib
+
+import pytest
+
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture
+def key():
+    import jax
+
+    return jax.random.key(42)

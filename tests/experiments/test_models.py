@@ -1,0 +1,67 @@
+"""The models, as pure parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initjax
+from experiments.common import choices, models
+
+
+def draw(model):
+    return initjax.initialize(
+        jax.random.key(0),
+        model.shapes,
+        lambda path: initjax.normal(0.1) if path.endswith("bias") else initjax.he_normal(),
+    )
+
+
+def test_the_mlp_is_what_it_says():
+    model = models.mlp((784, 128, 64, 10), "relu", "float32")
+    params = draw(model)
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), np.uint8)
+    x = images.reshape(5, 784) / np.float32(255)
+    for layer in (params["hidden"][0], params["hidden"][1]):
+        x = np.maximum(x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]), 0)
+    logits = x @ np.asarray(params["output"]["kernel"]) + np.asarray(params["output"]["bias"])
+    np.testing.assert_allclose(model.apply(params, images), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_without_hidden_layers_it_is_a_linear_model():
+    model = models.mlp((4, 3), "relu", "float32")
+    assert model.apply(draw(model), np.ones((2, 2, 2, 1), np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_it_computes_in_the_dtype_and_keeps_float32_parameters(dtype):
+    model = models.mlp((4, 5, 3), "tanh", dtype)
+    params = draw(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert model.apply(params, np.ones((2, 2, 2, 1), np.uint8)).dtype == dtype
+
+
+@pytest.mark.parametrize("activation", choices.ACTIVATIONS)
+def test_every_activation_runs(activation):
+    model = models.mlp((4, 5, 3), activation, "float32")
+    assert np.isfinite(model.apply(draw(model), np.ones((2, 2, 2, 1), np.uint8))).all()
+
+
+def test_the_activations_are_all_the_elementwise_functions_of_jax_nn():
+    x = jnp.linspace(-3, 3, 8).reshape(2, 4)
+    elementwise = set()
+    for name in filter(str.islower, dir(jax.nn)):
+        function = getattr(jax.nn, name)
+        try:
+            y = function(x)
+            if y.shape == x.shape and jnp.array_equal(function(x.T).T, y):
+                elementwise.add(name)
+        except (TypeError, ValueError, AttributeError):
+            pass  # a module, or a function that needs other arguments
+    assert set(choices.ACTIVATIONS) <= elementwise
+    # Newer releases of JAX may have more; those known today are all here.
+    assert elementwise - set(choices.ACTIVATIONS) <= {"log1mexp", "relu_squared"}
+
+
+def test_the_same_model_is_the_same_function_so_that_programs_are_reused():
+    assert models.mlp((4, 3), "relu", "float32") is models.mlp((4, 3), "relu", "float32")

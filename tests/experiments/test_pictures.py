@@ -1,0 +1,41 @@
+"""Pictures are made from the store alone, of every kind of run."""
+
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from experiments.common import pictures, store
+
+
+def record(path, epochs, per_epoch, loss, acc):
+    steps = [
+        {"step": step, "epoch": 1 + step // per_epoch, "loss": loss(step), "acc": acc}
+        for step in range(1, epochs * per_epoch + 1)
+    ]
+    lines = [
+        {"epoch": epoch, "val_loss": loss(epoch * per_epoch), "val_acc": acc}
+        for epoch in range(epochs + 1)
+    ]
+    store.append(path / "steps.jsonl", steps)
+    store.append(path / "metrics.jsonl", lines)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "per_epoch", "loss", "acc"),
+    [
+        (5, 40, lambda step: 2.3 / (1 + step), 0.97),
+        (1, 1, lambda step: 2.3, 0.1),
+        (2, 7, lambda step: math.nan, 0.0),
+        (2, 7, lambda step: math.inf if step > 3 else 1e30, 0.0),
+        (2, 7, lambda step: 0.0, 1.0),
+    ],
+    ids=["falling", "one step", "nan", "inf", "perfect"],
+)
+def test_every_kind_of_run_gets_its_picture(epochs, per_epoch, loss, acc, tmp_path):
+    record(tmp_path, epochs, per_epoch, loss, acc)
+    pictures.learning_curve(tmp_path, "title", "subtitle", math.log(10))
+    with PIL.Image.open(tmp_path / "learning_curve.png") as picture:
+        assert picture.size == (1500, 660)
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -1,0 +1,173 @@
+"""Training: every example counts once, the same program serves all, and the parts add up."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import initjax
+from experiments.common import data, models, training
+
+ADAM = training.optimizer("adam", 1e-3)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Real MNIST images, fewer: 1,000 to train on and 300 to test on, neither a round number."""
+    mnist = data.load()
+    return (
+        (mnist.train_images[:1000], mnist.train_labels[:1000]),
+        (mnist.test_images[:300], mnist.test_labels[:300]),
+    )
+
+
+MODEL = models.mlp((784, 16, 10), "relu", "float32")
+
+
+def draw(spec="he_normal", seed=0):
+    return initjax.initialize(
+        jax.random.key(seed),
+        MODEL.shapes,
+        lambda path: initjax.zeros if path.endswith("bias") else initjax.parse(spec),
+    )
+
+
+def fit(digits, spec="he_normal", **options):
+    settings = {"epochs": 2, "batch_size": 128, **options}
+    epochs = training.fit(MODEL.apply, ADAM, draw(spec), jax.random.key(1), *digits, **settings)
+    return [epoch._replace(params=jax.device_get(epoch.params)) for epoch in epochs]
+
+
+@pytest.mark.parametrize(("examples", "batch_size"), [(1000, 128), (5, 8), (12, 4), (7, 1)])
+def test_an_epoch_holds_every_example_once(examples, batch_size, key):
+    batches = np.asarray(training.shuffled_batches(key, examples, batch_size))
+    assert batches.shape == (-(-examples // batch_size), batch_size)
+    counts = collections.Counter(batches.ravel().tolist())
+    padding = batches.size - examples
+    assert counts == {i: 1 for i in range(examples)} | ({examples: padding} if padding else {})
+    assert (batches[:-1] < examples).all()
+
+
+def test_the_order_is_random_and_determined_by_its_key(key):
+    first = training.shuffled_batches(key, 1000, 10)
+    np.testing.assert_array_equal(first, training.shuffled_batches(key, 1000, 10))
+    other = training.shuffled_batches(jax.random.key(7), 1000, 10)
+    assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 0.15
+    assert abs(np.corrcoef(first.ravel(), np.arange(1000))[0, 1]) < 0.15
+
+
+def test_an_epoch_equals_a_plain_loop_over_its_batches(digits):
+    """The scan against its slow, plain twin, last partial batch and running means included."""
+    (images, labels), _ = digits
+    params, opt_state = draw(), ADAM.init(draw())
+    batches = training.shuffled_batches(jax.random.fold_in(jax.random.key(1), 1), 1000, 128)
+    order = np.asarray(batches).ravel()[:1000]
+    losses, accuracies = [], []
+
+    @jax.jit
+    def gradient(params, x, y):
+        def loss(params):
+            logits = MODEL.apply(params, x)
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return each.mean(), (each, logits.argmax(-1) == y)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    for batch in np.split(order, range(128, 1000, 128)):
+        grads, (each, right) = gradient(params, images[batch], labels[batch])
+        losses += each.tolist()
+        accuracies += right.tolist()
+        updates, opt_state = ADAM.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+
+    epoch = fit(digits, epochs=1)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), epoch.params, params)
+    assert epoch.metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert epoch.metrics["acc"] == np.mean(accuracies)
+    assert epoch.batch_metrics is not None
+    np.testing.assert_allclose(epoch.batch_metrics.loss[-1], np.mean(losses[896:]), rtol=1e-4)
+    assert epoch.batch_metrics.correct[-1] == np.mean(accuracies[896:])
+
+
+def test_evaluation_counts_every_image_once(digits):
+    params = draw()
+    images, labels = (jnp.asarray(np.repeat(part, 5, axis=0)) for part in digits[1])  # 1500
+    sums = training.evaluate(params, images, labels, apply=MODEL.apply)
+    logits = MODEL.apply(params, images)
+    assert int(sums.correct.sum()) == int((logits.argmax(-1) == labels).sum())
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+    assert float(sums.loss.sum()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_training_learns_and_epoch_0_is_before_it(digits):
+    start, *_, end = fit(digits, epochs=10)
+    assert start.number == 0 and start.metrics.keys() == {"val_loss", "val_acc"}
+    assert end.metrics["loss"] < np.log(10) < start.metrics["val_loss"] + 0.5
+    assert end.metrics["val_acc"] > 0.6 > start.metrics["val_acc"]
+
+
+def test_the_same_run_gives_the_same_bits_however_it_is_watched(digits):
+    calls = []
+    plain = fit(digits)
+    watched = fit(digits, watch=lambda *arguments: calls.append(arguments))
+    for a, b in zip(plain, watched, strict=True):
+        assert a.metrics == b.metrics
+        jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    assert [(epoch, done, steps) for epoch, done, steps, _ in calls[:3]] == [
+        (1, 0, 8), (1, 1, 8), (1, 2, 8),
+    ]  # fmt: skip
+    assert calls[0][3] == {} and calls[1][3].keys() == {"loss", "acc"}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 13, 67, 391, 469, 937])
+def test_parts_cover_an_epoch_with_few_shapes(steps):
+    parts = training._parts(jnp.arange(steps * 2).reshape(steps, 2))
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(steps * 2).reshape(steps, 2))
+    assert len({part.shape for part in parts}) <= 2 and len(parts) <= 12
+    if steps == 469:  # MNIST in batches of 128
+        assert {part.shape for part in parts} == {(67, 2)}
+
+
+def test_one_compiled_program_serves_every_initializer(digits):
+    fit(digits, "he_normal", epochs=1)
+    compiled = training.train._cache_size()
+    fit(digits, "orthogonal", epochs=1)
+    fit(digits, "zeros", epochs=1)
+    assert training.train._cache_size() == compiled
+
+
+def test_data_are_arguments_of_the_program_and_the_state_is_donated(digits):
+    (images, labels), _ = digits
+    state = training.State(draw(), ADAM.init(draw()))
+    batches = training.shuffled_batches(jax.random.key(0), 1000, 128)
+    lowered = training.train.lower(
+        state, jnp.asarray(images), jnp.asarray(labels), batches, apply=MODEL.apply, optimizer=ADAM
+    )
+    assert len(lowered.as_text()) < 100_000  # 784,000 pixels would be more
+    assert lowered.as_text().count("tf.aliasing_output") == len(jax.tree.leaves(state))
+
+
+def test_zeros_leave_every_kernel_but_the_last_without_gradient(digits):
+    params = fit(digits, "zeros")[-1].params
+    assert not params["hidden"][0]["kernel"].any() and not params["output"]["kernel"].any()
+    assert params["output"]["bias"].all()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "momentum"])
+def test_optimizers_are_those_of_optax(name):
+    mine = training.optimizer(name, 0.1)
+    theirs = {
+        "adam": optax.adam(0.1), "sgd": optax.sgd(0.1), "momentum": optax.sgd(0.1, momentum=0.9),
+    }[name]  # fmt: skip
+    params = {"a": jnp.ones(3)}
+    states = mine.init(params), theirs.init(params)
+    for _ in range(3):
+        (update, mine_state), (expected, theirs_state) = (
+            optimizer.update(params, state, params)
+            for optimizer, state in zip((mine, theirs), states, strict=True)
+        )
+        states = mine_state, theirs_state
+        np.testing.assert_array_equal(update["a"], expected["a"])

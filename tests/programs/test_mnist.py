@@ -1,0 +1,342 @@
+"""`python -m experiments.mnist`, run as a user runs it."""
+
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import mnist
+from experiments.common import data, store
+
+COMMAND = [sys.executable, "-m", "experiments.mnist"]
+
+
+def run(*flags, cwd, **options):
+    return subprocess.run(
+        [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The main job itself, with all its defaults, on all of MNIST."""
+    folder = tmp_path_factory.mktemp("main")
+    result = run("--init=glorot_uniform", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs/mnist-glorot_uniform-seed0", result
+
+
+def test_the_main_job_trains_to_the_published_accuracy(finished):
+    epochs = store.read(finished[0] / "metrics.jsonl")
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2, 3, 4, 5]
+    # Means of the independent run, give or take three of its standard deviations.
+    assert epochs[1]["loss"] == pytest.approx(0.3318, abs=0.02)
+    assert epochs[1]["val_acc"] == pytest.approx(0.9515, abs=0.01)
+    assert epochs[5]["val_loss"] == pytest.approx(0.0805, abs=3 * 0.0043)
+    assert epochs[5]["val_acc"] == pytest.approx(0.9750, abs=3 * 0.0015)
+
+
+def test_the_output_tells_every_epoch_and_what_to_do_next(finished):
+    directory, result = finished
+    lines = result.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines) and "\x1b" not in result.stdout
+    number = r"\d\.\d{4}"
+    for epoch in range(1, 6):
+        pattern = (
+            rf"Epoch {epoch}/5 \d+\.\d\ds - loss {number} - acc {number}"
+            rf" - val_loss {number} - val_acc {number}"
+        )
+        assert sum(bool(re.fullmatch(pattern, line)) for line in lines) == 1
+    assert "60,000 training and 10,000 test images" in result.stdout
+    assert f"results runs/{directory.name}" in lines
+    assert lines[-1] == ("repeat  python -m experiments.mnist --init=glorot_uniform --seed=0")
+    assert result.stderr == ""
+
+
+def test_the_directory_can_be_read_by_other_tools(finished):
+    directory, _ = finished
+    config = json.loads((directory / "config.json").read_text())
+    assert config["config"]["init"] == "glorot_uniform" and config["config"]["epochs"] == 5
+    assert config["initializers"]["output_init"] == "glorot_uniform()"
+    assert config["device"]["platform"] == "cpu" and config["versions"]["jax"]
+    assert config["data"]["digest"] == data.load().digest
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["val_acc"] == store.read(directory / "metrics.jsonl")[-1]["val_acc"]
+    steps = store.read(directory / "steps.jsonl")
+    assert [step["step"] for step in steps] == [*range(1, 5 * 469 + 1)]
+    assert (directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_parameters_give_the_accuracy_that_is_reported(finished):
+    from experiments.common import models
+
+    directory, _ = finished
+    params = store.load_params(directory / "params.safetensors")
+    digits = data.load()
+    logits = models.mlp((784, 128, 64, 10), "relu", "float32").apply(params, digits.test_images)
+    accuracy = np.mean(np.argmax(logits, -1) == digits.test_labels)
+    assert accuracy == pytest.approx(
+        store.read(directory / "metrics.jsonl")[-1]["val_acc"], abs=2e-4
+    )
+
+
+def test_tensorboard_reads_the_events(finished):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    events = event_accumulator.EventAccumulator(str(finished[0]))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/acc", "val/loss", "val/acc"}
+    epochs = store.read(finished[0] / "metrics.jsonl")
+    values = [event.value for event in events.Scalars("val/acc")]
+    np.testing.assert_allclose(values, [epoch["val_acc"] for epoch in epochs], rtol=1e-6)
+
+
+def test_the_command_repeats_its_bits_and_leaves_the_first_run_alone(finished):
+    directory, result = finished
+    before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    flags = result.stdout.splitlines()[-1].partition("experiments.mnist ")[2].split()
+    again = run(*flags, cwd=directory.parents[1])
+    assert again.returncode == 0
+    second = directory.with_name("mnist-glorot_uniform-seed0-2")
+    for name in ("params.safetensors", "steps.jsonl"):
+        assert (second / name).read_bytes() == (directory / name).read_bytes()
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+
+
+def test_zeros_learn_the_commonest_class_and_nothing_else(tmp_path):
+    _, summary = mnist.run(mnist.Config(init="zeros"), str(tmp_path))
+    assert summary["val_acc"] == 0.1135
+    assert summary["val_loss"] == pytest.approx(2.3010, abs=0.0005)
+
+
+def test_another_initializer_under_the_same_seed_sees_the_same_batches(finished, tmp_path):
+    """Started from correlated weights, the losses of their batches rise and fall together."""
+    mnist.run(mnist.Config(init="he_normal", epochs=1), str(tmp_path))
+    mine = np.array([step["loss"] for step in store.read(tmp_path / "steps.jsonl")])
+    other = np.array([step["loss"] for step in store.read(finished[0] / "steps.jsonl")[:469]])
+    assert np.corrcoef(mine[200:], other[200:])[0, 1] > 0.9
+
+
+def test_tensorflow_is_not_imported(tmp_path):
+    code = (
+        "import sys\nfrom experiments import mnist\n"
+        f"mnist.run(mnist.Config(epochs=1, batch_size=6000), {str(tmp_path / 'run')!r})\n"
+        "assert not {'tensorflow', 'tensorflow_datasets', 'torch'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--hidden=", "--optimizer=sgd", "--learning_rate=0.1"),
+        ("--hidden=32", "--activation=tanh", "--dtype=bfloat16", "--optimizer=momentum"),
+        ("--dtype=float64", "--bias_init=random_uniform(-0.1, 0.1)", "--output_init=zeros"),
+    ],
+)
+def test_every_flag_does_something(flags, tmp_path):
+    result = run("--epochs=1", "--batch_size=1024", *flags, "--workdir=a/b", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "a/b/summary.json").read_text())
+    assert summary["val_acc"] > 0.6
+    repeat = result.stdout.splitlines()[-1]
+    for flag in flags:
+        value = flag.partition("=")[2]
+        assert value in repeat
+    if "--dtype=float64" in flags:
+        params = store.load_params(tmp_path / "a/b/params.safetensors")
+        assert params["output"]["kernel"].dtype == np.float64
+
+
+def test_a_diverging_run_ends_well(tmp_path):
+    result = run("--epochs=1", "--optimizer=sgd", "--learning_rate=1e30", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "loss nan" in result.stdout
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    assert json.loads(summary.read_text())["val_loss"] is None
+
+
+def test_a_folder_of_idx_files_is_trained_on(tmp_path):
+    import gzip
+
+    source = pathlib.Path(data.__file__).with_name("mnist")
+    folder = tmp_path / "my-digits"
+    folder.mkdir()
+    for path in source.glob("*.gz"):
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    result = run("--data_dir=my-digits", "--epochs=1", "--hidden=8", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "runs/my-digits-glorot_uniform-seed0/config.json").read_text())
+    assert config["data"]["digest"] == data.load().digest
+    assert config["data"]["source"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; valid names: he_normal, "),
+        (["--init=normal(-1)"], "--init: normal: stddev must be a finite number >= 0, got -1"),
+        (["--output_init=normal(std=1)"], "--output_init: normal has no parameter 'std'; valid"),
+        (["--bias_init=os.system('x')"], "--bias_init: cannot read"),
+        (["--activation=rleu"], "--activation=rleu: valid are relu, "),
+        (["--optimizer=adamw"], "--optimizer=adamw: valid are adam, "),
+        (["--dtype=int8"], "--dtype=int8: valid are "),
+        (["--hidden=128,x"], "--hidden=128,x: must be integers separated by commas"),
+        (["--hidden=128,0"], "--hidden: sizes must be at least 1"),
+        (["--epochs=0"], "--epochs must be at least 1"),
+        (["--batch_size=0"], "--batch_size must be at least 1"),
+        (["--seed=-1"], "--seed must be at least 0"),
+        (["--seed=x"], "flag --seed=x: invalid literal"),
+        (["--learning_rate=0"], "--learning_rate must be a number above 0, got 0.0"),
+        (["--learning_rate=nan"], "--learning_rate must be a number above 0, got nan"),
+        (["--int=zeros"], "unknown flag --int; valid flags: --init, "),
+        (["zeros"], "unexpected argument 'zeros'"),
+        (["--workdir=."], "--workdir=. is not empty"),
+        (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
+        (["--data_dir=."], "--data_dir=. holds no IDX files"),
+        (["--dataset=no such"], "--dataset=no such cannot be a data set"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, message, tmp_path):
+    (tmp_path / "file").touch()
+    result = run(*flags, cwd=tmp_path, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    *imports, last = result.stderr.splitlines()
+    assert result.returncode == 2 and result.stdout == ""
+    assert last.startswith(f"experiments.mnist: {message}")
+    assert all(line.startswith("import time:") for line in imports)
+    heavy = re.compile(r"\| +(jax|flax|optax|matplotlib|tensorflow_datasets|tensorboardX)$")
+    assert not [line for line in imports if heavy.search(line)]
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_unknown_or_unprepared_data_set_is_explained(tmp_path):
+    unknown = run("--dataset=fashion_mnits", f"--data_dir={tmp_path}", cwd=tmp_path)
+    assert unknown.returncode == 2 and "did you mean fashion_mnist" in unknown.stderr
+    unprepared = run("--dataset=fashion_mnist", f"--data_dir={tmp_path}", cwd=tmp_path)
+    assert unprepared.returncode == 2 and "download_and_prepare" in unprepared.stderr
+    assert len(unprepared.stderr.splitlines()) == 1 and os.listdir(tmp_path) == []
+
+
+def test_an_initializer_that_does_not_fit_is_told_with_the_parameter(tmp_path):
+    result = run("--init=he_normal(in_axis=5)", cwd=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "hidden/0/kernel: in_axis=5 is outside shape (784, 128)" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_groups_and_explains_all_flags(flag, tmp_path):
+    result = run(flag, cwd=tmp_path, env={**os.environ, "COLUMNS": "80"})
+    assert result.returncode == 0 and result.stderr == ""
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    for heading in ("Initialization:", "Model:", "Training:", "Data:", "Output:"):
+        assert f"\n{heading}\n" in result.stdout
+    for name in mnist.Config.__dataclass_fields__:
+        assert f"\n  --{name}\n" in result.stdout
+    assert "(default: 128,64)" in " ".join(result.stdout.split())
+
+
+class Terminal:
+    """A program in a terminal of its own."""
+
+    def __init__(self, *flags, cwd):
+        master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *flags], cwd=cwd, stdout=slave, stderr=slave, stdin=slave, close_fds=True
+        )
+        os.close(slave)
+        self.master, self.output = master, ""
+
+    def read_until(self, text, timeout=120):
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{text!r} did not come; so far: {self.output}"
+            try:
+                self.output += os.read(self.master, 65536).decode()
+            except OSError:  # the other end is closed
+                assert text in self.output, self.output
+                return
+
+    def close(self):
+        code = self.process.wait(timeout=60)
+        os.close(self.master)
+        return code
+
+
+def test_a_terminal_sees_a_live_bar(tmp_path):
+    terminal = Terminal("--epochs=2", "--hidden=512,512", cwd=tmp_path)
+    terminal.read_until("repeat  ")
+    assert terminal.close() == 0
+    assert "\r\x1b[KEpoch 1/2 ──────────────────── 0/469" in terminal.output
+    assert re.search(r"Epoch 2/2 ━+─+ \d+/469 - loss \d\.\d{4} - acc 0\.\d{4}", terminal.output)
+    assert re.search(r"\r\x1b\[KEpoch 2/2 \d+\.\d\ds - loss", terminal.output)
+
+
+@pytest.mark.parametrize("where", ["terminal", "pipe"])
+def test_ctrl_c_keeps_every_finished_epoch(where, tmp_path):
+    flags = ("--epochs=1000", "--hidden=16", "--workdir=run")
+    if where == "terminal":
+        program = Terminal(*flags, cwd=tmp_path)
+        program.read_until("Epoch    3/1000 0.")
+        program.process.send_signal(signal.SIGINT)
+        program.read_until("repeat  ")
+        output, code = program.output, program.close()
+    else:
+        process = subprocess.Popen(
+            [*COMMAND, *flags], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        output = ""
+        while "Epoch    3/1000" not in output:
+            output += process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+        output, code = output + rest, process.returncode
+    assert code == 130 and "Traceback" not in output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    epochs = store.read(tmp_path / "run/metrics.jsonl")
+    assert summary["status"] == "interrupted" and 3 <= summary["epochs"] == len(epochs) - 1
+    assert f"interrupted after {summary['epochs']} finished epochs" in output
+    assert len(store.read(tmp_path / "run/steps.jsonl")) == 469 * summary["epochs"]
+    assert (tmp_path / "run/learning_curve.png").exists()
+    assert store.load_params(tmp_path / "run/params.safetensors")
+
+
+def test_a_killed_run_keeps_every_finished_epoch(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "--epochs=1000", "--hidden=16", "--workdir=run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("Epoch    3/1000"):
+            process.kill()
+            break
+    process.communicate()
+    assert len(store.read(tmp_path / "run/metrics.jsonl")) >= 4
+    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["hidden"] == [16]
+
+
+def test_output_cut_short_by_head_is_no_crash(tmp_path):
+    command = f"{sys.executable} -m experiments.mnist --help | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
+
+
+def test_a_configuration_is_checked_when_it_is_made():
+    with pytest.raises(ValueError, match="unknown initializer"):
+        mnist.Config(init="nothing")
+    assert mnist.Config(optimizer="sgd").learning_rate == 0.01
+    assert mnist.Config(**json.loads(json.dumps({"seed": 3}))) == mnist.Config(seed=3)
