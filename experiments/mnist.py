@@ -24,7 +24,6 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TextIO
 
-import platformdirs
 from absl import flags
 
 import initjax
@@ -34,7 +33,7 @@ from experiments.common import choices, console, data, store
 if TYPE_CHECKING:
     import jax
 
-NAME = "experiments.mnist"
+COMMAND = "python -m experiments.mnist"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +185,7 @@ def command(config: Config) -> str:
         if field.name not in ("init", "seed") and value != default:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else value
             arguments.append(f"--{field.name}={text}")
-    return f"python -m {NAME} {shlex.join(arguments)}"
+    return f"{COMMAND} {shlex.join(arguments)}"
 
 
 def _run_name(config: Config, dataset: data.Dataset) -> str:
@@ -270,7 +269,7 @@ def _footer(config: Config, directory: pathlib.Path, summary: dict[str, Any]) ->
     if "val_acc" in summary:
         lines.append(
             f"val_acc {summary['val_acc']:.4f}, val_loss {summary['val_loss']:.4f} after"
-            f" {summary['epochs']} epochs; {summary['seconds']:.1f} s in all"
+            f" {summary['epochs']} epochs; {summary['seconds']:.1f} s"
             + (f", {summary['seconds_per_epoch']:.2f} s an epoch" if summary["epochs"] else "")
         )
     return [
@@ -363,17 +362,12 @@ def main() -> None:
     config = Config(**arguments)
     store.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
-
-    # Compiled programs are kept for the next run; JAX's own variables, if set, are respected.
-    cache = platformdirs.user_cache_path("initjax") / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     run(config, _FLAGS.workdir, sys.stdout)
 
 
 if __name__ == "__main__":
     console.run_program(
-        NAME,
+        COMMAND,
         "Trains an MLP on MNIST, or another image set, from the initializer that a flag names, and"
         " leaves the metrics, a learning curve and the parameters in a directory of their own.",
         _FLAGS,

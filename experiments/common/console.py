@@ -1,6 +1,7 @@
 """What the programs say: flags explained, progress shown, mistakes told in one line."""
 
 import math
+import os
 import shutil
 import sys
 import textwrap
@@ -8,13 +9,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TextIO
 
+import platformdirs
 from absl import flags
 
 from initjax.specs import nearest_first
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs for the next process; to be called before JAX is imported.
+
+    They lie in the user's cache directory, unless JAX's own environment variables say otherwise.
+    """
+    cache = platformdirs.user_cache_path("initjax") / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
 def run_program(
-    name: str,
+    command: str,
     description: str,
     flag_values: flags.FlagValues,
     groups: Mapping[str, Iterable[str]],
@@ -26,17 +38,19 @@ def run_program(
     told in one line, without a traceback: `main` reports it by a ValueError.
 
     Args:
-      name: how the program is called, `experiments.mnist`.
+      command: how the program is called, such as `python -m experiments.mnist`.
       description: what it does, for --help.
       flag_values: the program's own flags; `help` is added to them.
       groups: the names of the flags under the headings of --help.
       main: the program.
     """
+    name = command.split()[-1]
+    use_compilation_cache()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=flag_values)
     try:
         _, *rest = flag_values(sys.argv)
         if flag_values["help"].value:
-            print(_help(name, description, flag_values, groups))
+            print(_help(command, description, flag_values, groups))
             sys.exit(0)
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; flags are written --NAME=VALUE")
@@ -60,13 +74,13 @@ def _fail(name: str, message: str) -> None:
 
 
 def _help(
-    name: str,
+    command: str,
     description: str,
     flag_values: flags.FlagValues,
     groups: Mapping[str, Iterable[str]],
 ) -> str:
     width = min(shutil.get_terminal_size().columns, 100)
-    parts = [f"usage: python -m {name} [--FLAG=VALUE ...]", textwrap.fill(description, width)]
+    parts = [f"usage: {command} [--FLAG=VALUE ...]", textwrap.fill(description, width)]
     for heading, names in groups.items():
         lines = [f"{heading}:"]
         for flag_name in names:

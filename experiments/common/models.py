@@ -46,7 +46,7 @@ class MLP(nnx.Module):
 class Model(NamedTuple):
     """A model as pure parts."""
 
-    apply: Callable[[Any, jax.Array], jax.Array]
+    apply: Callable[[Any, jax.typing.ArrayLike], jax.Array]
     """Maps (params, images) to logits; the same model gives the same function, so jit caches."""
     shapes: Any
     """The parameters as nested dicts of `jax.ShapeDtypeStruct`."""
@@ -71,7 +71,7 @@ def mlp(features: tuple[int, ...], activation: str, dtype: str) -> Model:
     )
     graph, state = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
 
-    def apply(params: Any, images: jax.Array) -> jax.Array:
-        return nnx.merge(graph, nnx.State(params))(images)
+    def apply(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
+        return nnx.merge(graph, nnx.State(params))(jnp.asarray(images))
 
     return Model(apply, nnx.to_pure_dict(state))

@@ -65,7 +65,7 @@ class Epoch(NamedTuple):
 
 
 def fit(
-    apply: Callable[[Any, jax.Array], jax.Array],
+    apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
     optimizer: optax.GradientTransformation,
     params: Any,
     key: jax.Array,
@@ -169,7 +169,7 @@ def train(
     labels: jax.Array,
     batches: jax.Array,
     *,
-    apply: Callable[[Any, jax.Array], jax.Array],
+    apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
     optimizer: optax.GradientTransformation,
 ) -> tuple[State, Metrics]:
     """Trains on batches, one after another: on those of an epoch, or on any part of them.
@@ -204,7 +204,7 @@ def evaluate(
     images: jax.Array,
     labels: jax.Array,
     *,
-    apply: Callable[[Any, jax.Array], jax.Array],
+    apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
 ) -> Metrics:
     """Scores every image once.
 

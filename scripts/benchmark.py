@@ -1,0 +1,175 @@
+"""Measures speed as ratios: against PyTorch, Keras on JAX, and the matrix products alone.
+
+    pip install -e '.[benchmark]' && python scripts/benchmark.py [--rounds=5]
+
+Whole commands are timed from the outside, with their imports, one after another within a round so
+that a busy machine troubles all alike; medians over the rounds are compared. "Cold" has an empty
+compilation cache. The peers train the same network on the same files in memory, and write nothing.
+Training alone is an epoch of the main job, compiled, shuffle included, against the matrix products
+of an epoch in NumPy's BLAS on the same cores. About 3 minutes on 2 cores of a CPU.
+"""
+
+import importlib.util
+import itertools
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from experiments.common import console
+
+_FLAGS = flags.FlagValues()
+flags.DEFINE_integer(
+    "rounds", 5, "How often everything is measured.", lower_bound=1, flag_values=_FLAGS
+)
+
+_PEERS = pathlib.Path(__file__).with_name("peers")
+_EPOCHS = 15  # timed within one process, after one that is not
+
+
+def whole_command(command: list[str], **environment: str) -> float:
+    """The wall time of a command in seconds, in an empty directory of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        subprocess.run(
+            command, cwd=folder, env=os.environ | environment, check=True, capture_output=True
+        )
+        return time.perf_counter() - started
+
+
+def training_alone() -> float:
+    """The median time of an epoch of the main job, in seconds."""
+    import jax
+
+    import initjax
+    from experiments import mnist
+    from experiments.common import data, models, training
+
+    config = mnist.Config()
+    digits = data.load()
+    model = models.mlp((784, *config.hidden, 10), config.activation, config.dtype)
+    optimizer = training.optimizer("adam", 1e-3)
+    key = jax.random.key(0)
+    params = mnist.draw_params(config, key, model.shapes)
+    state = training.State(params, jax.jit(optimizer.init)(params))
+    images, labels = jax.device_put((digits.train_images, digits.train_labels))
+
+    def epoch(state: training.State, number: int) -> training.State:
+        order_key = jax.random.fold_in(initjax.named_key(key, "batch order"), number)
+        batches = training.shuffled_batches(order_key, len(labels), config.batch_size)
+        state, metrics = training.train(
+            state, images, labels, batches, apply=model.apply, optimizer=optimizer
+        )
+        jax.block_until_ready(metrics)
+        return state
+
+    state = epoch(state, 0)
+    times = []
+    for number in range(1, _EPOCHS + 1):
+        started = time.perf_counter()
+        state = epoch(state, number)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def products_alone() -> float:
+    """The median time of an epoch's matrix products in NumPy, in seconds."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def matrix(*shape: int) -> np.ndarray:
+        return rng.random(shape, dtype=np.float32)
+
+    sizes = (784, 128, 64, 10)
+    images = matrix(60_000, 784)
+    kernels = [matrix(*shape) for shape in itertools.pairwise(sizes)]
+    inputs = [matrix(128, size) for size in sizes[:-1]]
+    errors = [matrix(128, size) for size in sizes[1:]]
+
+    def epoch() -> None:
+        for start in range(0, 60_000, 128):
+            n = min(128, 60_000 - start)
+            inputs[0] = images[start : start + n]
+            for i, kernel in enumerate(kernels):
+                np.matmul(inputs[i][:n], kernel)  # forward
+                np.matmul(inputs[i][:n].T, errors[i][:n])  # gradient of the kernel
+                if i > 0:  # gradient of the input; the images need none
+                    np.matmul(errors[i][:n], kernel.T)
+        inputs[0] = images[:128]
+
+    epoch()
+    times = []
+    for _ in range(_EPOCHS):
+        started = time.perf_counter()
+        epoch()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def in_process(function: str, **environment: str) -> float:
+    """Calls a function above in a process of its own, and returns what it returns."""
+    # What holds back NumPy's BLAS, for machines that need it, would flatter us: it is taken away.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    code = f"import benchmark; print(benchmark.{function}())"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=pathlib.Path(__file__).parent,
+        env=kept | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(result.stdout.split()[-1])
+
+
+def main() -> None:
+    missing = [name for name in ("torch", "keras") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(f"not installed: {', '.join(missing)}; pip install -e '.[benchmark]'")
+    ours = [sys.executable, "-m", "experiments.mnist", "--init=glorot_uniform"]
+    times: dict[str, list[float]] = {
+        name: [] for name in ("warm", "cold", "PyTorch", "Keras", "training", "products")
+    }
+    with tempfile.TemporaryDirectory() as cache:
+        whole_command(ours, JAX_COMPILATION_CACHE_DIR=cache)  # fills the cache
+        for number in range(_FLAGS.rounds):
+            times["warm"].append(whole_command(ours, JAX_COMPILATION_CACHE_DIR=cache))
+            with tempfile.TemporaryDirectory() as empty:
+                times["cold"].append(whole_command(ours, JAX_COMPILATION_CACHE_DIR=empty))
+            for peer in ("PyTorch", "Keras"):
+                script = str(_PEERS / f"{peer.lower()}_mnist.py")
+                times[peer].append(whole_command([sys.executable, script]))
+            times["training"].append(in_process("training_alone", JAX_COMPILATION_CACHE_DIR=cache))
+            times["products"].append(in_process("products_alone"))
+            shown = ", ".join(f"{name} {column[-1]:.2f}" for name, column in times.items())
+            print(f"round {number + 1}/{_FLAGS.rounds}: {shown} s", flush=True)
+
+    median = {name: statistics.median(column) for name, column in times.items()}
+    print("\n| what | time | against | time | ratio |\n|---|---|---|---|---|")
+    for mine, label, other, other_label in (
+        ("warm", "whole command, warm", "PyTorch", "PyTorch"),
+        ("cold", "whole command, cold", "PyTorch", "PyTorch"),
+        ("warm", "whole command, warm", "Keras", "Keras on JAX"),
+        ("cold", "whole command, cold", "Keras", "Keras on JAX"),
+        ("training", "an epoch of training", "products", "its matrix products in NumPy"),
+    ):
+        print(
+            f"| {label} | {median[mine]:.2f} s | {other_label} | {median[other]:.2f} s |"
+            f" {median[mine] / median[other]:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    console.run_program(
+        "python scripts/benchmark.py",
+        "Measures speed as ratios: against PyTorch, Keras on JAX, and the matrix products alone.",
+        _FLAGS,
+        {"Flags": ("rounds", "help")},
+        main,
+    )
