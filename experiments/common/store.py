@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +152,14 @@ def add_epoch(
 
 def events(run: pathlib.Path) -> "tensorboardX.SummaryWriter":
     """Opens the TensorBoard event file of a run, which needs no TensorFlow."""
-    import tensorboardX
-
+    # Where PyTorch is installed tensorboardX imports it, only to know its tensors by type: that
+    # takes longer than the training does. None makes that import fail, which it is prepared for.
+    hidden = sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
+    try:
+        import tensorboardX
+    finally:
+        if hidden is None:
+            del sys.modules["torch"]
     return tensorboardX.SummaryWriter(str(run))
 
 
