@@ -1,12 +1,14 @@
 """Training: every example counts once, the same program serves all, and the parts add up."""
 
 import collections
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import initjax
 from experiments.common import data, models, training
@@ -49,6 +51,16 @@ def test_an_epoch_holds_every_example_once(examples, batch_size, key):
     padding = batches.size - examples
     assert counts == {i: 1 for i in range(examples)} | ({examples: padding} if padding else {})
     assert (batches[:-1] < examples).all()
+
+
+@pytest.mark.parametrize("examples", [4, 5, 6])
+def test_every_order_is_equally_likely(examples):
+    """Chi-square over all n! orders, at p > 1e-4."""
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    shuffle = jax.vmap(lambda key: training.shuffled_batches(key, examples, examples)[0])
+    counts = collections.Counter(map(tuple, np.asarray(shuffle(keys)).tolist()))
+    observed = [*counts.values(), *[0] * (math.factorial(examples) - len(counts))]
+    assert scipy.stats.chisquare(observed).pvalue > 1e-4
 
 
 def test_the_order_is_random_and_determined_by_its_key(key):
