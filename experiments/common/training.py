@@ -150,7 +150,7 @@ def shuffled_batches(key: jax.Array, examples: int, batch_size: int) -> jax.Arra
       Indices int32 (batches, batch_size). The last batch is filled up with the index `examples`,
       which stands for no example.
     """
-    # A permutation comes of sorting by random words. XLA's CPU sorts an array of words five times as
+    # A permutation comes of sorting by random words. XLA's CPU sorts single words five times as
     # fast as pairs of word and index, so one word holds both: below the index, above it randomness.
     # What room is left for that is little (16 bits for 60,000 examples), and equal bits keep their
     # order; so it is done again until 32 bits have been spent. jax.random.permutation sorts pairs,
