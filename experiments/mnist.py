@@ -142,7 +142,7 @@ def run(
 
     summary: dict[str, Any] = {
         "status": "interrupted" if interrupted else "finished",
-        "epochs": len(finished) - 1,
+        "epochs": max(0, len(finished) - 1),
         **(finished[-1].metrics if finished else {}),
     }
     if len(finished) > 1:

@@ -177,10 +177,8 @@ def test_a_key_given_to_the_maker_is_explained(make, make_key):
         make(make_key(0))
 
 
-@pytest.mark.parametrize("spec", DRAWN)
+@pytest.mark.parametrize("spec", [spec for spec in DRAWN if "orthogonal" not in spec])
 def test_draws_under_one_key_are_correlated_across_initializers(spec, key):
-    if "orthogonal" in spec:
-        pytest.skip("an orthogonal matrix is no function of single numbers")
     drawn = initjax.parse(spec)(key, (50, 40, 6))
     other = initjax.glorot_uniform()(key, (50, 40, 6))
     assert np.corrcoef(np.ravel(drawn), np.ravel(other))[0, 1] > 0.97
