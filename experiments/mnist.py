@@ -111,7 +111,8 @@ def run(
     with jax.enable_x64(config.dtype == "float64"):
         features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
         model = models.mlp(features, config.activation, config.dtype)
-        key = jax.random.key(config.seed)
+        # Named, so that no environment variable makes another run of the same configuration.
+        key = jax.random.key(config.seed, impl="threefry2x32")
         params = draw_params(config, key, model.shapes)
 
         directory = store.create(workdir, _run_name(config, dataset))
@@ -148,12 +149,16 @@ def run(
     if len(finished) > 1:
         # The first epoch's time holds that of compiling; the median of several does not.
         summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
-        title = f"{dataset.name}, {config.init}, seed {config.seed}"
-        subtitle = f"{_network(config, features)}; {_training(config)}"
-        drawing.result().learning_curve(directory, title, subtitle, math.log(dataset.num_classes))
     summary["seconds"] = time.perf_counter() - started
     store.write_json(directory / "summary.json", summary)
-    display.say(*_footer(config, directory, summary))
+    try:  # the picture comes last: nothing is lost with it
+        if len(finished) > 1:
+            title = f"{dataset.name}, {config.init}, seed {config.seed}"
+            subtitle = f"{_network(config, features)}; {_training(config)}"
+            chance_loss = math.log(dataset.num_classes)
+            drawing.result().learning_curve(directory, title, subtitle, chance_loss)
+    finally:
+        display.say(*_footer(config, directory, summary))
     if interrupted:
         raise KeyboardInterrupt
     return directory, summary
@@ -199,8 +204,12 @@ def _network(config: Config, features: tuple[int, ...]) -> str:
 def _training(config: Config) -> str:
     return (
         f"{config.optimizer} {config.learning_rate:g}, batch {config.batch_size},"
-        f" {config.epochs} epochs"
+        f" {_epochs(config.epochs)}"
     )
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def _description(config: Config, dataset: data.Dataset, shapes: Any) -> dict[str, Any]:
@@ -265,13 +274,15 @@ def _header(
 def _footer(config: Config, directory: pathlib.Path, summary: dict[str, Any]) -> list[str]:
     lines = []
     if summary["status"] == "interrupted":
-        lines.append(f"interrupted after {summary['epochs']} finished epochs")
+        lines.append(f"interrupted; finished before: {_epochs(summary['epochs'])}")
     if "val_acc" in summary:
-        lines.append(
-            f"val_acc {summary['val_acc']:.4f}, val_loss {summary['val_loss']:.4f} after"
-            f" {summary['epochs']} epochs; {summary['seconds']:.1f} s"
-            + (f", {summary['seconds_per_epoch']:.2f} s an epoch" if summary["epochs"] else "")
-        )
+        scores = f"val_acc {summary['val_acc']:.4f}, val_loss {summary['val_loss']:.4f}"
+        times = f"{summary['seconds']:.1f} s"
+        if summary["epochs"]:
+            times += f", {summary['seconds_per_epoch']:.2f} s an epoch"
+        lines.append(f"{scores} after {_epochs(summary['epochs'])}; {times}")
+        if not math.isfinite(summary["val_loss"]):
+            lines.append("training diverged: a smaller --learning_rate, or --init, may help")
     return [
         *lines,
         f"results {directory}",

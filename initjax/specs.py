@@ -56,6 +56,7 @@ def parse(spec: str) -> Initializer:
     Raises:
       ValueError: the text is no specification, or its name, a parameter or a value is not valid;
         the message is one line that says what would be.
+      TypeError: it is no text.
 
     Example:
       >>> parse("random_uniform(-0.1, 0.1)")
@@ -89,7 +90,9 @@ def parse(spec: str) -> Initializer:
 def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
     """The name, the positional and the named arguments of a specification."""
     form = "a specification is a name or a name with literal arguments, as in he_normal or"
-    wrong = ValueError(f"cannot read {spec[:80]!r}: {form} random_uniform(-0.1, 0.1)")
+    wrong = ValueError(f"cannot read {str(spec)[:80]!r}: {form} random_uniform(-0.1, 0.1)")
+    if not isinstance(spec, str):
+        raise TypeError(f"a specification is text, got {spec!r}")
     if len(spec) > _LONGEST:
         raise wrong
     try:

@@ -47,7 +47,7 @@ def initialize(key: jax.Array, shapes: Any, initializer: Callable[[str], Initial
     Args:
       key: a PRNG key; each parameter's own is `named_key(key, path)`.
       shapes: a tree whose leaves have a `shape` and a `dtype`: arrays, or what `jax.eval_shape`
-        gives.
+        gives. (Of Flax NNX take `nnx.to_pure_dict(state)`: a state's own paths end in "value".)
       initializer: names the initializer of a path. A path joins the keys, indices and attributes
         on the way to a leaf with "/", as in `"params/Dense_0/kernel"`.
 
@@ -77,7 +77,7 @@ def initialize(key: jax.Array, shapes: Any, initializer: Callable[[str], Initial
     for name, leaf_key, (_, leaf) in zip(names, keys, paths_and_leaves, strict=True):
         try:
             params.append(initializer(name)(leaf_key, leaf.shape, leaf.dtype))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
     return jax.tree_util.tree_unflatten(structure, params)
 

@@ -5,6 +5,7 @@ import gc
 import math
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import time
@@ -36,8 +37,9 @@ def run_program(
 ) -> None:
     """Parses the command line and runs a program; ends the process with its exit code.
 
-    The exit code is 0, or 2 after a mistake in the command line, or 130 after Ctrl-C. A mistake is
-    told in one line, without a traceback: `main` reports it by a ValueError.
+    The exit code is 0; 2 after a mistake in the command line; 130 after Ctrl-C or SIGTERM; 1 if a
+    file cannot be written. A mistake, which `main` reports by a ValueError, is told in one line,
+    without a traceback.
 
     Args:
       command: how the program is called, such as `python -m experiments.mnist`.
@@ -50,6 +52,8 @@ def run_program(
     # exit once more: a fifth of the main job's time. So it looks less often, and not at exit.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+    # A cluster that stops a job, and a user who does, are answered alike.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     use_compilation_cache()
     name = command.split()[-1]
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=flag_values)
@@ -71,6 +75,9 @@ def run_program(
         sys.exit(130)
     except BrokenPipeError:  # as `| head` causes; there is nobody left to tell
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # such as a full disk
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -133,7 +140,9 @@ class Progress:
             self._drawn = now
             filled = round(self._WIDTH * done / steps)
             bar = "━" * filled + "─" * (self._WIDTH - filled)
-            text = f"{self._CLEAR}{self._head(epoch)} {bar} {done}/{steps}{_values(metrics)}"
+            text = f"{self._head(epoch)} {bar} {done}/{steps}{_values(metrics)}"
+            # A line that wraps could not be drawn over.
+            text = self._CLEAR + text[: shutil.get_terminal_size().columns - 1]
             print(text, end="", file=self._stream, flush=True)
 
     def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
@@ -145,8 +154,10 @@ class Progress:
 
 
 def _values(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as Keras does: four digits, scientific where these would show too little."""
+    """Formats metrics as Keras does: four digits, scientific where these would not do."""
     return "".join(
-        f" - {name} {value:.4f}" if abs(value) > 1e-3 or value == 0 else f" - {name} {value:.4e}"
+        f" - {name} {value:.4f}"
+        if 1e-3 < abs(value) < 1e6 or value == 0
+        else f" - {name} {value:.4e}"
         for name, value in metrics.items()
     )

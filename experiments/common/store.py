@@ -146,7 +146,8 @@ def add_epoch(
     append(run / "metrics.jsonl", [line])
     for name, value in epoch.metrics.items():
         split, _, metric = name.rpartition("_")
-        events.add_scalar(f"{split or 'train'}/{metric}", value, epoch.number)
+        if math.isfinite(value):  # TensorBoard has no place for others
+            events.add_scalar(f"{split or 'train'}/{metric}", value, epoch.number)
     events.flush()
 
 
