@@ -159,6 +159,29 @@ def test_every_flag_does_something(flags, tmp_path):
         assert params["output"]["kernel"].dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init": "he_normal"},
+        {"output_init": "he_normal"},
+        {"bias_init": "ones"},
+        {"seed": 1},
+        {"activation": "tanh"},
+        {"dtype": "bfloat16"},
+        {"optimizer": "sgd"},
+        {"learning_rate": 2e-3},
+        {"batch_size": 3000},
+    ],
+    ids=str,
+)
+def test_every_setting_changes_what_is_trained(change, tmp_path):
+    settings = {"epochs": 1, "batch_size": 6000, "hidden": (8,)}
+    mnist.run(mnist.Config(**settings), str(tmp_path / "a"))
+    mnist.run(mnist.Config(**(settings | change)), str(tmp_path / "b"))
+    a, b = (store.read(tmp_path / name / "steps.jsonl") for name in "ab")
+    assert [step["loss"] for step in a] != [step["loss"] for step in b]
+
+
 def test_a_diverging_run_ends_well(tmp_path):
     result = run("--epochs=1", "--optimizer=sgd", "--learning_rate=1e30", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
