@@ -74,7 +74,10 @@ def checked_number(owner: str, name: str, value: Any, minimum: float = -math.inf
     array = np.ndim(value) == 0 and getattr(value, "dtype", None) is not None
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or array):
         raise TypeError(f"{owner}: {name} must be a real number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
     if not math.isfinite(number) or number < minimum:
         bound = "" if minimum == -math.inf else f" >= {minimum:g}"
         raise ValueError(f"{owner}: {name} must be a finite number{bound}, got {value!r}")

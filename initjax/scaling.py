@@ -102,7 +102,9 @@ class variance_scaling:
     dtype: Any = None
 
     def __post_init__(self):
-        owner = _NAMED.get((self.scale, self.mode, self.distribution), "variance_scaling")
+        owner = "variance_scaling"
+        if isinstance(self.scale, float):  # as the named methods give it; else perhaps no value
+            owner = _NAMED.get((self.scale, str(self.mode), str(self.distribution)), owner)
         checked = {
             "scale": checked_number(owner, "scale", self.scale, minimum=0),
             "mode": checked_choice(owner, "mode", self.mode, MODES),

@@ -63,7 +63,9 @@ def _is_finished(directory: pathlib.Path, config: mnist.Config) -> bool:
     try:
         summary = json.loads((directory / "summary.json").read_text())
         stored = json.loads((directory / "config.json").read_text())["config"]
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if not (directory / "config.json").exists():
+            raise ValueError(f"{directory} is no run: name another --workdir") from error
         return False
     if stored != json.loads(json.dumps(dataclasses.asdict(config))):
         raise ValueError(f"{directory} holds another run: name another --workdir")

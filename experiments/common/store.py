@@ -41,6 +41,8 @@ def check_free(workdir: str | None) -> None:
     Raises:
       ValueError: it is not.
     """
+    if workdir == "":
+        raise ValueError("--workdir= names no directory")
     if workdir is None or not os.path.lexists(workdir):
         return
     if not os.path.isdir(workdir):
@@ -65,6 +67,10 @@ def create(workdir: str | None, name: str) -> pathlib.Path:
     if workdir is not None:
         check_free(workdir)
         return _made(pathlib.Path(workdir), exist_ok=True)
+    try:
+        pathlib.Path("runs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make runs ({error.strerror}): name a --workdir") from None
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:120]
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
