@@ -84,11 +84,13 @@ def _loss_axis(axes: Axes, losses: np.ndarray, chance_loss: float) -> None:
     # Single lucky batches do not stretch the axis.
     losses = losses[np.isfinite(losses) & (losses > 0)]
     lowest = np.quantile(losses, 0.01) if len(losses) else 1.0
-    axes.set_ylim(min(1.0, 0.9 * lowest), 1.3 * max(chance_loss, np.max(losses, initial=0)))
+    axes.set_ylim(min(1.0, 0.9 * lowest), 1.3 * (np.max(losses, initial=chance_loss) or 1.0))
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
+    if chance_loss == 0:  # a single class, which needs no guessing
+        return
     axes.axhline(chance_loss, color="0.45", lw=0.9, ls=(0, (4, 3)), zorder=1)
     axes.annotate(
         f"guessing: {chance_loss:.3f}",

@@ -96,6 +96,7 @@ def fit(
     state = State(params, jax.jit(optimizer.init)(params))
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = len(train_set[0])
+    batch_size = min(batch_size, examples)
     steps = -(-examples // batch_size)
     # Real examples in each batch: only the last may hold fewer.
     sizes = np.minimum(batch_size, examples - batch_size * np.arange(steps))
