@@ -70,6 +70,7 @@ class Config:
                 )
         if not all(1 <= size < 2**31 for size in self.hidden):
             raise ValueError(f"--hidden: sizes must be at least 1, got {self.hidden}")
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has but lists
         rate = self.learning_rate
         if rate is None:
             rate = choices.OPTIMIZERS[self.optimizer]

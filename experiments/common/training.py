@@ -199,7 +199,7 @@ def train(
     def step(state: State, batch: jax.Array) -> tuple[State, Metrics]:
         def mean_loss(params: Any) -> tuple[jax.Array, Metrics]:
             metrics = _metrics(apply, params, images, labels, batch)
-            return metrics.loss / jnp.sum(batch < len(images)), metrics
+            return metrics.loss / jnp.sum(batch < len(images), dtype=metrics.loss.dtype), metrics
 
         grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -363,4 +363,4 @@ def test_a_configuration_is_checked_when_it_is_made():
     with pytest.raises(ValueError, match="unknown initializer"):
         mnist.Config(init="nothing")
     assert mnist.Config(optimizer="sgd").learning_rate == 0.01
-    assert mnist.Config(**json.loads(json.dumps({"seed": 3}))) == mnist.Config(seed=3)
+    assert mnist.Config(**json.loads(json.dumps({"hidden": (3, 2)}))) == mnist.Config(hidden=(3, 2))
