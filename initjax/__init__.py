@@ -6,9 +6,26 @@ be hashed, compared and pickled, and its `repr` is a specification that `parse` 
 
 from initjax._values import Initializer
 from initjax.constants import constant, ones, zeros
-from initjax.fans import compute_fans
+from initjax.fans import (
+    compute_fans,
+    conv_fans,
+    conv_transpose_fans,
+    einsum_fans,
+    embedding_fans,
+    packed_fans,
+    stacked_fans,
+)
 from initjax.orthogonal import orthogonal
-from initjax.sampling import normal, random_normal, random_uniform, truncated_normal, uniform
+from initjax.sampling import (
+    bounded_normal,
+    in_blocks,
+    normal,
+    random_normal,
+    random_truncated_normal,
+    random_uniform,
+    truncated_normal,
+    uniform,
+)
 from initjax.scaling import (
     glorot_normal,
     glorot_uniform,
@@ -23,17 +40,25 @@ from initjax.scaling import (
     xavier_uniform,
 )
 from initjax.specs import NAMES, parse
+from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key
 
 __all__ = [
     "NAMES",
     "Initializer",
+    "bounded_normal",
     "compute_fans",
     "constant",
+    "conv_fans",
+    "conv_transpose_fans",
+    "einsum_fans",
+    "embedding_fans",
+    "gain",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "in_blocks",
     "initialize",
     "kaiming_normal",
     "kaiming_uniform",
@@ -43,9 +68,13 @@ __all__ = [
     "normal",
     "ones",
     "orthogonal",
+    "packed_fans",
     "parse",
     "random_normal",
+    "random_truncated_normal",
     "random_uniform",
+    "stacked_fans",
+    "torch_gain",
     "truncated_normal",
     "uniform",
     "variance_scaling",

@@ -64,23 +64,28 @@ def is_key(value: Any) -> bool:
     return str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(value)[-1:] == (2,))
 
 
-def checked_number(owner: str, name: str, value: Any, minimum: float = -math.inf) -> float:
-    """The value as a float, if it is one finite real number that is not below the minimum."""
+def checked_number(
+    owner: str, name: str, value: Any, minimum: float = -math.inf, infinite: bool = False
+) -> float:
+    """The value as a float, if it is one real number that is not below the minimum, and finite."""
     if is_key(value):
         raise TypeError(
             f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
             f" {owner}(...)(key, shape)"
         )
-    array = np.ndim(value) == 0 and getattr(value, "dtype", None) is not None
+    dtype = getattr(value, "dtype", None)  # of a scalar array; "V" is bfloat16's and its kin's
+    array = dtype is not None and np.ndim(value) == 0 and dtype.kind in "iufV"
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or array):
         raise TypeError(f"{owner}: {name} must be a real number, got {value!r}")
     try:
         number = float(value)
     except OverflowError:  # an integer beyond all floats
         number = math.inf
-    if not math.isfinite(number) or number < minimum:
+    allowed = not math.isnan(number) if infinite else math.isfinite(number)
+    if not allowed or number < minimum:
+        kind = "number" if infinite else "finite number"
         bound = "" if minimum == -math.inf else f" >= {minimum:g}"
-        raise ValueError(f"{owner}: {name} must be a finite number{bound}, got {value!r}")
+        raise ValueError(f"{owner}: {name} must be a {kind}{bound}, got {value!r}")
     return number
 
 

@@ -5,30 +5,45 @@ name the axes of the kernel that hold its input and output features, `batch_axis
 kernels of their own are stacked. Each is an int or a sequence of ints whose sizes are multiplied;
 negative ones count from the end. Every axis that is not named is spatial: it is the receptive
 field of a convolution and counts in both fans.
+
+Some layers sum fewer products than the shape of their kernel says: a transposed convolution with
+strides, a stack of kernels that Flax flattens before it asks for the draw. What is too many is
+divided away by `fan_in_divisor` and `fan_out_divisor`. The functions below give the arguments for
+the layers of the field; `compute_fans` and every initializer of `initjax.scaling` take them:
+
+    kernel_init = he_normal(**conv_transpose_fans(strides=(2, 2)))
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from initjax._values import Axes
+from initjax._values import Axes, checked_number
 
 
 def compute_fans(
-    shape: Sequence[int], in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = ()
+    shape: Sequence[int],
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> tuple[float, float]:
     r"""Computes the effective numbers of inputs and outputs of a kernel.
 
     With :math:`r` the product of the spatial axes, :math:`fan_{in} = in \cdot r` and
-    :math:`fan_{out} = out \cdot r`. `in_axis` and `out_axis` may name the same axis, as Flax's
-    `Embed` does; its size then divides twice, as in JAX.
+    :math:`fan_{out} = out \cdot r`, each over its divisor. `in_axis` and `out_axis` may name the
+    same axis, as Flax's `Embed` does; its size then divides twice, as in JAX.
 
     Args:
       shape: the shape of the kernel, `(..., in, out)` by default.
       in_axis: axis or axes of the input features.
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
+      fan_in_divisor: how many times too many inputs the shape shows.
+      fan_out_divisor: how many times too many outputs the shape shows.
 
     Returns:
       `(fan_in, fan_out)` as floats; both 0.0 for a shape without elements.
@@ -41,11 +56,13 @@ def compute_fans(
       (784.0, 128.0)
       >>> compute_fans((3, 3, 16, 32))
       (144.0, 288.0)
+      >>> compute_fans((3, 3, 1, 64), **conv_fans(groups=64))
+      (9.0, 9.0)
 
     Reference:
       `jax.nn.initializers.variance_scaling`, whose meaning this follows.
     """
-    shape = tuple(shape)
+    shape = tuple(int(size) for size in shape)
     inputs, outputs, batch = (
         _size(shape, axes, name)
         for name, axes in (("in_axis", in_axis), ("out_axis", out_axis), ("batch_axis", batch_axis))
@@ -53,14 +70,172 @@ def compute_fans(
     if 0 in shape:
         return 0.0, 0.0
     receptive_field = math.prod(shape) / (inputs * outputs * batch)
-    return inputs * receptive_field, outputs * receptive_field
+    return inputs * receptive_field / fan_in_divisor, outputs * receptive_field / fan_out_divisor
+
+
+def conv_fans(groups: int = 1) -> dict[str, Any]:
+    """The arguments for a convolution, of any rank, in groups: an input feeds only its own group.
+
+    A depthwise convolution has as many groups as input features. The kernel is laid out as Flax's,
+    `(*spatial, in / groups, out)`; its fan_in is right by itself, its fan_out `groups` times too
+    large without this.
+
+    Args:
+      groups: the number of groups (`feature_group_count` in Flax).
+
+    Returns:
+      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+
+    Raises:
+      TypeError, ValueError: groups is not an integer above 0.
+
+    Example:
+      >>> compute_fans((3, 3, 8, 64), **conv_fans(groups=4))
+      (72.0, 144.0)
+    """
+    return {"fan_out_divisor": float(_count("conv_fans", "groups", groups))}
+
+
+def conv_transpose_fans(
+    strides: int | Sequence[int] = 1, transpose_kernel: bool = False
+) -> dict[str, Any]:
+    """The arguments for a transposed convolution: each output sees one tap in `strides`.
+
+    Args:
+      strides: the strides, one for each spatial axis, or one for a kernel of one spatial axis.
+      transpose_kernel: whether the kernel is laid out as `(*spatial, out, in)`, as Flax's
+        `ConvTranspose(transpose_kernel=True)` has it.
+
+    Returns:
+      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+
+    Raises:
+      TypeError, ValueError: a stride is not an integer above 0.
+
+    Example:
+      >>> compute_fans((4, 4, 64, 32), **conv_transpose_fans(strides=(2, 2)))
+      (256.0, 512.0)
+    """
+    strides = [strides] if isinstance(strides, int) else strides
+    product = math.prod(_count("conv_transpose_fans", "strides", stride) for stride in strides)
+    axes = {"in_axis": -1, "out_axis": -2} if transpose_kernel else {}
+    return {**axes, "fan_in_divisor": float(product)}
+
+
+def einsum_fans(equation: str) -> dict[str, Any]:
+    """The arguments for the kernel of a Flax `Einsum`, the second operand of its equation.
+
+    What the kernel shares with the input only is summed: an input. What it shares with the output
+    only is an output, and what all three share is a batch of kernels.
+
+    Args:
+      equation: as for `jax.numpy.einsum`, with two operands and an output, `"btd,dnh->btnh"`.
+
+    Returns:
+      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+
+    Raises:
+      ValueError: the equation has another form, the kernel has "..." or an axis twice, or an axis
+        of the input is summed that the kernel lacks: its size would count, and is not known here.
+
+    Example:
+      >>> compute_fans((512, 8, 64), **einsum_fans("btd,dnh->btnh"))
+      (512.0, 512.0)
+    """
+    operands, arrow, output = str(equation).replace(" ", "").partition("->")
+    inputs, comma, kernel = operands.partition(",")
+    letters = kernel.isalpha() and len(set(kernel)) == len(kernel)
+    if not (arrow and comma and letters) or not set(output) <= set(operands):
+        raise ValueError(
+            "einsum_fans: the equation must have two operands and an output, the kernel second and"
+            f" its axes as different letters, as in 'btd,dnh->btnh'; got {equation!r}"
+        )
+    lost = sorted(set(inputs) - set(kernel) - set(output) - {"."})
+    if lost:
+        raise ValueError(
+            f"einsum_fans: {equation!r} sums the input's axis {lost[0]!r}, which the kernel lacks:"
+            " its size counts as inputs too; give it as fan_in_divisor = 1 / size"
+        )
+    batch = set(kernel) & set(inputs) & set(output)
+    outputs = (set(kernel) & set(output)) - batch
+    axes = {name: [] for name in ("in_axis", "out_axis", "batch_axis")}
+    for axis, letter in enumerate(kernel):
+        kind = "batch_axis" if letter in batch else "out_axis" if letter in outputs else "in_axis"
+        axes[kind].append(axis)
+    return {name: tuple(positions) for name, positions in axes.items()}
+
+
+def stacked_fans(size: int) -> dict[str, Any]:
+    """The arguments for a stack of kernels whose batch axes Flax flattens into the inputs.
+
+    Linen's `DenseGeneral(batch_dims=...)` and NNX's `LinearGeneral(batch_axis=...)` show an
+    initializer the shape `(batch * in, out)`, so that no axis is left to name.
+
+    Args:
+      size: the number of kernels, the product of the sizes of the batch axes.
+
+    Returns:
+      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+
+    Raises:
+      TypeError, ValueError: size is not an integer above 0.
+
+    Example:
+      >>> compute_fans((8 * 64, 32), **stacked_fans(8))
+      (64.0, 32.0)
+    """
+    return {"fan_in_divisor": float(_count("stacked_fans", "size", size))}
+
+
+def packed_fans(count: int) -> dict[str, Any]:
+    """The arguments for kernels side by side in one, as query, key and value often are (count=3).
+
+    Args:
+      count: how many kernels share the output axis.
+
+    Returns:
+      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+
+    Raises:
+      TypeError, ValueError: count is not an integer above 0.
+
+    Example:
+      >>> compute_fans((512, 3 * 512), **packed_fans(3))
+      (512.0, 512.0)
+    """
+    return {"fan_out_divisor": float(_count("packed_fans", "count", count))}
+
+
+def embedding_fans() -> dict[str, Any]:
+    """The arguments for a table `(num_embeddings, features)` from which single rows are taken.
+
+    Nothing is summed: fan_in is 1. (Flax's own default counts the features instead, which suits a
+    table that is used as the output layer too; `out_axis=0` says so here as there.)
+
+    Returns:
+      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+
+    Example:
+      >>> compute_fans((50_000, 512), **embedding_fans())
+      (1.0, 512.0)
+    """
+    return {"in_axis": (), "out_axis": -1, "batch_axis": 0}
+
+
+def _count(owner: str, name: str, value: Any) -> int:
+    number = checked_number(owner, name, value, minimum=1)
+    if not number.is_integer():
+        raise ValueError(f"{owner}: {name} must be an integer, got {value!r}")
+    return int(number)
 
 
 def _size(shape: tuple[int, ...], axes: Axes, name: str) -> int:
     try:
         return math.prod(shape[axis] for axis in ([axes] if isinstance(axes, int) else axes))
     except IndexError:
-        hint = " (for a bias use zeros, or name its in_axis)" if len(shape) == 1 else ""
+        hint = ""
+        if len(shape) == 1:
+            hint = " (for a bias use zeros or torch_bias(fan_in), or name its in_axis)"
         raise ValueError(
             f"{name}={axes} is outside shape {shape}: the fans of a kernel need at least its input"
             f" and output axes{hint}"

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from initjax._drawing import draw_dtypes
 from initjax._values import checked_axes, checked_dtype, checked_number, spec_repr
-from initjax.sampling import draw_dtypes
 
 if TYPE_CHECKING:
     import jax

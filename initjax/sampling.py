@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._values import checked_dtype, checked_number, resolved_dtype, spec_repr
+from initjax._drawing import Law, draw, draw_dtypes, is_counted
+from initjax._values import checked_dtype, checked_number, is_key, spec_repr
 
 if TYPE_CHECKING:
     import jax
+
+_TAIL = 2.0  # from here on a bound on one side counts as in the tail
+_TERMS = 24  # of the continued fraction of Mills' ratio: 1e-12 at 2, less beyond
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,11 +55,11 @@ class uniform:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
-        draw = jax.random.uniform(key, shape, wide, out_sharding=out_sharding)
-        return (draw * wide.type(self.scale)).astype(dtype)
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        scale = dtype.type(self.scale)
+        return Law(dtype.type(0), dtype.type(1), lambda u: u * scale)
 
     __repr__ = spec_repr
 
@@ -95,13 +99,10 @@ class random_uniform:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
-        bounds = wide.type(self.minval), wide.type(self.maxval)
-        return jax.random.uniform(key, shape, wide, *bounds, out_sharding=out_sharding).astype(
-            dtype
-        )
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        return Law(dtype.type(self.minval), dtype.type(self.maxval), lambda u: u)
 
     __repr__ = spec_repr
 
@@ -136,8 +137,16 @@ class normal:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
+        import jax
+
         dtype, wide = draw_dtypes(dtype, self.dtype)
-        return scaled_normal(key, shape, wide, self.stddev, out_sharding).astype(dtype)
+        if wide.kind == "c":
+            kernel = jax.random.normal(key, shape, wide, out_sharding=out_sharding)
+            return kernel * wide.type(self.stddev)
+        return draw(self, key, shape, dtype, wide, out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        return normal_law(self.stddev, dtype)
 
     __repr__ = spec_repr
 
@@ -173,9 +182,10 @@ class random_normal:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        dtype, wide = draw_dtypes(dtype, self.dtype)
-        draw = scaled_normal(key, shape, wide, self.stddev, out_sharding)
-        return (draw + wide.type(self.mean)).astype(dtype)
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        return normal_law(self.stddev, dtype, self.mean)
 
     __repr__ = spec_repr
 
@@ -190,11 +200,11 @@ class truncated_normal:
     Args:
       stddev: the standard deviation before the cut.
       dtype: the dtype when the call names none; None stands for JAX's default float.
-      lower: the lower bound in units of stddev.
-      upper: the upper bound in units of stddev.
+      lower: the lower bound in units of stddev; may be -inf.
+      upper: the upper bound in units of stddev; may be inf.
 
     Raises:
-      TypeError, ValueError: an argument is not a finite real number, stddev is negative, or lower
+      TypeError, ValueError: stddev is not a finite number >= 0, a bound is not a number, or lower
         is not below upper.
 
     Example:
@@ -204,8 +214,9 @@ class truncated_normal:
       (4.4, True)
 
     Reference:
-      `jax.nn.initializers.truncated_normal`, bit for bit in float32 and float64. (PyTorch's bounds
-      are absolute instead.)
+      `jax.nn.initializers.truncated_normal`, bit for bit in float32 and float64, but for two
+      bounds on one side of zero, both beyond 2: there JAX's draws are coarse from four sigma on,
+      and all alike from six. (PyTorch's bounds are absolute: see `bounded_normal`.)
     """
 
     stddev: float = 1e-2
@@ -214,7 +225,8 @@ class truncated_normal:
     upper: float = 2.0
 
     def __post_init__(self):
-        _check(self, {"stddev": {"minimum": 0}, "lower": {}, "upper": {}})
+        infinite = {"infinite": True}
+        _check(self, {"stddev": {"minimum": 0}, "lower": infinite, "upper": infinite})
         if self.lower >= self.upper:
             raise ValueError(
                 f"truncated_normal: lower must be below upper, got {self.lower} >= {self.upper}"
@@ -223,43 +235,208 @@ class truncated_normal:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
-        draw = jax.random.truncated_normal(
-            key, self.lower, self.upper, shape, wide, out_sharding=out_sharding
-        )
-        return (draw * wide.type(self.stddev)).astype(dtype)
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        return truncated_normal_law(self.stddev, self.lower, self.upper, dtype)
 
     __repr__ = spec_repr
 
 
-def draw_dtypes(asked: Any, default: Any) -> tuple[np.dtype, np.dtype]:
-    """The dtype to return and the dtype to draw in, which is never narrower than float32."""
-    import jax.numpy as jnp
+@dataclasses.dataclass(frozen=True, repr=False)
+class random_truncated_normal:
+    r"""Draws from :math:`N(mean, stddev^2)` cut off at `lower` and `upper` standard deviations.
 
-    dtype = resolved_dtype(asked, default)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"a random initializer needs a floating dtype, got {dtype.name}")
-    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-    return dtype, np.dtype(np.float32) if narrow else dtype
+    As with `truncated_normal` what is drawn has less than the standard deviation `stddev`: .8796
+    stddev with the default bounds.
+
+    Args:
+      mean: the mean before the cut.
+      stddev: the standard deviation before the cut.
+      lower: the lower bound in standard deviations from the mean; may be -inf.
+      upper: the upper bound in standard deviations from the mean; may be inf.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: mean is not a finite number, stddev is not one >= 0, a bound is not a
+        number, or lower is not below upper.
+
+    Example:
+      >>> import jax
+      >>> draw = random_truncated_normal(1.0, 0.2)(jax.random.key(0), (1000, 1000))
+      >>> bool((draw >= 0.6).all() and (draw <= 1.4).all())
+      True
+
+    Reference:
+      `keras.initializers.TruncatedNormal` and its defaults; Haiku's, and timm's `trunc_normal_tf_`,
+      mean the same.
+    """
+
+    mean: float = 0.0
+    stddev: float = 0.05
+    lower: float = -2.0
+    upper: float = 2.0
+    dtype: Any = None
+
+    def __post_init__(self):
+        infinite = {"infinite": True}
+        _check(self, {"mean": {}, "stddev": {"minimum": 0}, "lower": infinite, "upper": infinite})
+        if self.lower >= self.upper:
+            raise ValueError(
+                "random_truncated_normal: lower must be below upper, got"
+                f" {self.lower} >= {self.upper}"
+            )
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        return truncated_normal_law(self.stddev, self.lower, self.upper, dtype, self.mean)
+
+    __repr__ = spec_repr
 
 
-def scaled_normal(
-    key: jax.Array, shape: Sequence[int], dtype: np.dtype, stddev: Any, out_sharding: Any
-) -> jax.Array:
-    """Draws from N(0, stddev²), multiplied in the order that the installed JAX multiplies in."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class bounded_normal:
+    r"""Draws from :math:`N(mean, stddev^2)` cut off at the *values* `minval` and `maxval`.
+
+    The bounds are absolute, whatever stddev is: with the default ones and a stddev of .02 nothing
+    is cut off.
+
+    Args:
+      mean: the mean before the cut.
+      stddev: the standard deviation before the cut, above 0.
+      minval: the least value; may be -inf.
+      maxval: the greatest value; may be inf.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: mean is not a finite number, stddev is not one above 0, a bound is not
+        a number, or minval is not below maxval.
+
+    Example:
+      >>> import jax
+      >>> draw = bounded_normal(0.0, 1.0, 0.0, 3.0)(jax.random.key(0), (1000, 1000))
+      >>> bool((draw >= 0).all() and (draw <= 3).all())
+      True
+
+    Reference:
+      `torch.nn.init.trunc_normal_` and its defaults; timm's `trunc_normal_` means the same.
+    """
+
+    mean: float = 0.0
+    stddev: float = 1.0
+    minval: float = -2.0
+    maxval: float = 2.0
+    dtype: Any = None
+
+    def __post_init__(self):
+        infinite = {"infinite": True}
+        _check(self, {"mean": {}, "stddev": {"minimum": 0}, "minval": infinite, "maxval": infinite})
+        if self.stddev == 0:
+            raise ValueError("bounded_normal: stddev must be above 0, got 0.0")
+        if self.minval >= self.maxval:
+            raise ValueError(
+                f"bounded_normal: minval must be below maxval, got {self.minval} >= {self.maxval}"
+            )
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        lower, upper = ((bound - self.mean) / self.stddev for bound in (self.minval, self.maxval))
+        return truncated_normal_law(self.stddev, lower, upper, dtype, self.mean)
+
+    __repr__ = spec_repr
+
+
+def normal_law(stddev: float, dtype: np.dtype, mean: float = 0.0) -> Law:
+    """The law of N(mean, stddev²), multiplied in the order that the installed JAX multiplies in."""
+    import jax
+
+    lowest = np.nextafter(dtype.type(-1), dtype.type(0))
+    root, stddev = dtype.type(np.sqrt(2)), dtype.type(stddev)
+
+    def transform(u):
+        if jax.__version_info__ < (0, 12):
+            # The barrier keeps XLA from joining the two constants, which is one rounding apart:
+            # jitted and eager draws then agree to the bit, which JAX's own did not before 0.12.
+            kernel = jax.lax.optimization_barrier(root * jax.lax.erf_inv(u)) * stddev
+        else:
+            kernel = (root * stddev) * jax.lax.erf_inv(u)
+        return kernel + dtype.type(mean) if mean else kernel
+
+    return Law(lowest, dtype.type(1), transform)
+
+
+def truncated_normal_law(
+    stddev: Any, lower: float, upper: float, dtype: np.dtype, mean: float = 0.0
+) -> Law:
+    """The law of N(mean, stddev²), cut at `lower` and `upper` standard deviations from the mean."""
     import jax
     import jax.numpy as jnp
 
     stddev = dtype.type(stddev)
-    if jax.__version_info__ < (0, 12) or jnp.issubdtype(dtype, jnp.complexfloating):
-        return jax.random.normal(key, shape, dtype, out_sharding=out_sharding) * stddev
-    # Since 0.12 jax.nn.initializers joins the two constants first, which is one rounding apart from
-    # the above; jitted and eager calls then agree to the bit.
-    lowest = np.nextafter(dtype.type(-1), dtype.type(0))
-    draw = jax.random.uniform(key, shape, dtype, lowest, dtype.type(1), out_sharding=out_sharding)
-    return (dtype.type(np.sqrt(2)) * stddev) * jax.lax.erf_inv(draw)
+
+    def scaled(kernel):
+        kernel = kernel * stddev
+        return kernel + dtype.type(mean) if mean else kernel
+
+    if lower >= _TAIL or upper <= -_TAIL:
+        tail = _tail(lower, upper, dtype)
+        return Law(dtype.type(0), dtype.type(1), lambda u: scaled(tail(u)))
+    root = dtype.type(np.sqrt(2))
+    bounds = dtype.type(lower), dtype.type(upper)
+    with jax.ensure_compile_time_eval():  # as JAX does: XLA's constants differ in the last bit
+        minval, maxval = (np.asarray(jax.lax.erf(bound / root)) for bound in bounds)
+    infinity, highest = dtype.type(np.inf), np.nextafter(dtype.type(1), dtype.type(0))
+    inside = np.nextafter(bounds[0], infinity), np.nextafter(bounds[1], -infinity)
+
+    def transform(u):
+        # In float32 erf is one beyond five sigma, and its inverse there infinite.
+        u = jnp.clip(u, -highest, highest)
+        return scaled(jnp.clip(root * jax.lax.erf_inv(u), *inside))
+
+    return Law(minval[()], maxval[()], transform)
+
+
+def _tail(lower: float, upper: float, dtype: np.dtype) -> Any:
+    r"""The map from U[0, 1) to a unit normal law between two bounds on one side of zero.
+
+    Where erf saturates the law is solved for in terms of what is left of the tail: with
+    :math:`Q` the upper tail probability, :math:`M(x) = Q(x)/\varphi(x)` Mills' ratio, and `d` the
+    distance from the nearer bound `a`,
+    :math:`-\log(Q(a + d)/Q(a)) = ad + d^2/2 + \log(M(a)/M(a + d))` has no cancellation, whatever
+    `a` is. Newton's method inverts it.
+    """
+    import jax.numpy as jnp
+    import scipy.special
+
+    sign = 1 if lower > 0 else -1
+    near, far = (lower, upper) if lower > 0 else (-upper, -lower)
+    mass = -np.expm1(scipy.special.log_ndtr(-far) - scipy.special.log_ndtr(-near))
+    mills_near = scipy.special.erfcx(near / 2**0.5) * (np.pi / 2) ** 0.5
+    near, far, mass, mills_near = (dtype.type(number) for number in (near, far, mass, mills_near))
+    below_one = np.nextafter(dtype.type(1), dtype.type(0))
+
+    def transform(u):
+        left = jnp.minimum(u if sign > 0 else 1 - u, below_one)  # so that it rises with u
+        target = -jnp.log1p(-left * mass)
+        distance = 2 * target / (jnp.sqrt(near * near + 2 * target) + near)
+        for _ in range(3):
+            x = near + distance
+            inverse_mills = x
+            for term in range(_TERMS, 0, -1):  # a continued fraction
+                inverse_mills = x + term / inverse_mills
+            value = near * distance + distance * distance / 2 + jnp.log(mills_near * inverse_mills)
+            distance = jnp.maximum(distance - (value - target) / inverse_mills, 0)
+        return sign * jnp.clip(near + distance, near, far)
+
+    return transform
 
 
 def _check(initializer: Any, numbers: dict[str, dict[str, float]]) -> None:
@@ -269,3 +446,49 @@ def _check(initializer: Any, numbers: dict[str, dict[str, float]]) -> None:
         value = checked_number(owner, name, getattr(initializer, name), **limits)
         object.__setattr__(initializer, name, value)
     object.__setattr__(initializer, "dtype", checked_dtype(owner, initializer.dtype))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class in_blocks:
+    """Draws what an initializer draws, to the bit, in blocks: an array and next to nothing besides.
+
+    Inside of `jax.jit` on a CPU a draw needs sixteen bytes for every number until it is done; this
+    way it needs the array alone. (Outside of `jit` on a CPU all initializers of independent numbers
+    do so by themselves.) Not for arrays that are sharded over devices: each device would draw all.
+
+    Args:
+      initializer: one that draws independent numbers: all of `initjax.sampling` and
+        `initjax.scaling`.
+
+    Raises:
+      TypeError: the initializer is none of those; when called, the dtype is complex, or the key is
+        not a threefry key (with `jax_threefry_partitionable`, as is JAX's default).
+
+    Example:
+      >>> import jax
+      >>> draw = jax.jit(lambda key: in_blocks(normal(1.0))(key, (1000, 1000)))
+      >>> bool((draw(jax.random.key(0)) == normal(1.0)(jax.random.key(0), (1000, 1000))).all())
+      True
+    """
+
+    initializer: Any
+
+    def __post_init__(self):
+        if is_key(self.initializer) or not hasattr(self.initializer, "_law"):
+            raise TypeError(
+                "in_blocks: takes an initializer of independent numbers, such as he_normal(), got"
+                f" {self.initializer!r}"
+            )
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        dtype, wide = draw_dtypes(dtype, self.initializer.dtype)
+        if wide.kind == "c" or out_sharding is not None or not is_counted(key):
+            raise TypeError(
+                "in_blocks: draws real numbers, on one device, from a threefry key under"
+                " jax_threefry_partitionable"
+            )
+        return draw(self.initializer, key, shape, dtype, wide, blocks=True)
+
+    __repr__ = spec_repr

@@ -21,24 +21,30 @@ Axis arguments are explained in `initjax.fans`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from initjax._drawing import Law, draw, draw_dtypes
 from initjax._values import (
     Axes,
     checked_axes,
     checked_choice,
     checked_dtype,
     checked_number,
+    is_key,
     spec_repr,
 )
 from initjax.fans import compute_fans
-from initjax.sampling import draw_dtypes, scaled_normal
+from initjax.sampling import normal_law, truncated_normal_law
+from initjax.theory.moments import gain as theory_gain
 
 if TYPE_CHECKING:
     import jax
+
+Gain: TypeAlias = float | Callable | str
+"""A gain: a number, or an activation, as a function or its name in `jax.nn`."""
 
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
@@ -77,10 +83,15 @@ class variance_scaling:
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
+      gain: a number that the standard deviation is multiplied by; or the activation before the
+        layer, whose `initjax.gain` is taken. It becomes a part of `scale`: scale · gain².
 
     Raises:
       TypeError, ValueError: scale is not a finite number >= 0, mode or distribution is none of the
-        above, an axis is not an int; when called, an axis is outside the shape.
+        above, an axis is not an int, gain is neither a number >= 0 nor an activation, a divisor is
+        not above 0; when called, an axis is outside the shape.
 
     Example:
       >>> import jax
@@ -100,11 +111,15 @@ class variance_scaling:
     out_axis: Axes = -1
     batch_axis: Axes = ()
     dtype: Any = None
+    fan_in_divisor: float = dataclasses.field(default=1.0, kw_only=True)
+    fan_out_divisor: float = dataclasses.field(default=1.0, kw_only=True)
+    gain: dataclasses.InitVar[Gain] = dataclasses.field(default=1.0, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self, gain: Gain):
         owner = "variance_scaling"
-        if isinstance(self.scale, float):  # as the named methods give it; else perhaps no value
-            owner = _NAMED.get((self.scale, str(self.mode), str(self.distribution)), owner)
+        if isinstance(self.scale, float) and isinstance(gain, float):  # as the named methods do
+            scale = _rounded(self.scale * gain**2)
+            owner = _NAMED.get((scale, str(self.mode), str(self.distribution)), owner)
         checked = {
             "scale": checked_number(owner, "scale", self.scale, minimum=0),
             "mode": checked_choice(owner, "mode", self.mode, MODES),
@@ -113,65 +128,89 @@ class variance_scaling:
             "out_axis": checked_axes(owner, "out_axis", self.out_axis),
             "batch_axis": checked_axes(owner, "batch_axis", self.batch_axis),
             "dtype": checked_dtype(owner, self.dtype),
+            "fan_in_divisor": _divisor(owner, "fan_in_divisor", self.fan_in_divisor),
+            "fan_out_divisor": _divisor(owner, "fan_out_divisor", self.fan_out_divisor),
         }
+        if gain != 1.0:
+            checked["scale"] = _rounded(checked["scale"] * _gain(owner, gain) ** 2)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
         import jax.numpy as jnp
 
         dtype, wide = draw_dtypes(dtype, self.dtype)
         shape = tuple(shape)
-        fan_in, fan_out = compute_fans(shape, self.in_axis, self.out_axis, self.batch_axis)
+        variance = self._variance(shape)
         if 0 in shape:
             return jnp.zeros(shape, dtype, out_sharding=out_sharding)
+        if wide.kind == "c":
+            return _complex(self.distribution, variance, key, shape, wide, out_sharding)
+        return draw(self, key, shape, dtype, wide, out_sharding)
+
+    def _variance(self, shape: tuple[int, ...]) -> float:
+        axes = self.in_axis, self.out_axis, self.batch_axis
+        fan_in, fan_out = compute_fans(shape, *axes, self.fan_in_divisor, self.fan_out_divisor)
         n = {
             "fan_in": fan_in,
             "fan_out": fan_out,
             "fan_avg": (fan_in + fan_out) / 2,
             "fan_geo_avg": (fan_in * fan_out) ** 0.5,
         }[self.mode]
-        variance = wide.type(self.scale / n)
-        is_complex = jnp.issubdtype(wide, jnp.complexfloating)
+        return self.scale / n if n else 0.0
 
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        variance = dtype.type(self._variance(shape))
         if self.distribution == "normal":
-            kernel = scaled_normal(key, shape, wide, np.sqrt(variance), out_sharding)
-        elif self.distribution == "truncated_normal" and not is_complex:
-            stddev = np.sqrt(variance) / wide.type(_TRUNCATED_STDDEV)
-            kernel = jax.random.truncated_normal(key, -2, 2, shape, wide, out_sharding=out_sharding)
-            kernel = kernel * stddev
-        elif self.distribution == "truncated_normal":
-            stddev = np.sqrt(variance) / wide.type(_COMPLEX_TRUNCATED_STDDEV)
-            kernel = _complex_truncated_normal(key, shape, wide, out_sharding) * stddev
-        elif not is_complex:
-            limit = np.sqrt(wide.type(3) * variance)
-            kernel = jax.random.uniform(key, shape, wide, -1, out_sharding=out_sharding) * limit
-        else:
-            kernel = _complex_uniform(key, shape, wide, out_sharding) * np.sqrt(variance)
-        return kernel.astype(dtype)
+            return normal_law(np.sqrt(variance), dtype)
+        if self.distribution == "truncated_normal":
+            stddev = np.sqrt(variance) / dtype.type(_TRUNCATED_STDDEV)
+            return truncated_normal_law(stddev, -2.0, 2.0, dtype)
+        limit = np.sqrt(dtype.type(3) * variance)
+        return Law(dtype.type(-1), dtype.type(1), lambda u: u * limit)
 
     def __repr__(self) -> str:
         name = _NAMED.get((self.scale, self.mode, self.distribution))
         return spec_repr(self, name, ("scale", "mode", "distribution") if name else ())
 
 
-def _complex_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any):
-    """Draws from a disk around zero, with variance one."""
-    radius, phase = _radius_and_phase(key, shape, dtype, out_sharding)
-    return (2 * radius) ** 0.5 * phase
+def _gain(owner: str, gain: Gain) -> float:
+    """The gain as a number: that of an activation is computed."""
+    if isinstance(gain, str) or (callable(gain) and not is_key(gain)):
+        return theory_gain(gain)
+    return checked_number(owner, "gain", gain, minimum=0)
 
 
-def _complex_truncated_normal(
-    key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any
-):
-    """Draws from the complex normal law whose variance was one before its modulus was cut at 2."""
+def _rounded(scale: float) -> float:
+    """The scale to 15 digits, so that a gain of 2**0.5 gives the same value as a scale of 2."""
+    return float(f"{scale:.15g}")
+
+
+def _divisor(owner: str, name: str, value: Any) -> float:
+    number = checked_number(owner, name, value, minimum=0)
+    if number == 0:
+        raise ValueError(f"{owner}: {name} must be above 0, got {value!r}")
+    return number
+
+
+def _complex(
+    distribution: str, variance: float, key: jax.Array, shape: tuple[int, ...], dtype: Any, out: Any
+) -> jax.Array:
+    """Draws complex numbers; their modulus is what a uniform or truncated law bounds."""
+    import jax
     import jax.numpy as jnp
 
-    radius, phase = _radius_and_phase(key, shape, dtype, out_sharding)
-    return jnp.sqrt(-jnp.log1p(-radius * (1 - np.exp(-4.0)))) * phase
+    stddev = dtype.type(np.sqrt(dtype.type(variance)))
+    if distribution == "normal":
+        return jax.random.normal(key, shape, dtype, out_sharding=out) * stddev
+    radius, phase = _radius_and_phase(key, shape, dtype, out)
+    if distribution == "uniform":
+        return (2 * radius) ** 0.5 * phase * stddev
+    # The normal law whose variance was one before its modulus was cut off at two.
+    modulus = jnp.sqrt(-jnp.log1p(-radius * (1 - np.exp(-4.0))))
+    return modulus * phase * (stddev / dtype.type(_COMPLEX_TRUNCATED_STDDEV))
 
 
 def _radius_and_phase(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any):
@@ -187,7 +226,14 @@ def _radius_and_phase(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sh
 
 
 def lecun_uniform(
-    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: Any = None,
+    *,
+    gain: Gain = 1.0,
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws from :math:`U[-\sqrt{3/fan_{in}}, \sqrt{3/fan_{in}})`: variance 1/fan_in.
 
@@ -199,12 +245,17 @@ def lecun_uniform(
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      gain: a number that the standard deviation is multiplied by; or the activation before the
+        layer, whose `initjax.gain` is taken.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError: an axis is not an int or a sequence of ints.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
+        >= 0 nor an activation, a divisor is not above 0.
 
     Example:
       >>> import jax
@@ -216,11 +267,28 @@ def lecun_uniform(
       LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", section 4.6,
       http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
     """
-    return variance_scaling(1.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
+    fans = in_axis, out_axis, batch_axis
+    return variance_scaling(
+        1.0,
+        "fan_in",
+        "uniform",
+        *fans,
+        dtype,
+        gain=gain,
+        fan_in_divisor=fan_in_divisor,
+        fan_out_divisor=fan_out_divisor,
+    )
 
 
 def lecun_normal(
-    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: Any = None,
+    *,
+    gain: Gain = 1.0,
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws from a normal law cut off at two sigma, with variance 1/fan_in after the cut.
 
@@ -232,12 +300,17 @@ def lecun_normal(
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      gain: a number that the standard deviation is multiplied by; or the activation before the
+        layer, whose `initjax.gain` is taken.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError: an axis is not an int or a sequence of ints.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
+        >= 0 nor an activation, a divisor is not above 0.
 
     Example:
       >>> import jax
@@ -249,11 +322,28 @@ def lecun_normal(
       LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", section 4.6,
       http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
     """
-    return variance_scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+    fans = in_axis, out_axis, batch_axis
+    return variance_scaling(
+        1.0,
+        "fan_in",
+        "truncated_normal",
+        *fans,
+        dtype,
+        gain=gain,
+        fan_in_divisor=fan_in_divisor,
+        fan_out_divisor=fan_out_divisor,
+    )
 
 
 def glorot_uniform(
-    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: Any = None,
+    *,
+    gain: Gain = 1.0,
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws from :math:`U[-l, l)`, :math:`l=\sqrt{6/(fan_{in} + fan_{out})}`: variance 1/fan_avg.
 
@@ -266,12 +356,17 @@ def glorot_uniform(
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      gain: a number that the standard deviation is multiplied by; or the activation before the
+        layer, whose `initjax.gain` is taken.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError: an axis is not an int or a sequence of ints.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
+        >= 0 nor an activation, a divisor is not above 0.
 
     Example:
       >>> import jax
@@ -283,11 +378,28 @@ def glorot_uniform(
       Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural
       networks", equation 16, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    return variance_scaling(1.0, "fan_avg", "uniform", in_axis, out_axis, batch_axis, dtype)
+    fans = in_axis, out_axis, batch_axis
+    return variance_scaling(
+        1.0,
+        "fan_avg",
+        "uniform",
+        *fans,
+        dtype,
+        gain=gain,
+        fan_in_divisor=fan_in_divisor,
+        fan_out_divisor=fan_out_divisor,
+    )
 
 
 def glorot_normal(
-    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: Any = None,
+    *,
+    gain: Gain = 1.0,
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws from a normal law cut off at two sigma, with variance 1/fan_avg after the cut.
 
@@ -299,12 +411,17 @@ def glorot_normal(
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      gain: a number that the standard deviation is multiplied by; or the activation before the
+        layer, whose `initjax.gain` is taken.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError: an axis is not an int or a sequence of ints.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
+        >= 0 nor an activation, a divisor is not above 0.
 
     Example:
       >>> import jax
@@ -316,13 +433,28 @@ def glorot_normal(
       Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural
       networks", equation 12, https://proceedings.mlr.press/v9/glorot10a.html
     """
+    fans = in_axis, out_axis, batch_axis
     return variance_scaling(
-        1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype
+        1.0,
+        "fan_avg",
+        "truncated_normal",
+        *fans,
+        dtype,
+        gain=gain,
+        fan_in_divisor=fan_in_divisor,
+        fan_out_divisor=fan_out_divisor,
     )
 
 
 def he_uniform(
-    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: Any = None,
+    *,
+    gain: Gain = 2**0.5,
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws from :math:`U[-\sqrt{6/fan_{in}}, \sqrt{6/fan_{in}})`: variance 2/fan_in.
 
@@ -334,12 +466,17 @@ def he_uniform(
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      gain: a number that the standard deviation is multiplied by, instead of ReLU's √2; or the
+        activation before the layer, whose `initjax.gain` is taken.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError: an axis is not an int or a sequence of ints.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
+        >= 0 nor an activation, a divisor is not above 0.
 
     Example:
       >>> import jax
@@ -351,11 +488,28 @@ def he_uniform(
       He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", equation 10,
       https://arxiv.org/abs/1502.01852
     """
-    return variance_scaling(2.0, "fan_in", "uniform", in_axis, out_axis, batch_axis, dtype)
+    fans = in_axis, out_axis, batch_axis
+    return variance_scaling(
+        1.0,
+        "fan_in",
+        "uniform",
+        *fans,
+        dtype,
+        gain=gain,
+        fan_in_divisor=fan_in_divisor,
+        fan_out_divisor=fan_out_divisor,
+    )
 
 
 def he_normal(
-    in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    dtype: Any = None,
+    *,
+    gain: Gain = 2**0.5,
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws from a normal law cut off at two sigma, with variance 2/fan_in after the cut.
 
@@ -367,12 +521,17 @@ def he_normal(
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      gain: a number that the standard deviation is multiplied by, instead of ReLU's √2; or the
+        activation before the layer, whose `initjax.gain` is taken.
+      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
+      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError: an axis is not an int or a sequence of ints.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
+        >= 0 nor an activation, a divisor is not above 0.
 
     Example:
       >>> import jax
@@ -384,7 +543,17 @@ def he_normal(
       He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", equation 10,
       https://arxiv.org/abs/1502.01852
     """
-    return variance_scaling(2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype)
+    fans = in_axis, out_axis, batch_axis
+    return variance_scaling(
+        1.0,
+        "fan_in",
+        "truncated_normal",
+        *fans,
+        dtype,
+        gain=gain,
+        fan_in_divisor=fan_in_divisor,
+        fan_out_divisor=fan_out_divisor,
+    )
 
 
 xavier_uniform = glorot_uniform

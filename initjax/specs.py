@@ -24,6 +24,9 @@ NAMES: dict[str, Any] = {
     "truncated_normal": sampling.truncated_normal,
     "random_uniform": sampling.random_uniform,
     "random_normal": sampling.random_normal,
+    "random_truncated_normal": sampling.random_truncated_normal,
+    "bounded_normal": sampling.bounded_normal,
+    "in_blocks": sampling.in_blocks,
     "variance_scaling": scaling.variance_scaling,
     "glorot_uniform": scaling.glorot_uniform,
     "glorot_normal": scaling.glorot_normal,
@@ -101,10 +104,23 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
             return node.id, [], {}
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             raise wrong
-        args = [ast.literal_eval(argument) for argument in node.args]
-        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+        args = [_literal(argument) for argument in node.args]
+        kwargs = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise wrong from None
     if "None" in kwargs or len(kwargs) < len(node.keywords):  # **mapping, or a name given twice
         raise wrong
     return node.func.id, args, kwargs
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of an argument: a literal, inf or nan as Python prints them, or an initializer."""
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(map(_literal, node.elts))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_literal(node.operand)
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return float(node.id)
+    if isinstance(node, ast.Name | ast.Call):
+        return parse(ast.unparse(node))
+    return ast.literal_eval(node)

@@ -56,8 +56,43 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
         assert drawn.dtype == expected.dtype == dtype
         np.testing.assert_array_equal(drawn, expected)
         jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, jnp.dtype(dtype))
-        expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
+        if "normal" not in spec or jax.__version_info__ >= (0, 12):
+            expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
+        # Else JAX jits a normal draw to other last bits than its eager ones; initjax does not.
         np.testing.assert_array_equal(jitted, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("name", ["normal", "he_normal", "uniform", "glorot_uniform"])
+def test_blocks_hold_the_same_bits(name, dtype, key):
+    with jax.enable_x64(dtype == "float64"):
+        shape = (3, 333, 1001)  # almost four blocks
+        theirs = getattr(jax.nn.initializers, name)()
+        wide = "float32" if dtype == "bfloat16" else dtype
+        expected = theirs(key, shape, jnp.dtype(wide)).astype(dtype)
+        mine = initjax.parse(name)
+        np.testing.assert_array_equal(mine(key, shape, dtype), expected)
+        blocks = jax.jit(initjax.in_blocks(mine), static_argnums=(1, 2))
+        np.testing.assert_array_equal(blocks(key, shape, dtype), expected)
+
+
+def test_blocks_need_no_temporaries(key):
+    """JAX's own draws take 12 bytes besides the 4 of every number."""
+    size = 2**23
+    temporary = {}
+    for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
+        jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,)))
+        memory = jitted.lower(key).compile().memory_analysis()
+        temporary[initializer] = memory.temp_size_in_bytes / size
+    assert temporary[initjax.in_blocks(initjax.normal())] < 1
+    assert temporary[initjax.normal()] > 7
+
+
+def test_blocks_are_for_independent_numbers():
+    with pytest.raises(TypeError, match=r"of independent numbers, such as he_normal\(\)"):
+        initjax.in_blocks(initjax.orthogonal())
+    with pytest.raises(TypeError, match="threefry"):
+        initjax.in_blocks(initjax.normal())(jax.random.key(0, impl="rbg"), (3,))
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])

@@ -1,0 +1,1 @@
+"""The theory of signal propagation: numbers in, numbers out."""

@@ -1,0 +1,271 @@
+r"""Moments of an activation under normal inputs, and the gain that follows from them.
+
+With :math:`z \sim N(0, q)` the integrals are computed by composite Gauss-Legendre quadrature in
+float64. Panels are halved until halving changes nothing, so that kinks and jumps, wherever they
+are, end in panels too narrow to matter. (Gauss-Hermite nodes would miss the kink of SELU by
+8e-3, and `jax.grad(relu)(0) = 0` falls on the middle one.)
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from initjax._values import checked_choice, checked_number, nearest_first
+
+KINDS = ("forward", "centered", "backward")
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_REACH = 12.0  # standard deviations; beyond it a normal law has less than 1e-32
+_PANELS = 96  # at first, a quarter of a standard deviation each; zero is an edge
+_TOLERANCE = 1e-14  # of a panel's integral, relative to the whole
+_DEEPEST = 46  # halvings: a panel of 4e-15
+_MOST = 20_000  # panels altogether; only noise, as of a float32 function, asks for so many
+
+
+class Moments(NamedTuple):
+    """Expectations over :math:`z \\sim N(0, q)`."""
+
+    mean: float
+    """E[phi(z)]"""
+    second: float
+    """E[phi(z)²]"""
+    derivative_second: float
+    """E[phi'(z)²]"""
+
+
+def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
+    """Computes the moments of an activation whose inputs are normal.
+
+    Args:
+      activation: a function of JAX or NumPy that acts on each number by itself, with kinks and
+        jumps or without; or the name of one in `jax.nn`. The derivative is the one JAX
+        differentiates to, or, of a function that JAX cannot trace, a numerical one.
+      variance: the variance of the inputs.
+
+    Returns:
+      `Moments`, as floats; to 1e-10 for functions that compute in the precision of their input.
+
+    Raises:
+      TypeError, ValueError: activation is no such function or name, or is not finite; variance is
+        not a finite number >= 0.
+
+    Example:
+      >>> import jax
+      >>> mean, second, derivative_second = moments(jax.nn.relu)
+      >>> round(mean * (2 * math.pi) ** 0.5, 9), round(second, 9), round(derivative_second, 9)
+      (1.0, 0.5, 0.5)
+
+    Reference:
+      Poole et al. 2016, "Exponential expressivity in deep neural networks through transient
+      chaos", equations 3 and 5, https://arxiv.org/abs/1606.05340
+    """
+    stddev = checked_number("moments", "variance", variance, minimum=0) ** 0.5
+    evaluate = _evaluator(activation)
+
+    def integrals(panels: np.ndarray) -> np.ndarray:
+        """The three integrals over each panel [left, right], in standard deviations."""
+        half = (panels[:, 1:] - panels[:, :1]) / 2
+        z = panels[:, :1] + half * (_NODES + 1)
+        value, derivative = evaluate(z * stddev, half * stddev)
+        density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * half * _WEIGHTS
+        with np.errstate(over="ignore"):
+            powers = np.stack([value, value**2, derivative**2], axis=-1)
+        if not np.isfinite(powers).all():
+            raise ValueError(f"gain: {activation!r} or its derivative is not finite everywhere")
+        return (powers * density[..., None]).sum(axis=1)
+
+    edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
+    panels = np.stack([edges[:-1], edges[1:]], axis=1)
+    coarse = integrals(panels)
+    scale = np.abs(coarse).sum(axis=0) + 1e-300
+    total, used = np.zeros(3), 0
+    for _ in range(_DEEPEST):
+        middle = panels.mean(axis=1)
+        halves = np.stack([panels[:, 0], middle, middle, panels[:, 1]], axis=1).reshape(-1, 2)
+        fine = integrals(halves)
+        joined = fine.reshape(-1, 2, 3).sum(axis=1)
+        used += len(panels)
+        rough = (np.abs(joined - coarse) > _TOLERANCE * scale).any(axis=1) & (used < _MOST)
+        total += joined[~rough].sum(axis=0)
+        if not rough.any():
+            break
+        panels, coarse = halves[np.repeat(rough, 2)], fine[np.repeat(rough, 2)]
+    else:
+        total += coarse.sum(axis=0)
+    return Moments(*map(float, total))
+
+
+def gain(activation: Callable | str, kind: str = "forward") -> float:
+    r"""Computes the gain of an activation: what weights are multiplied by to make up for it.
+
+    With unit normal inputs `z` and :math:`Var(W) = gain^2 / fan_{in}`, a layer after the activation
+    has pre-activations of mean square one again. By kind:
+
+    - 'forward': :math:`1/\sqrt{E[\phi^2]}` keeps the mean square of the signal; He's √2 for ReLU.
+    - 'centered': :math:`1/\sqrt{Var[\phi]}` keeps its variance, where something takes the mean away
+      in every layer. Without that it makes the signal grow.
+    - 'backward': :math:`1/\sqrt{E[\phi'^2]}` keeps the mean square of the gradient.
+
+    Forward and backward agree for ReLU, leaky ReLU and the identity only; of no activation but the
+    affine ones do centered and backward agree. `torch_gain` is the table of PyTorch.
+
+    Args:
+      activation: a function that acts on each number by itself, or a name in `jax.nn`; see
+        `initjax.theory.moments.moments`.
+      kind: 'forward', 'centered' or 'backward'.
+
+    Returns:
+      The gain, a float above 0.
+
+    Raises:
+      TypeError, ValueError: activation is no such function or name, the moment that kind asks for
+        is zero or not finite, or kind is none of the above.
+
+    Example:
+      >>> import jax
+      >>> round(gain(jax.nn.relu), 6), round(gain("tanh"), 6)
+      (1.414214, 1.592537)
+      >>> round(gain(lambda z: jax.numpy.where(z > 0.5, z, 0)), 6)
+      1.436553
+
+    Reference:
+      He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", section 2.2,
+      https://arxiv.org/abs/1502.01852, for any activation instead of ReLU's.
+    """
+    kind = checked_choice("gain", "kind", kind, KINDS)
+    try:
+        mean, second, derivative_second = _unit_moments(activation)
+    except TypeError:
+        if getattr(activation, "__hash__", None) is not None:
+            raise
+        mean, second, derivative_second = moments(activation)  # cannot be a key of the cache
+    moment = {
+        "forward": second,
+        "centered": second - mean**2,
+        "backward": derivative_second,
+    }[kind]
+    if not moment > 1e-30 * max(second, 1e-300):
+        raise ValueError(f"gain: {activation!r} has no {kind} gain, since that moment is {moment}")
+    return moment**-0.5
+
+
+_unit_moments = functools.lru_cache(maxsize=256)(moments)
+
+# torch.nn.init.calculate_gain; that of "leaky_relu" depends on its slope.
+_TORCH_GAINS = {
+    "linear": 1.0,
+    **{f"conv{transpose}{n}d": 1.0 for transpose in ("", "_transpose") for n in (1, 2, 3)},
+    "sigmoid": 1.0,
+    "tanh": 5 / 3,
+    "relu": 2**0.5,
+    "leaky_relu": None,
+    "selu": 3 / 4,
+}
+
+
+def torch_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The gain that PyTorch's table gives for an activation, which is not always the one it needs.
+
+    ReLU's and leaky ReLU's are `gain`'s. 1 for sigmoid is a placeholder (the forward gain is
+    1.846), 5/3 for tanh an old habit (1.593), and 3/4 for SELU was found by trial (1.0).
+
+    Args:
+      nonlinearity: 'linear', 'conv1d' to 'conv3d', 'conv_transpose1d' to 'conv_transpose3d',
+        'sigmoid', 'tanh', 'relu', 'leaky_relu' or 'selu'.
+      param: the slope of 'leaky_relu'; None stands for 0.01. The others ignore it, as there.
+
+    Returns:
+      The gain.
+
+    Raises:
+      TypeError, ValueError: nonlinearity is none of the above, param is not a finite number.
+
+    Example:
+      >>> torch_gain("tanh")
+      1.6666666666666667
+
+    Reference:
+      `torch.nn.init.calculate_gain`.
+    """
+    name = checked_choice("torch_gain", "nonlinearity", nonlinearity, _TORCH_GAINS)
+    if name != "leaky_relu":
+        return _TORCH_GAINS[name]
+    slope = 0.01 if param is None else checked_number("torch_gain", "param", param)
+    return (2 / (1 + slope**2)) ** 0.5
+
+
+def _evaluator(activation: Callable | str) -> Callable:
+    """A function of nodes (panels, 16) and half widths to the activation and its derivative."""
+    import jax
+    import jax.numpy as jnp
+
+    if isinstance(activation, str):
+        name, activation = activation, getattr(jax.nn, activation, None)
+        if not callable(activation) or name.startswith("_"):
+            known = ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu"]
+            raise ValueError(
+                f"gain: {name!r} is no activation in jax.nn; it has"
+                f" {', '.join(nearest_first(name, [*known, 'softplus', 'mish', 'identity']))}, ..."
+            )
+    if not callable(activation):
+        raise TypeError(f"gain: the activation must be a function or a name, got {activation!r}")
+    function: Callable = activation
+    rows = 32  # evaluated at a time: one shape, one compilation
+
+    @jax.jit
+    def traced(z):
+        value, pullback = jax.vjp(function, z)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    def untraced(z):
+        value = np.asarray(function(z), np.float64)
+        return value, value @ _DIFFERENTIATION.T
+
+    def evaluate(z: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        padding = -len(z) % rows
+        padded = np.concatenate([z, np.zeros((padding, z.shape[1]))])
+        parts = []
+        with jax.enable_x64(True):
+            for start in range(0, len(padded), rows):
+                parts.append([np.asarray(part) for part in chosen(padded[start : start + rows])])
+        value, derivative = (
+            np.concatenate(column)[: len(z)] for column in zip(*parts, strict=True)
+        )
+        if chosen is untraced:
+            derivative = derivative / half
+        return np.asarray(value, np.float64), np.asarray(derivative, np.float64)
+
+    sample = np.linspace(-3.1, 2.9, rows * len(_NODES)).reshape(rows, -1)
+    chosen = traced
+    try:
+        with jax.enable_x64(True):
+            shape = jax.eval_shape(traced, sample)[0].shape
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        chosen, shape = untraced, np.shape(function(sample))
+    moved = np.roll(sample.ravel(), 5).reshape(sample.shape)
+    if shape == sample.shape:
+        ones = np.ones((rows, 1))
+        there, back = evaluate(sample, ones)[0], evaluate(moved, ones)[0]
+    if shape != sample.shape or not np.allclose(
+        np.roll(there.ravel(), 5), back.ravel(), atol=1e-6, equal_nan=True
+    ):
+        raise ValueError(f"gain: {activation!r} must act on each number by itself")
+    return evaluate
+
+
+def _differentiation() -> np.ndarray:
+    """The matrix from values at the nodes to the derivatives of the polynomial through them."""
+    difference = _NODES[:, None] - _NODES[None, :] + np.eye(len(_NODES))
+    weight = 1 / np.prod(difference, axis=1)
+    matrix = weight[None, :] / weight[:, None] / difference
+    np.fill_diagonal(matrix, 0)
+    np.fill_diagonal(matrix, -matrix.sum(axis=1))
+    return matrix
+
+
+_DIFFERENTIATION = _differentiation()

@@ -1,0 +1,138 @@
+"""The gains against golden numbers, closed forms, and what holds for every activation."""
+
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initjax
+from initjax.theory.moments import moments
+
+# E[phi], E[phi^2], E[phi'^2] for unit normal inputs, by another quadrature, to ten digits.
+GOLDEN = {
+    "identity": (lambda z: z, 0, 1, 1),
+    "relu": (jax.nn.relu, 0.3989422804, 0.5, 0.5),
+    "leaky_relu": (jax.nn.leaky_relu, 0.3949528576, 0.50005, 0.50005),
+    "leaky_relu(.2)": (lambda z: jax.nn.leaky_relu(z, 0.2), 0.3191538243, 0.52, 0.52),
+    "tanh": (jnp.tanh, 0, 0.3942944904, 0.4644029024),
+    "sigmoid": (jax.nn.sigmoid, 0.5, 0.2933790359, 0.0448362414),
+    "selu": (jax.nn.selu, 0, 1, 1.0715749925),
+    "elu": (jax.nn.elu, 0.1605205723, 0.6449454175, 0.6681020012),
+    "gelu(erf)": (
+        lambda z: jax.nn.gelu(z, approximate=False),
+        0.2820947918,
+        0.4252214826,
+        0.4558508656,
+    ),
+    "gelu(tanh)": (jax.nn.gelu, 0.2820385881, 0.4251937110, 0.4558178460),
+    "silu": (jax.nn.silu, 0.2066209641, 0.3557755198, 0.3794823516),
+    "softplus": (jax.nn.softplus, 0.8060591833, 0.9212459089, 0.2933790359),
+    "mish": (jax.nn.mish, 0.2404038884, 0.4523421924, 0.4790837584),
+    "relu6": (jax.nn.relu6, 0.3989422802, 0.4999999981, 0.4999999990),
+    "hard_tanh": (jax.nn.hard_tanh, 0, 0.5160585510, 0.6826894921),
+    "erf": (jax.scipy.special.erf, 0, 0.4645590544, 0.5694100347),
+    "softsign": (jax.nn.soft_sign, 0, 0.1830140213, 0.2276713404),
+    "hard_sigmoid": (jax.nn.hard_sigmoid, 0.5, 0.2776390911, 0.0277027834),
+    "hard_swish": (jax.nn.hard_swish, 0.1662167007, 0.3315673751, 0.3585315172),
+    "sin": (jnp.sin, 0, 0.4323323584, 0.5676676416),
+    "squared_relu": (lambda z: jnp.square(jax.nn.relu(z)), 0.5, 1.5, 2),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_golden_table(name):
+    activation, mean, second, derivative_second = GOLDEN[name]
+    expected = (mean, second, derivative_second)
+    np.testing.assert_allclose(moments(activation), expected, atol=2e-10)
+    gains = [initjax.gain(activation, kind) for kind in ("forward", "centered", "backward")]
+    expected = [x**-0.5 for x in (second, second - mean**2, derivative_second)]
+    np.testing.assert_allclose(gains, expected, rtol=1e-8)
+
+
+def test_closed_forms_at_any_variance():
+    q = 1.7
+    _, second, derivative_second = moments(jax.scipy.special.erf, q)
+    assert second == pytest.approx(2 / math.pi * math.asin(2 * q / (1 + 2 * q)), abs=1e-12)
+    assert derivative_second == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), abs=1e-12)
+    assert moments(jnp.exp, q).mean == pytest.approx(math.exp(q / 2), rel=1e-12)
+
+
+def test_a_kink_and_a_jump_anywhere_are_found():
+    at = 0.6180339887
+    upper = 0.5 * math.erfc(at / 2**0.5)
+    density = math.exp(-(at**2) / 2) / (2 * math.pi) ** 0.5
+    result = moments(lambda z: jnp.where(z > at, z, 0))
+    np.testing.assert_allclose(result, (density, upper + at * density, upper), atol=1e-10)
+    kink = moments(lambda z: jnp.maximum(z, at))
+    assert kink.derivative_second == pytest.approx(upper, abs=1e-10)
+
+
+def test_functions_that_jax_cannot_trace_are_differentiated_numerically():
+    for traced, untraced in ((jnp.tanh, np.tanh), (jax.nn.relu, lambda z: np.maximum(z, 0.0))):
+        mine = moments(lambda z, function=untraced: function(np.asarray(z)))
+        np.testing.assert_allclose(mine, moments(traced), atol=1e-10)
+
+
+def test_a_function_with_a_derivative_of_its_own_is_taken_at_its_word():
+    @jax.custom_vjp
+    def step(z):
+        return jnp.sign(z)
+
+    step.defvjp(lambda z: (step(z), z), lambda z, g: (g * (jnp.abs(z) < 1),))
+    assert moments(step).derivative_second == pytest.approx(math.erf(0.5**0.5), abs=1e-10)
+
+
+def test_a_function_in_float32_is_integrated_as_well_as_it_is_computed():
+    single = moments(lambda z: jnp.tanh(z.astype(jnp.float32)))
+    np.testing.assert_allclose(single, moments(jnp.tanh), atol=1e-6)
+
+
+coefficients = st.lists(st.floats(-3, 3), min_size=4, max_size=4)
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(coefficients)
+def test_the_gaussian_poincare_inequality(numbers):
+    """Var phi <= E phi'^2 for every phi, and equality for the affine."""
+    a, b, c, d = numbers
+    mean, second, derivative_second = moments(
+        lambda z: a * np.asarray(z) + b * np.abs(z - c) + d * np.sin(3 * np.asarray(z))
+    )
+    assert second - mean**2 <= derivative_second + 1e-9
+
+
+def test_the_table_of_pytorch():
+    assert initjax.torch_gain("relu") == 2**0.5
+    assert initjax.torch_gain("conv_transpose2d") == initjax.torch_gain("sigmoid") == 1
+    assert initjax.torch_gain("leaky_relu", 5**0.5) == pytest.approx(3**-0.5)
+    assert initjax.torch_gain("leaky_relu") == pytest.approx((2 / 1.0001) ** 0.5)
+    assert initjax.torch_gain("selu") == 0.75
+    with pytest.raises(ValueError, match=r"nonlinearity must be one of .*; got 'gelu'"):
+        initjax.torch_gain("gelu")
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (jax.nn.softmax, "must act on each number by itself"),
+        (jnp.sum, "must act on each number by itself"),
+        (lambda z: 1 / z**40, "not finite|no forward gain"),
+        (jnp.log, "not finite"),
+        (jnp.zeros_like, "no forward gain"),
+        ("rellu", "is no activation in jax.nn; it has relu,"),
+    ],
+)
+def test_what_has_no_gain_is_refused(activation, message):
+    with pytest.raises(ValueError, match=message):
+        initjax.gain(activation)
+
+
+def test_a_wrong_kind_and_a_wrong_type_are_refused():
+    with pytest.raises(ValueError, match="kind must be one of backward"):
+        initjax.gain("relu", "backwards")
+    with pytest.raises(TypeError, match="must be a function or a name"):
+        initjax.gain(3)  # pyright: ignore
