@@ -169,15 +169,10 @@ def draw_params(config: Config, key: "jax.Array", shapes: Any) -> Any:
     """Draws the parameters of a model, each from a key of its own, folded from its path."""
     import jax
 
-    output, bias, kernel = map(initjax.parse, (config.output_init, config.bias_init, config.init))
-
-    def initializer(path: str) -> initjax.Initializer:
-        if path.endswith("bias"):
-            return bias
-        return output if path.startswith("output") else kernel
-
+    rules = {"*bias": config.bias_init, "output/*": config.output_init, "*": config.init}
+    rules = {pattern: initjax.parse(spec) for pattern, spec in rules.items()}
     weights_key = initjax.named_key(key, "weights")
-    return jax.jit(lambda key: initjax.initialize(key, shapes, initializer))(weights_key)
+    return jax.jit(lambda key: initjax.initialize(shapes, key, rules))(weights_key)
 
 
 def command(config: Config) -> str:

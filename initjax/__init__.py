@@ -5,7 +5,7 @@ be hashed, compared and pickled, and its `repr` is a specification that `parse` 
 """
 
 from initjax._values import Initializer
-from initjax.constants import constant, ones, zeros
+from initjax.constants import constant, dirac, identity, ones, zeros
 from initjax.fans import (
     compute_fans,
     conv_fans,
@@ -15,7 +15,7 @@ from initjax.fans import (
     packed_fans,
     stacked_fans,
 )
-from initjax.orthogonal import orthogonal
+from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 from initjax.sampling import (
     bounded_normal,
     in_blocks,
@@ -40,6 +40,15 @@ from initjax.scaling import (
     xavier_uniform,
 )
 from initjax.specs import NAMES, parse
+from initjax.structured import (
+    icnr,
+    random_walk,
+    siren,
+    sparse,
+    torch_bias,
+    torch_kaiming_normal,
+    torch_kaiming_uniform,
+)
 from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key
 
@@ -51,6 +60,8 @@ __all__ = [
     "constant",
     "conv_fans",
     "conv_transpose_fans",
+    "delta_orthogonal",
+    "dirac",
     "einsum_fans",
     "embedding_fans",
     "gain",
@@ -58,6 +69,8 @@ __all__ = [
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "icnr",
+    "identity",
     "in_blocks",
     "initialize",
     "kaiming_normal",
@@ -73,8 +86,15 @@ __all__ = [
     "random_normal",
     "random_truncated_normal",
     "random_uniform",
+    "random_walk",
+    "scaled_orthogonal",
+    "siren",
+    "sparse",
     "stacked_fans",
+    "torch_bias",
     "torch_gain",
+    "torch_kaiming_normal",
+    "torch_kaiming_uniform",
     "truncated_normal",
     "uniform",
     "variance_scaling",

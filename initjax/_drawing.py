@@ -73,9 +73,10 @@ def draw(
       blocks: whether to draw in blocks inside of `jit` and off the CPU too.
     """
     import jax
+    from jax.core import Tracer
 
     shape = tuple(map(int, shape))
-    if out_sharding is not None or (isinstance(key, jax.core.Tracer) and not blocks):
+    if out_sharding is not None or (isinstance(key, Tracer) and not blocks):
         law = initializer._law(shape, wide)
         u = jax.random.uniform(key, shape, wide, law.minval, law.maxval, out_sharding=out_sharding)
         # Compiled as one, as below, since XLA joins a product and a sum into one rounding.

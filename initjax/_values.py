@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, dataclass_transform
 
 import numpy as np
 
@@ -38,6 +39,31 @@ class Initializer(Protocol):
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def initializer(cls: type) -> type:
+    """Makes a class of initializers: a frozen dataclass that explains itself when given a key.
+
+    `kernel_init=he_normal`, without its parentheses, has the maker called as `(key, shape, dtype)`;
+    that is told before Python complains about the number of arguments.
+    """
+
+    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
+    checked = cls.__init__
+
+    @functools.wraps(checked)
+    def __init__(self, *args, **kwargs):
+        if args and is_key(args[0]):
+            name = cls.__name__
+            raise TypeError(
+                f"{name}: {args[0]!r} is a PRNG key; {name} makes an initializer, which takes the"
+                f" key: {name}(...)(key, shape)"
+            )
+        checked(self, *args, **kwargs)
+
+    cls.__init__ = __init__
+    return cls
 
 
 def spec_repr(self: Any, name: str | None = None, fixed: Iterable[str] = ()) -> str:

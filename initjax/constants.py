@@ -1,20 +1,25 @@
-"""Initializers that draw nothing: the same value everywhere."""
+"""Initializers that draw nothing: constants, identities."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._values import checked_dtype, resolved_dtype, spec_repr
+from initjax._values import (
+    checked_dtype,
+    checked_number,
+    initializer,
+    resolved_dtype,
+    spec_repr,
+)
 
 if TYPE_CHECKING:
     import jax
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class constant:
     """Fills the array with a value.
 
@@ -44,7 +49,8 @@ class constant:
             raise TypeError(f"constant: value must be a number or numbers, got {self.value!r}")
         if value.dtype.kind in "biu":  # so that constant(0) is the same value as constant(0.0)
             value = value.astype(float)
-        object.__setattr__(self, "value", _tuples(value.tolist()))
+        # Adding zero makes a zero of -0.0, which equals it but has other bits.
+        object.__setattr__(self, "value", _tuples((value + 0.0).tolist()))
         object.__setattr__(self, "dtype", checked_dtype("constant", self.dtype))
 
     def __call__(
@@ -59,6 +65,112 @@ class constant:
     def __repr__(self) -> str:
         named = {"0.0": "zeros", "1.0": "ones"}.get(repr(self.value))
         return named if named and self.dtype is None else spec_repr(self)
+
+
+@initializer
+class identity:
+    """Fills each matrix of the last two axes with `gain` on its diagonal, and zeros beside it.
+
+    Matrices need not be square; axes before the last two are batches.
+
+    Args:
+      gain: the number on the diagonal.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: gain is not a finite real number; when called, the shape has fewer than
+        two axes.
+
+    Example:
+      >>> import jax
+      >>> identity()(jax.random.key(0), (2, 3)).tolist()
+      [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+    Reference:
+      `keras.initializers.Identity`, and Haiku's for stacks of matrices. Le, Jaitly and Hinton 2015,
+      "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
+      https://arxiv.org/abs/1504.00941
+    """
+
+    gain: float = 1.0
+    dtype: Any = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "gain", checked_number("identity", "gain", self.gain))
+        object.__setattr__(self, "dtype", checked_dtype("identity", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        shape = tuple(shape)
+        if len(shape) < 2:
+            raise ValueError(f"{self!r} needs a shape of at least two axes, got {shape}")
+        dtype = resolved_dtype(dtype, self.dtype)
+        eye = jnp.eye(*shape[-2:], dtype=dtype) * jnp.asarray(self.gain, dtype)
+        kernel = jnp.broadcast_to(eye, shape)
+        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+
+    __repr__ = spec_repr
+
+
+@initializer
+class dirac:
+    """Fills a convolution's kernel `(*spatial, in / groups, out)` so that it passes its input on.
+
+    At the centre tap input feature `i` goes to output feature `i` of each group; what has no
+    counterpart is zero. The centre of an even number of taps is the one to the right, `k // 2`.
+
+    Args:
+      groups: the number of groups of the convolution.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: groups is not an integer above 0; when called, the shape does not have
+        3 to 5 axes, or its last is not a multiple of groups.
+
+    Example:
+      >>> import jax
+      >>> dirac()(jax.random.key(0), (3, 2, 2)).tolist()
+      [[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+
+    Reference:
+      `torch.nn.init.dirac_`, on the kernel in Flax's layout.
+    """
+
+    groups: int = 1
+    dtype: Any = None
+
+    def __post_init__(self):
+        groups = checked_number("dirac", "groups", self.groups, minimum=1)
+        if not groups.is_integer():
+            raise ValueError(f"dirac: groups must be an integer, got {self.groups!r}")
+        object.__setattr__(self, "groups", int(groups))
+        object.__setattr__(self, "dtype", checked_dtype("dirac", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        shape = tuple(shape)
+        if len(shape) not in (3, 4, 5) or shape[-1] % self.groups:
+            raise ValueError(
+                f"{self!r} needs a shape of 3 to 5 axes, the last a multiple of {self.groups},"
+                f" got {shape}"
+            )
+        dtype = resolved_dtype(dtype, self.dtype)
+        kernel = jnp.zeros(shape, dtype)
+        if 0 not in shape:
+            taps = jnp.eye(shape[-2], shape[-1] // self.groups, dtype=dtype)
+            centre = tuple(size // 2 for size in shape[:-2])
+            kernel = kernel.at[centre].set(jnp.tile(taps, (1, self.groups)))
+        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+
+    __repr__ = spec_repr
 
 
 def _tuples(value: Any) -> Any:

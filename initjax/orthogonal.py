@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from initjax._drawing import draw_dtypes
-from initjax._values import checked_axes, checked_dtype, checked_number, spec_repr
+from initjax._values import checked_axes, checked_dtype, checked_number, initializer, spec_repr
 
 if TYPE_CHECKING:
     import jax
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class orthogonal:
     r"""Draws a matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
@@ -78,3 +78,118 @@ class orthogonal:
         return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
 
     __repr__ = spec_repr
+
+
+@initializer
+class delta_orthogonal:
+    r"""Puts an orthogonal matrix at the centre tap of a convolution's kernel, zeros beside it.
+
+    With as many outputs as inputs, or more, the convolution keeps the norm of its input, times
+    `scale`, whatever the number of taps (with circular padding, or none that is seen).
+
+    Args:
+      scale: the length of each row of the matrix.
+      column_axis: which of the last two axes holds the columns, as for `orthogonal`.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: scale is not a finite real number, column_axis is none of the last two;
+        when called, the shape does not have 3 to 5 axes, or has fewer outputs than inputs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> kernel = delta_orthogonal()(jax.random.key(0), (3, 4, 4))
+      >>> bool(jnp.allclose(kernel[1].T @ kernel[1], jnp.eye(4), atol=1e-6))
+      True
+
+    Reference:
+      Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs", section 3.2,
+      https://arxiv.org/abs/1806.05393; `jax.nn.initializers.delta_orthogonal`, bit for bit.
+    """
+
+    scale: float = 1.0
+    column_axis: int = -1
+    dtype: Any = None
+
+    def __post_init__(self):
+        matrix = orthogonal(self.scale, self.column_axis, self.dtype)
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, getattr(matrix, field.name))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        shape = tuple(shape)
+        axis = self.column_axis - len(shape) if self.column_axis >= 0 else self.column_axis
+        if len(shape) not in (3, 4, 5) or axis not in (-1, -2) or shape[-1] < shape[-2]:
+            raise ValueError(
+                f"{self!r} needs a shape (*spatial, in, out) of 3 to 5 axes, with at least as many"
+                f" outputs as inputs, and column_axis among the last two, got {shape}"
+            )
+        matrix = orthogonal(self.scale, axis, self.dtype)(key, shape[-2:], dtype)
+        return _at_centre(matrix, shape, out_sharding)
+
+    __repr__ = spec_repr
+
+
+@initializer
+class scaled_orthogonal:
+    r"""Draws an orthogonal matrix times :math:`scale \max(\sqrt{out/in}, 1)`: keeps mean squares.
+
+    `orthogonal` keeps the *norm* of what it can; with more outputs than inputs the mean square then
+    falls by in/out, which this makes up for. A kernel of more than two axes gets the matrix at its
+    centre tap, as from `delta_orthogonal`.
+
+    Args:
+      scale: a number that all is multiplied by.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: scale is not a finite real number; when called, the shape has fewer
+        than two axes, or an even number of taps along one, which have no centre.
+
+    Example:
+      >>> import jax
+      >>> kernel = scaled_orthogonal()(jax.random.key(0), (4, 9))
+      >>> [round(float(s), 3) for s in jax.numpy.linalg.svd(kernel)[1]]
+      [1.5, 1.5, 1.5, 1.5]
+
+    Reference:
+      Martens et al. 2021, "Rapid training of deep neural networks without skip connections or
+      normalization layers using Deep Kernel Shaping", https://arxiv.org/abs/2110.01765, as in
+      `dks.jax.parameter_sampling_functions.scaled_uniform_orthogonal`.
+    """
+
+    scale: float = 1.0
+    dtype: Any = None
+
+    def __post_init__(self):
+        matrix = orthogonal(self.scale, -1, self.dtype)
+        object.__setattr__(self, "scale", matrix.scale)
+        object.__setattr__(self, "dtype", matrix.dtype)
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        shape = tuple(shape)
+        if len(shape) < 2 or any(size % 2 == 0 for size in shape[:-2] if size):
+            raise ValueError(
+                f"{self!r} needs a shape (*spatial, in, out) with odd spatial axes, got {shape}"
+            )
+        inputs, outputs = shape[-2:]
+        scale = self.scale * max((outputs / inputs) ** 0.5 if inputs else 1.0, 1.0)
+        matrix = orthogonal(scale, -1, self.dtype)(key, (inputs, outputs), dtype)
+        return _at_centre(matrix, shape, out_sharding)
+
+    __repr__ = spec_repr
+
+
+def _at_centre(matrix: jax.Array, shape: tuple[int, ...], out_sharding: Any) -> jax.Array:
+    """A kernel of zeros, but for a matrix of its last two axes at its centre tap."""
+    import jax
+    import jax.numpy as jnp
+
+    kernel = jnp.zeros(shape, matrix.dtype)
+    if 0 not in shape:
+        kernel = kernel.at[tuple((size - 1) // 2 for size in shape[:-2])].set(matrix)
+    return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)

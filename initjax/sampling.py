@@ -9,14 +9,13 @@ is a rounded float32 draw, its law intact, where `jax.random` has but 128 values
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from initjax._drawing import Law, draw, draw_dtypes, is_counted
-from initjax._values import checked_dtype, checked_number, is_key, spec_repr
+from initjax._values import checked_dtype, checked_number, initializer, spec_repr
 
 if TYPE_CHECKING:
     import jax
@@ -25,7 +24,7 @@ _TAIL = 2.0  # from here on a bound on one side counts as in the tail
 _TERMS = 24  # of the continued fraction of Mills' ratio: 1e-12 at 2, less beyond
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class uniform:
     r"""Draws from :math:`U[0, scale)`, positive numbers only; standard deviation scale/√12.
 
@@ -64,7 +63,7 @@ class uniform:
     __repr__ = spec_repr
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class random_uniform:
     r"""Draws from :math:`U[minval, maxval)`; standard deviation (maxval - minval)/√12.
 
@@ -107,7 +106,7 @@ class random_uniform:
     __repr__ = spec_repr
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class normal:
     r"""Draws from :math:`N(0, stddev^2)`.
 
@@ -151,7 +150,7 @@ class normal:
     __repr__ = spec_repr
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class random_normal:
     r"""Draws from :math:`N(mean, stddev^2)`.
 
@@ -190,7 +189,7 @@ class random_normal:
     __repr__ = spec_repr
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class truncated_normal:
     r"""Draws from a normal law cut off at `lower` and `upper` standard deviations.
 
@@ -243,7 +242,7 @@ class truncated_normal:
     __repr__ = spec_repr
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class random_truncated_normal:
     r"""Draws from :math:`N(mean, stddev^2)` cut off at `lower` and `upper` standard deviations.
 
@@ -298,7 +297,7 @@ class random_truncated_normal:
     __repr__ = spec_repr
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class bounded_normal:
     r"""Draws from :math:`N(mean, stddev^2)` cut off at the *values* `minval` and `maxval`.
 
@@ -439,7 +438,7 @@ def _tail(lower: float, upper: float, dtype: np.dtype) -> Any:
     return transform
 
 
-def _check(initializer: Any, numbers: dict[str, dict[str, float]]) -> None:
+def _check(initializer: Any, numbers: dict[str, dict[str, Any]]) -> None:
     """Checks a new initializer's arguments and brings them to their one form."""
     owner = type(initializer).__name__
     for name, limits in numbers.items():
@@ -448,7 +447,7 @@ def _check(initializer: Any, numbers: dict[str, dict[str, float]]) -> None:
     object.__setattr__(initializer, "dtype", checked_dtype(owner, initializer.dtype))
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class in_blocks:
     """Draws what an initializer draws, to the bit, in blocks: an array and next to nothing besides.
 
@@ -474,7 +473,7 @@ class in_blocks:
     initializer: Any
 
     def __post_init__(self):
-        if is_key(self.initializer) or not hasattr(self.initializer, "_law"):
+        if not hasattr(self.initializer, "_law"):
             raise TypeError(
                 "in_blocks: takes an initializer of independent numbers, such as he_normal(), got"
                 f" {self.initializer!r}"

@@ -33,6 +33,7 @@ from initjax._values import (
     checked_choice,
     checked_dtype,
     checked_number,
+    initializer,
     is_key,
     spec_repr,
 )
@@ -65,7 +66,7 @@ _NAMED = {
 }
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@initializer
 class variance_scaling:
     r"""Draws with mean zero and variance :math:`scale / n`, with `n` from the kernel's shape.
 

@@ -11,9 +11,9 @@ import ast
 import inspect
 from typing import Any
 
-from initjax import constants, sampling, scaling
+from initjax import constants, sampling, scaling, structured
 from initjax._values import Initializer, nearest_first
-from initjax.orthogonal import orthogonal
+from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
 NAMES: dict[str, Any] = {
     "zeros": constants.zeros,
@@ -35,6 +35,17 @@ NAMES: dict[str, Any] = {
     "lecun_uniform": scaling.lecun_uniform,
     "lecun_normal": scaling.lecun_normal,
     "orthogonal": orthogonal,
+    "delta_orthogonal": delta_orthogonal,
+    "scaled_orthogonal": scaled_orthogonal,
+    "identity": constants.identity,
+    "dirac": constants.dirac,
+    "sparse": structured.sparse,
+    "siren": structured.siren,
+    "random_walk": structured.random_walk,
+    "icnr": structured.icnr,
+    "torch_kaiming_uniform": structured.torch_kaiming_uniform,
+    "torch_kaiming_normal": structured.torch_kaiming_normal,
+    "torch_bias": structured.torch_bias,
     "xavier_uniform": scaling.xavier_uniform,
     "xavier_normal": scaling.xavier_normal,
     "kaiming_uniform": scaling.kaiming_uniform,

@@ -205,13 +205,14 @@ def _evaluator(activation: Callable | str) -> Callable:
     import jax.numpy as jnp
 
     if isinstance(activation, str):
-        name, activation = activation, getattr(jax.nn, activation, None)
-        if not callable(activation) or name.startswith("_"):
+        name, found = activation, getattr(jax.nn, activation, None)
+        if not callable(found) or name.startswith("_"):
             known = ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu"]
             raise ValueError(
                 f"gain: {name!r} is no activation in jax.nn; it has"
                 f" {', '.join(nearest_first(name, [*known, 'softplus', 'mish', 'identity']))}, ..."
             )
+        activation = found
     if not callable(activation):
         raise TypeError(f"gain: the activation must be a function or a name, got {activation!r}")
     function: Callable = activation
@@ -247,13 +248,13 @@ def _evaluator(activation: Callable | str) -> Callable:
             shape = jax.eval_shape(traced, sample)[0].shape
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
         chosen, shape = untraced, np.shape(function(sample))
-    moved = np.roll(sample.ravel(), 5).reshape(sample.shape)
-    if shape == sample.shape:
+    by_itself = shape == sample.shape
+    if by_itself:
+        moved = np.roll(sample.ravel(), 5).reshape(sample.shape)
         ones = np.ones((rows, 1))
-        there, back = evaluate(sample, ones)[0], evaluate(moved, ones)[0]
-    if shape != sample.shape or not np.allclose(
-        np.roll(there.ravel(), 5), back.ravel(), atol=1e-6, equal_nan=True
-    ):
+        there, back = (evaluate(z, ones)[0].ravel() for z in (sample, moved))
+        by_itself = np.allclose(np.roll(there, 5), back, atol=1e-6, equal_nan=True)
+    if not by_itself:
         raise ValueError(f"gain: {activation!r} must act on each number by itself")
     return evaluate
 

@@ -10,11 +10,8 @@ from experiments.common import choices, models
 
 
 def draw(model):
-    return initjax.initialize(
-        jax.random.key(0),
-        model.shapes,
-        lambda path: initjax.normal(0.1) if path.endswith("bias") else initjax.he_normal(),
-    )
+    rules = {"*bias": initjax.normal(0.1), "*": initjax.he_normal()}
+    return initjax.initialize(model.shapes, jax.random.key(0), rules)
 
 
 def test_the_mlp_is_what_it_says():

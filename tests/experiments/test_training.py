@@ -30,11 +30,8 @@ MODEL = models.mlp((784, 16, 10), "relu", "float32")
 
 
 def draw(spec="he_normal", seed=0):
-    return initjax.initialize(
-        jax.random.key(seed),
-        MODEL.shapes,
-        lambda path: initjax.zeros if path.endswith("bias") else initjax.parse(spec),
-    )
+    rules = {"*bias": initjax.zeros, "*": initjax.parse(spec)}
+    return initjax.initialize(MODEL.shapes, jax.random.key(seed), rules)
 
 
 def fit(digits, spec="he_normal", **options):

@@ -1,5 +1,9 @@
 """Trees of parameters: every draw depends on the key, its own path and nothing else."""
 
+import subprocess
+import sys
+
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +12,8 @@ from flax import linen, nnx
 
 import initjax
 
-
-def choose(path):
-    return initjax.zeros if path.endswith("bias") else initjax.he_normal()
+RULES = {"*bias": initjax.zeros, "*": initjax.he_normal()}
+KERNELS = {"*": initjax.he_normal()}
 
 
 def shapes(*names):
@@ -18,15 +21,15 @@ def shapes(*names):
 
 
 def test_adding_renaming_and_reordering_layers_leaves_other_draws_alone(key):
-    before = initjax.initialize(key, shapes("a", "b"), choose)
-    after = initjax.initialize(key, shapes("z", "b", "c", "a"), choose)
+    before = initjax.initialize(shapes("a", "b"), key, KERNELS)
+    after = initjax.initialize(shapes("z", "b", "c", "a"), key, KERNELS)
     np.testing.assert_array_equal(before["a"]["kernel"], after["a"]["kernel"])
     np.testing.assert_array_equal(before["b"]["kernel"], after["b"]["kernel"])
     assert not np.array_equal(before["a"]["kernel"], before["b"]["kernel"])
 
 
 def test_a_draw_is_that_of_the_key_named_by_the_path(key):
-    tree = initjax.initialize(key, {"layers": [shapes("a")["a"]]}, choose)
+    tree = initjax.initialize({"layers": [shapes("a")["a"]]}, key, KERNELS)
     own = initjax.named_key(key, "layers/0/kernel")
     np.testing.assert_array_equal(
         tree["layers"][0]["kernel"], initjax.he_normal()(own, (5, 4), np.float32)
@@ -34,8 +37,8 @@ def test_a_draw_is_that_of_the_key_named_by_the_path(key):
 
 
 def test_jitted_and_eager_draws_are_equal(key):
-    eager = initjax.initialize(key, shapes("a", "b"), choose)
-    jitted = jax.jit(lambda key: initjax.initialize(key, shapes("a", "b"), choose))(key)
+    eager = initjax.initialize(shapes("a", "b"), key, KERNELS)
+    jitted = jax.jit(lambda key: initjax.initialize(shapes("a", "b"), key, KERNELS))(key)
     jax.tree.map(np.testing.assert_array_equal, eager, jitted)
 
 
@@ -44,7 +47,7 @@ def test_the_bits_are_pinned():
     key = jax.random.key(0)
     words = jax.random.key_data(initjax.named_key(key, "hidden/0/kernel")).tolist()
     assert words == GOLDEN_KEY
-    drawn = initjax.initialize(key, shapes("a"), lambda path: initjax.glorot_uniform())
+    drawn = initjax.initialize(shapes("a"), key, {"*": initjax.glorot_uniform()})
     first = np.asarray(drawn["a"]["kernel"])[0].view(np.uint32).tolist()
     assert first == GOLDEN_BITS
 
@@ -60,27 +63,142 @@ def test_streams_by_name_are_independent(key):
 
 
 def test_an_empty_tree_stays_empty(key):
-    assert initjax.initialize(key, {}, choose) == {}
+    assert initjax.initialize({}, key, RULES) == {}
 
 
 def test_an_initializer_that_does_not_fit_is_told_with_the_path(key):
     with pytest.raises(ValueError, match=r"a/kernel: in_axis=5 is outside shape \(5, 4\)"):
-        initjax.initialize(key, shapes("a"), lambda path: initjax.he_normal(in_axis=5))
+        initjax.initialize(shapes("a"), key, {"*": initjax.he_normal(in_axis=5)})
 
 
 def test_a_linen_model_is_initialized_whole(key):
     model = linen.Sequential([linen.Dense(8), linen.relu, linen.Dense(3)])
     abstract = jax.eval_shape(model.init, key, np.zeros((1, 5), np.float32))
-    params = initjax.initialize(key, abstract, choose)
+    params = initjax.initialize(abstract, key, RULES)
     logits = model.apply(params, np.ones((2, 5), np.float32))
     assert jax.tree.map(np.shape, logits) == (2, 3)
     assert not params["params"]["layers_0"]["bias"].any()
 
 
-def test_an_nnx_model_is_initialized_whole(key):
-    model = nnx.eval_shape(lambda: nnx.Linear(5, 3, rngs=nnx.Rngs(0)))
-    state = nnx.state(model)
-    params = initjax.initialize(key, nnx.to_pure_dict(state), choose)
-    nnx.update(model, nnx.State(params))
-    assert model(jnp.ones((2, 5))).shape == (2, 3)
-    np.testing.assert_array_equal(model.kernel[...], params["kernel"])
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(5, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)  # holds a key and an integer
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dropout(self.norm(self.hidden(x)))
+
+
+@pytest.mark.parametrize("form", ["state", "module", "pure", "abstract"])
+def test_an_nnx_model_is_initialized_in_every_form(form, key):
+    model = Net(nnx.Rngs(0))
+    rules = {"*kernel": initjax.he_normal()}
+    if form == "module":
+        model = initjax.initialize(model, key, rules)
+    elif form == "abstract":
+        abstract = nnx.eval_shape(lambda: nnx.Linear(5, 4, rngs=nnx.Rngs(0)))
+        state = initjax.initialize(nnx.state({"hidden": abstract}), key, RULES)
+        nnx.update(model, nnx.State({"hidden": state["hidden"]}))
+    elif form == "pure":
+        state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        nnx.update(model, nnx.State(initjax.initialize(state, key, rules)))
+    else:
+        nnx.update(model, initjax.initialize(nnx.state(model), key, rules))
+    expected = initjax.he_normal()(initjax.named_key(key, "hidden/kernel"), (5, 4))
+    np.testing.assert_array_equal(model.hidden.kernel[...], expected)
+    assert model(jnp.ones((2, 5))).shape == (2, 4)
+    assert nnx.to_pure_dict(nnx.state(model))["norm"]["scale"].all()
+
+
+def test_a_boxed_linen_parameter_keeps_its_box_and_its_key(key):
+    initializer = linen.with_partitioning(linen.initializers.ones, (None, "x"))
+    variables = linen.Dense(4, kernel_init=initializer).init(key, jnp.ones((1, 3)))
+    drawn = initjax.initialize(variables, key, {"*/kernel": initjax.he_normal()})
+    box = drawn["params"]["kernel"]
+    assert box.names == (None, "x")
+    expected = initjax.he_normal()(initjax.named_key(key, "params/kernel"), (3, 4))
+    np.testing.assert_array_equal(box.value, expected)
+
+
+def test_an_equinox_module_is_initialized(key):
+    model = equinox.nn.MLP(2, 3, 4, 2, key=key)
+    torch_like = initjax.he_normal(in_axis=-1, out_axis=-2)
+    drawn = initjax.initialize(model, key, {"*weight": torch_like, "*bias": initjax.zeros})
+    assert drawn(jnp.ones(2)).shape == (3,) and not drawn.layers[0].bias.any()
+    expected = torch_like(initjax.named_key(key, "layers/1/weight"), (4, 4))
+    np.testing.assert_array_equal(drawn.layers[1].weight, expected)
+
+
+def test_what_no_rule_matches_stays_as_it_is(key):
+    params = {"body": jnp.ones((3, 4)), "head": jnp.ones((4, 2)), "step": jnp.int32(7)}
+    drawn = initjax.initialize(params, key, {"head": initjax.he_normal()})
+    assert drawn["body"] is params["body"] and drawn["step"] is params["step"]
+    assert not np.array_equal(drawn["head"], params["head"])
+
+
+def test_the_first_matching_rule_serves(key):
+    rules = {"a/*": initjax.zeros, "*": initjax.ones}
+    drawn = initjax.initialize(shapes("a", "b"), key, rules)
+    assert not drawn["a"]["kernel"].any() and drawn["b"]["kernel"].all()
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"*kernle": initjax.ones}, r"no rule matches 'a/kernel'"),
+        ({"*": initjax.ones, "*bias": initjax.zeros}, r"no parameter matches '\*bias'.*a/kernel"),
+        ({"*": initjax.he_normal}, "a/kernel: .*is a PRNG key"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(rules, message, key):
+    with pytest.raises(ValueError, match=message):
+        initjax.initialize(shapes("a"), key, rules)
+
+
+def test_two_parameters_of_one_path_are_refused(key):
+    with pytest.raises(ValueError, match="two parameters have the path 'a/b'"):
+        initjax.initialize({"a/b": jnp.ones(3), "a": {"b": jnp.ones(3)}}, key, KERNELS)
+
+
+def test_rbg_keys_give_what_named_key_gives():
+    key = jax.random.key(0, impl="unsafe_rbg")
+    drawn = initjax.initialize(shapes("a"), key, KERNELS)["a"]["kernel"]
+    own = initjax.named_key(key, "a/kernel")
+    np.testing.assert_array_equal(drawn, initjax.he_normal()(own, (5, 4)))
+
+
+MESH = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import initjax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+key, rules = jax.random.key(0), {"*bias": initjax.zeros, "*": initjax.he_normal()}
+size = 2**12
+shapes = {"kernel": (size, size), "bias": (size,)}
+def tree(make):
+    return {name: make(name, shape) for name, shape in shapes.items()}
+
+plain = tree(lambda name, shape: jax.ShapeDtypeStruct(shape, "float32"))
+alone = initjax.initialize(plain, key, rules)
+for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("y", "x"))):
+    axes = {"kernel": PartitionSpec(*mesh.axis_names), "bias": PartitionSpec("x")}
+    shardings = tree(lambda name, shape: NamedSharding(mesh, axes[name]))
+    jitted = jax.jit(lambda key: initjax.initialize(plain, key, rules), out_shardings=shardings)
+    memory = jitted.lower(key).compile().memory_analysis()
+    # A device holds an eighth, and works on no more than an eighth.
+    assert memory.output_size_in_bytes < 4 * size * size / 8 + 8 * size
+    assert memory.temp_size_in_bytes < 4 * 4 * size * size / 8, memory.temp_size_in_bytes
+    sharded = tree(
+        lambda name, shape: jax.ShapeDtypeStruct(shape, "float32", sharding=shardings[name])
+    )
+    for drawn in (jitted(key), initjax.initialize(sharded, key, rules)):
+        for name in shapes:
+            assert drawn[name].sharding.is_equivalent_to(shardings[name], len(shapes[name]))
+            np.testing.assert_array_equal(drawn[name], alone[name])
+"""
+
+
+def test_each_device_draws_its_shard_and_no_mesh_changes_the_numbers():
+    subprocess.run([sys.executable, "-c", MESH], check=True)

@@ -1,0 +1,392 @@
+"""Initializers with a structure of their own, each from its paper or its library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initjax._drawing import Law, draw, draw_dtypes
+from initjax._values import (
+    checked_choice,
+    checked_dtype,
+    checked_number,
+    initializer,
+    spec_repr,
+)
+from initjax.fans import compute_fans
+from initjax.sampling import normal, normal_law, random_uniform
+from initjax.scaling import Gain, variance_scaling
+from initjax.theory.moments import torch_gain
+
+if TYPE_CHECKING:
+    import jax
+
+
+@initializer
+class sparse:
+    r"""Draws :math:`N(0, stddev^2)` for `connections` inputs of each output, zeros for the others.
+
+    The kernel is `(..., in, out)`: each output, of each matrix, gets exactly as many inputs, at
+    random. (`torch.nn.init.sparse_` thins the columns of its (out, in) kernel, which are the
+    *outputs of an input*; for it take `axis=-1` and `connections = out - ceil(sparsity * out)`.)
+
+    Args:
+      connections: how many inputs an output has; all of them, if there are fewer.
+      stddev: the standard deviation of the numbers that are not zero.
+      axis: the axis along which the numbers that are not zero are counted; -2 counts an output's
+        inputs, -1 an input's outputs.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: connections is not an integer >= 0, stddev is not a finite number >= 0,
+        axis is neither -1 nor -2; when called, the shape has fewer than two axes.
+
+    Example:
+      >>> import jax
+      >>> kernel = sparse(15)(jax.random.key(0), (100, 50))
+      >>> set((kernel != 0).sum(axis=0).tolist())
+      {15}
+
+    Reference:
+      Martens 2010, "Deep learning via Hessian-free optimization", section 5: 15 inputs for each
+      unit, https://www.cs.toronto.edu/~jmartens/docs/Deep_HessianFree.pdf
+    """
+
+    connections: int = 15
+    stddev: float = 1.0
+    axis: int = -2
+    dtype: Any = None
+
+    def __post_init__(self):
+        connections = checked_number("sparse", "connections", self.connections, minimum=0)
+        if not connections.is_integer():
+            raise ValueError(f"sparse: connections must be an integer, got {self.connections!r}")
+        if self.axis not in (-1, -2):
+            raise ValueError(f"sparse: axis must be -1 or -2, got {self.axis!r}")
+        object.__setattr__(self, "connections", int(connections))
+        stddev = checked_number("sparse", "stddev", self.stddev, minimum=0)
+        object.__setattr__(self, "stddev", stddev)
+        object.__setattr__(self, "axis", int(self.axis))
+        object.__setattr__(self, "dtype", checked_dtype("sparse", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        shape = tuple(shape)
+        if len(shape) < 2:
+            raise ValueError(f"{self!r} needs a shape of at least two axes, got {shape}")
+        dtype, _ = draw_dtypes(dtype, self.dtype)
+        if 0 in shape:
+            return jnp.zeros(shape, dtype, out_sharding=out_sharding)
+        key_numbers, key_places = jax.random.split(key)
+        numbers = normal(self.stddev)(key_numbers, shape, dtype)
+        # A permutation of the places along the axis, for each line of its own.
+        line = jax.lax.broadcasted_iota("int32", shape, len(shape) + self.axis)
+        places = jax.random.permutation(key_places, line, axis=self.axis, independent=True)
+        kernel = jnp.where(places < self.connections, numbers, jnp.zeros((), dtype))
+        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+
+    __repr__ = spec_repr
+
+
+@initializer
+class siren:
+    r"""Draws for a network of sines, :math:`\sin(\omega (W x + b))`.
+
+    :math:`U[-\sqrt{6/fan_{in}}/\omega, \sqrt{6/fan_{in}}/\omega)`: after a sine of a wide argument,
+    as in the first layer, what the next sees has variance one, omega included. (With depth
+    it settles at .80, the solution of :math:`q = 1 - e^{-2q}`.) In the first layer, whose inputs
+    lie in [-1, 1], the bounds are :math:`\pm 1/fan_{in}`. The last, linear layer takes what the
+    hidden ones do. The authors' biases are PyTorch's default, `torch_bias(fan_in)`.
+
+    Args:
+      omega: the frequency that multiplies the argument of the sine, above 0.
+      first: whether it is for the first layer.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: omega is not a finite number above 0, first is not a bool; when called,
+        the shape has fewer than two axes.
+
+    Example:
+      >>> import jax
+      >>> kernel = siren()(jax.random.key(0), (600, 500))
+      >>> round(float(kernel.std()) * 30 * (600 / 2) ** 0.5, 2)
+      1.0
+
+    Reference:
+      Sitzmann et al. 2020, "Implicit Neural Representations with Periodic Activation Functions",
+      section 3.2, https://arxiv.org/abs/2006.09661, and the authors' code.
+    """
+
+    omega: float = 30.0
+    first: bool = False
+    dtype: Any = None
+
+    def __post_init__(self):
+        omega = checked_number("siren", "omega", self.omega, minimum=0)
+        if omega == 0:
+            raise ValueError("siren: omega must be above 0, got 0.0")
+        if not isinstance(self.first, bool):
+            raise TypeError(f"siren: first must be True or False, got {self.first!r}")
+        object.__setattr__(self, "omega", omega)
+        object.__setattr__(self, "dtype", checked_dtype("siren", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        fan_in = compute_fans(shape)[0] or 1.0  # of a shape without elements any law serves
+        limit = 1 / fan_in if self.first else (6 / fan_in) ** 0.5 / self.omega
+        return Law(dtype.type(-limit), dtype.type(limit), lambda u: u)
+
+    __repr__ = spec_repr
+
+
+@initializer
+class random_walk:
+    r"""Draws from :math:`N(0, g^2/fan_{in})`, with `g` such that the *log* norm has no drift.
+
+    Variances that are kept on average still let the typical norm decay, by :math:`1/(2N)` per layer
+    of width `N` in a linear network, which tells in hundreds of layers. For layers of equal width
+    :math:`g = \exp(-E[\log(\chi^2_K/N)]/2)` makes up for it exactly, where `K`, the number of
+    active inputs, is `N` for 'linear' and binomial for 'relu' (given that one is active). The
+    paper's :math:`e^{1/(2N)}` and :math:`\sqrt{2} e^{1.2/(\max(N, 6) - 2.4)}` are fits to it:
+    within .5 % from `N` = 10 on.
+
+    Args:
+      activation: 'relu' or 'linear': what the units do.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: activation is neither; when called, the shape has fewer than two axes.
+
+    Example:
+      >>> import jax
+      >>> kernel = random_walk("linear")(jax.random.key(0), (50, 100_000))
+      >>> round(float(kernel.std()) * 50**0.5, 2)  # not 1.0
+      1.01
+
+    Reference:
+      Sussillo and Abbott 2014, "Random Walk Initialization for Training Very Deep Feedforward
+      Networks", https://arxiv.org/abs/1412.6558; the expectation is evaluated here, not fitted.
+    """
+
+    activation: str = "relu"
+    dtype: Any = None
+
+    def __post_init__(self):
+        checked_choice("random_walk", "activation", self.activation, ("relu", "linear"))
+        object.__setattr__(self, "dtype", checked_dtype("random_walk", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        fan_in = compute_fans(shape)[0] or 1.0
+        return normal_law(_random_walk_gain(fan_in, self.activation) / fan_in**0.5, dtype)
+
+    __repr__ = spec_repr
+
+
+def _random_walk_gain(width: float, activation: str) -> float:
+    import scipy.special
+
+    active, weight = np.array([width]), np.ones(1)
+    if activation == "relu":
+        active = np.arange(1, int(width) + 1)
+        weight = np.exp(
+            scipy.special.gammaln(width + 1)
+            - scipy.special.gammaln(active + 1)
+            - scipy.special.gammaln(width - active + 1)
+            - width * np.log(2)
+        )
+    logs = scipy.special.digamma(active / 2) + np.log(2 / width)  # of a chi-squared over the width
+    return float(np.exp(-(weight * logs).sum() / weight.sum() / 2))
+
+
+@initializer
+class icnr:
+    """Draws a kernel whose upsampling by sub-pixels is, at first, that of nearest neighbours.
+
+    The `factor`² output features that become one pixel's neighbours get equal weights, so that no
+    checkerboard appears. `initializer` draws for the smaller kernel, out / factor² features. A bias
+    must be zeros.
+
+    Args:
+      initializer: draws the kernel of (*spatial, in, out / factor²).
+      factor: by how much each of two spatial axes is upsampled.
+      layout: 'depth_to_space', where the neighbours' features lie apart, as in TensorFlow; or
+        'pixel_shuffle', where they lie side by side, as in PyTorch.
+
+    Raises:
+      TypeError, ValueError: initializer is not one, factor is not an integer above 0, layout is
+        neither; when called, the last axis is not a multiple of factor².
+
+    Example:
+      >>> import jax
+      >>> from initjax import normal
+      >>> kernel = icnr(normal(), 2)(jax.random.key(0), (3, 3, 8, 4))
+      >>> bool((kernel == kernel[..., :1]).all())
+      True
+
+    Reference:
+      Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution",
+      https://arxiv.org/abs/1707.02937
+    """
+
+    initializer: Any
+    factor: int = 2
+    layout: str = "depth_to_space"
+
+    def __post_init__(self):
+        if not callable(self.initializer):
+            raise TypeError(
+                f"icnr: initializer must be one, such as he_normal(), got {self.initializer!r}"
+            )
+        factor = checked_number("icnr", "factor", self.factor, minimum=1)
+        if not factor.is_integer():
+            raise ValueError(f"icnr: factor must be an integer, got {self.factor!r}")
+        object.__setattr__(self, "factor", int(factor))
+        checked_choice("icnr", "layout", self.layout, ("depth_to_space", "pixel_shuffle"))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        *others, outputs = shape
+        neighbours = self.factor**2
+        if outputs % neighbours:
+            raise ValueError(
+                f"{self!r} needs a shape whose last axis is a multiple of {neighbours}, got"
+                f" {tuple(shape)}"
+            )
+        kernel = self.initializer(key, (*others, outputs // neighbours), dtype)
+        if self.layout == "depth_to_space":
+            kernel = jnp.tile(kernel, (*[1] * len(others), neighbours))
+        else:
+            kernel = jnp.repeat(kernel, neighbours, axis=-1)
+        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+
+    __repr__ = spec_repr
+
+
+def torch_kaiming_uniform(
+    a: float = 0.0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    gain: Gain | None = None,
+    dtype: Any = None,
+) -> variance_scaling:
+    r"""Draws as PyTorch's `kaiming_uniform_` does: :math:`U[-g\sqrt{3/n}, g\sqrt{3/n})`.
+
+    With `a = 5**0.5` it is PyTorch's default for the kernels of its layers, U(±1/√fan_in).
+
+    Args:
+      a: the slope of 'leaky_relu' below zero.
+      mode: 'fan_in' or 'fan_out', which is `n`; of the kernel (*spatial, in, out), as in JAX.
+      nonlinearity: a name in PyTorch's table, see `torch_gain`.
+      gain: `g`: a number or an activation, instead of the table's.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError, ValueError: a is not a finite number, mode or nonlinearity is none of the above,
+        gain is neither a number >= 0 nor an activation.
+
+    Example:
+      >>> import jax
+      >>> kernel = torch_kaiming_uniform(a=5**0.5)(jax.random.key(0), (400, 500))
+      >>> bool(abs(kernel).max() <= 1 / 400**0.5)
+      True
+
+    Reference:
+      `torch.nn.init.kaiming_uniform_`.
+    """
+    return _torch_kaiming("uniform", a, mode, nonlinearity, gain, dtype)
+
+
+def torch_kaiming_normal(
+    a: float = 0.0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    gain: Gain | None = None,
+    dtype: Any = None,
+) -> variance_scaling:
+    r"""Draws as PyTorch's `kaiming_normal_` does: :math:`N(0, g^2/n)`, not truncated.
+
+    Args:
+      a: the slope of 'leaky_relu' below zero.
+      mode: 'fan_in' or 'fan_out', which is `n`; of the kernel (*spatial, in, out), as in JAX.
+      nonlinearity: a name in PyTorch's table, see `torch_gain`.
+      gain: `g`: a number or an activation, instead of the table's.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError, ValueError: a is not a finite number, mode or nonlinearity is none of the above,
+        gain is neither a number >= 0 nor an activation.
+
+    Example:
+      >>> torch_kaiming_normal()
+      variance_scaling(2.0, 'fan_in', 'normal')
+
+    Reference:
+      `torch.nn.init.kaiming_normal_`.
+    """
+    return _torch_kaiming("normal", a, mode, nonlinearity, gain, dtype)
+
+
+def _torch_kaiming(
+    distribution: str, a: float, mode: str, nonlinearity: str, gain: Gain | None, dtype: Any
+) -> variance_scaling:
+    owner = f"torch_kaiming_{distribution}"
+    slope = checked_number(owner, "a", a)
+    checked_choice(owner, "mode", mode, ("fan_in", "fan_out"))
+    table = torch_gain(nonlinearity, slope)
+    return variance_scaling(
+        1.0, mode, distribution, dtype=dtype, gain=table if gain is None else gain
+    )
+
+
+def torch_bias(fan_in: float, dtype: Any = None) -> random_uniform:
+    r"""Draws a bias as PyTorch's layers do: :math:`U[-1/\sqrt{fan_{in}}, 1/\sqrt{fan_{in}})`.
+
+    A bias's own shape does not tell the fan_in of its layer, so it is an argument.
+
+    Args:
+      fan_in: the fan_in of the layer's kernel, above 0; see `compute_fans`.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Returns:
+      An initializer.
+
+    Raises:
+      TypeError, ValueError: fan_in is not a finite number above 0.
+
+    Example:
+      >>> torch_bias(100)
+      random_uniform(minval=-0.1, maxval=0.1)
+
+    Reference:
+      `torch.nn.Linear.reset_parameters`.
+    """
+    if checked_number("torch_bias", "fan_in", fan_in, minimum=0) == 0:
+        raise ValueError(f"torch_bias: fan_in must be above 0, got {fan_in!r}")
+    limit = float(fan_in) ** -0.5
+    return random_uniform(-limit, limit, dtype)

@@ -1,0 +1,171 @@
+"""Initializers with a structure: the claim of each paper or library, on what is drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import linen
+
+import initjax
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_sparse_has_exactly_so_many_connections_and_its_law(axis, key):
+    kernel = np.asarray(initjax.sparse(7, 0.5, axis=axis)(key, (3, 200, 300)))
+    assert set(np.unique((kernel != 0).sum(axis=axis))) == {7}
+    chosen = kernel[kernel != 0]
+    assert scipy.stats.kstest(chosen, scipy.stats.norm(0, 0.5).cdf).pvalue > 1e-4
+    # Every place is chosen alike: chi-squared over the places of the axis.
+    places = (kernel != 0).sum(axis=tuple(i for i in range(3) if i != 3 + axis))
+    assert scipy.stats.chisquare(places).pvalue > 1e-4
+
+
+def test_sparse_keeps_what_there_is(key):
+    assert (np.asarray(initjax.sparse(50)(key, (20, 30))) != 0).all()
+    assert not np.asarray(initjax.sparse(0)(key, (20, 30))).any()
+
+
+def test_siren_gives_the_sines_arguments_of_their_variance(key):
+    """One after the first layer; sin of N(0, q) has mean square (1 - exp(-2q))/2."""
+    keys = jax.random.split(key, 6)
+    first = initjax.siren(first=True)(keys[1], (512, 512))
+    law = scipy.stats.uniform(-1 / 512, 2 / 512)
+    assert scipy.stats.kstest(np.ravel(first), law.cdf).pvalue > 1e-4
+    x = jnp.sin(100 * jax.random.normal(keys[0], (2000, 512)))
+    expected = 1.0
+    for layer in range(2, 6):
+        argument = 30 * x @ initjax.siren()(keys[layer], (512, 512))
+        assert np.var(argument) == pytest.approx(expected, rel=0.03)
+        x, expected = jnp.sin(argument), 1 - np.exp(-2 * expected)
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("linear", 1.010117), ("relu", 1.451276)])
+def test_random_walk_has_no_drift_of_the_log_norm(activation, gain, key):
+    width, depth, nets = 50, 40, 500
+    initializer = initjax.random_walk(activation)
+    drawn = initializer(key, (width, 40_000))
+    assert np.std(drawn) * width**0.5 == pytest.approx(gain, rel=0.003)
+
+    def log_norm(key):
+        key_x, *keys = jax.random.split(key, depth + 2)
+        h = jax.random.normal(key_x, (width,))
+        norms = []
+        for layer in keys:
+            h = h @ initializer(layer, (width, width))
+            norms.append(jnp.log(jnp.sum(h**2)))
+            h = jax.nn.relu(h) if activation == "relu" else h
+        return norms[-1] - norms[0]
+
+    drift = np.asarray(jax.vmap(log_norm)(jax.random.split(key, nets)))
+    error = drift.std() / nets**0.5
+    assert abs(drift.mean()) < 4 * error
+    # Without the correction, He's: -2 log(g/sqrt(2)) per layer, which this would notice.
+    assert depth * 2 * np.log(gain / (2**0.5 if activation == "relu" else 1)) > 5 * error
+
+
+@pytest.mark.parametrize("layout", ["depth_to_space", "pixel_shuffle"])
+def test_icnr_upsamples_like_nearest_neighbours(layout, key):
+    factor, features = 2, 3
+    x = jax.random.normal(key, (1, 5, 5, 4))
+    kernel = initjax.icnr(initjax.he_normal(), factor, layout)(key, (3, 3, 4, features * factor**2))
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    if layout == "depth_to_space":  # (block row, block column, feature), as in TensorFlow
+        y = y.reshape(5, 5, factor, factor, features)
+    else:  # (feature, block row, block column), as in PyTorch
+        y = jnp.moveaxis(y.reshape(5, 5, features, factor, factor), 2, -1)
+    assert jnp.ptp(y.reshape(25, factor**2, features), axis=1).max() == 0
+    small = initjax.he_normal()(key, (3, 3, 4, features))
+    assert np.std(kernel) == pytest.approx(float(np.std(small)))
+
+
+def test_torch_kaiming_is_the_core_with_the_gain_of_the_table():
+    core = initjax.variance_scaling
+    assert initjax.torch_kaiming_normal() == core(2.0, "fan_in", "normal")
+    default = initjax.torch_kaiming_uniform(a=5**0.5)
+    assert default.scale == pytest.approx(1 / 3) and default.distribution == "uniform"
+    tanh = initjax.torch_kaiming_normal(mode="fan_out", nonlinearity="tanh")
+    assert tanh == core(1.0, "fan_out", "normal", gain=5 / 3)
+    assert initjax.torch_kaiming_normal(gain=1.5) == core(2.25, "fan_in", "normal")
+    with pytest.raises(ValueError, match="mode must be one of"):
+        initjax.torch_kaiming_normal(mode="fan_avg")
+
+
+def test_torch_defaults_for_a_whole_layer(key):
+    """Var(output) = E[x^2]/3 + 1/(3 fan_in)."""
+    layer = linen.Dense(
+        4000, kernel_init=initjax.torch_kaiming_uniform(5**0.5), bias_init=initjax.torch_bias(300)
+    )
+    output, _ = layer.init_with_output(key, jnp.ones((1, 300)))
+    assert np.var(output) == pytest.approx(1 / 3 + 1 / 900, rel=0.12)
+
+
+def test_identity_is_padded_and_stacked(key):
+    np.testing.assert_array_equal(initjax.identity(2.0)(key, (3, 5)), 2 * np.eye(3, 5))
+    np.testing.assert_array_equal(initjax.identity()(key, (4, 5, 3))[2], np.eye(5, 3))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_dirac_passes_its_input_through_a_convolution(groups, key):
+    layer = linen.Conv(
+        8, (3, 3), feature_group_count=groups, use_bias=False, kernel_init=initjax.dirac(groups)
+    )
+    x = jax.random.normal(key, (2, 6, 6, 8))
+    np.testing.assert_allclose(layer.init_with_output(key, x)[0], x, atol=1e-6)
+
+
+@pytest.mark.parametrize("spatial", [(3,), (3, 3), (3, 1, 3)])
+@pytest.mark.parametrize("axis", [-1, -2, "positive"])
+def test_delta_orthogonal_keeps_the_norm_through_a_circular_convolution(spatial, axis, key):
+    axis = len(spatial) + 1 if axis == "positive" else axis  # JAX's fails with an IndexError here
+    initializer = initjax.delta_orthogonal(column_axis=axis)
+    layer = linen.Conv(16, spatial, padding="CIRCULAR", use_bias=False, kernel_init=initializer)
+    x = jax.random.normal(key, (2, *[5] * len(spatial), 16))
+    output, _ = layer.init_with_output(key, x)
+    assert jnp.linalg.norm(output) == pytest.approx(float(jnp.linalg.norm(x)), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (3, 3, 20, 50)])
+def test_scaled_orthogonal_keeps_mean_squares(shape, key):
+    kernel = np.asarray(initjax.scaled_orthogonal()(key, shape))
+    matrix = kernel.reshape(-1, *shape[-2:])
+    assert (matrix[np.arange(len(matrix)) != len(matrix) // 2] == 0).all()
+    singular = np.linalg.svd(matrix[len(matrix) // 2])[1]
+    np.testing.assert_allclose(singular, max((shape[-1] / shape[-2]) ** 0.5, 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: initjax.parse("sparse(1.5)"), "connections must be an integer, got 1.5"),
+        (lambda: initjax.sparse(axis=0), "axis must be -1 or -2, got 0"),
+        (lambda: initjax.siren(0), "omega must be above 0"),
+        (lambda: initjax.random_walk("tanh"), "activation must be one of"),
+        (lambda: initjax.parse("icnr(zeros, 1.5)"), "factor must be an integer, got 1.5"),
+        (lambda: initjax.dirac(0), "groups must be a finite number >= 1, got 0"),
+        (lambda: initjax.torch_bias(0), "fan_in must be above 0, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_refused_when_the_initializer_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ("identity", (3,)),
+        ("dirac(3)", (3, 2, 4)),
+        ("dirac", (3, 3)),
+        ("sparse", (3,)),
+        ("delta_orthogonal", (3, 5, 4)),
+        ("scaled_orthogonal", (2, 3, 3)),
+        ("icnr(zeros)", (3, 6)),
+        ("siren", (3,)),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(spec, shape, key):
+    with pytest.raises(ValueError, match=r"shape|outside"):
+        initjax.parse(spec)(key, shape)
