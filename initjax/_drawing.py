@@ -113,12 +113,19 @@ def _in_blocks(law: Law, key: jax.Array, size: int, dtype: np.dtype, wide: np.dt
     import jax
     import jax.numpy as jnp
 
+    # Of narrow floats the bits are moved: XLA's CPU would widen the whole array in every step.
+    bits = np.dtype(f"uint{8 * dtype.itemsize}") if dtype.itemsize < 4 else dtype
+
     def fill(index, array):
         start = jnp.minimum(index * _BLOCK, size - _BLOCK)
         block = law.transform(_uniform_from(key, start, law.minval, law.maxval, wide))
-        return jax.lax.dynamic_update_slice(array, block.astype(dtype), (start,))
+        block = block.astype(dtype)
+        if bits != dtype:
+            block = jax.lax.bitcast_convert_type(block, bits)
+        return jax.lax.dynamic_update_slice(array, block, (start,))
 
-    return jax.lax.fori_loop(0, -(-size // _BLOCK), fill, jnp.zeros(size, dtype))
+    array = jax.lax.fori_loop(0, -(-size // _BLOCK), fill, jnp.zeros(size, bits))
+    return array if bits == dtype else jax.lax.bitcast_convert_type(array, dtype)
 
 
 def _uniform_from(key: jax.Array, start: jax.Array, minval: Any, maxval: Any, dtype: np.dtype):

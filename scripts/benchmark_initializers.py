@@ -105,9 +105,11 @@ def main() -> None:
                     done = subprocess.run(
                         [*command, *one], capture_output=True, text=True, cwd=ROOT
                     )
-                    if done.returncode:
+                    if f"No module named '{peer}'" in done.stderr:
                         row += ["-", "-"]
                         continue
+                    if done.returncode:
+                        raise SystemExit(done.stderr)
                     result = json.loads(done.stdout.splitlines()[-1])
                     memory = f"{result['bytes']:.1f}" if size >= 10**6 else "-"
                     row += [f"{result['seconds'] * 1000:.3g}", memory]
