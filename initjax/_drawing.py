@@ -28,11 +28,12 @@ _BLOCK = 2**18  # numbers; the work on them fits into a processor's cache. A pow
 
 
 class Law(NamedTuple):
-    """The law of `transform(u)` with `u` uniform on [minval, maxval)."""
+    """The law of `transform(u) * scale` with `u` uniform on [minval, maxval)."""
 
     minval: Any
     maxval: Any
     transform: Callable[[jax.Array], jax.Array]
+    scale: Any = None  # None stands for 1
 
 
 class Lawful(Protocol):
@@ -80,9 +81,18 @@ def draw(
         law = initializer._law(shape, wide)
         u = jax.random.uniform(key, shape, wide, law.minval, law.maxval, out_sharding=out_sharding)
         # Compiled as one, as below, since XLA joins a product and a sum into one rounding.
-        return jax.jit(lambda u: law.transform(u).astype(dtype))(u)
+        kernel = jax.jit(law.transform)(u)
+        return (kernel if law.scale is None else kernel * law.scale).astype(dtype)
     blocks = (blocks or jax.default_backend() == "cpu") and is_counted(key)
-    return _compiled()(initializer, key, shape, dtype, wide, blocks)
+    blocks = blocks and _BLOCK < math.prod(shape) < 2**31  # an index is 32 bits wide
+    law = initializer._law(shape, wide)
+    if not blocks and law.scale is not None and jax.__version_info__ >= (0, 12):
+        u = jax.random.uniform(key, shape, wide, law.minval, law.maxval)  # step by step, as JAX
+        return (law.transform(u) * law.scale).astype(dtype)
+    kernel = _compiled()(initializer, key, shape, dtype, wide, blocks)
+    if blocks:
+        return kernel
+    return (kernel if law.scale is None else kernel * law.scale).astype(dtype)
 
 
 def is_counted(key: jax.Array) -> bool:
@@ -100,9 +110,10 @@ def _compiled() -> Callable:
 
     def drawn(initializer, key, shape, dtype, wide, blocks):
         law = initializer._law(shape, wide)
-        if not blocks or not _BLOCK < math.prod(shape) < 2**31:  # an index is 32 bits wide
+        if not blocks:
             u = jax.random.uniform(key, shape, wide, law.minval, law.maxval)
-            return law.transform(u).astype(dtype)
+            kernel = law.transform(u)
+            return kernel.astype(dtype) if law.scale is None else kernel
         return _in_blocks(law, key, math.prod(shape), dtype, wide).reshape(shape)
 
     return jax.jit(drawn, static_argnums=(0, 2, 3, 4, 5))
@@ -119,6 +130,8 @@ def _in_blocks(law: Law, key: jax.Array, size: int, dtype: np.dtype, wide: np.dt
     def fill(index, array):
         start = jnp.minimum(index * _BLOCK, size - _BLOCK)
         block = law.transform(_uniform_from(key, start, law.minval, law.maxval, wide))
+        if law.scale is not None:
+            block = jax.lax.optimization_barrier(block) * law.scale
         block = block.astype(dtype)
         if bits != dtype:
             block = jax.lax.bitcast_convert_type(block, bits)

@@ -360,16 +360,15 @@ def normal_law(stddev: float, dtype: np.dtype, mean: float = 0.0) -> Law:
     lowest = np.nextafter(dtype.type(-1), dtype.type(0))
     root, stddev = dtype.type(np.sqrt(2)), dtype.type(stddev)
 
-    def transform(u):
-        if jax.__version_info__ < (0, 12):
-            # The barrier keeps XLA from joining the two constants, which is one rounding apart:
-            # jitted and eager draws then agree to the bit, which JAX's own did not before 0.12.
-            kernel = jax.lax.optimization_barrier(root * jax.lax.erf_inv(u)) * stddev
-        else:
-            kernel = (root * stddev) * jax.lax.erf_inv(u)
-        return kernel + dtype.type(mean) if mean else kernel
+    joined = jax.__version_info__ >= (0, 12)  # since then JAX joins the two constants
 
-    return Law(lowest, dtype.type(1), transform)
+    def transform(u):
+        return jax.lax.erf_inv(u) if joined else root * jax.lax.erf_inv(u)
+
+    scale = root * stddev if joined else stddev
+    if mean:
+        return Law(lowest, dtype.type(1), lambda u: transform(u) * scale + dtype.type(mean))
+    return Law(lowest, dtype.type(1), transform, scale)
 
 
 def truncated_normal_law(

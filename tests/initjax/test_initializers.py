@@ -77,9 +77,7 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
         assert drawn.dtype == expected.dtype == dtype
         np.testing.assert_array_equal(drawn, expected)
         jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, jnp.dtype(dtype))
-        if "normal" not in spec or jax.__version_info__ >= (0, 12):
-            expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
-        # Else JAX jits a normal draw to other last bits than its eager ones; initjax does not.
+        expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
         np.testing.assert_array_equal(jitted, expected)
 
 
@@ -274,7 +272,7 @@ for spec in {specs!r}:
         for sharding in (PartitionSpec("x"), NamedSharding(mesh, PartitionSpec("x"))):
             drawn = initializer(key, (8, 4), out_sharding=sharding)
             assert drawn.sharding.spec[0] == "x", (spec, drawn.sharding)
-            np.testing.assert_array_equal(plain, drawn)
+            np.testing.assert_allclose(plain, drawn, rtol=3e-7, atol=1e-7)  # XLA's fused sums
 """
 
 
