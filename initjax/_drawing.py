@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,10 +36,10 @@ class Law(NamedTuple):
     scale: Any = None  # None stands for 1
 
 
-class Lawful(Protocol):
-    """An initializer of independent numbers, of one law that the shape may determine."""
-
-    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law: ...
+@functools.lru_cache(maxsize=1024)
+def _law(initializer: Any, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+    """The law of an initializer, kept: bounds and gains are not computed again in every draw."""
+    return initializer._law(shape, dtype)
 
 
 def draw_dtypes(asked: Any, default: Any) -> tuple[np.dtype, np.dtype]:
@@ -77,15 +77,14 @@ def draw(
     from jax.core import Tracer
 
     shape = tuple(map(int, shape))
+    law = _law(initializer, shape, wide)
     if out_sharding is not None or (isinstance(key, Tracer) and not blocks):
-        law = initializer._law(shape, wide)
         u = jax.random.uniform(key, shape, wide, law.minval, law.maxval, out_sharding=out_sharding)
         # Compiled as one, as below, since XLA joins a product and a sum into one rounding.
         kernel = jax.jit(law.transform)(u)
         return (kernel if law.scale is None else kernel * law.scale).astype(dtype)
     blocks = (blocks or jax.default_backend() == "cpu") and is_counted(key)
     blocks = blocks and _BLOCK < math.prod(shape) < 2**31  # an index is 32 bits wide
-    law = initializer._law(shape, wide)
     if not blocks and law.scale is not None and jax.__version_info__ >= (0, 12):
         u = jax.random.uniform(key, shape, wide, law.minval, law.maxval)  # step by step, as JAX
         return (law.transform(u) * law.scale).astype(dtype)
@@ -109,7 +108,7 @@ def _compiled() -> Callable:
     import jax
 
     def drawn(initializer, key, shape, dtype, wide, blocks):
-        law = initializer._law(shape, wide)
+        law = _law(initializer, shape, wide)
         if not blocks:
             u = jax.random.uniform(key, shape, wide, law.minval, law.maxval)
             kernel = law.transform(u)

@@ -115,6 +115,14 @@ def checked_number(
     return number
 
 
+def checked_integer(owner: str, name: str, value: Any, minimum: int) -> int:
+    """The value as an int, if it is a whole number that is not below the minimum."""
+    number = checked_number(owner, name, value, minimum)
+    if not number.is_integer():
+        raise ValueError(f"{owner}: {name} must be an integer, got {value!r}")
+    return int(number)
+
+
 def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
     """The value as an int or a tuple of ints, if it is an axis or a sequence of axes."""
     if is_key(value):
@@ -167,6 +175,13 @@ def resolved_dtype(asked: Any, default: Any) -> np.dtype:
 
     dtype = default if asked is None else asked
     return jnp.result_type(float if dtype is None else jnp.dtype(dtype))
+
+
+def resharded(kernel: jax.Array, out_sharding: Any) -> jax.Array:
+    """What was made whole, sharded as a call asks for."""
+    import jax
+
+    return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
 
 
 def nearest_first(word: str, choices: Iterable[str]) -> list[str]:

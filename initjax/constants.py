@@ -9,8 +9,10 @@ import numpy as np
 
 from initjax._values import (
     checked_dtype,
+    checked_integer,
     checked_number,
     initializer,
+    resharded,
     resolved_dtype,
     spec_repr,
 )
@@ -102,7 +104,6 @@ class identity:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
         import jax.numpy as jnp
 
         shape = tuple(shape)
@@ -111,7 +112,7 @@ class identity:
         dtype = resolved_dtype(dtype, self.dtype)
         eye = jnp.eye(*shape[-2:], dtype=dtype) * jnp.asarray(self.gain, dtype)
         kernel = jnp.broadcast_to(eye, shape)
-        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+        return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr
 
@@ -144,16 +145,12 @@ class dirac:
     dtype: Any = None
 
     def __post_init__(self):
-        groups = checked_number("dirac", "groups", self.groups, minimum=1)
-        if not groups.is_integer():
-            raise ValueError(f"dirac: groups must be an integer, got {self.groups!r}")
-        object.__setattr__(self, "groups", int(groups))
+        object.__setattr__(self, "groups", checked_integer("dirac", "groups", self.groups, 1))
         object.__setattr__(self, "dtype", checked_dtype("dirac", self.dtype))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
         import jax.numpy as jnp
 
         shape = tuple(shape)
@@ -168,7 +165,7 @@ class dirac:
             taps = jnp.eye(shape[-2], shape[-1] // self.groups, dtype=dtype)
             centre = tuple(size // 2 for size in shape[:-2])
             kernel = kernel.at[centre].set(jnp.tile(taps, (1, self.groups)))
-        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+        return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr
 

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from initjax._values import Axes, checked_number
+from initjax._values import Axes, checked_integer
 
 
 def compute_fans(
@@ -93,7 +93,7 @@ def conv_fans(groups: int = 1) -> dict[str, Any]:
       >>> compute_fans((3, 3, 8, 64), **conv_fans(groups=4))
       (72.0, 144.0)
     """
-    return {"fan_out_divisor": float(_count("conv_fans", "groups", groups))}
+    return {"fan_out_divisor": float(checked_integer("conv_fans", "groups", groups, 1))}
 
 
 def conv_transpose_fans(
@@ -117,7 +117,9 @@ def conv_transpose_fans(
       (256.0, 512.0)
     """
     strides = [strides] if isinstance(strides, int) else strides
-    product = math.prod(_count("conv_transpose_fans", "strides", stride) for stride in strides)
+    product = math.prod(
+        checked_integer("conv_transpose_fans", "strides", stride, 1) for stride in strides
+    )
     axes = {"in_axis": -1, "out_axis": -2} if transpose_kernel else {}
     return {**axes, "fan_in_divisor": float(product)}
 
@@ -184,7 +186,7 @@ def stacked_fans(size: int) -> dict[str, Any]:
       >>> compute_fans((8 * 64, 32), **stacked_fans(8))
       (64.0, 32.0)
     """
-    return {"fan_in_divisor": float(_count("stacked_fans", "size", size))}
+    return {"fan_in_divisor": float(checked_integer("stacked_fans", "size", size, 1))}
 
 
 def packed_fans(count: int) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def packed_fans(count: int) -> dict[str, Any]:
       >>> compute_fans((512, 3 * 512), **packed_fans(3))
       (512.0, 512.0)
     """
-    return {"fan_out_divisor": float(_count("packed_fans", "count", count))}
+    return {"fan_out_divisor": float(checked_integer("packed_fans", "count", count, 1))}
 
 
 def embedding_fans() -> dict[str, Any]:
@@ -220,13 +222,6 @@ def embedding_fans() -> dict[str, Any]:
       (1.0, 512.0)
     """
     return {"in_axis": (), "out_axis": -1, "batch_axis": 0}
-
-
-def _count(owner: str, name: str, value: Any) -> int:
-    number = checked_number(owner, name, value, minimum=1)
-    if not number.is_integer():
-        raise ValueError(f"{owner}: {name} must be an integer, got {value!r}")
-    return int(number)
 
 
 def _size(shape: tuple[int, ...], axes: Axes, name: str) -> int:

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from initjax._drawing import draw_dtypes
-from initjax._values import checked_axes, checked_dtype, checked_number, initializer, spec_repr
+from initjax._values import (
+    checked_axes,
+    checked_dtype,
+    checked_number,
+    initializer,
+    resharded,
+    spec_repr,
+)
 
 if TYPE_CHECKING:
     import jax
@@ -75,7 +82,7 @@ class orthogonal:
         matrix = jax.random.orthogonal(key, rows, (), wide, columns)
         kernel = jnp.moveaxis(matrix.reshape(*shape[:axis], *shape[axis + 1 :], columns), -1, axis)
         kernel = (wide.type(self.scale) * kernel).astype(dtype)
-        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+        return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr
 
@@ -186,10 +193,9 @@ class scaled_orthogonal:
 
 def _at_centre(matrix: jax.Array, shape: tuple[int, ...], out_sharding: Any) -> jax.Array:
     """A kernel of zeros, but for a matrix of its last two axes at its centre tap."""
-    import jax
     import jax.numpy as jnp
 
     kernel = jnp.zeros(shape, matrix.dtype)
     if 0 not in shape:
         kernel = kernel.at[tuple((size - 1) // 2 for size in shape[:-2])].set(matrix)
-    return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+    return resharded(kernel, out_sharding)

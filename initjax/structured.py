@@ -11,8 +11,10 @@ from initjax._drawing import Law, draw, draw_dtypes
 from initjax._values import (
     checked_choice,
     checked_dtype,
+    checked_integer,
     checked_number,
     initializer,
+    resharded,
     spec_repr,
 )
 from initjax.fans import compute_fans
@@ -60,12 +62,10 @@ class sparse:
     dtype: Any = None
 
     def __post_init__(self):
-        connections = checked_number("sparse", "connections", self.connections, minimum=0)
-        if not connections.is_integer():
-            raise ValueError(f"sparse: connections must be an integer, got {self.connections!r}")
+        connections = checked_integer("sparse", "connections", self.connections, 0)
         if self.axis not in (-1, -2):
             raise ValueError(f"sparse: axis must be -1 or -2, got {self.axis!r}")
-        object.__setattr__(self, "connections", int(connections))
+        object.__setattr__(self, "connections", connections)
         stddev = checked_number("sparse", "stddev", self.stddev, minimum=0)
         object.__setattr__(self, "stddev", stddev)
         object.__setattr__(self, "axis", int(self.axis))
@@ -89,7 +89,7 @@ class sparse:
         line = jax.lax.broadcasted_iota("int32", shape, len(shape) + self.axis)
         places = jax.random.permutation(key_places, line, axis=self.axis, independent=True)
         kernel = jnp.where(places < self.connections, numbers, jnp.zeros((), dtype))
-        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+        return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr
 
@@ -253,16 +253,12 @@ class icnr:
             raise TypeError(
                 f"icnr: initializer must be one, such as he_normal(), got {self.initializer!r}"
             )
-        factor = checked_number("icnr", "factor", self.factor, minimum=1)
-        if not factor.is_integer():
-            raise ValueError(f"icnr: factor must be an integer, got {self.factor!r}")
-        object.__setattr__(self, "factor", int(factor))
+        object.__setattr__(self, "factor", checked_integer("icnr", "factor", self.factor, 1))
         checked_choice("icnr", "layout", self.layout, ("depth_to_space", "pixel_shuffle"))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax
         import jax.numpy as jnp
 
         *others, outputs = shape
@@ -277,7 +273,7 @@ class icnr:
             kernel = jnp.tile(kernel, (*[1] * len(others), neighbours))
         else:
             kernel = jnp.repeat(kernel, neighbours, axis=-1)
-        return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
+        return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr
 
