@@ -5,7 +5,7 @@ be hashed, compared and pickled, and its `repr` is a specification that `parse` 
 """
 
 from initjax._values import Initializer
-from initjax.constants import constant, dirac, identity, ones, zeros
+from initjax.constants import constant, dirac, hadamard_identity, identity, ones, stft, zeros
 from initjax.fans import (
     compute_fans,
     conv_fans,
@@ -16,6 +16,14 @@ from initjax.fans import (
     stacked_fans,
 )
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
+from initjax.recipes import (
+    deepnorm,
+    deepnorm_constants,
+    fixup,
+    mimetic,
+    residual_scaling,
+    t_fixup,
+)
 from initjax.sampling import (
     bounded_normal,
     in_blocks,
@@ -39,9 +47,10 @@ from initjax.scaling import (
     xavier_normal,
     xavier_uniform,
 )
-from initjax.specs import NAMES, parse
+from initjax.specs import NAMES, get, parse
 from initjax.structured import (
     icnr,
+    mup_output,
     random_walk,
     siren,
     sparse,
@@ -50,7 +59,7 @@ from initjax.structured import (
     torch_kaiming_uniform,
 )
 from initjax.theory.moments import gain, torch_gain
-from initjax.trees import initialize, named_key
+from initjax.trees import initialize, named_key, rescale
 
 __all__ = [
     "NAMES",
@@ -60,13 +69,18 @@ __all__ = [
     "constant",
     "conv_fans",
     "conv_transpose_fans",
+    "deepnorm",
+    "deepnorm_constants",
     "delta_orthogonal",
     "dirac",
     "einsum_fans",
     "embedding_fans",
+    "fixup",
     "gain",
+    "get",
     "glorot_normal",
     "glorot_uniform",
+    "hadamard_identity",
     "he_normal",
     "he_uniform",
     "icnr",
@@ -77,6 +91,8 @@ __all__ = [
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
+    "mimetic",
+    "mup_output",
     "named_key",
     "normal",
     "ones",
@@ -87,10 +103,14 @@ __all__ = [
     "random_truncated_normal",
     "random_uniform",
     "random_walk",
+    "rescale",
+    "residual_scaling",
     "scaled_orthogonal",
     "siren",
     "sparse",
     "stacked_fans",
+    "stft",
+    "t_fixup",
     "torch_bias",
     "torch_gain",
     "torch_kaiming_normal",

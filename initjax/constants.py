@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._values import (
+    checked_choice,
     checked_dtype,
     checked_integer,
     checked_number,
@@ -177,3 +178,145 @@ def _tuples(value: Any) -> Any:
 # As in JAX these two are initializers themselves, not makers of one: kernel_init=zeros.
 zeros = constant(0.0)
 ones = constant(1.0)
+
+
+@initializer
+class hadamard_identity:
+    r"""Gives the partial identity, widened by a Hadamard matrix: ZerO, which draws nothing.
+
+    Of a kernel `(..., in, out)` the centre tap is the identity where `out <= in`, and else the
+    first `in` rows and `out` columns of :math:`H_p / \sqrt{p}`, `p` the power of two not below
+    `out`: entries :math:`\pm 1/\sqrt{p}`, so that a wider layer breaks the symmetry between its
+    units without any randomness. The other taps are zeros. The last layer of a residual branch and
+    the head are `zeros` in that method.
+
+    Args:
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError: dtype is none.
+      ValueError: when called, the shape has fewer than two axes.
+
+    Example:
+      >>> import jax
+      >>> kernel = hadamard_identity()(jax.random.key(0), (2, 4))
+      >>> kernel.tolist()
+      [[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5]]
+
+    Reference:
+      Zhao et al. 2022, "ZerO Initialization: Initializing Neural Networks with only Zeros and
+      Ones", algorithm 1, https://arxiv.org/abs/2110.12661; the factor is that of the authors' code.
+      Their convolutions, whose sizes are odd, have the tap in the middle; here it is `size // 2`.
+    """
+
+    dtype: Any = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "dtype", checked_dtype("hadamard_identity", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        shape = tuple(shape)
+        if len(shape) < 2:
+            raise ValueError(f"{self!r} needs a shape of at least two axes, got {shape}")
+        dtype = resolved_dtype(dtype, self.dtype)
+        inputs, outputs = shape[-2:]
+        if outputs <= inputs:
+            taps = jnp.eye(inputs, outputs, dtype=dtype)
+        else:
+            # Sylvester's matrix: the sign is that of the number of ones that two indices share.
+            shared = jnp.arange(inputs)[:, None] & jnp.arange(outputs)
+            odd = jax.lax.population_count(shared) % 2
+            size = 2 ** (outputs - 1).bit_length()
+            taps = jnp.where(odd == 1, -(size**-0.5), size**-0.5).astype(dtype)
+        kernel = jnp.zeros(shape, dtype)
+        if 0 not in shape:
+            kernel = kernel.at[tuple(size // 2 for size in shape[:-2])].set(taps)
+        return resharded(kernel, out_sharding)
+
+    __repr__ = spec_repr
+
+
+@initializer
+class stft:
+    r"""Gives the kernel of a convolution that computes a short-time Fourier transform.
+
+    Of a kernel `(time, 1, frequencies)` the real side is :math:`w_t \cos(2 \pi t k / F)` and the
+    imaginary one :math:`-w_t \sin(2 \pi t k / F)`, with `F = 2 (frequencies - 1)`: the lower half
+    of a transform over `F` points, as `numpy.fft.rfft` has it.
+
+    Args:
+      side: 'real' or 'imag'.
+      window: a window of `scipy.signal.get_window`: a name, or a tuple of a name and numbers, such
+        as ('kaiser', 8.0). None stands for no window.
+      scaling: what the window is divided by: 'density', the root of its sum of squares;
+        'spectrum', the sum of its absolute values; None, nothing.
+      periodic: whether the window is periodic instead of symmetric.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: side, window or scaling is none of the above, periodic is not a bool;
+        when called, the shape is not (time, 1, frequencies).
+
+    Example:
+      >>> import jax, numpy as np
+      >>> frame = np.random.default_rng(0).normal(size=16)
+      >>> kernel = stft("real", window=None)(jax.random.key(0), (16, 1, 9))
+      >>> bool(np.allclose(frame @ kernel[:, 0], np.fft.rfft(frame).real, atol=1e-5))
+      True
+
+    Reference:
+      `keras.initializers.STFT`.
+    """
+
+    side: str = "real"
+    window: Any = "hann"
+    scaling: str | None = "density"
+    periodic: bool = False
+    dtype: Any = None
+
+    def __post_init__(self):
+        checked_choice("stft", "side", self.side, ("real", "imag"))
+        if self.scaling is not None:
+            checked_choice("stft", "scaling", self.scaling, ("density", "spectrum"))
+        if not isinstance(self.periodic, bool):
+            raise TypeError(f"stft: periodic must be True or False, got {self.periodic!r}")
+        if self.window is not None:
+            import scipy.signal
+
+            try:
+                scipy.signal.get_window(self.window, 1)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"stft: window {self.window!r}: {error}") from None
+        object.__setattr__(self, "dtype", checked_dtype("stft", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        import jax.numpy as jnp
+
+        shape = tuple(shape)
+        if len(shape) != 3 or shape[1] != 1:
+            raise ValueError(f"{self!r} needs a shape (time, 1, frequencies), got {shape}")
+        time, _, frequencies = shape
+        window = np.ones(time)
+        if self.window is not None and time:
+            import scipy.signal
+
+            window = np.asarray(scipy.signal.get_window(self.window, time, self.periodic))
+            if not window.any():
+                raise ValueError(f"{self!r}: the window is zero at all of its {time} points")
+            total = {"density": np.sqrt(np.sum(window**2)), "spectrum": np.sum(np.abs(window))}
+            window = window / total.get(str(self.scaling), 1.0)
+        # Whole turns are taken off before they cost digits.
+        period = max(2 * (frequencies - 1), 1)
+        turns = np.outer(np.arange(time), np.arange(frequencies)) % period / period
+        wave = np.cos(2 * np.pi * turns) if self.side == "real" else -np.sin(2 * np.pi * turns)
+        kernel = jnp.asarray((window[:, None] * wave)[:, None], resolved_dtype(dtype, self.dtype))
+        return resharded(kernel, out_sharding)
+
+    __repr__ = spec_repr

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from initjax import constants, sampling, scaling, structured
@@ -39,9 +40,12 @@ NAMES: dict[str, Any] = {
     "scaled_orthogonal": scaled_orthogonal,
     "identity": constants.identity,
     "dirac": constants.dirac,
+    "hadamard_identity": constants.hadamard_identity,
+    "stft": constants.stft,
     "sparse": structured.sparse,
     "siren": structured.siren,
     "random_walk": structured.random_walk,
+    "mup_output": structured.mup_output,
     "icnr": structured.icnr,
     "torch_kaiming_uniform": structured.torch_kaiming_uniform,
     "torch_kaiming_normal": structured.torch_kaiming_normal,
@@ -52,6 +56,27 @@ NAMES: dict[str, Any] = {
     "kaiming_normal": scaling.kaiming_normal,
 }
 """Every name a specification may start with, and the initializer, or maker of one, behind it."""
+
+# What a class of Keras is called here, and what its parameters are called where names differ.
+_KERAS: dict[str, tuple[str, dict[str, str]]] = {
+    "Zeros": ("zeros", {}),
+    "Ones": ("ones", {}),
+    "Constant": ("constant", {}),
+    "Identity": ("identity", {}),
+    "STFT": ("stft", {}),
+    "RandomNormal": ("random_normal", {}),
+    "RandomUniform": ("random_uniform", {}),
+    "TruncatedNormal": ("random_truncated_normal", {}),
+    "Orthogonal": ("orthogonal", {"gain": "scale"}),
+    "VarianceScaling": ("variance_scaling", {}),
+    **{
+        f"{word}{kind}": (f"{word.lower()}_{kind.lower()}", {})
+        for word in ("Glorot", "He", "Lecun")
+        for kind in ("Normal", "Uniform")
+    },
+}
+_KERAS_AXES = {"input_axes": "in_axis", "output_axes": "out_axis"}
+_KERAS_DISTRIBUTIONS = {"normal": "truncated_normal", "untruncated_normal": "normal"}
 
 _LONGEST = 1000  # characters; far more than any initializer needs, far less than hurts a parser
 
@@ -99,6 +124,70 @@ def parse(spec: str) -> Initializer:
         return made(*args, **kwargs)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
+    """Makes an initializer of whatever names one.
+
+    Args:
+      identifier: a specification, as for `parse`; an initializer, which is returned; a maker of
+        one, such as `he_normal` without its parentheses; or the configuration of one of Keras's, as
+        `keras.initializers.serialize` gives and a saved model holds, by Keras's meaning of it.
+
+    Returns:
+      The initializer.
+
+    Raises:
+      TypeError: the identifier is none of these.
+      ValueError: as `parse`; or a configuration's class has no counterpart.
+
+    Example:
+      >>> get("he_normal") == get(get("he_normal"))
+      True
+      >>> get({"class_name": "TruncatedNormal", "config": {"mean": 0.0, "stddev": 0.1, "seed": 3}})
+      random_truncated_normal(stddev=0.1)
+
+    Reference:
+      `keras.initializers.get`. A seed is no part of an initializer here, but the key of a call.
+    """
+    if isinstance(identifier, str):
+        return parse(identifier)
+    if isinstance(identifier, Mapping):
+        return _from_keras(identifier)
+    if not callable(identifier):
+        raise TypeError(
+            "get: an identifier is a specification, an initializer or a configuration of Keras's,"
+            f" got {identifier!r}"
+        )
+    maker = isinstance(identifier, type) or identifier in NAMES.values()
+    if maker and identifier not in (constants.zeros, constants.ones):
+        return identifier()  # pyright: ignore
+    return identifier
+
+
+def _from_keras(configuration: Mapping[str, Any]) -> Initializer:
+    wanted, config = configuration.get("class_name"), configuration.get("config", {})
+    if wanted not in _KERAS:
+        raise ValueError(
+            f"get: class_name must be one of {', '.join(nearest_first(str(wanted), _KERAS))}; got"
+            f" {wanted!r}"
+        )
+    name, renamed = _KERAS[wanted]
+    renamed = {**renamed, **_KERAS_AXES}
+    arguments: dict[str, Any] = {
+        renamed[parameter] if parameter in renamed else parameter: value
+        for parameter, value in config.items()
+        if parameter != "seed" and not (parameter in _KERAS_AXES and value is None)
+    }
+    if name in ("zeros", "ones"):
+        return NAMES[name]
+    if "distribution" in arguments:
+        distribution = arguments["distribution"]
+        arguments["distribution"] = _KERAS_DISTRIBUTIONS.get(distribution, distribution)
+    try:
+        return NAMES[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"get: {wanted}: {error}") from None
 
 
 def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from initjax._drawing import Law, draw, draw_dtypes
 from initjax._values import (
+    Axes,
+    checked_axes,
     checked_choice,
     checked_dtype,
     checked_integer,
@@ -19,7 +21,7 @@ from initjax._values import (
 )
 from initjax.fans import compute_fans
 from initjax.sampling import normal, normal_law, random_uniform
-from initjax.scaling import Gain, variance_scaling
+from initjax.scaling import DISTRIBUTIONS, Gain, variance_scaling
 from initjax.theory.moments import torch_gain
 
 if TYPE_CHECKING:
@@ -212,6 +214,74 @@ def _random_walk_gain(width: float, activation: str) -> float:
         )
     logs = scipy.special.digamma(active / 2) + np.log(2 / width)  # of a chi-squared over the width
     return float(np.exp(-(weight * logs).sum() / weight.sum() / 2))
+
+
+@initializer
+class mup_output:
+    r"""Draws the output layer of a network in muP: variance :math:`scale \cdot base / fan_{in}^2`.
+
+    At the width `base_fan_in` it is `variance_scaling(scale, "fan_in", distribution)`; from there
+    on the standard deviation falls with the width, not with its root, so that what was tuned on a
+    narrow network serves a wide one. In muP hidden layers have variance 1/fan_in (`lecun_normal`),
+    and input layers, biases and norms do not know the width, all as usual; with Adam, the learning
+    rates of hidden and output kernels fall as 1/fan_in (optax.multi_transform). The authors also
+    start from zeros here.
+
+    Args:
+      base_fan_in: the fan_in at which nothing changes, above 0.
+      scale: the variance times fan_in there.
+      distribution: 'truncated_normal', 'normal' or 'uniform', as in `variance_scaling`.
+      in_axis: axis or axes of the input features.
+      out_axis: axis or axes of the output features.
+      dtype: the dtype when the call names none; None stands for JAX's default float.
+
+    Raises:
+      TypeError, ValueError: base_fan_in is not a finite number above 0, the others as in
+        `variance_scaling`.
+
+    Example:
+      >>> import jax
+      >>> kernel = mup_output(100)(jax.random.key(0), (400, 1000))
+      >>> round(float(kernel.std()) * 400 / 100**0.5, 2)
+      1.0
+
+    Reference:
+      Yang et al. 2022, "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot
+      Hyperparameter Transfer", table 3, https://arxiv.org/abs/2203.03466
+    """
+
+    base_fan_in: float
+    scale: float = 1.0
+    distribution: str = "truncated_normal"
+    in_axis: Axes = -2
+    out_axis: Axes = -1
+    dtype: Any = None
+
+    def __post_init__(self):
+        base = checked_number("mup_output", "base_fan_in", self.base_fan_in, minimum=0)
+        if base == 0:
+            raise ValueError("mup_output: base_fan_in must be above 0, got 0.0")
+        checked_choice("mup_output", "distribution", self.distribution, DISTRIBUTIONS)
+        checked = {
+            "base_fan_in": base,
+            "scale": checked_number("mup_output", "scale", self.scale, minimum=0),
+            "in_axis": checked_axes("mup_output", "in_axis", self.in_axis),
+            "out_axis": checked_axes("mup_output", "out_axis", self.out_axis),
+            "dtype": checked_dtype("mup_output", self.dtype),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        axes = (self.in_axis, self.out_axis)
+        fan_in = compute_fans(shape, *axes)[0] or 1.0  # of a shape without elements any law serves
+        scale = self.scale * (self.base_fan_in / fan_in)
+        core = variance_scaling(scale, "fan_in", self.distribution, *axes, dtype=self.dtype)
+        return core(key, shape, dtype, out_sharding)
+
+    __repr__ = spec_repr
 
 
 @initializer

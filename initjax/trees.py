@@ -1,6 +1,6 @@
-"""Initialize a whole tree of parameters, each from a key of its own that its path determines.
+"""Initialize or rescale a whole tree of parameters, each by a rule that its path selects.
 
-A parameter's draw depends on the key and on its own path, shape and initializer, and on nothing
+A draw depends on the key and on the parameter's own path, shape and initializer, and on nothing
 else in the tree: layers can be added, renamed or reordered, and all others keep their draws.
 """
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._values import Initializer
+from initjax._drawing import draw_dtypes
+from initjax._values import Initializer, checked_number
 
 if TYPE_CHECKING:
     import jax
@@ -78,17 +79,89 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
       {'bias': (64,), 'kernel': (128, 64)}
     """
     import jax
-    import jax.numpy as jnp
 
     if not isinstance(rules, Mapping) or not all(map(callable, rules.values())):
         raise TypeError(
             "initialize: rules must map patterns to initializers, as in"
             f" {{'*bias': zeros, '*': he_normal()}}, got {rules!r}"
         )
+    leaves, structure, matches = match("initialize", params, rules)
+    keys = _keys(key, [name for name, _, _ in matches])
+    for leaf_key, (name, index, initializer) in zip(keys, matches, strict=True):
+        try:
+            leaves[index] = _draw_like(leaves[index], leaf_key, initializer)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def rescale(params: Any, factors: Mapping[str, float]) -> Any:
+    """Multiplies the parameters of a tree, each by the first factor whose pattern its path matches.
+
+    What the model has drawn keeps its law and its pairing by seed, whatever its layout; only its
+    scale changes. A factor of 0 silences a branch. Paths and patterns are those of `initialize`;
+    what no pattern matches stays as it is. Products of narrow floats are rounded once.
+
+    Args:
+      params: a tree of arrays.
+      factors: finite numbers by pattern.
+
+    Returns:
+      A tree of the same structure, shapes, dtypes and shardings.
+
+    Raises:
+      TypeError: factors is no mapping of texts to numbers.
+      ValueError: a factor is not finite, a pattern matches no parameter, a matching parameter is
+        but a shape, or two have one path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"block": {"out": jnp.ones(2)}, "head": jnp.ones(2)}
+      >>> rescale(params, {"block/*": 0.5})["block"]["out"].tolist()
+      [0.5, 0.5]
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if not isinstance(factors, Mapping):
+        raise TypeError(f"rescale: factors must map patterns to numbers, got {factors!r}")
+    numbers = {
+        pattern: checked_number("rescale", f"the factor of {pattern!r}", factor)
+        for pattern, factor in factors.items()
+    }
+    leaves, structure, matches = match("rescale", params, numbers)
+    for name, index, factor in matches:
+        if isinstance(leaves[index], jax.ShapeDtypeStruct):
+            raise ValueError(f"rescale: {name!r} has no value to multiply")
+        leaf = jnp.asarray(leaves[index])
+        _, wide = draw_dtypes(leaf.dtype, None)
+        leaves[index] = (leaf.astype(wide) * wide.type(factor)).astype(leaf.dtype)
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def match(
+    owner: str, params: Any, rules: Mapping[str, Any]
+) -> tuple[list[Any], Any, list[tuple[str, int, Any]]]:
+    """The leaves of a tree, its structure, and which of the leaves a rule serves.
+
+    Args:
+      owner: the function that an error names.
+      params: a tree.
+      rules: anything by pattern.
+
+    Returns:
+      The leaves, the structure, and a path, an index into the leaves and the first rule that
+      matches for every floating or complex leaf that has one, in the tree's order.
+
+    Raises:
+      ValueError: a pattern matches no parameter, a parameter that is but a shape has no rule, or
+        two have one path.
+    """
+    import jax
+    import jax.numpy as jnp
+
     paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    leaves: list[Any] = [leaf for _, leaf in paths_and_leaves]
-    drawn: dict[str, tuple[int, Initializer]] = {}
-    unused, names = set(rules), []
+    unused, names, matches = set(rules), [], {}
     for index, (path, leaf) in enumerate(paths_and_leaves):
         if not jnp.issubdtype(getattr(leaf, "dtype", None) or np.bool_, jnp.inexact):
             continue
@@ -98,25 +171,17 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
         unused -= set(matching)
         if not matching:
             if isinstance(leaf, jax.ShapeDtypeStruct):
-                raise ValueError(
-                    f"initialize: no rule matches {name!r}, and it has no value to keep"
-                )
+                raise ValueError(f"{owner}: no rule matches {name!r}, and it has no value to keep")
             continue
-        if name in drawn:
-            raise ValueError(f"initialize: two parameters have the path {name!r}")
-        drawn[name] = index, rules[matching[0]]
+        if name in matches:
+            raise ValueError(f"{owner}: two parameters have the path {name!r}")
+        matches[name] = name, index, rules[matching[0]]
     if unused and names:
         raise ValueError(
-            f"initialize: no parameter matches {sorted(unused)[0]!r}; the paths are"
+            f"{owner}: no parameter matches {sorted(unused)[0]!r}; the paths are"
             f" {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
-    keys = _keys(key, list(drawn))
-    for leaf_key, (name, (index, initializer)) in zip(keys, drawn.items(), strict=True):
-        try:
-            leaves[index] = _draw_like(leaves[index], leaf_key, initializer)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: {error}") from error
-    return jax.tree_util.tree_unflatten(structure, leaves)
+    return [leaf for _, leaf in paths_and_leaves], structure, list(matches.values())
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -35,7 +35,7 @@ LIKE_JAX = {
     ),
     **{
         name: f"{name}()"
-        for kind in ("glorot", "he", "lecun", "xavier", "kaiming")
+        for kind in ("glorot", "he", "lecun")
         for name in (f"{kind}_uniform", f"{kind}_normal")
     },
 }
@@ -52,16 +52,18 @@ OTHERS = [
     "scaled_orthogonal",
     "identity(2.0)",
     "dirac(2)",
+    "hadamard_identity",
     "sparse(3)",
     "siren",
     "siren(30.0, True)",
     "random_walk",
+    "mup_output(8)",
     "icnr(normal(0.5), 1)",
     "torch_kaiming_uniform(5)",
     "torch_bias(64)",
 ]
 ALL = [*LIKE_JAX, *OTHERS]
-FIXED = ("zeros", "ones", "constant", "identity", "dirac")
+FIXED = ("zeros", "ones", "constant", "identity", "dirac", "hadamard")
 DRAWN = [spec for spec in ALL if not spec.startswith(FIXED)]
 
 
@@ -79,6 +81,12 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
         jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, jnp.dtype(dtype))
         expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
         np.testing.assert_array_equal(jitted, expected)
+
+
+def test_the_other_names_of_glorot_and_he_are_theirs():
+    for kind in ("uniform", "normal"):
+        assert initjax.NAMES[f"xavier_{kind}"] is initjax.NAMES[f"glorot_{kind}"]
+        assert initjax.NAMES[f"kaiming_{kind}"] is initjax.NAMES[f"he_{kind}"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

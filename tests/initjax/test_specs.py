@@ -85,7 +85,9 @@ def test_every_public_initializer_has_a_name_and_every_name_is_public():
         assert getattr(initjax, name) is made
     public = set(initjax.__all__) - {"Initializer", "NAMES"}
     no_initializers = {name for name in public if name.endswith(("_fans", "gain"))}
-    no_initializers |= {"initialize", "named_key", "parse"}
+    no_initializers |= {"get", "initialize", "named_key", "parse", "rescale"}
+    no_initializers |= {"deepnorm", "deepnorm_constants", "fixup", "mimetic", "t_fixup"}
+    no_initializers |= {"residual_scaling"}
     assert public - initjax.NAMES.keys() == no_initializers
 
 
@@ -97,3 +99,57 @@ def test_every_public_name_is_documented_with_an_example():
             if name != "Initializer":
                 assert ">>>" in public.__doc__, name
                 assert ("Args:" in public.__doc__) == bool(inspect.signature(public).parameters)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "spec"),
+    [
+        ("xavier_uniform", "glorot_uniform"),
+        (initjax.he_normal, "he_normal"),
+        (initjax.orthogonal, "orthogonal"),
+        (initjax.zeros, "zeros"),
+        (initjax.normal(0.3), "normal(0.3)"),
+        ({"class_name": "Zeros"}, "zeros"),
+        ({"class_name": "HeNormal", "config": {"seed": 3, "input_axes": None}}, "he_normal"),
+        ({"class_name": "Orthogonal", "config": {"gain": 2.0, "seed": None}}, "orthogonal(2.0)"),
+        (
+            {
+                "module": "keras.initializers",
+                "class_name": "VarianceScaling",
+                "config": {
+                    "scale": 3.0,
+                    "mode": "fan_out",
+                    "distribution": "normal",
+                    "seed": None,
+                    "input_axes": [0],
+                    "output_axes": None,
+                },
+                "registered_name": None,
+            },
+            "variance_scaling(3.0, 'fan_out', 'truncated_normal', (0,))",
+        ),
+        (
+            {
+                "class_name": "VarianceScaling",
+                "config": {"scale": 1.0, "mode": "fan_in", "distribution": "untruncated_normal"},
+            },
+            "variance_scaling(1.0, 'fan_in', 'normal')",
+        ),
+    ],
+)
+def test_get_takes_whatever_names_an_initializer(identifier, spec):
+    assert initjax.get(identifier) == initjax.parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "error", "message"),
+    [
+        ("he_norml", ValueError, "unknown initializer 'he_norml'; valid names: he_normal"),
+        ({"class_name": "HeNorml"}, ValueError, "class_name must be one of .*HeNormal, "),
+        ({"class_name": "HeNormal", "config": {"gian": 2}}, ValueError, "get: HeNormal: .*gian"),
+        (None, TypeError, "an identifier is a specification, .* got None"),
+    ],
+)
+def test_get_says_what_it_would_take(identifier, error, message):
+    with pytest.raises(error, match=message):
+        initjax.get(identifier)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.signal
 import scipy.stats
 from flax import linen
 
@@ -116,6 +118,41 @@ def test_dirac_passes_its_input_through_a_convolution(groups, key):
     np.testing.assert_allclose(layer.init_with_output(key, x)[0], x, atol=1e-6)
 
 
+@pytest.mark.parametrize("outputs", [3, 8, 9, 20])
+def test_hadamard_identity_is_the_identity_widened_by_a_hadamard_matrix(outputs, key):
+    kernel = np.asarray(initjax.hadamard_identity()(key, (3, 3, 8, outputs)))
+    size = 2 ** int(np.ceil(np.log2(outputs)))
+    wide = scipy.linalg.hadamard(size) / size**0.5
+    expected = np.eye(8, outputs) if outputs <= 8 else wide[:8, :outputs]
+    np.testing.assert_allclose(kernel[1, 1], expected, rtol=1e-7)
+    assert np.count_nonzero(kernel) == np.count_nonzero(expected)
+
+
+@pytest.mark.parametrize("side", ["real", "imag"])
+@pytest.mark.parametrize("scaling", ["density", "spectrum", None])
+@pytest.mark.parametrize(
+    ("window", "periodic"), [("hann", False), ("hamming", True), (("kaiser", 8.0), False)]
+)
+def test_stft_is_the_transform_of_scipy(side, scaling, window, periodic, key):
+    frames = np.random.default_rng(0).normal(size=(5, 64))
+    taper = scipy.signal.get_window(window, 64, periodic)
+    norm = {"density": np.linalg.norm(taper), "spectrum": np.abs(taper).sum(), None: 1}[scaling]
+    expected = getattr(np.fft.rfft(frames * taper / norm), side)
+    initializer = initjax.stft(side, window, scaling, periodic)
+    assert initjax.parse(repr(initializer)) == initializer
+    kernel = initializer(key, (64, 1, 33))
+    np.testing.assert_allclose(frames @ kernel[:, 0], expected, atol=3e-6 * np.abs(expected).max())
+
+
+def test_mup_output_falls_with_the_width_and_not_with_its_root(key):
+    assert initjax.mup_output(64)(key, (64, 500)).tolist() == (
+        initjax.lecun_normal()(key, (64, 500)).tolist()
+    )
+    wide = initjax.mup_output(64, 2.0, "uniform")(key, (1024, 500))
+    limit = (3 * 2.0 * 64) ** 0.5 / 1024
+    assert scipy.stats.kstest(np.ravel(wide), scipy.stats.uniform(-limit, 2 * limit).cdf)[1] > 1e-4
+
+
 @pytest.mark.parametrize("spatial", [(3,), (3, 3), (3, 1, 3)])
 @pytest.mark.parametrize("axis", [-1, -2, "positive"])
 def test_delta_orthogonal_keeps_the_norm_through_a_circular_convolution(spatial, axis, key):
@@ -146,6 +183,11 @@ def test_scaled_orthogonal_keeps_mean_squares(shape, key):
         (lambda: initjax.parse("icnr(zeros, 1.5)"), "factor must be an integer, got 1.5"),
         (lambda: initjax.dirac(0), "groups must be a finite number >= 1, got 0"),
         (lambda: initjax.torch_bias(0), "fan_in must be above 0, got 0"),
+        (lambda: initjax.mup_output(0), "base_fan_in must be above 0"),
+        (lambda: initjax.mup_output(8, distribution="cauchy"), "mup_output: distribution must be"),
+        (lambda: initjax.stft("both"), "side must be one of real, imag; got 'both'"),
+        (lambda: initjax.stft(window="hnan"), "stft: window 'hnan': "),
+        (lambda: initjax.stft(scaling="power"), "scaling must be one of"),
     ],
 )
 def test_a_wrong_argument_is_refused_when_the_initializer_is_made(make, message):
@@ -164,8 +206,13 @@ def test_a_wrong_argument_is_refused_when_the_initializer_is_made(make, message)
         ("scaled_orthogonal", (2, 3, 3)),
         ("icnr(zeros)", (3, 6)),
         ("siren", (3,)),
+        ("hadamard_identity", (3,)),
+        ("mup_output(8)", (3,)),
+        ("stft", (64, 33)),
+        ("stft", (64, 2, 33)),
+        ("stft", (2, 1, 3)),  # Keras gives NaN: a Hann window of two points is zero
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(spec, shape, key):
-    with pytest.raises(ValueError, match=r"shape|outside"):
+    with pytest.raises(ValueError, match=r"shape|outside|zero at all"):
         initjax.parse(spec)(key, shape)

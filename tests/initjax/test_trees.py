@@ -156,6 +156,49 @@ def test_rules_that_cannot_be_meant_are_refused(rules, message, key):
         initjax.initialize(shapes("a"), key, rules)
 
 
+def test_rescale_multiplies_what_matches_and_keeps_the_rest(key):
+    model = linen.Sequential([linen.Dense(8), linen.relu, linen.Dense(3)])
+    params = model.init(key, jnp.ones((1, 5)))
+    scaled = initjax.rescale(params, {"*_2/kernel": 0.5, "*/kernel": 2.0})
+    assert jax.tree.structure(scaled) == jax.tree.structure(params)
+    for name, factor in (("layers_0", 2.0), ("layers_2", 0.5)):
+        before, after = params["params"][name], scaled["params"][name]
+        np.testing.assert_array_equal(after["kernel"], factor * np.asarray(before["kernel"]))
+        assert after["bias"] is before["bias"]
+
+
+def test_rescale_rounds_a_narrow_product_once():
+    leaf = jnp.arange(1, 200, dtype="bfloat16")
+    scaled = initjax.rescale({"a": leaf}, {"a": 0.3})["a"]
+    expected = (np.arange(1, 200, dtype=np.float32) * np.float32(0.3)).astype(leaf.dtype)
+    np.testing.assert_array_equal(scaled, expected)
+    once = leaf * jnp.bfloat16(0.3)
+    assert scaled.dtype == leaf.dtype and not np.array_equal(once, expected)
+
+
+def test_rescale_serves_nnx_and_works_under_jit(key):
+    model = nnx.Linear(5, 4, rngs=nnx.Rngs(0))
+    nnx.update(
+        model, jax.jit(lambda state: initjax.rescale(state, {"kernel": 0.0}))(nnx.state(model))
+    )
+    assert not model(jnp.ones((2, 5))).any()
+
+
+@pytest.mark.parametrize(
+    ("params", "factors", "error", "message"),
+    [
+        ({"a": np.ones(2)}, {"b": 2.0}, ValueError, "no parameter matches 'b'; the paths are a"),
+        ({"a": np.ones(2)}, {"a": np.nan}, ValueError, "factor of 'a' must be a finite number"),
+        ({"a": np.ones(2)}, {"a": initjax.ones}, TypeError, "factor of 'a' must be a real number"),
+        ({"a": np.ones(2)}, 2.0, TypeError, "must map patterns to numbers, got 2.0"),
+        (shapes("a"), {"*": 2.0}, ValueError, "'a/kernel' has no value to multiply"),
+    ],
+)
+def test_rescale_refuses_what_cannot_be_meant(params, factors, error, message):
+    with pytest.raises(error, match=message):
+        initjax.rescale(params, factors)
+
+
 def test_two_parameters_of_one_path_are_refused(key):
     with pytest.raises(ValueError, match="two parameters have the path 'a/b'"):
         initjax.initialize({"a/b": jnp.ones(3), "a": {"b": jnp.ones(3)}}, key, KERNELS)
