@@ -76,6 +76,8 @@ def draw(
     import jax
     from jax.core import Tracer
 
+    if wide.kind == "c":
+        raise TypeError(f"{initializer!r} draws real numbers, got dtype {wide.name}")
     shape = tuple(map(int, shape))
     law = _law(initializer, shape, wide)
     if out_sharding is not None or (isinstance(key, Tracer) and not blocks):

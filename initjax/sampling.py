@@ -482,11 +482,16 @@ class in_blocks:
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
         dtype, wide = draw_dtypes(dtype, self.initializer.dtype)
-        if wide.kind == "c" or out_sharding is not None or not is_counted(key):
-            raise TypeError(
-                "in_blocks: draws real numbers, on one device, from a threefry key under"
-                " jax_threefry_partitionable"
-            )
+        for wrong, met in (
+            ("of dtype " + dtype.name, wide.kind == "c"),
+            (f"with out_sharding={out_sharding}", out_sharding is not None),
+            (f"from the key {key}", not is_counted(key)),
+        ):
+            if met:
+                raise TypeError(
+                    "in_blocks: draws real numbers, on one device, from a threefry key under"
+                    f" jax_threefry_partitionable; it cannot draw {wrong}"
+                )
         return draw(self.initializer, key, shape, dtype, wide, blocks=True)
 
     __repr__ = spec_repr

@@ -1,7 +1,7 @@
 """Specifications: the text form of an initializer, shared by flags, files and `repr`.
 
 A specification is a name, or a call with literal arguments: `he_normal`,
-`random_uniform(-0.1, 0.1)`, `variance_scaling(2.0, "fan_in", "normal")`. It is parsed, never
+`random_uniform(-0.1, 0.1)`, `orthogonal(2**0.5)`. It is parsed, never
 evaluated: what is not a known name with literals in its parentheses is an error.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,6 +78,9 @@ _KERAS: dict[str, tuple[str, dict[str, str]]] = {
 }
 _KERAS_AXES = {"input_axes": "in_axis", "output_axes": "out_axis"}
 _KERAS_DISTRIBUTIONS = {"normal": "truncated_normal", "untruncated_normal": "normal"}
+
+# What a number in a specification may be made of: 2**0.5, 1/3.
+_ARITHMETIC = {ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow}
 
 _LONGEST = 1000  # characters; far more than any initializer needs, far less than hurts a parser
 
@@ -206,7 +210,7 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
             raise wrong
         args = [_literal(argument) for argument in node.args]
         kwargs = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
         raise wrong from None
     if "None" in kwargs or len(kwargs) < len(node.keywords):  # **mapping, or a name given twice
         raise wrong
@@ -214,11 +218,17 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of an argument: a literal, inf or nan as Python prints them, or an initializer."""
+    """The value of an argument: a literal, a product or power, inf or nan, or an initializer."""
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(map(_literal, node.elts))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_literal(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        operands = [_literal(operand) for operand in (node.left, node.right)]
+        if not all(isinstance(operand, int | float) for operand in operands):
+            raise ValueError
+        # In floats, so that no power takes long.
+        return _ARITHMETIC[type(node.op)](*map(float, operands))
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
         return float(node.id)
     if isinstance(node, ast.Name | ast.Call):

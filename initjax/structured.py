@@ -331,13 +331,13 @@ class icnr:
     ) -> jax.Array:
         import jax.numpy as jnp
 
-        *others, outputs = shape
+        shape = tuple(shape)
         neighbours = self.factor**2
-        if outputs % neighbours:
+        if not shape or shape[-1] % neighbours:
             raise ValueError(
-                f"{self!r} needs a shape whose last axis is a multiple of {neighbours}, got"
-                f" {tuple(shape)}"
+                f"{self!r} needs a shape whose last axis is a multiple of {neighbours}, got {shape}"
             )
+        *others, outputs = shape
         kernel = self.initializer(key, (*others, outputs // neighbours), dtype)
         if self.layout == "depth_to_space":
             kernel = jnp.tile(kernel, (*[1] * len(others), neighbours))

@@ -49,6 +49,7 @@ OTHERS = [
     "bounded_normal(1.0, 0.5, 0.0, inf)",
     "in_blocks(he_normal(gain=1.5))",
     "he_normal(gain='tanh', fan_in_divisor=4.0)",
+    "delta_orthogonal",
     "scaled_orthogonal",
     "identity(2.0)",
     "dirac(2)",
@@ -60,6 +61,8 @@ OTHERS = [
     "mup_output(8)",
     "icnr(normal(0.5), 1)",
     "torch_kaiming_uniform(5)",
+    "torch_kaiming_normal",
+    "torch_kaiming_normal",
     "torch_bias(64)",
 ]
 ALL = [*LIKE_JAX, *OTHERS]
@@ -81,12 +84,6 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
         jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, jnp.dtype(dtype))
         expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
         np.testing.assert_array_equal(jitted, expected)
-
-
-def test_the_other_names_of_glorot_and_he_are_theirs():
-    for kind in ("uniform", "normal"):
-        assert initjax.NAMES[f"xavier_{kind}"] is initjax.NAMES[f"glorot_{kind}"]
-        assert initjax.NAMES[f"kaiming_{kind}"] is initjax.NAMES[f"he_{kind}"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
@@ -286,9 +283,71 @@ for spec in {specs!r}:
 
 def test_draws_the_same_numbers_in_shards():
     # Those that fit a matrix; in_blocks refuses, since every device would draw all.
-    others = ("0, 1, 2", "[", "in_blocks", "dirac")
+    others = ("0, 1, 2", "[", "in_blocks", "dirac", "delta")
     specs = [spec for spec in ALL if not any(other in spec for other in others)]
     subprocess.run([sys.executable, "-c", SHARDED.format(specs=specs)], check=True)
+
+
+shapes = st.lists(st.integers(0, 5), max_size=5).map(tuple)
+kinds = st.sampled_from(
+    ["float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "complex64", "int32"]
+)
+
+
+def outcome(initializer, shape, dtype):
+    """The shape and dtype that would be drawn, or the error, without compiling anything."""
+    try:
+        drawn = jax.eval_shape(lambda key: initializer(key, shape, dtype), jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        return error
+    return drawn.shape, drawn.dtype
+
+
+@hypothesis.given(st.sampled_from(ALL), shapes, kinds)
+@hypothesis.settings(max_examples=2000, deadline=None)
+def test_any_shape_and_dtype_is_drawn_or_refused_for_a_reason(spec, shape, dtype):
+    ours = outcome(initjax.parse(spec), shape, dtype)
+    if isinstance(ours, Exception):
+        reasons = (str(shape), dtype, "two axes", "broadcast")
+        assert any(reason in str(ours) for reason in reasons), ours
+    else:
+        assert ours == (shape, dtype)
+    if spec in LIKE_JAX and dtype not in ("complex64", "int32") and 0 not in shape:
+        twin = eval(f"jax.nn.initializers.{LIKE_JAX[spec]}", {"jax": jax, "np": np})
+        try:
+            theirs = outcome(twin, shape, dtype)
+        except (IndexError, ZeroDivisionError):
+            return
+        assert isinstance(theirs, Exception) == isinstance(ours, Exception), (theirs, ours)
+
+
+some_axes = st.integers(-3, 2) | st.lists(st.integers(-3, 2), max_size=3).map(tuple)
+
+
+@hypothesis.given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
+    st.sampled_from(["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]),
+    some_axes,
+    some_axes,
+    some_axes,
+)
+@hypothesis.settings(max_examples=1000, deadline=None)
+def test_any_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
+    arguments = (1.0, mode, "uniform", in_axis, out_axis, batch_axis)
+    ours = outcome(initjax.variance_scaling(*arguments), shape, "float32")
+    try:
+        theirs = outcome(jax.nn.initializers.variance_scaling(*arguments), shape, "float32")
+    except IndexError as error:  # where an axis is outside the shape
+        theirs = error
+    assert isinstance(theirs, Exception) == isinstance(ours, Exception), (theirs, ours)
+    if not isinstance(ours, Exception):
+        sizes = [
+            np.prod([shape[axis] for axis in np.atleast_1d(axes).astype(int)])
+            for axes in (in_axis, out_axis, batch_axis)
+        ]
+        field = np.prod(shape) / np.prod(sizes)
+        fans = initjax.compute_fans(shape, in_axis, out_axis, batch_axis)
+        assert fans == pytest.approx((field * sizes[0], field * sizes[1]))
 
 
 numbers = st.floats(-1e30, 1e30)

@@ -1,0 +1,73 @@
+"""Golden values: today's bits, which must never change, or stored runs could not be repeated.
+
+JAX 0.12 multiplies the numbers of its normal draws in another order, and initjax does as the
+installed JAX: the last bit may differ there. Orthogonal matrices are LAPACK's.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+import initjax
+
+# The first three numbers of float32 in shape (5, 4, 6) from key 0, as words.
+GOLDEN = {
+    "uniform": [1008419849, 1008751773, 995738946],
+    "uniform(3.0)": [1077277626, 1077666600, 1065300778],
+    "normal": [1015344454, 1017506017, 3146650761],
+    "normal(0.3)": [1056521443, 1058769492, 3188011841],
+    "truncated_normal": [1013877595, 1015838947, 3146201527],
+    "truncated_normal(0.3, None, -1.0, 3.0)": [1057092835, 1058982158, 3175116654],
+    "orthogonal": [1056626060, 1053784328, 3190135842],
+    "orthogonal(1.7, 0)": [1057750193, 3198663155, 1060898762],
+    "variance_scaling(0.1, 'fan_out', 'normal')": [1035984134, 1039104082, 3167556412],
+    "variance_scaling(3, 'fan_avg', 'uniform')": [1057588727, 1058211085, 3192788105],
+    "variance_scaling(1.0, 'fan_in', 'truncated_normal', 0, 1, 2)": [
+        1060994987,
+        1063202400,
+        3193362524,
+    ],
+    "glorot_uniform": [1050594393, 1051313030, 3186488832],
+    "glorot_normal": [1051295272, 1053269643, 3183487442],
+    "he_uniform": [1056642306, 1057371590, 3191611369],
+    "he_normal": [1057357550, 1058918427, 3189238561],
+    "lecun_uniform": [1051822773, 1052626234, 3188000307],
+    "lecun_normal": [1052606379, 1054813792, 3184973916],
+    "random_uniform": [1027038538, 1027868349, 3163120391],
+    "random_uniform(-0.1, 0.3)": [1049551320, 1049966226, 1023857549],
+    "random_normal": [1034299543, 1037001498, 3165755820],
+    "random_normal(1.0, 0.2)": [1068075558, 1068751047, 1063898314],
+    "random_truncated_normal": [1033180953, 1034917660, 3165194278],
+    "bounded_normal(1.0, 0.5, 0.0, inf)": [1072206190, 1073814916, 1062063810],
+    "in_blocks(he_normal(gain=1.5))": [1057890241, 1059545801, 3189842501],
+    "he_normal(gain='tanh', fan_in_divisor=4.0)": [1066853460, 1068611154, 3198882578],
+    "delta_orthogonal": [0, 0, 0],
+    "scaled_orthogonal": [0, 0, 0],
+    "sparse(3)": [1065386890, 3211265463, 3208611895],
+    "siren": [1015408914, 1016014922, 3150490258],
+    "siren(30.0, True)": [1027038538, 1027868349, 3163120391],
+    "random_walk": [1057796030, 1060083776, 3189137356],
+    "mup_output(8)": [1047507699, 1049437940, 3179798856],
+    "icnr(normal(0.5), 1)": [1062187709, 1065459184, 3193831447],
+    "torch_kaiming_uniform(5)": [1036318472, 1037209833, 3172176830],
+    "torch_kaiming_normal": [1057184801, 1059320883, 3188484037],
+    "torch_bias(64)": [1038431388, 1039468652, 3173759944],
+}
+
+
+@pytest.mark.parametrize("spec", GOLDEN)
+def test_the_bits_are_those_of_the_first_day(spec):
+    drawn = np.ravel(initjax.parse(spec)(jax.random.key(0), (5, 4, 6), "float32"))[:3]
+    expected = np.array(GOLDEN[spec], np.uint32)
+    if "orthogonal" in spec:
+        np.testing.assert_allclose(drawn, expected.view(np.float32), rtol=1e-4)
+        return
+    units = np.abs(drawn.view(np.int32).astype(np.int64) - expected.view(np.int32))
+    assert units.max() <= ("normal" in spec)
+
+
+def test_every_law_is_pinned():
+    fixed = {"zeros", "ones", "constant", "identity", "dirac", "hadamard_identity", "stft"}
+    aliases = {f"{name}_{kind}" for name in ("xavier", "kaiming") for kind in ("uniform", "normal")}
+    pinned = {spec.partition("(")[0] for spec in GOLDEN}
+    assert pinned == initjax.NAMES.keys() - fixed - aliases
