@@ -1,8 +1,8 @@
 """Specifications: the text form of an initializer, shared by flags, files and `repr`.
 
 A specification is a name, or a call with literal arguments: `he_normal`,
-`random_uniform(-0.1, 0.1)`, `orthogonal(2**0.5)`. It is parsed, never
-evaluated: what is not a known name with literals in its parentheses is an error.
+`random_uniform(-0.1, 0.1)`, `orthogonal(2**0.5)`. It is parsed, never evaluated: what is not a
+known name with literals, or products and powers of numbers, in its parentheses is an error.
 """
 
 from __future__ import annotations

@@ -153,3 +153,17 @@ def test_get_takes_whatever_names_an_initializer(identifier, spec):
 def test_get_says_what_it_would_take(identifier, error, message):
     with pytest.raises(error, match=message):
         initjax.get(identifier)
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [("2**0.5", 2**0.5), ("1/3", 1 / 3), ("-3*2**-1", -1.5), ("2**(1/2)", 2**0.5)],
+)
+def test_numbers_may_be_products_and_powers(spec, value):
+    assert initjax.parse(f"orthogonal({spec})") == initjax.orthogonal(value)
+
+
+@pytest.mark.parametrize("spec", ["9**9**9", "1/0", "'a'*3", "1+1", "zeros*2", "2**0.5j"])
+def test_other_arithmetic_is_refused(spec):
+    with pytest.raises(ValueError, match="cannot read"):
+        initjax.parse(f"orthogonal({spec})")
