@@ -53,7 +53,6 @@ def test_reads(spec, expected):
         ("", "cannot read ''"),
         ("he_normal(", "cannot read"),
         ("he_normal; he_normal", "cannot read"),
-        ("normal(0.1 * 2)", "cannot read"),
         ("normal(**{'stddev': 1})", "cannot read"),
         ("normal(*[1])", "cannot read"),
         ("initjax.normal()", "cannot read"),
