@@ -304,7 +304,7 @@ def outcome(initializer, shape, dtype):
 
 
 @hypothesis.given(st.sampled_from(ALL), shapes, kinds)
-@hypothesis.settings(max_examples=2000, deadline=None)
+@hypothesis.settings(max_examples=2000)
 def test_any_shape_and_dtype_is_drawn_or_refused_for_a_reason(spec, shape, dtype):
     ours = outcome(initjax.parse(spec), shape, dtype)
     if isinstance(ours, Exception):
@@ -317,6 +317,10 @@ def test_any_shape_and_dtype_is_drawn_or_refused_for_a_reason(spec, shape, dtype
         try:
             theirs = outcome(twin, shape, dtype)
         except (IndexError, ZeroDivisionError):
+            return
+        if "qr does not accept dtype" in str(
+            theirs
+        ):  # JAX 0.12 draws nothing orthogonal in bfloat16
             return
         assert isinstance(theirs, Exception) == isinstance(ours, Exception), (theirs, ours)
 
@@ -331,7 +335,7 @@ some_axes = st.integers(-3, 2) | st.lists(st.integers(-3, 2), max_size=3).map(tu
     some_axes,
     some_axes,
 )
-@hypothesis.settings(max_examples=1000, deadline=None)
+@hypothesis.settings(max_examples=1000)
 def test_any_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
     arguments = (1.0, mode, "uniform", in_axis, out_axis, batch_axis)
     ours = outcome(initjax.variance_scaling(*arguments), shape, "float32")

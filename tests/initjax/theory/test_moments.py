@@ -94,7 +94,7 @@ def test_a_function_in_float32_is_integrated_as_well_as_it_is_computed():
 coefficients = st.lists(st.floats(-3, 3), min_size=4, max_size=4)
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(coefficients)
 def test_the_gaussian_poincare_inequality(numbers):
     """Var phi <= E phi'^2 for every phi, and equality for the affine."""
