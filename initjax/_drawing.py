@@ -6,8 +6,8 @@ the interval. So two laws under one key give numbers that rise and fall together
 `jax.random.uniform` keeps sixteen bytes of counters for every number until it is done. The number
 at an index depends on the key and the index alone, though, so that an array can be drawn in blocks
 that stay in the processor's cache: the same bits, in a quarter of the memory and half the time.
-That is done for every draw outside of `jit` on a CPU, and anywhere else by `in_blocks`. Elsewhere
-XLA decides: it fuses the steps on a GPU or TPU, and may give each device its shard.
+That is done for every larger draw outside of `jit` on a CPU, and anywhere else by `in_blocks`.
+Elsewhere XLA decides: it fuses the steps on a GPU or TPU, and may give each device its shard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from initjax._values import resolved_dtype
 if TYPE_CHECKING:
     import jax
 
-_BLOCK = 2**18  # numbers; the work on them fits into a processor's cache. A power of two.
+_BLOCK = 2**20  # numbers: 16 MB of work, and enough for several cores. A power of two.
 
 
 class Law(NamedTuple):

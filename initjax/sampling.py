@@ -464,8 +464,8 @@ class in_blocks:
 
     Example:
       >>> import jax
-      >>> draw = jax.jit(lambda key: in_blocks(normal(1.0))(key, (1000, 1000)))
-      >>> bool((draw(jax.random.key(0)) == normal(1.0)(jax.random.key(0), (1000, 1000))).all())
+      >>> draw = jax.jit(lambda key: in_blocks(normal(1.0))(key, (2000, 1000)))
+      >>> bool((draw(jax.random.key(0)) == normal(1.0)(jax.random.key(0), (2000, 1000))).all())
       True
     """
 

@@ -20,7 +20,7 @@ from initjax._values import (
     spec_repr,
 )
 from initjax.fans import compute_fans
-from initjax.sampling import normal, normal_law, random_uniform
+from initjax.sampling import normal, normal_law
 from initjax.scaling import DISTRIBUTIONS, Gain, variance_scaling
 from initjax.theory.moments import torch_gain
 
@@ -430,7 +430,8 @@ def _torch_kaiming(
     )
 
 
-def torch_bias(fan_in: float, dtype: Any = None) -> random_uniform:
+@initializer
+class torch_bias:
     r"""Draws a bias as PyTorch's layers do: :math:`U[-1/\sqrt{fan_{in}}, 1/\sqrt{fan_{in}})`.
 
     A bias's own shape does not tell the fan_in of its layer, so it is an argument.
@@ -439,20 +440,35 @@ def torch_bias(fan_in: float, dtype: Any = None) -> random_uniform:
       fan_in: the fan_in of the layer's kernel, above 0; see `compute_fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
 
-    Returns:
-      An initializer.
-
     Raises:
       TypeError, ValueError: fan_in is not a finite number above 0.
 
     Example:
-      >>> torch_bias(100)
-      random_uniform(minval=-0.1, maxval=0.1)
+      >>> import jax
+      >>> float(abs(torch_bias(100)(jax.random.key(0), (50,))).max()) <= 0.1
+      True
 
     Reference:
       `torch.nn.Linear.reset_parameters`.
     """
-    if checked_number("torch_bias", "fan_in", fan_in, minimum=0) == 0:
-        raise ValueError(f"torch_bias: fan_in must be above 0, got {fan_in!r}")
-    limit = float(fan_in) ** -0.5
-    return random_uniform(-limit, limit, dtype)
+
+    fan_in: float
+    dtype: Any = None
+
+    def __post_init__(self):
+        fan_in = checked_number("torch_bias", "fan_in", self.fan_in, minimum=0)
+        if fan_in == 0:
+            raise ValueError(f"torch_bias: fan_in must be above 0, got {self.fan_in!r}")
+        object.__setattr__(self, "fan_in", fan_in)
+        object.__setattr__(self, "dtype", checked_dtype("torch_bias", self.dtype))
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+    ) -> jax.Array:
+        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        limit = dtype.type(self.fan_in**-0.5)
+        return Law(-limit, limit, lambda u: u)
+
+    __repr__ = spec_repr

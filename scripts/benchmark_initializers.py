@@ -1,10 +1,10 @@
 """Measures the time and the peak memory of drawing one array, against JAX, PyTorch and Keras.
 
 Every measurement is a process of its own: what is drawn first is small, so that libraries are
-loaded, and compiled programs of that kind; then the array is drawn --rounds times. Time is the
-median of those, without the first, which compiles. Memory is by how much the peak of the
-process grew, in bytes for each number. Peers that are not installed are left out: they come with
-`pip install -e '.[benchmark]'`.
+loaded, and compiled programs of that kind; then the array is drawn --rounds times, small ones for a
+second at least. Time is the median of those, without the first, which compiles. Memory is by how
+much the peak of the process grew, in bytes for each number of a large array. Peers that are not
+installed are left out: they come with `pip install -e '.[benchmark]'`.
 
     python scripts/benchmark_initializers.py --sizes=10_000,1_000_000,100_000_000 --dtypes=float32
 """
@@ -68,8 +68,8 @@ def measure(peer: str, law: str, dtype: str, size: int, rounds: int) -> dict[str
     draw = PEERS[peer](law, dtype)
     draw((8, 1000))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(rounds + 1):
+    times: list[float] = []
+    while len(times) <= rounds or sum(times) < 1:
         started = time.perf_counter()
         draw((size // 1000, 1000))
         times.append(time.perf_counter() - started)
@@ -111,7 +111,7 @@ def main() -> None:
                     if done.returncode:
                         raise SystemExit(done.stderr)
                     result = json.loads(done.stdout.splitlines()[-1])
-                    memory = f"{result['bytes']:.1f}" if size >= 10**6 else "-"
+                    memory = f"{result['bytes']:.1f}" if size >= 10**7 else "-"
                     row += [f"{result['seconds'] * 1000:.3g}", memory]
                 print("| " + " | ".join(row) + " |", flush=True)
 

@@ -90,7 +90,7 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
 @pytest.mark.parametrize("name", ["normal", "he_normal", "uniform", "glorot_uniform"])
 def test_blocks_hold_the_same_bits(name, dtype, key):
     with jax.enable_x64(dtype == "float64"):
-        shape = (3, 333, 1001)  # almost four blocks
+        shape = (3, 999, 1001)  # almost three blocks
         theirs = getattr(jax.nn.initializers, name)()
         wide = "float32" if dtype == "bfloat16" else dtype
         expected = theirs(key, shape, jnp.dtype(wide)).astype(dtype)
@@ -102,7 +102,7 @@ def test_blocks_hold_the_same_bits(name, dtype, key):
 
 def test_blocks_need_no_temporaries(key):
     """JAX's own draws take 12 bytes besides the 4 of every number."""
-    size = 2**23
+    size = 2**26
     temporary = {}
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
         jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,)))
@@ -246,7 +246,7 @@ def test_importing_initjax_does_not_import_jax():
 def test_a_maker_in_place_of_an_initializer_is_explained(name, make_key):
     """JAX's fail far away, or return a function as the parameter: kernel_init=he_normal."""
     make = initjax.NAMES[name]
-    for arguments in [(), ((3, 4), np.float32)] if name != "torch_bias" else [()]:
+    for arguments in [(), ((3, 4), np.float32)]:
         with pytest.raises(TypeError, match=r"key"):
             make(make_key(0), *arguments)
     with pytest.raises(TypeError, match="key"):
