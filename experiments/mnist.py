@@ -12,75 +12,26 @@ import dataclasses
 import datetime
 import functools
 import importlib
-import importlib.metadata
 import math
-import os
 import pathlib
-import platform
 import shlex
 import statistics
 import sys
 import time
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from absl import flags
 
 import initjax
-from experiments.common import choices, console, data, store
+from experiments.common import choices, console, data, runs, store
 
 # JAX, and what imports it, is imported in the functions: a mistake in a flag is told before.
-if TYPE_CHECKING:
-    import jax
-
 COMMAND = "python -m experiments.mnist"
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that determines a run, to the bit; checked when it is made."""
-
-    init: str = "glorot_uniform"
-    output_init: str = "glorot_uniform"
-    bias_init: str = "zeros"
-    seed: int = 0
-    hidden: tuple[int, ...] = (128, 64)
-    activation: str = "relu"
-    dtype: str = "float32"
-    optimizer: str = "adam"
-    learning_rate: float | None = None  # None is replaced by the optimizer's own
-    epochs: int = 5
-    batch_size: int = 128
-    dataset: str | None = None  # None is MNIST, or what data_dir holds
-    data_dir: str | None = None
-
-    def __post_init__(self):
-        for name in ("init", "output_init", "bias_init"):
-            try:
-                initjax.parse(getattr(self, name))
-            except ValueError as error:
-                raise ValueError(f"--{name}: {error}") from None
-        choices.check("activation", self.activation, choices.ACTIVATIONS)
-        choices.check("optimizer", self.optimizer, choices.OPTIMIZERS)
-        choices.check("dtype", self.dtype, choices.DTYPES)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if not least <= getattr(self, name) < 2**32:
-                raise ValueError(
-                    f"--{name} must be at least {least} and below 2**32, got {getattr(self, name)}"
-                )
-        if not all(1 <= size < 2**31 for size in self.hidden):
-            raise ValueError(f"--hidden: sizes must be at least 1, got {self.hidden}")
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has but lists
-        rate = self.learning_rate
-        if rate is None:
-            rate = choices.OPTIMIZERS[self.optimizer]
-            object.__setattr__(self, "learning_rate", rate)
-        if not 0 < rate < math.inf:
-            raise ValueError(f"--learning_rate must be a number above 0, got {rate}")
-
-
 def run(
-    config: Config, workdir: str | None = None, stream: TextIO | None = None
+    config: runs.Config, workdir: str | None = None, stream: TextIO | None = None
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains one network and leaves the directory of the run (see `experiments.common.store`).
 
@@ -100,6 +51,8 @@ def run(
     started = time.perf_counter()
     pool = futures.ThreadPoolExecutor(1)
     loading = pool.submit(data.load, config.dataset, config.data_dir)  # while JAX is imported
+    if data.needs_tfds(config.dataset, config.data_dir):
+        futures.wait([loading])
     import jax
 
     from experiments.common import models, training
@@ -112,9 +65,8 @@ def run(
     with jax.enable_x64(config.dtype == "float64"):
         features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
         model = models.mlp(features, config.activation, config.dtype)
-        # Named, so that no environment variable makes another run of the same configuration.
-        key = jax.random.key(config.seed, impl="threefry2x32")
-        params = draw_params(config, key, model.shapes)
+        key = runs.root_key(config.seed)
+        params = runs.draw_params(config, key, model)
 
         directory = store.create(workdir, _run_name(config, dataset))
         store.write_json(directory / "config.json", _description(config, dataset, model.shapes))
@@ -122,9 +74,10 @@ def run(
         display.say(*_header(config, dataset, features, model.shapes))
         epochs = training.fit(
             model.apply,
-            training.optimizer(config.optimizer, config.learning_rate),
+            config.optimizer,
+            config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
             params,
-            initjax.named_key(key, "batch order"),
+            runs.order_key(key),
             (dataset.train_images, dataset.train_labels),
             (dataset.test_images, dataset.test_labels),
             epochs=config.epochs,
@@ -165,17 +118,7 @@ def run(
     return directory, summary
 
 
-def draw_params(config: Config, key: "jax.Array", shapes: Any) -> Any:
-    """Draws the parameters of a model, each from a key of its own, folded from its path."""
-    import jax
-
-    rules = {"*bias": config.bias_init, "output/*": config.output_init, "*": config.init}
-    rules = {pattern: initjax.parse(spec) for pattern, spec in rules.items()}
-    weights_key = initjax.named_key(key, "weights")
-    return jax.jit(lambda key: initjax.initialize(shapes, key, rules))(weights_key)
-
-
-def command(config: Config) -> str:
+def command(config: runs.Config) -> str:
     """The command that repeats a run."""
     arguments = [f"--init={config.init}", f"--seed={config.seed}"]
     for field in dataclasses.fields(config):
@@ -189,15 +132,15 @@ def command(config: Config) -> str:
     return f"{COMMAND} {shlex.join(arguments)}"
 
 
-def _run_name(config: Config, dataset: data.Dataset) -> str:
+def _run_name(config: runs.Config, dataset: data.Dataset) -> str:
     return f"{dataset.name}-{config.init}-seed{config.seed}"
 
 
-def _network(config: Config, features: tuple[int, ...]) -> str:
+def _network(config: runs.Config, features: tuple[int, ...]) -> str:
     return f"MLP {'-'.join(map(str, features))}, {config.activation}, {config.dtype}"
 
 
-def _training(config: Config) -> str:
+def _training(config: runs.Config) -> str:
     return (
         f"{config.optimizer} {config.learning_rate:g}, batch {config.batch_size},"
         f" {_epochs(config.epochs)}"
@@ -208,11 +151,8 @@ def _epochs(number: int) -> str:
     return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
-def _description(config: Config, dataset: data.Dataset, shapes: Any) -> dict[str, Any]:
+def _description(config: runs.Config, dataset: data.Dataset, shapes: Any) -> dict[str, Any]:
     """What config.json holds: all that a reader needs to understand the run, or to repeat it."""
-    import jax
-
-    packages = "initjax jax jaxlib flax optax numpy".split()
     return {
         "config": dataclasses.asdict(config),
         "initializers": {
@@ -230,17 +170,7 @@ def _description(config: Config, dataset: data.Dataset, shapes: Any) -> dict[str
             "image_shape": dataset.train_images.shape[1:],
             "classes": dataset.num_classes,
         },
-        "device": {
-            "platform": jax.default_backend(),
-            "kind": jax.devices()[0].device_kind,
-            "count": jax.device_count(),
-            "host": platform.node(),
-            "cores": os.cpu_count(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
+        **runs.environment(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -252,7 +182,7 @@ def _parameters(shapes: Any) -> int:
 
 
 def _header(
-    config: Config, dataset: data.Dataset, features: tuple[int, ...], shapes: Any
+    config: runs.Config, dataset: data.Dataset, features: tuple[int, ...], shapes: Any
 ) -> list[str]:
     import jax
 
@@ -267,7 +197,7 @@ def _header(
     ]
 
 
-def _footer(config: Config, directory: pathlib.Path, summary: dict[str, Any]) -> list[str]:
+def _footer(config: runs.Config, directory: pathlib.Path, summary: dict[str, Any]) -> list[str]:
     lines = []
     if summary["status"] == "interrupted":
         lines.append(f"interrupted; finished before: {_epochs(summary['epochs'])}")
@@ -293,41 +223,43 @@ _RATES = ", ".join(f"{rate:g} for {name}" for name, rate in choices.OPTIMIZERS.i
 
 _string(
     "init",
-    Config.init,
+    runs.Config.init,
     "Initializer of the hidden layers' kernels: a name, or a call with literal arguments such as"
     " 'random_uniform(-0.1, 0.1)' or 'variance_scaling(2.0, \"fan_in\", \"normal\")'."
     f" Names: {', '.join(initjax.NAMES)}.",
 )
-_string("output_init", Config.output_init, "Initializer of the output layer's kernel.")
-_string("bias_init", Config.bias_init, "Initializer of all biases.")
+_string("output_init", runs.Config.output_init, "Initializer of the output layer's kernel.")
+_string("bias_init", runs.Config.bias_init, "Initializer of all biases.")
 _integer(
     "seed",
-    Config.seed,
+    runs.Config.seed,
     "Determines the weights and the order of the batches. The same seed gives the same bits; two"
     " initializers under one seed see the same batches.",
 )
 flags.DEFINE_list(
     "hidden",
-    list(map(str, Config.hidden)),
+    list(map(str, runs.Config.hidden)),
     "Sizes of the hidden layers, separated by commas; empty for logistic regression.",
     flag_values=_FLAGS,
 )
 _string(
     "activation",
-    Config.activation,
+    runs.Config.activation,
     f"Activation of the hidden layers, from jax.nn: {', '.join(choices.ACTIVATIONS)}.",
 )
 _string(
     "dtype",
-    Config.dtype,
+    runs.Config.dtype,
     f"Dtype to compute in: {', '.join(choices.DTYPES)}. Parameters are float32, or float64.",
 )
-_string("optimizer", Config.optimizer, "adam, sgd, or momentum, which is sgd with momentum .9.")
+_string(
+    "optimizer", runs.Config.optimizer, "adam, sgd, or momentum, which is sgd with momentum .9."
+)
 flags.DEFINE_float("learning_rate", None, f"Learning rate (default: {_RATES}).", flag_values=_FLAGS)
-_integer("epochs", Config.epochs, "Passes over the training images.")
+_integer("epochs", runs.Config.epochs, "Passes over the training images.")
 _integer(
     "batch_size",
-    Config.batch_size,
+    runs.Config.batch_size,
     "Images a step; the last step of an epoch takes those that are left.",
 )
 _string(
@@ -359,14 +291,14 @@ _GROUPS = {
 
 def main() -> None:
     arguments: dict[str, Any] = {
-        field.name: _FLAGS[field.name].value for field in dataclasses.fields(Config)
+        field.name: _FLAGS[field.name].value for field in dataclasses.fields(runs.Config)
     }
     try:
         arguments["hidden"] = tuple(int(size) for size in arguments["hidden"] if size)
     except ValueError:
         sizes = ",".join(arguments["hidden"])
         raise ValueError(f"--hidden={sizes}: must be integers separated by commas") from None
-    config = Config(**arguments)
+    config = runs.Config(**arguments)
     store.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
     run(config, _FLAGS.workdir, sys.stdout)

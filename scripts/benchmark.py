@@ -51,24 +51,27 @@ def training_alone() -> float:
     """The median time of an epoch of the main job, in seconds."""
     import jax
 
-    import initjax
-    from experiments import mnist
-    from experiments.common import data, models, training
+    from experiments.common import data, models, runs, training
 
-    config = mnist.Config()
+    config = runs.Config()
     digits = data.load()
     model = models.mlp((784, *config.hidden, 10), config.activation, config.dtype)
-    optimizer = training.optimizer("adam", 1e-3)
-    key = jax.random.key(0)
-    params = mnist.draw_params(config, key, model.shapes)
-    state = training.State(params, jax.jit(optimizer.init)(params))
+    key = runs.root_key(config.seed)
+    params = runs.draw_params(config, key, model)
+    state = training.start(config.optimizer, config.learning_rate, params)
     images, labels = jax.device_put((digits.train_images, digits.train_labels))
 
     def epoch(state: training.State, number: int) -> training.State:
-        order_key = jax.random.fold_in(initjax.named_key(key, "batch order"), number)
+        order_key = jax.random.fold_in(runs.order_key(key), number)
         batches = training.shuffled_batches(order_key, len(labels), config.batch_size)
         state, metrics = training.train(
-            state, images, labels, batches, apply=model.apply, optimizer=optimizer
+            state,
+            config.learning_rate,
+            images,
+            labels,
+            batches,
+            apply=model.apply,
+            optimizer=config.optimizer,
         )
         jax.block_until_ready(metrics)
         return state

@@ -20,7 +20,7 @@ import statistics
 from absl import flags
 
 from experiments import mnist
-from experiments.common import console, store
+from experiments.common import console, runs, store
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_integer("seeds", 12, "How many seeds, from 0 on.", lower_bound=2, flag_values=_FLAGS)
@@ -49,7 +49,7 @@ INDEPENDENT = {
 
 def measure(init: str, seed: int, root: pathlib.Path) -> list[float]:
     """Trains one network, unless that is done already, and returns its eight figures."""
-    config = mnist.Config(init=init, seed=seed)
+    config = runs.Config(init=init, seed=seed)
     directory = root / init / f"seed_{seed}"
     if directory.exists() and not _is_finished(directory, config):
         shutil.rmtree(directory)  # it was interrupted; the same seed gives the same bits again
@@ -59,7 +59,7 @@ def measure(init: str, seed: int, root: pathlib.Path) -> list[float]:
     return [epochs[number][metric] for number in (1, 5) for metric in _METRICS]
 
 
-def _is_finished(directory: pathlib.Path, config: mnist.Config) -> bool:
+def _is_finished(directory: pathlib.Path, config: runs.Config) -> bool:
     try:
         summary = json.loads((directory / "summary.json").read_text())
         stored = json.loads((directory / "config.json").read_text())["config"]

@@ -1,6 +1,8 @@
 """What the programs say: flags explained, progress shown, mistakes told in one line."""
 
 import atexit
+import contextlib
+import datetime
 import gc
 import math
 import os
@@ -9,13 +11,15 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 import platformdirs
 from absl import flags
 
 from initjax.specs import nearest_first
+
+_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 def use_compilation_cache() -> None:
@@ -151,6 +155,93 @@ class Progress:
 
     def _head(self, epoch: int) -> str:
         return f"Epoch {epoch:{len(str(self._epochs))}}/{self._epochs}"
+
+
+def say(stream: TextIO | None, *lines: str) -> None:
+    """Writes lines, if there is somewhere to write to."""
+    if stream:
+        print("\n".join(lines), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
+    """Puts off Ctrl-C and SIGTERM, so that what is under way is finished and kept.
+
+    Args:
+      stream: where to say so. A second Ctrl-C ends the program at once.
+
+    Yields:
+      A function that tells whether an end was asked for.
+    """
+    asked = False
+
+    def ask(number: int, _: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        say(stream, "\nfinishing the runs that are under way; Ctrl-C again ends at once")
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone is told of signals
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def runs_progress(total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
+    """Shows runs done, their pace and the time left: a bar in a terminal, lines elsewhere.
+
+    Args:
+      total: how many there are to do.
+      stream: where to; None shows nothing.
+
+    Yields:
+      A function to be told how many more are done.
+    """
+    if not total or stream is None:
+        yield lambda number: None
+        return
+    if not stream.isatty():
+        started = told = time.monotonic()
+        done = 0
+
+        def tell(number: int) -> None:
+            nonlocal told, done
+            done += number
+            now = time.monotonic()
+            if now - told >= _LINE_SECONDS or done == total:
+                told = now
+                pace = done / (now - started)
+                left = datetime.timedelta(seconds=round((total - done) / pace))
+                say(stream, f"{done}/{total} runs, {pace:.2f} runs/s, {left} left")
+
+        yield tell
+        return
+
+    from rich import console, progress
+
+    columns = (
+        progress.BarColumn(20),
+        progress.MofNCompleteColumn(),
+        "runs",
+        "{task.fields[pace]}",
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with progress.Progress(*columns, console=console.Console(file=stream)) as bar:
+        task = bar.add_task("", total=total, pace="")
+
+        def advance(number: int) -> None:
+            bar.advance(task, number)
+            done, elapsed = bar.tasks[0].completed, bar.tasks[0].elapsed or math.inf
+            bar.update(task, pace=f"{done / elapsed:.2f} runs/s")
+
+        yield advance
 
 
 def _values(metrics: Mapping[str, float]) -> str:

@@ -131,6 +131,15 @@ def check(name: str | None = None, data_dir: str | None = None) -> None:
     _locate(name, data_dir)
 
 
+def needs_tfds(name: str | None = None, data_dir: str | None = None) -> bool:
+    """Whether `load` imports TFDS; raises as `check` does.
+
+    As it is imported, TFDS replaces Python's `import` for all threads: nothing may be imported
+    beside it.
+    """
+    return not _locate(name, data_dir)[1]
+
+
 def _locate(name: str | None, data_dir: str | None) -> tuple[str, dict[str, pathlib.Path]]:
     """Returns the name, and the four IDX files by array; no files if the set is one for TFDS."""
     if data_dir is None and name in (None, "mnist"):

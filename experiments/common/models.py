@@ -1,8 +1,9 @@
 """The models: Flax NNX modules, split once into a pure function and a tree of parameter shapes."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ class MLP(nnx.Module):
         return self.output(x)
 
 
-class Model(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # equal if identical, so that it can be hashed
+class Model:
     """A model as pure parts."""
 
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array]

@@ -32,20 +32,20 @@ class Metrics(NamedTuple):
     correct: Any
 
 
-@functools.lru_cache
-def optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
-    """Makes an Optax optimizer by name; the same arguments give the same object, so jit caches.
+_OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "sgd": optax.sgd,
+}
 
-    Args:
-      name: `adam`, `sgd`, or `momentum` (SGD with momentum .9).
-      learning_rate: a number > 0.
-    """
-    make = {
-        "adam": optax.adam,
-        "momentum": functools.partial(optax.sgd, momentum=0.9),
-        "sgd": optax.sgd,
-    }
-    return make[name](learning_rate)
+
+class History(NamedTuple):
+    """What many runs did."""
+
+    batches: Metrics
+    """Arrays of shape (runs, epochs, steps): each training batch, before its update."""
+    tests: Metrics
+    """Arrays of shape (runs, epochs + 1, batches): the test set, before training and then on."""
 
 
 class Epoch(NamedTuple):
@@ -66,7 +66,8 @@ class Epoch(NamedTuple):
 
 def fit(
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
-    optimizer: optax.GradientTransformation,
+    optimizer: str,
+    learning_rate: float,
     params: Any,
     key: jax.Array,
     train_set: tuple[np.ndarray, np.ndarray],
@@ -80,8 +81,9 @@ def fit(
 
     Args:
       apply: the model, (params, images) -> logits.
-      optimizer: from `optimizer`.
-      params: the parameters to start from; their buffers are used up.
+      optimizer: one of `choices.OPTIMIZERS`.
+      learning_rate: a number > 0.
+      params: the parameters to start from.
       key: determines the order of the examples; each epoch's is folded from it.
       train_set: images uint8 (n, height, width, channels) and their classes int32 (n,).
       test_set: the same, to evaluate on after every epoch.
@@ -93,17 +95,16 @@ def fit(
     Yields:
       Epoch 0, the network before training, then every epoch.
     """
-    state = State(params, jax.jit(optimizer.init)(params))
+    state = start(optimizer, learning_rate, params)
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = len(train_set[0])
     batch_size = min(batch_size, examples)
     steps = -(-examples // batch_size)
-    # Real examples in each batch: only the last may hold fewer.
-    sizes = np.minimum(batch_size, examples - batch_size * np.arange(steps))
+    sizes = batch_sizes(examples, batch_size)
 
     def test() -> dict[str, float]:
         sums = jax.device_get(evaluate(state.params, *test_set, apply=apply))
-        return {f"val_{name}": value for name, value in _means(sums, len(test_set[0])).items()}
+        return {f"val_{name}": value for name, value in means(sums, len(test_set[0])).items()}
 
     started = time.perf_counter()
     yield Epoch(0, test(), None, state.params, time.perf_counter() - started)
@@ -114,10 +115,12 @@ def fit(
         for part in _parts(batches) if watch else [batches]:
             if watch:
                 done = len(sums.loss)
-                watch(epoch, done, steps, _means(sums, sizes[:done].sum()) if done else {})
-            state, more = train(state, *train_set, part, apply=apply, optimizer=optimizer)
+                watch(epoch, done, steps, means(sums, sizes[:done].sum()) if done else {})
+            state, more = train(
+                state, learning_rate, *train_set, part, apply=apply, optimizer=optimizer
+            )
             sums = Metrics(*map(np.append, sums, jax.device_get(more)))
-        metrics = _means(sums, examples) | test()
+        metrics = means(sums, examples) | test()
         batch_metrics = Metrics(sums.loss / sizes, sums.correct / sizes)
         yield Epoch(epoch, metrics, batch_metrics, state.params, time.perf_counter() - started)
 
@@ -132,7 +135,12 @@ def _parts(batches: jax.Array) -> list[jax.Array]:
     return [batches[at : at + size] for at in range(0, len(batches), size)]
 
 
-def _means(sums: Metrics, examples: int) -> dict[str, float]:
+def batch_sizes(examples: int, batch_size: int) -> np.ndarray:
+    """The number of examples in each batch of an epoch: only the last may hold fewer."""
+    return np.diff(np.append(np.arange(0, examples, batch_size), examples))
+
+
+def means(sums: Metrics, examples: int) -> dict[str, float]:
     """The mean loss and accuracy over the examples, summed in float64, under Keras's names."""
     loss, correct = (float(np.sum(column, dtype=np.float64)) for column in sums)
     return {"loss": loss / examples, "acc": correct / examples}
@@ -172,29 +180,38 @@ def _in_batches(order: jax.Array, batch_size: int) -> jax.Array:
     return order.reshape(-1, batch_size)
 
 
+@functools.partial(jax.jit, static_argnames="optimizer")
+def start(optimizer: str, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
+    """The state to start training in from given parameters, which are kept."""
+    return State(params, _OPTIMIZERS[optimizer](learning_rate).init(params))
+
+
 @functools.partial(jax.jit, static_argnames=("apply", "optimizer"), donate_argnames=("state",))
 def train(
     state: State,
+    learning_rate: jax.typing.ArrayLike,
     images: jax.Array,
     labels: jax.Array,
     batches: jax.Array,
     *,
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
-    optimizer: optax.GradientTransformation,
+    optimizer: str,
 ) -> tuple[State, Metrics]:
     """Trains on batches, one after another: on those of an epoch, or on any part of them.
 
     Args:
       state: the state to go on from; its buffers are donated.
+      learning_rate: an argument, so that one program serves all of them.
       images: all training images, uint8 (n, height, width, channels).
       labels: their classes, int32 (n,).
       batches: indices int32 (batches, batch_size); n stands for no example.
       apply: the model, (params, images) -> logits.
-      optimizer: from `optimizer`.
+      optimizer: one of `choices.OPTIMIZERS`.
 
     Returns:
       The new state, and each batch's metrics in training mode, before its update.
     """
+    transform = _OPTIMIZERS[optimizer](learning_rate)
 
     def step(state: State, batch: jax.Array) -> tuple[State, Metrics]:
         def mean_loss(params: Any) -> tuple[jax.Array, Metrics]:
@@ -202,10 +219,86 @@ def train(
             return metrics.loss / jnp.sum(batch < len(images), dtype=metrics.loss.dtype), metrics
 
         grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
     return jax.lax.scan(step, state, batches)
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "optimizer", "epochs", "batch_size", "mesh"))
+def train_runs(
+    counts: jax.Array,
+    params: Any,
+    learning_rates: jax.Array,
+    keys: jax.Array,
+    train_set: tuple[jax.Array, jax.Array],
+    test_set: tuple[jax.Array, jax.Array],
+    *,
+    apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
+    optimizer: str,
+    epochs: int,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+) -> History:
+    """Trains many runs in one program, each from end to end as `fit` does.
+
+    On a CPU the runs of a device follow one another, so that each computes what it would alone, to
+    the bit. Elsewhere they advance together, which is far faster there.
+
+    Args:
+      counts: how many of a device's runs are to be trained, (devices,); the others are there so
+        that one program serves any number.
+      params: the parameters of every run, with a leading axis (runs,), the same number a device.
+      learning_rates: (runs,).
+      keys: those that determine the orders of the examples, (runs,).
+      train_set: images uint8 (n, height, width, channels) and their classes int32 (n,).
+      test_set: the same.
+      apply: the model, (params, images) -> logits.
+      optimizer: one of `choices.OPTIMIZERS`.
+      epochs: how many.
+      batch_size: examples a batch.
+      mesh: the devices, along one axis `runs`.
+    """
+    examples = len(train_set[0])
+    batch_size = min(batch_size, examples)
+
+    def train_one(params, learning_rate, key, train_set, test_set):
+        def test(params):
+            return evaluate(params, *test_set, apply=apply)
+
+        def train_epoch(state, epoch):
+            batches = shuffled_batches(jax.random.fold_in(key, epoch), examples, batch_size)
+            state, metrics = train(
+                state, learning_rate, *train_set, batches, apply=apply, optimizer=optimizer
+            )
+            return state, (metrics, test(state.params))
+
+        before = test(params)
+        state = start(optimizer, learning_rate, params)
+        _, (batches, after) = jax.lax.scan(train_epoch, state, jnp.arange(1, epochs + 1))
+        tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
+        return History(batches, tests)
+
+    def train_shard(counts, runs, *data):
+        if jax.default_backend() != "cpu":
+            return jax.vmap(lambda run: train_one(*run, *data))(runs)
+
+        def train_next(index, histories):
+            history = train_one(*jax.tree.map(lambda leaf: leaf[index], runs), *data)
+            return jax.tree.map(lambda all, one: all.at[index].set(one), histories, history)
+
+        shapes = jax.eval_shape(jax.vmap(lambda run: train_one(*run, *data)), runs)
+        histories = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return jax.lax.fori_loop(0, counts[0], train_next, histories)
+
+    shard, whole = jax.P("runs"), jax.P()
+    return jax.shard_map(
+        train_shard,
+        mesh=mesh,
+        in_specs=(shard, shard, whole, whole),
+        out_specs=shard,
+        check_vma=False,  # the loop's first histories are the same on all devices, its last are not
+    )(counts, (params, learning_rates, keys), train_set, test_set)
 
 
 @functools.partial(jax.jit, static_argnames=("apply",))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import mnist
-from experiments.common import data, store
+from experiments.common import data, runs, store
 
 COMMAND = [sys.executable, "-m", "experiments.mnist"]
 
@@ -115,14 +115,14 @@ def test_the_command_repeats_its_bits_and_leaves_the_first_run_alone(finished):
 
 
 def test_zeros_learn_the_commonest_class_and_nothing_else(tmp_path):
-    _, summary = mnist.run(mnist.Config(init="zeros"), str(tmp_path))
+    _, summary = mnist.run(runs.Config(init="zeros"), str(tmp_path))
     assert summary["val_acc"] == 0.1135
     assert summary["val_loss"] == pytest.approx(2.3010, abs=0.0005)
 
 
 def test_another_initializer_under_the_same_seed_sees_the_same_batches(finished, tmp_path):
     """Started from correlated weights, the losses of their batches rise and fall together."""
-    mnist.run(mnist.Config(init="he_normal", epochs=1), str(tmp_path))
+    mnist.run(runs.Config(init="he_normal", epochs=1), str(tmp_path))
     mine = np.array([step["loss"] for step in store.read(tmp_path / "steps.jsonl")])
     other = np.array([step["loss"] for step in store.read(finished[0] / "steps.jsonl")[:469]])
     assert np.corrcoef(mine[200:], other[200:])[0, 1] > 0.9
@@ -130,8 +130,8 @@ def test_another_initializer_under_the_same_seed_sees_the_same_batches(finished,
 
 def test_tensorflow_is_not_imported(tmp_path):
     code = (
-        "import sys\nfrom experiments import mnist\n"
-        f"mnist.run(mnist.Config(epochs=1, batch_size=6000), {str(tmp_path / 'run')!r})\n"
+        "import sys\nfrom experiments import mnist\nfrom experiments.common import runs\n"
+        f"mnist.run(runs.Config(epochs=1, batch_size=6000), {str(tmp_path / 'run')!r})\n"
         "assert not {'tensorflow', 'tensorflow_datasets', 'torch'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -176,8 +176,8 @@ def test_every_flag_does_something(flags, tmp_path):
 )
 def test_every_setting_changes_what_is_trained(change, tmp_path):
     settings = {"epochs": 1, "batch_size": 6000, "hidden": (8,)}
-    mnist.run(mnist.Config(**settings), str(tmp_path / "a"))
-    mnist.run(mnist.Config(**(settings | change)), str(tmp_path / "b"))
+    mnist.run(runs.Config(**settings), str(tmp_path / "a"))
+    mnist.run(runs.Config(**(settings | change)), str(tmp_path / "b"))
     a, b = (store.read(tmp_path / name / "steps.jsonl") for name in "ab")
     assert [step["loss"] for step in a] != [step["loss"] for step in b]
 
@@ -266,7 +266,7 @@ def test_help_groups_and_explains_all_flags(flag, tmp_path):
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     for heading in ("Initialization:", "Model:", "Training:", "Data:", "Output:"):
         assert f"\n{heading}\n" in result.stdout
-    for name in mnist.Config.__dataclass_fields__:
+    for name in runs.Config.__dataclass_fields__:
         assert f"\n  --{name}\n" in result.stdout
     assert "(default: 128,64)" in " ".join(result.stdout.split())
 
@@ -361,6 +361,6 @@ def test_output_cut_short_by_head_is_no_crash(tmp_path):
 
 def test_a_configuration_is_checked_when_it_is_made():
     with pytest.raises(ValueError, match="unknown initializer"):
-        mnist.Config(init="nothing")
-    assert mnist.Config(optimizer="sgd").learning_rate == 0.01
-    assert mnist.Config(**json.loads(json.dumps({"hidden": (3, 2)}))) == mnist.Config(hidden=(3, 2))
+        runs.Config(init="nothing")
+    assert runs.Config(optimizer="sgd").learning_rate == 0.01
+    assert runs.Config(**json.loads(json.dumps({"hidden": (3, 2)}))) == runs.Config(hidden=(3, 2))

@@ -1,0 +1,188 @@
+"""The results of sweeps: a directory that any number of processes fill, a row a run.
+
+    runs-DIGEST.parquet  the runs of one finished batch
+    .lock                empty; its bytes are locked by who is training the run of that number
+
+Files appear by renaming, complete or not at all, and are never changed: whatever happens to a
+process, all batches that it finished are there. Any tool reads them all at once, such as
+`duckdb.sql("from 'runs/sweep/*.parquet'")`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import itertools
+import os
+import pathlib
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from experiments.common import store
+
+FORMAT_VERSION = 1
+
+_PARTS = "runs-*.parquet"
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # of the configuration and the data; what identifies a run
+        ("status", pa.string()),  # finished, or diverged: a loss is not finite
+        # What was run: the fields of `runs.Config`, and the digest of the data.
+        ("init", pa.string()),
+        ("output_init", pa.string()),
+        ("bias_init", pa.string()),
+        ("seed", pa.int64()),
+        ("hidden", pa.list_(pa.int64())),
+        ("activation", pa.string()),
+        ("dtype", pa.string()),
+        ("optimizer", pa.string()),
+        ("learning_rate", pa.float64()),
+        ("epochs", pa.int64()),
+        ("batch_size", pa.int64()),
+        ("dataset", pa.string()),
+        ("digest", pa.string()),
+        # What came out. Of every epoch, the test set's from before training on; of every step.
+        ("loss", pa.list_(pa.float64())),
+        ("acc", pa.list_(pa.float64())),
+        ("val_loss", pa.list_(pa.float64())),
+        ("val_acc", pa.list_(pa.float64())),
+        ("step_loss", pa.list_(pa.float32())),
+        ("step_acc", pa.list_(pa.float32())),
+        # Where and when.
+        ("test_images", pa.int64()),
+        ("guess_acc", pa.float64()),  # of always naming the commonest class
+        ("seconds", pa.float64()),  # wall time, shared out among the runs of a batch
+        ("finished", pa.timestamp("s", tz="UTC")),
+        ("host", pa.string()),
+        ("device", pa.string()),
+        ("versions", pa.string()),  # such as "jax 0.10.2, flax 0.12.8"
+    ],
+    metadata={"format_version": str(FORMAT_VERSION)},
+)
+
+
+class Results:
+    """A directory of results, open to be added to; a context that closes it.
+
+    Args:
+      directory: made if it is not there.
+
+    Raises:
+      ValueError: it cannot be made or written to.
+    """
+
+    def __init__(self, directory: str | pathlib.Path):
+        self.directory = pathlib.Path(directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(f"cannot write to {directory}: {error.strerror}") from None
+        self._files: set[pathlib.Path] = set()
+        self._finished: set[str] = set()
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def finished(self) -> set[str]:
+        """The keys of all runs that are there now, whoever added them."""
+        new = set(self.directory.glob(_PARTS)) - self._files
+        self._files |= new
+        self._finished.update(
+            key for file in new for key in _read(file, ["key"])["key"].to_pylist()
+        )
+        return self._finished
+
+    def claim(self, keys: Iterable[str], most: int) -> list[str]:
+        """Claims runs for this process, until they are added or it ends, however it ends.
+
+        Args:
+          keys: of the runs to choose from, the first ones first.
+          most: how many are wanted.
+
+        Returns:
+          The keys of runs that are not there and that no other process has in hand.
+        """
+        candidates = iter([key for key in keys if key not in self.finished()])
+        claimed: list[str] = []
+        while len(claimed) < most:
+            new = list(itertools.islice(filter(self._try, candidates), most - len(claimed)))
+            if not new:
+                break
+            # One that was finished and given up since the directory was looked at.
+            late = [key for key in new if key in self.finished()]
+            self._release(late)
+            claimed += [key for key in new if key not in late]
+        return claimed
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Adds the runs of a finished batch, at once and for good, and gives up the claims."""
+        file = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
+        keys = sorted(row["key"] for row in rows)
+        name = _PARTS.replace("*", hashlib.sha256("".join(keys).encode()).hexdigest()[:16])
+        store.write(self.directory / name, file.getvalue())
+        self._release(keys)
+
+    def _try(self, key: str) -> bool:
+        # A lock of one byte of the file, which the system takes back from a process that is gone.
+        # Where files cannot be locked two processes may do the same, which costs but their time.
+        import fcntl
+
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _number(key))
+        except OSError as error:
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
+        return True
+
+    def _release(self, keys: Iterable[str]) -> None:
+        import fcntl
+
+        for key in keys:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _number(key))
+
+
+def read(directory: str | pathlib.Path, wanted: Collection[str] | None = None) -> pa.Table:
+    """Reads the runs of a directory, each once, in an order that depends on the runs alone.
+
+    Args:
+      directory: as of `Results`.
+      wanted: the keys of those to read; None stands for all.
+
+    Raises:
+      ValueError: there are none, or a file is not one of these.
+    """
+    tables = [_read(file) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
+    if not tables:
+        raise ValueError(f"{directory} holds no runs: python -m experiments.sweep makes some")
+    table = pa.concat_tables(tables).sort_by([("key", "ascending")])
+    found = table["key"].to_pylist()
+    first = [
+        i
+        for i, key in enumerate(found)
+        if (i == 0 or key != found[i - 1]) and (wanted is None or key in wanted)
+    ]
+    return table.take(first).sort_by([("seed", "ascending"), ("key", "ascending")])
+
+
+def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        table = pq.ParquetFile(file).read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+    version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
+    if version != str(FORMAT_VERSION):
+        raise ValueError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
+    return table
+
+
+def _number(key: str) -> int:
+    return int(key[:15], 16)  # below 2**60, as the places in a file have to be

@@ -1,0 +1,202 @@
+"""Paired comparisons: which of two settings is better, by how much, and how sure that is.
+
+Two initializers under one seed see the same batches and correlated draws, so that it is their
+difference, seed by seed, that is looked at: it varies far less than either does.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+LEVEL = 0.95  # of every interval; 1 - LEVEL is that of every test
+POWER = 0.8  # with which a difference called detectable is detected
+_RESAMPLES = 9_999
+_FEWEST_FOR_BOOTSTRAP = 20  # below, BCa intervals cover too little
+
+
+class Interval(NamedTuple):
+    """An estimate and the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """What the differences of two settings over shared seeds say."""
+
+    n: int
+    """The seeds."""
+    difference: Interval
+    """The mean difference, first minus second, with Student's t interval."""
+    stddev: float
+    """The standard deviation of the differences."""
+    correlation: float
+    """That of the two settings over the seeds: what the pairing gains. NaN if one is constant."""
+    p: float
+    """Of the paired t test that the mean difference is zero."""
+    p_sign_flip: float
+    """Of the permutation test that the differences are as likely negative as positive."""
+    p_equivalence: float
+    """Of the two one-sided tests that the mean difference is at least the margin; NaN without."""
+    improvement: Interval
+    """How often the first is above the second, ties counting half, with Wilson's interval."""
+    detectable: float
+    """The true difference that this many seeds detect with a probability of 80 %."""
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """The mean with Student's t interval, which covers from few seeds on; needs two values.
+
+    Example:
+      >>> [round(number, 3) for number in mean_interval([1.0, 2.0, 3.0, 4.0])]
+      [2.5, 0.446, 4.554]
+    """
+    values = np.asarray(values, float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, np.nan, np.nan)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    rng: np.random.Generator,
+    statistic: Callable[..., np.ndarray] = np.mean,
+) -> Interval:
+    """A statistic with its bootstrap interval, bias-corrected and accelerated (BCa).
+
+    Args:
+      values: 20 or more, since of fewer such an interval covers too little.
+      rng: what the resamples are drawn from.
+      statistic: a function of (values, axis).
+
+    Raises:
+      ValueError: there are fewer values.
+    """
+    values = np.asarray(values, float)
+    if len(values) < _FEWEST_FOR_BOOTSTRAP:
+        raise ValueError(
+            f"bootstrap_interval: needs {_FEWEST_FOR_BOOTSTRAP} values, got {len(values)};"
+            " mean_interval covers with fewer"
+        )
+    value = float(statistic(values, axis=0))
+    if np.ptp(values) == 0:
+        return Interval(value, value, value)
+    found = stats.bootstrap(
+        (values,), statistic, n_resamples=_RESAMPLES, confidence_level=LEVEL, rng=rng
+    )
+    return Interval(value, *map(float, found.confidence_interval))
+
+
+def share_interval(count: float, n: int) -> Interval:
+    """The share of `count` in `n` with Wilson's interval; SciPy's is for whole counts only.
+
+    Example:
+      >>> share = share_interval(29.5, 30)
+      >>> [round(number, 3) for number in share]
+      [0.983, 0.859, 0.998]
+    """
+    share, z2 = count / n, float(stats.norm.ppf((1 + LEVEL) / 2)) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def compare(
+    first: Sequence[float] | np.ndarray,
+    second: Sequence[float] | np.ndarray,
+    rng: np.random.Generator,
+    margin: float | None = None,
+) -> Comparison:
+    """Compares two settings over the same seeds.
+
+    Args:
+      first: the endpoint of the first setting for every seed; two or more, all finite.
+      second: the same of the second, seed by seed.
+      rng: what sign flips are drawn from, where there are too many to try them all.
+      margin: two settings whose means differ by less are equivalent.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    differences = first - second
+    n, stddev = len(differences), float(differences.std(ddof=1))
+    difference = mean_interval(differences)
+    constant = np.ptp(first) == 0 or np.ptp(second) == 0
+    if np.ptp(differences) == 0:  # no t test has an answer; this one needs none
+        p = p_sign_flip = float(difference.value == 0)
+        if p == 0:
+            p_sign_flip = 2.0 ** (1 - n)
+        p_equivalence = np.nan if margin is None else float(abs(difference.value) >= margin)
+    else:
+        p = _t_test(differences, 0)
+        p_sign_flip = float(
+            stats.permutation_test(
+                (differences,),
+                np.mean,
+                permutation_type="samples",
+                n_resamples=_RESAMPLES,
+                rng=rng,
+            ).pvalue
+        )
+        p_equivalence = np.nan
+        if margin is not None:
+            lower = _t_test(differences, -margin, alternative="greater")
+            upper = _t_test(differences, margin, alternative="less")
+            p_equivalence = max(lower, upper)
+    return Comparison(
+        n,
+        difference,
+        stddev,
+        np.nan if constant else float(np.corrcoef(first, second)[0, 1]),
+        p,
+        p_sign_flip,
+        p_equivalence,
+        share_interval(float(np.sum(differences > 0) + np.sum(differences == 0) / 2), n),
+        detectable_difference(stddev, n),
+    )
+
+
+def _t_test(values: np.ndarray, mean: float, **options: Any) -> float:
+    found: Any = stats.ttest_1samp(values, mean, **options)
+    return float(found.pvalue)
+
+
+def detectable_difference(stddev: float, n: int, alpha: float = 1 - LEVEL) -> float:
+    """The mean difference that a paired t test detects with a probability of 80 %.
+
+    Args:
+      stddev: the standard deviation of the differences.
+      n: the number of pairs, at least two.
+      alpha: the two-sided level of the test.
+
+    Example:
+      >>> round(detectable_difference(0.13, 16), 3)
+      0.097
+    """
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+
+    def missing_power(noncentrality: float) -> float:  # what is found on the wrong side is nothing
+        return POWER - float(stats.nct.sf(critical, n - 1, noncentrality))
+
+    root: Any = optimize.brentq(missing_power, 0, 2 * critical + 1)
+    return float(root * stddev / n**0.5)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values: of the smallest, times all of them, and so on down.
+
+    Example:
+      >>> holm([0.01, 0.04, 0.03])
+      [0.03, 0.06, 0.06]
+
+    Reference:
+      Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = np.argsort(ps, kind="stable")
+    scaled = np.asarray(ps, float)[order] * np.arange(len(ps), 0, -1)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()

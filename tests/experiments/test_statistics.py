@@ -1,0 +1,136 @@
+"""Statistics: intervals cover, tests keep their level, and figures are those of the literature."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.common import statistics
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def covered(intervals, truth):
+    return np.mean([low <= truth <= high for _, low, high in intervals])
+
+
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_the_interval_of_a_mean_covers(n, rng):
+    """From two seeds on; the bootstrap's covers .86 at five."""
+    intervals = [statistics.mean_interval(values) for values in rng.normal(3, 2, (4000, n))]
+    assert covered(intervals, 3) == pytest.approx(0.95, abs=5 * (0.05 * 0.95 / 4000) ** 0.5)
+
+
+def test_the_bootstrap_interval_covers_from_twenty_on(rng):
+    """.937 in the long run: below the level, which is why Student's is the one that is shown."""
+    draws = rng.normal(3, 2, (400, 20))
+    intervals = [statistics.bootstrap_interval(values, rng) for values in draws]
+    assert 0.89 < covered(intervals, 3) < 0.98
+    with pytest.raises(ValueError, match=r"needs 20 values, got 19; mean_interval covers"):
+        statistics.bootstrap_interval(draws[0, :19], rng)
+
+
+@pytest.mark.parametrize(("n", "share"), [(10, 0.5), (30, 0.9), (30, 0.03), (100, 0.99)])
+def test_the_interval_of_a_share_covers(n, share):
+    """Exactly, by summing over all outcomes. Wilson's is known to dip below its level, not far."""
+    outcomes = np.arange(n + 1)
+    inside = [
+        low <= share <= high
+        for _, low, high in map(statistics.share_interval, outcomes, [n] * (n + 1))
+    ]
+    assert 0.9 < scipy.stats.binom.pmf(outcomes, n, share) @ inside <= 1
+
+
+@given(st.integers(1, 200), st.data())
+def test_the_interval_of_a_share_is_scipys(n, data):
+    count = data.draw(st.integers(0, n))
+    theirs = scipy.stats.binomtest(count, n).proportion_ci(method="wilson")
+    share = statistics.share_interval(count, n)
+    np.testing.assert_allclose(share, (count / n, *theirs), atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_tests_of_a_difference_keep_their_level_and_find_what_is_there(n, rng):
+    noise = rng.normal(0, 1, (2, 200, n))
+    same = [statistics.compare(a, b, rng) for a, b in zip(noise[0], noise[1], strict=True)]
+    for name in ("p", "p_sign_flip"):
+        ps = np.array([getattr(result, name) for result in same])
+        assert np.mean(ps <= 0.05) < 0.05 + 5 * (0.05 * 0.95 / 200) ** 0.5
+    assert covered([result.difference for result in same], 0) > 0.9
+    # Of the difference that is called detectable four in five are detected.
+    first, second = noise
+    shift = statistics.detectable_difference(2**0.5, n)
+    found = [
+        statistics.compare(a + shift, b, rng).p <= 0.05 for a, b in zip(first, second, strict=True)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=5 * (0.8 * 0.2 / 200) ** 0.5)
+
+
+def test_settings_at_the_margin_are_seldom_called_equivalent_and_equal_ones_often(rng):
+    first, second = rng.normal(0, 0.001, (2, 200, 30))
+    pairs = list(zip(first, second, strict=True))
+
+    def called(shift):
+        results = [statistics.compare(a + shift, b, rng, margin=0.001) for a, b in pairs]
+        return np.mean([result.p_equivalence <= 0.05 for result in results])
+
+    assert called(0.001) < 0.05 + 5 * (0.05 * 0.95 / 200) ** 0.5
+    assert called(0) > 0.9
+
+
+def test_equivalence_is_the_interval_of_90_percent_within_the_margin(rng):
+    """Schuirmann's two one-sided tests, by their other definition."""
+    for shift in (0, 0.3, 0.5, 0.7):
+        first, second = rng.normal(0, 0.5, (2, 20))
+        result = statistics.compare(first + shift, second, rng, margin=0.8)
+        low, high = scipy.stats.ttest_rel(first + shift, second).confidence_interval(0.9)
+        assert (result.p_equivalence <= 0.05) == (-0.8 < low and high < 0.8)
+
+
+def test_pairing_counts(rng):
+    """Two settings a little apart, on seeds far apart: unpaired this is not seen."""
+    seeds = rng.normal(0, 1, 20)
+    first, second = seeds + 0.1 + rng.normal(0, 0.05, 20), seeds
+    result = statistics.compare(first, second, rng)
+    assert result.p < 1e-4 and result.p_sign_flip < 1e-3 and result.correlation > 0.99
+    assert result.improvement.value > 0.9
+    unpaired = scipy.stats.ttest_ind(first, second)
+    assert unpaired[1] > 0.5  # pyright: ignore[reportOperatorIssue]
+    mirrored = statistics.compare(second, first, rng)
+    assert mirrored.difference.value == -result.difference.value and mirrored.p == result.p
+
+
+@pytest.mark.parametrize(
+    ("stddev", "n", "difference"),
+    # Of accuracy in points, 80 % power at .05: what a table of sample sizes says of pairs that are
+    # correlated by .5, whose differences have the standard deviation of one.
+    [(0.13, 16, 0.1), (0.2, 34, 0.1), (0.13, 56, 0.05)],
+)
+def test_the_detectable_difference_is_that_of_power_tables(stddev, n, difference):
+    assert statistics.detectable_difference(stddev, n) == pytest.approx(difference, rel=0.03)
+
+
+def test_equal_settings_are_no_puzzle(rng):
+    result = statistics.compare([0.1135] * 5, [0.1135] * 5, rng, margin=0.001)
+    assert (result.p, result.p_sign_flip, result.p_equivalence) == (1, 1, 0)
+    assert result.difference == (0, 0, 0) and result.improvement.value == 0.5
+    apart = statistics.compare([0.2] * 5, [0.1] * 5, rng, margin=0.001)
+    assert (apart.p, apart.p_sign_flip, apart.p_equivalence) == (0, 2**-4, 1)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holms_p_values_keep_order_and_lie_between_plain_and_bonferronis(ps):
+    adjusted = np.array(statistics.holm(ps))
+    ps = np.array(ps)
+    assert (adjusted >= ps).all() and (adjusted <= np.minimum(1, ps * len(ps)) + 1e-15).all()
+    assert (np.diff(adjusted[np.argsort(ps, kind="stable")]) >= 0).all()
+
+
+def test_holm_keeps_the_level_of_the_family(rng):
+    ps = rng.uniform(size=(4000, 10))
+    any_found = [min(statistics.holm(row)) <= 0.05 for row in ps]
+    assert np.mean(any_found) < 0.05 + 5 * (0.05 * 0.95 / 4000) ** 0.5
