@@ -185,6 +185,8 @@ def _trainer(
         common = {
             "dataset": dataset.name,
             "digest": dataset.digest,
+            "features": features[0],
+            "classes": features[-1],
             "test_images": len(dataset.test_labels),
             "guess_acc": float(np.mean(dataset.test_labels == commonest)),
             "seconds": (time.perf_counter() - started) / len(batch),

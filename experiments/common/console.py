@@ -37,7 +37,8 @@ def run_program(
     description: str,
     flag_values: flags.FlagValues,
     groups: Mapping[str, Iterable[str]],
-    main: Callable[[], None],
+    main: Callable[..., None],
+    arguments: int = 0,
 ) -> None:
     """Parses the command line and runs a program; ends the process with its exit code.
 
@@ -50,7 +51,8 @@ def run_program(
       description: what it does, for --help.
       flag_values: the program's own flags; `help` is added to them.
       groups: the names of the flags under the headings of --help.
-      main: the program.
+      main: the program; is given what stands on the command line besides flags.
+      arguments: how many of that there may be.
     """
     # Python's collector of garbage looks through all that JAX has imported again and again, and at
     # exit once more: a fifth of the main job's time. So it looks less often, and not at exit.
@@ -59,16 +61,17 @@ def run_program(
     # A cluster that stops a job, and a user who does, are answered alike.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     use_compilation_cache()
-    name = command.split()[-1]
+    name = [word for word in command.split() if not word.startswith("[")][-1]
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=flag_values)
     try:
         _, *rest = flag_values(sys.argv)
         if flag_values["help"].value:
             print(_help(command, description, flag_values, groups))
             sys.exit(0)
-        if rest:
-            raise ValueError(f"unexpected argument {rest[0]!r}; flags are written --NAME=VALUE")
-        main()
+        if len(rest) > arguments:
+            wrong = rest[arguments]
+            raise ValueError(f"unexpected argument {wrong!r}; flags are written --NAME=VALUE")
+        main(*rest)
     except flags.UnrecognizedFlagError as error:
         known = [flag for group in groups.values() for flag in group]
         valid = ", ".join(f"--{flag}" for flag in nearest_first(error.flagname, known))

@@ -53,6 +53,8 @@ SCHEMA = pa.schema(
         ("step_loss", pa.list_(pa.float32())),
         ("step_acc", pa.list_(pa.float32())),
         # Where and when.
+        ("features", pa.int64()),  # of the network: the pixels of an image
+        ("classes", pa.int64()),
         ("test_images", pa.int64()),
         ("guess_acc", pa.float64()),  # of always naming the commonest class
         ("seconds", pa.float64()),  # wall time, shared out among the runs of a batch

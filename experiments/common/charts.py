@@ -1,0 +1,292 @@
+"""The charts of a sweep: one definition of each gives the page's, which answers, and the PNG."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from experiments.common import comparison, statistics
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; dashes and shapes for all who
+# read in black and white.
+_COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999".split()
+_DASHES = [[1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [4, 4], [12, 3], [1, 3], [6, 2, 1, 2, 1, 2]]
+_SHAPES = "circle square triangle-up diamond cross triangle-down triangle-right stroke".split()
+_POINTS = 100  # of a curve: what a screen shows
+
+_TOOLTIP_BAND = [
+    alt.Tooltip("init:N", title="initializer"),
+    alt.Tooltip("mean:Q", format=".4f"),
+    alt.Tooltip("low:Q", title="95 % from", format=".4f"),
+    alt.Tooltip("high:Q", title="to", format=".4f"),
+    alt.Tooltip("seeds:Q"),
+]
+
+
+def of_setting(
+    setting: comparison.Setting, weights: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, dict[str, Any]]:
+    """All charts of a setting, as Vega-Lite specifications, by names fit for files.
+
+    Args:
+      setting: from `comparison.settings`.
+      weights: for each kernel that is to be shown, a mapping from initializers to its numbers.
+    """
+    charts = {
+        "training_loss": training_loss(setting),
+        "test_error": test_error(setting),
+        "final_accuracy": final_accuracy(setting),
+        "differences": differences(setting),
+    }
+    for name, kernels in weights.items():
+        charts[f"weights_{name.replace('/', '_')}"] = weight_histogram(setting, name, kernels)
+    shown = [{"name": "shown", "value": setting.inits}]  # the page's checkboxes change it
+    return {name: {**chart.to_dict(), "params": shown} for name, chart in charts.items()}
+
+
+def png(spec: dict[str, Any]) -> bytes:
+    """A chart as a PNG."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_png({**spec, "width": 640, "background": "white"}, scale=2)
+
+
+def training_loss(setting: comparison.Setting) -> alt.Chart:
+    """The loss of the training batches, mean over the seeds and its interval."""
+    losses = comparison.step_columns(setting.runs, "step_loss")
+    inits = np.array(setting.runs["init"].to_pylist())
+    epochs = setting.fields["epochs"]
+    edges = np.unique(np.linspace(0, losses.shape[1], _POINTS + 1).astype(int))
+    means = np.add.reduceat(losses.astype(np.float64), edges[:-1], axis=1) / np.diff(edges)
+    at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * epochs
+    rows = [
+        {"init": init, "epoch": float(x), **_interval(means[inits == init, i])}
+        for init in setting.inits
+        for i, x in enumerate(at)
+    ]
+    return _curves(setting, rows, "training loss", "Training loss, log scale", False)
+
+
+def test_error(setting: comparison.Setting) -> alt.Chart:
+    """One minus the accuracy on the test set after every epoch, mean over the seeds."""
+    errors = 1 - np.array(setting.runs["val_acc"].to_pylist())
+    inits = np.array(setting.runs["init"].to_pylist())
+    rows = [
+        {"init": init, "epoch": epoch, **_interval(errors[inits == init, epoch])}
+        for init in setting.inits
+        for epoch in range(errors.shape[1])
+    ]
+    return _curves(setting, rows, "test error", "Test error (1 - accuracy), log scale", True)
+
+
+def _curves(
+    setting: comparison.Setting, rows: list[dict[str, Any]], quantity: str, title: str, points: bool
+) -> alt.Chart:
+    rows = [row for row in rows if row["mean"] is not None and row["mean"] > 0]
+    scale = alt.Scale(type="log", nice=False)
+    smallest = min((row["low"] or row["mean"] for row in rows if (row["low"] or 1) > 0), default=1)
+    for row in rows:  # an interval that reaches below zero has no place on a log scale
+        row["low"] = max(row["low"] or row["mean"], smallest / 2)
+        row["high"] = row["high"] or row["mean"]
+    base = _base(setting, rows)
+    x = alt.X("epoch:Q", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, title="epoch"))
+    band = base.mark_area(opacity=0.18).encode(
+        x,
+        alt.Y("low:Q", title=quantity, scale=scale),
+        alt.Y2("high:Q"),
+        _color(setting),
+    )
+    mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format="~g"), title=quantity)
+    line = base.mark_line(strokeWidth=1.8).encode(x, mean, _color(setting), _dash(setting))
+    # Points too small to see, but large enough to be hovered over.
+    dots = base.mark_point(filled=True, size=45 if points else 60, opacity=1 if points else 0)
+    tooltip = [alt.Tooltip("epoch:Q", format=".2~f"), *_TOOLTIP_BAND]
+    dots = dots.encode(x, mean, _color(setting), _shape(setting), tooltip=tooltip)
+    return _finish(band + line + dots, title, height=300)
+
+
+def final_accuracy(setting: comparison.Setting) -> alt.Chart:
+    """Every seed's final test accuracy as a point, and their means with intervals.
+
+    Runs that learned nothing would squeeze the others together: they lie outside, and are told.
+    """
+    values = setting.values["final_acc"]
+    inside = values[(setting.trained == 1) & np.isfinite(values)]
+    if not inside.size:
+        inside = values[np.isfinite(values)]
+    low, high = (inside.min(), inside.max()) if inside.size else (0.0, 1.0)
+    margin = max(0.1 * (high - low), 1e-4)
+    domain = [float(low - margin), float(min(1, high + margin))]
+    jitter = np.random.default_rng(0).uniform(-1, 1, values.shape)  # of the picture alone
+    points, bars, notes = [], [], []
+    for row, init in enumerate(setting.inits):
+        finite = np.flatnonzero(np.isfinite(values[row]))
+        shown = [i for i in finite if values[row, i] >= domain[0]]
+        points += [
+            {
+                "init": init,
+                "accuracy": float(values[row, i]),
+                "seed": setting.seeds[i],
+                "offset": float(jitter[row, i]),
+            }
+            for i in shown
+        ]
+        if len(shown) == len(finite) and shown:
+            bars.append({"init": init, **_interval(values[row, finite])})
+        elif len(finite):
+            hidden = len(finite) - len(shown)
+            mean = np.mean([values[row, i] for i in finite if i not in shown])
+            notes.append({"init": init, "note": f"◂ {hidden} of {len(finite)} runs at {mean:.4f}"})
+    x = alt.X("accuracy:Q", title="final test accuracy", scale=alt.Scale(domain=domain, nice=False))
+    y = alt.Y("init:N", sort=setting.inits, title=None)
+    strip = _base(setting, points).mark_point(filled=True, size=35, opacity=0.55)
+    strip = strip.encode(
+        x,
+        y,
+        alt.YOffset("offset:Q", scale=alt.Scale(domain=[-1.6, 1.6])),
+        _color(setting, None),
+        _shape(setting, None),
+        tooltip=[
+            alt.Tooltip("init:N", title="initializer"),
+            alt.Tooltip("seed:Q"),
+            alt.Tooltip("accuracy:Q", format=".4f"),
+        ],
+    )
+    bars_base = _base(setting, bars)
+    rule = bars_base.mark_rule(strokeWidth=1.5, color="black").encode(
+        alt.X("low:Q", title="final test accuracy"), alt.X2("high:Q"), y
+    )
+    tick = bars_base.mark_tick(thickness=3, size=20, color="black").encode(
+        alt.X("mean:Q", title="final test accuracy"), y, tooltip=_TOOLTIP_BAND
+    )
+    text = (
+        _base(setting, notes)
+        .mark_text(align="left", x=4, fontSize=12)
+        .encode(y, alt.Text("note:N"))
+    )
+    title = "Final test accuracy: every seed, mean, interval"
+    return _finish(rule + strip + tick + text, title, height=44 * len(setting.inits))
+
+
+def differences(setting: comparison.Setting) -> alt.Chart:
+    """The mean difference in final test accuracy of every two initializers, in points."""
+    rows = []
+    for pair in comparison.pairs(setting, "final_acc"):
+        found = pair.comparison
+        for sign, first, second in ((1, pair.first, pair.second), (-1, pair.second, pair.first)):
+            value, *bounds = (100 * sign * number for number in found.difference)
+            mark = "*" * (pair.p <= 0.05) + "≈" * (found.p_equivalence <= 0.05)
+            rows.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "points": value,
+                    "text": f"{round(value, 2) + 0.0:+.2f}{mark}",
+                    "interval": f"{min(bounds):+.3f} to {max(bounds):+.3f}",
+                    "p": comparison.p_text(pair.p),
+                    "sign flips": comparison.p_text(found.p_sign_flip),
+                    "equivalence": comparison.p_text(found.p_equivalence),
+                    "seeds": found.n,
+                }
+            )
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        alt.X("second:N", sort=setting.inits, title="minus", axis=alt.Axis(labelAngle=-35)),
+        alt.Y("first:N", sort=setting.inits, title=None),
+        tooltip=[
+            "first:N", "second:N", alt.Tooltip("points:Q", format="+.3f"), "interval:N",
+            alt.Tooltip("p:N", title="p (t test, Holm)"),
+            alt.Tooltip("sign flips:N", title="p (sign flips)"),
+            alt.Tooltip("equivalence:N", title="p (equivalence)"),
+            "seeds:Q",
+        ],
+    )  # fmt: skip
+    largest = 0.5  # points: colours are for differences such as these; larger ones look the same
+    scale = alt.Scale(scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=True)
+    cells = base.mark_rect(stroke="white").encode(alt.Color("points:Q", scale=scale, legend=None))
+    strong = f"abs(datum.points) > {0.7 * largest}"
+    text = base.mark_text(fontSize=11).encode(
+        alt.Text("text:N"), color=alt.condition(strong, alt.value("white"), alt.value("black"))
+    )
+    return _finish(
+        cells + text,
+        "Differences in final accuracy, points",
+        "row minus column; * differ, ≈ equivalent",
+        height=36 * len(setting.inits),
+    )
+
+
+def weight_histogram(
+    setting: comparison.Setting, name: str, kernels: Mapping[str, np.ndarray]
+) -> alt.Chart:
+    """How the numbers of a kernel are distributed at initialization, for each initializer."""
+    drawn = {init: np.ravel(kernel) for init, kernel in kernels.items() if np.ptp(kernel) > 0}
+    largest = max((float(np.abs(kernel).max()) for kernel in drawn.values()), default=1.0)
+    edges = np.linspace(-largest, largest, 82)
+    rows = [
+        {"init": init, "weight": float(at), "density": float(density)}
+        for init, kernel in drawn.items()
+        for at, density in zip(
+            (edges[:-1] + edges[1:]) / 2,
+            np.histogram(kernel, edges, density=True)[0],
+            strict=True,
+        )
+    ]
+    base = _base(setting, rows)
+    line = base.mark_line(strokeWidth=1.8, interpolate="step").encode(
+        alt.X("weight:Q", title=f"{name} at initialization"),
+        alt.Y("density:Q"),
+        _color(setting),
+        _dash(setting),
+        tooltip=[
+            alt.Tooltip("init:N", title="initializer"),
+            alt.Tooltip("weight:Q", format=".4f"),
+            alt.Tooltip("density:Q", format=".3f"),
+        ],
+    )
+    return _finish(alt.layer(line), f"Weights at initialization: {name}", height=260)
+
+
+def _interval(values: np.ndarray) -> dict[str, Any]:
+    """Mean and interval of what is finite, for a row of data."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {"mean": None, "low": None, "high": None, "seeds": 0}
+    mean, low, high = statistics.mean_interval(finite)
+    bounds = {"low": low, "high": high} if len(finite) > 1 else {"low": mean, "high": mean}
+    return {"mean": mean, **bounds, "seeds": len(finite)}
+
+
+def _base(setting: comparison.Setting, rows: list[dict[str, Any]]) -> alt.Chart:
+    """A chart of the initializers that are shown."""
+    return alt.Chart(alt.Data(values=rows)).transform_filter("indexof(shown, datum.init) >= 0")
+
+
+def _finish(chart: Any, title: str, subtitle: str = "", *, height: int) -> alt.Chart:
+    options: dict[str, Any] = {"subtitle": subtitle} if subtitle else {}
+    return chart.properties(height=height, title=alt.Title(title, anchor="start", **options))
+
+
+def _legend(columns: int = 4) -> alt.Legend:
+    return alt.Legend(
+        orient="bottom", title=None, columns=columns, symbolStrokeWidth=2, symbolOpacity=1
+    )
+
+
+def _color(setting: comparison.Setting, legend: Any = ...) -> alt.Color:
+    legend = _legend() if legend is ... else legend
+    return alt.Color("init:N", scale=_scale(setting, _COLORS), legend=legend)
+
+
+def _dash(setting: comparison.Setting) -> alt.StrokeDash:
+    return alt.StrokeDash("init:N", scale=_scale(setting, _DASHES), legend=_legend())
+
+
+def _shape(setting: comparison.Setting, legend: Any = ...) -> alt.Shape:
+    legend = _legend() if legend is ... else legend
+    return alt.Shape("init:N", scale=_scale(setting, _SHAPES), legend=legend)
+
+
+def _scale(setting: comparison.Setting, values: list[Any]) -> alt.Scale:
+    domain = setting.inits
+    return alt.Scale(domain=domain, range=[values[i % len(values)] for i in range(len(domain))])

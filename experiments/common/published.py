@@ -1,0 +1,72 @@
+"""The published results that this project starts from, and where they lie among our own runs.
+
+"Weight Initialization in Deep Learning", a tutorial with Keras: one run of each initializer;
+optimizer and batch size are not stated there, and Adam with batches of 128 reproduces it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from experiments.common import comparison
+
+# Epoch 1, then epoch 5; each loss, acc, val_loss, val_acc.
+TUTORIAL = {
+    "zeros": (2.3016, 0.1119, 2.3011, 0.1135, 2.3013, 0.1124, 2.3010, 0.1135),
+    "random_uniform": (0.3929, 0.8887, 0.1889, 0.9432, 0.0629, 0.9804, 0.0877, 0.9755),
+    "glorot_uniform": (0.3317, 0.9072, 0.1534, 0.9545, 0.0529, 0.9840, 0.0755, 0.9771),
+    "glorot_normal": (0.3296, 0.9064, 0.1628, 0.9492, 0.0576, 0.9824, 0.0707, 0.9783),
+    "he_uniform": (0.3252, 0.9050, 0.1524, 0.9546, 0.0546, 0.9828, 0.0860, 0.9740),
+    "he_normal": (0.3163, 0.9087, 0.1596, 0.9508, 0.0537, 0.9836, 0.0764, 0.9769),
+}
+"""By initializer: loss, acc, val_loss, val_acc after epoch 1, then the same after epoch 5."""
+
+_METRICS = ("loss", "acc", "val_loss", "val_acc")
+_TRAINING = {
+    "dataset": "mnist", "hidden": [128, 64], "activation": "relu", "dtype": "float32",
+    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 5,
+    "output_init": "glorot_uniform", "bias_init": "zeros",
+}  # fmt: skip
+
+
+def compare(setting: "comparison.Setting") -> list[dict[str, Any]]:
+    """The published figures beside ours, for a setting that trains what was published.
+
+    Args:
+      setting: from `comparison.settings`.
+
+    Returns:
+      A row for each initializer, epoch and metric; none if something else was trained. A figure's
+      position is the share of our runs below it, and whether it lies in the interval in which one
+      more run of ours would, with a probability of 95 %.
+    """
+    from scipy import stats
+
+    if any(setting.fields[name] != value for name, value in _TRAINING.items()):
+        return []
+    rows = []
+    names = np.array(setting.runs["init"].to_pylist())
+    for init in setting.inits:
+        for index, figure in enumerate(TUTORIAL.get(init, ())):
+            epoch, metric = (1, 5)[index // 4], _METRICS[index % 4]
+            column = np.array(setting.runs[metric].to_pylist())[names == init]
+            values = column[:, epoch if metric.startswith("val_") else epoch - 1]
+            n = len(values)
+            if n < 2:
+                continue
+            # Of one more run; the published figures are rounded to four digits.
+            half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * (1 + 1 / n) ** 0.5 + 5e-5
+            rows.append(
+                {
+                    "initializer": init,
+                    "epoch": epoch,
+                    "metric": metric,
+                    "published": f"{figure:.4f}",
+                    "ours": f"{values.mean():.4f}",
+                    "sd over seeds": f"{values.std(ddof=1):.4f}",
+                    "our runs below it": f"{np.mean(values < figure):.0%}",
+                    "inside 95 %": "yes" if abs(figure - values.mean()) <= half else "no",
+                }
+            )
+    return rows

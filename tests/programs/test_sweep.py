@@ -1,0 +1,235 @@
+"""`python -m experiments.sweep`: each run as if alone, nothing lost, nothing done twice."""
+
+import gzip
+import itertools
+import multiprocessing
+import os
+import struct
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import sweep
+from experiments.common import data, models, results, runs, training
+
+COMMAND = [sys.executable, "-m", "experiments.sweep"]
+_INPUTS = [name for name in results.SCHEMA.names if name not in ("seconds", "finished", "host")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Real MNIST images, fewer: 1,000 to train on and 300 to test on, neither a round number."""
+    mnist = data.load()
+    path = tmp_path_factory.mktemp("digits")
+    for split, images, labels, n in (
+        ("train", mnist.train_images, mnist.train_labels, 1000),
+        ("t10k", mnist.test_images, mnist.test_labels, 300),
+    ):
+        for name, array in (("images", images[:n, ..., 0]), ("labels", labels[:n])):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            file = path / f"{split}-{name}-idx{array.ndim}-ubyte.gz"
+            file.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    return str(path)
+
+
+def configs(folder, seeds=2, **options):
+    settings = {"hidden": (16,), "epochs": 2, "data_dir": folder, **options}
+    return [
+        runs.Config(init=init, seed=seed, **settings)
+        for seed in range(seeds)
+        for init in ("he_normal", "zeros", "random_uniform(-0.1, 0.1)")
+    ]
+
+
+def run(*flags, cwd, **options):
+    return subprocess.run(
+        [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def outcome(directory):
+    """What the runs of a directory are, without when and where they were trained."""
+    return results.read(directory).select(_INPUTS).to_pylist()
+
+
+def same(a, b):
+    """Whether two outcomes are equal to the bit, NaN included."""
+    return repr(a) == repr(b)
+
+
+def alone(config):
+    """The figures of a run as `experiments.mnist` trains it."""
+    digits = data.load(config.dataset, config.data_dir)
+    with jax.enable_x64(config.dtype == "float64"):
+        features = (784, *config.hidden, digits.num_classes)
+        model = models.mlp(features, config.activation, config.dtype)
+        key = runs.root_key(config.seed)
+        epochs = training.fit(
+            model.apply,
+            config.optimizer,
+            config.learning_rate,
+            runs.draw_params(config, key, model),
+            runs.order_key(key),
+            (digits.train_images, digits.train_labels),
+            (digits.test_images, digits.test_labels),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+        )
+        epochs = list(epochs)
+    steps = np.concatenate([epoch.batch_metrics.loss for epoch in epochs if epoch.batch_metrics])
+    return {
+        "val_loss": [epoch.metrics["val_loss"] for epoch in epochs],
+        "val_acc": [epoch.metrics["val_acc"] for epoch in epochs],
+        "loss": [epoch.metrics["loss"] for epoch in epochs[1:]],
+        "acc": [epoch.metrics["acc"] for epoch in epochs[1:]],
+        "step_loss": steps.astype(np.float32).tolist(),
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"activation": "tanh", "optimizer": "momentum", "learning_rate": 0.1},
+        {"dtype": "bfloat16", "optimizer": "sgd"},
+        {"dtype": "float64"},
+        {"epochs": 1, "batch_size": 1000},  # an epoch of one step
+        {"batch_size": 3000, "hidden": (), "learning_rate": 1e30},  # which diverges
+    ],
+    ids=str,
+)
+def test_a_run_in_a_sweep_is_the_run_alone_to_the_bit(folder, tmp_path, settings):
+    wanted = configs(folder, **settings)
+    assert sweep.run(wanted, str(tmp_path)) == len(wanted)
+    rows = {row["key"]: row for row in results.read(tmp_path).to_pylist()}
+    digest = data.load(None, folder).digest
+    assert len(rows) == len(wanted)
+    for config in wanted:
+        row = rows[runs.identity(config, digest)]
+        for name, value in alone(config).items():
+            assert same(row[name], value), (config, name)
+        assert row["seed"] == config.seed and row["init"] == runs.canonical(config.init)
+
+
+def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
+    flags = ["--hidden=16", "--epochs=2", f"--data_dir={folder}", "--init=he_normal,zeros"]
+    for devices, seeds in ((1, 2), (2, 7), (3, 2)):
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+        result = run(
+            *flags, f"--seeds={seeds}", f"--workdir={devices}", cwd=tmp_path, env=environment
+        )
+        assert result.returncode == 0, result.stderr
+        assert f"on {devices} x cpu" in result.stdout
+    many = {row["key"]: row for row in outcome(tmp_path / "2")}
+    for few in ("1", "3"):
+        rows = outcome(tmp_path / few)
+        assert len(rows) == 4 and all(same(row, many[row["key"]]) for row in rows)
+
+
+def test_only_what_is_missing_is_trained(folder, tmp_path):
+    wanted = configs(folder, seeds=3)
+    assert sweep.run(wanted[:4], str(tmp_path)) == 4
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    assert sweep.run(wanted, str(tmp_path)) == 5
+    assert sweep.run(wanted, str(tmp_path)) == 0
+    for name, content in before.items():
+        assert (tmp_path / name).read_bytes() == content
+    # Another name for an initializer is no other run; another learning rate is one.
+    named = runs.Config(
+        init="kaiming_normal()", hidden=(16,), epochs=2, data_dir=folder, dataset="digits"
+    )
+    assert sweep.run([named], str(tmp_path)) == 0
+    faster = runs.Config(
+        init="he_normal", hidden=(16,), epochs=2, data_dir=folder, learning_rate=0.1
+    )
+    assert sweep.run([faster], str(tmp_path)) == 1
+
+
+def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path):
+    def programs():
+        return training.train_runs._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+    sweep.run(configs(folder, hidden=(17,)), str(tmp_path))
+    compiled = programs()
+    sweep.run(configs(folder, seeds=4, hidden=(17,), learning_rate=0.01), str(tmp_path))
+    assert programs() == compiled
+
+
+def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
+    wanted = [
+        runs.Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
+        for init in ("he_normal", "normal(1e38)", "glorot_uniform")
+    ]
+    sweep.run(wanted, str(tmp_path))
+    status = {row["init"]: row["status"] for row in outcome(tmp_path)}
+    assert status["normal(stddev=1e+38)"] == "diverged"
+    assert status["he_normal"] == status["glorot_uniform"] == "finished"
+
+
+def test_shards_add_up_to_the_grid(folder, tmp_path):
+    flags = [
+        "--init=he_normal,random_uniform(-0.1, 0.1)", "--seeds=2,5-6", "--hidden=8",
+        "--hidden=16,8", "--learning_rate=.01,.1", "--epochs=1", f"--data_dir={folder}",
+    ]  # fmt: skip
+    for shard in range(2):
+        result = run(*flags, f"--shard={shard}/2", "--workdir=r", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    rows = outcome(tmp_path / "r")
+    inits = ("he_normal", "random_uniform(minval=-0.1, maxval=0.1)")
+    grid = set(itertools.product(inits, (2, 5, 6), ((8,), (16, 8)), (0.01, 0.1)))
+    found = [(row["init"], row["seed"], tuple(row["hidden"]), row["learning_rate"]) for row in rows]
+    assert len(found) == len(grid) == 24 and set(found) == grid
+
+
+def test_two_processes_share_the_work(folder, tmp_path):
+    flags = ["--init=he_normal", "--seeds=40", "--hidden=64", "--epochs=3", f"--data_dir={folder}"]
+    started = [
+        subprocess.Popen([*COMMAND, *flags, "--workdir=r"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    keys = [
+        key
+        for part in (tmp_path / "r").glob("*.parquet")
+        for key in results._read(part, ["key"])["key"].to_pylist()
+    ]
+    assert len(set(keys)) == 40
+    assert len(keys) == 40  # none was trained twice
+
+
+def _train_all(folder, workdir):
+    sweep.run(configs(folder, seeds=100, hidden=(64,), epochs=6), workdir)
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [5, pytest.param(50, marks=pytest.mark.slow)],  # a minute
+)
+def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kills):
+    """-9 at random moments; then it is finished, and compared with a sweep left in peace."""
+    _train_all(folder, str(tmp_path / "in peace"))  # first, so that the program is compiled
+    # Forked from a process that has imported everything, so that kills hit what matters.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [f"experiments.{name}" for name in ("sweep", "common.results", "common.training")]
+        + ["experiments.common.models"]
+    )
+    moments = np.random.default_rng(0).uniform(0.3, 1.5, kills)
+    kept, cut_short = 0, 0
+    for moment in moments:
+        process = context.Process(target=_train_all, args=(folder, str(tmp_path / "killed")))
+        process.start()
+        process.join(moment)
+        cut_short += process.exitcode is None
+        process.kill()
+        process.join()
+        found = list((tmp_path / "killed").glob("*.parquet"))
+        now = len(outcome(tmp_path / "killed")) if found else 0
+        assert now >= kept
+        kept = now
+    assert cut_short > kills / 2 and 0 < kept <= 300
+    _train_all(folder, str(tmp_path / "killed"))
+    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "in peace"))
