@@ -83,7 +83,7 @@ def report(directory: str) -> list[pathlib.Path]:
         sections="\n".join(sections),
         about=_html_table(about),
         specs=json.dumps(specs, allow_nan=False).replace("</", "<\\/"),
-        library=vl_convert.javascript_bundle(None),
+        library=vl_convert.javascript_bundle(),  # pyright: ignore[reportCallIssue]
     )
     written[root / "report" / "report.md"] = "\n".join(markdown).encode()
     for key, rows in tables.items():

@@ -69,16 +69,19 @@ def run(configs: Sequence[runs.Config], workdir: str, stream: TextIO | None = No
             console.runs_progress(len(missing), stream) as advance,
         ):
             for group in _groups({key: wanted[key] for key in wanted if key in missing}):
-                train, size, most = _trainer(next(iter(group.values())), dataset, len(group))
+                one = next(iter(group.values()))
+                train, devices, size, most = _trainer(one, dataset, len(group))
                 while batch := stored.claim(group, size):
                     started = time.perf_counter()
                     stored.add(train({key: group[key] for key in batch}))
                     trained += len(batch)
                     advance(len(batch))
                     if interrupted():
+                        console.say(stream, f"kept    {len(stored.finished())} runs in {workdir}")
                         raise KeyboardInterrupt
-                    pace = (time.perf_counter() - started) / size
-                    size = max(1, min(most, 2 * size, round(_BATCH_SECONDS / pace)))
+                    pace = _BATCH_SECONDS / (time.perf_counter() - started)
+                    # As many for each device, so that none waits for another.
+                    size = devices * max(1, min(most, 2 * size, round(pace * size)) // devices)
         others = len(wanted.keys() - stored.finished())
     if others:
         console.say(stream, f"{others} runs are in the hands of other processes")
@@ -103,11 +106,12 @@ def _groups(missing: Group) -> list[Group]:
 
 def _trainer(
     config: runs.Config, dataset: data.Dataset, wanted: int
-) -> tuple[Callable[[Group], list[dict[str, Any]]], int, int]:
+) -> tuple[Callable[[Group], list[dict[str, Any]]], int, int, int]:
     """Makes what trains a batch, from any of a group's configurations.
 
     Returns:
-      The function from a batch to its rows; how many runs to begin with; how many are the most.
+      The function from a batch to its rows; the number of devices; how many runs a batch holds at
+      first, and at the most.
     """
     import jax
     import jax.numpy as jnp
@@ -199,7 +203,7 @@ def _trainer(
             rows.append({"key": key, **_outcome(mine, one, dataset), **common})
         return rows
 
-    return train, first, slots * len(devices)
+    return train, len(devices), first, slots * len(devices)
 
 
 def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[str, Any]:
@@ -283,7 +287,7 @@ _integer = functools.partial(flags.DEFINE_integer, flag_values=_FLAGS)
 
 _string(
     "init",
-    "zeros,random_uniform,glorot_uniform,glorot_normal,he_uniform,he_normal",
+    "zeros,random_uniform,glorot_uniform,glorot_normal,he_uniform,he_normal,orthogonal",
     "Initializers of the hidden layers' kernels, separated by commas; each as for"
     " experiments.mnist: a name, or a call with literal arguments.",
 )
@@ -434,6 +438,8 @@ def grid() -> list[runs.Config]:
 
 def main() -> None:
     configs = grid()
+    if not _FLAGS.workdir:
+        raise ValueError("--workdir= names no directory")
     data.check(configs[0].dataset, configs[0].data_dir)
     # Each core trains runs of its own; set before JAX starts, and only if nobody else has done so.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -28,12 +28,21 @@ def test_what_is_typed_gives_what_is_shown():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_works(command, tmp_path):
+    """Each in as short a form as there is; a report follows upon its sweep."""
     python, *arguments = shlex.split(command)
     assert python == "python"
-    result = subprocess.run(
-        [sys.executable, *arguments, "--epochs=1"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+    shorter = {"experiments.mnist": ["--epochs=1"], "experiments.report": []}
+    shorter["experiments.sweep"] = ["--epochs=1", "--seeds=2"]
+    commands = [[*arguments, *shorter[arguments[1]]]]
+    if arguments[1] == "experiments.report":
+        commands.insert(
+            0, ["-m", "experiments.sweep", "--init=zeros,he_normal", "--seeds=2", "--epochs=1"]
+        )
+    for command in commands:
+        result = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
 
 
 def test_the_scripts_explain_themselves():
@@ -44,7 +53,7 @@ def test_the_scripts_explain_themselves():
 
 
 def test_the_commands_and_every_public_name_are_there():
-    assert len(re.findall(r"^python3 -m venv .*", TEXT, re.M)) == 2 and len(COMMANDS) == 3
+    assert len(re.findall(r"^python3 -m venv .*", TEXT, re.M)) == 2 and len(COMMANDS) >= 6
     assert "python -m experiments.mnist --init=glorot_uniform" in TEXT
     missing = []
     for name in initjax.__all__:

@@ -4,9 +4,12 @@ import gzip
 import itertools
 import multiprocessing
 import os
+import re
+import signal
 import struct
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -198,6 +201,55 @@ def test_two_processes_share_the_work(folder, tmp_path):
     ]
     assert len(set(keys)) == 40
     assert len(keys) == 40  # none was trained twice
+
+
+def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
+    flags = ["--init=zeros,he_normal", "--seeds=3", "--hidden=16", f"--data_dir={folder}"]
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines) and "\x1b" not in result.stdout
+    assert any(line.startswith("runs    6, 0 of them there already") for line in lines)
+    assert any(re.match(r"6/6 runs, [\d.]+ runs/s, 0:00:00 left", line) for line in lines)
+    assert any(line.startswith("he_normal     3  0.") for line in lines)
+    assert any(line.startswith("- zeros: 0 of 3 runs learned anything") for line in lines)
+    assert lines[-2:] == ["results runs/sweep", "report  python -m experiments.report runs/sweep"]
+
+
+def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
+    flags = ["--init=he_normal", "--seeds=2000", "--hidden=64", f"--data_dir={folder}"]
+    process = subprocess.Popen([*COMMAND, *flags], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/sweep/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "finishing the runs that are under way" in output
+    kept = len(outcome(tmp_path / "runs/sweep"))
+    assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init=he_normal,nothing"], "--init: unknown initializer 'nothing'"),
+        (["--seeds=0"], "--seeds=0: must be a number"),
+        (["--seeds=5-3"], "--seeds=5-3: must be a number, or a list such as 3,5,8-12"),
+        (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
+        (["--hidden=1,two"], "--hidden=1,two: must be integers"),
+        (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
+        (["--shard=5/9", "--init=zeros", "--seeds=2"], "there are but 2 runs"),
+        (["--optimizer=adam,adm"], "--optimizer=adm: valid are adam"),
+        (["--workdir="], "--workdir= names no directory"),
+        (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(tmp_path, flags, message):
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def _train_all(folder, workdir):
