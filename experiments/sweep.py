@@ -19,6 +19,7 @@ import math
 import operator
 import os
 import re
+import shlex
 import sys
 import textwrap
 import time
@@ -258,7 +259,7 @@ def _header(wanted: Group, dataset: data.Dataset, missing: int) -> list[str]:
 
 
 def _summary(configs: Sequence[runs.Config], workdir: str) -> list[str]:
-    """What is printed at the end: the comparison of what was asked for, and what to do next."""
+    """What is printed at the end: the comparison of what was asked for."""
     from experiments.common import comparison, results
 
     lines = []
@@ -278,7 +279,7 @@ def _summary(configs: Sequence[runs.Config], workdir: str) -> list[str]:
         lines.append("(means with 95 % intervals of Student's t)")
         for sentence in comparison.summary(setting):
             lines += textwrap.wrap(f"- {sentence}", 80, subsequent_indent="  ")
-    return [*lines, "", f"results {workdir}", f"report  python -m experiments.report {workdir}"]
+    return lines
 
 
 _FLAGS = flags.FlagValues()  # the program's own, so that programs can be imported side by side
@@ -360,7 +361,9 @@ def parse_seeds(text: str) -> list[int]:
       ([0, 1, 2], [5, 6, 7], [1, 8, 9])
     """
     wrong = ValueError(f"--seeds={text}: must be a number, or a list such as 3,5,8-12")
-    if re.fullmatch(r"[1-9]\d*", text):
+    if re.fullmatch(r"\d+", text):
+        if int(text) == 0:
+            raise wrong
         return list(range(int(text)))
     seeds: dict[int, None] = {}
     for part in text.split(","):
@@ -445,7 +448,13 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
     run(configs, _FLAGS.workdir, sys.stdout)
-    console.say(sys.stdout, *_summary(configs, _FLAGS.workdir))
+    if parse_shard(_FLAGS.shard)[1] == 1:  # of a part there is nothing to be said yet
+        console.say(sys.stdout, *_summary(configs, _FLAGS.workdir), "")
+    console.say(
+        sys.stdout,
+        f"results {_FLAGS.workdir}",
+        f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
+    )
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def _curves(
     setting: comparison.Setting, rows: list[dict[str, Any]], quantity: str, title: str, points: bool
 ) -> alt.Chart:
     rows = [row for row in rows if row["mean"] is not None and row["mean"] > 0]
-    scale = alt.Scale(type="log", nice=False)
+    scale = alt.Scale(type="log", nice=False, padding=8)
     smallest = min((row["low"] or row["mean"] for row in rows if (row["low"] or 1) > 0), default=1)
     for row in rows:  # an interval that reaches below zero has no place on a log scale
         row["low"] = max(row["low"] or row["mean"], smallest / 2)
@@ -98,7 +98,7 @@ def _curves(
         _color(setting),
     )
     mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format="~g"), title=quantity)
-    line = base.mark_line(strokeWidth=1.8).encode(x, mean, _color(setting), _dash(setting))
+    line = base.mark_line(strokeWidth=1.8).encode(x, mean, _color(setting), _dash(setting, None))
     # Points too small to see, but large enough to be hovered over.
     dots = base.mark_point(filled=True, size=45 if points else 60, opacity=1 if points else 0)
     tooltip = [alt.Tooltip("epoch:Q", format=".2~f"), *_TOOLTIP_BAND]
@@ -138,11 +138,14 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
             hidden = len(finite) - len(shown)
             mean = np.mean([values[row, i] for i in finite if i not in shown])
             notes.append({"init": init, "note": f"◂ {hidden} of {len(finite)} runs at {mean:.4f}"})
-    x = alt.X("accuracy:Q", title="final test accuracy", scale=alt.Scale(domain=domain, nice=False))
+    axis: dict[str, Any] = {
+        "title": "final test accuracy",
+        "scale": alt.Scale(domain=domain, nice=False, zero=False),
+    }
     y = alt.Y("init:N", sort=setting.inits, title=None)
     strip = _base(setting, points).mark_point(filled=True, size=35, opacity=0.55)
     strip = strip.encode(
-        x,
+        alt.X("accuracy:Q", **axis),
         y,
         alt.YOffset("offset:Q", scale=alt.Scale(domain=[-1.6, 1.6])),
         _color(setting, None),
@@ -155,10 +158,10 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
     )
     bars_base = _base(setting, bars)
     rule = bars_base.mark_rule(strokeWidth=1.5, color="black").encode(
-        alt.X("low:Q", title="final test accuracy"), alt.X2("high:Q"), y
+        alt.X("low:Q", **axis), alt.X2("high:Q"), y
     )
     tick = bars_base.mark_tick(thickness=3, size=20, color="black").encode(
-        alt.X("mean:Q", title="final test accuracy"), y, tooltip=_TOOLTIP_BAND
+        alt.X("mean:Q", **axis), y, tooltip=_TOOLTIP_BAND
     )
     text = (
         _base(setting, notes)
@@ -278,8 +281,9 @@ def _color(setting: comparison.Setting, legend: Any = ...) -> alt.Color:
     return alt.Color("init:N", scale=_scale(setting, _COLORS), legend=legend)
 
 
-def _dash(setting: comparison.Setting) -> alt.StrokeDash:
-    return alt.StrokeDash("init:N", scale=_scale(setting, _DASHES), legend=_legend())
+def _dash(setting: comparison.Setting, legend: Any = ...) -> alt.StrokeDash:
+    legend = _legend() if legend is ... else legend
+    return alt.StrokeDash("init:N", scale=_scale(setting, _DASHES), legend=legend)
 
 
 def _shape(setting: comparison.Setting, legend: Any = ...) -> alt.Shape:
