@@ -29,3 +29,8 @@ def load():
 def epochs():
     """How many epochs to train: the first argument of the script, 5 without one."""
     return int(sys.argv[1]) if len(sys.argv) > 1 else 5
+
+
+def runs():
+    """How many networks to train, one after another: the second argument, 1 without one."""
+    return int(sys.argv[2]) if len(sys.argv) > 2 else 1
