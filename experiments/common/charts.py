@@ -85,6 +85,8 @@ def _curves(
 ) -> alt.Chart:
     rows = [row for row in rows if row["mean"] is not None and row["mean"] > 0]
     scale = alt.Scale(type="log", nice=False, padding=8)
+    legend = _legend(stroke=0)  # the shapes of the points, without the dashes of the lines
+    color = _color(setting, legend)
     smallest = min((row["low"] or row["mean"] for row in rows if (row["low"] or 1) > 0), default=1)
     for row in rows:  # an interval that reaches below zero has no place on a log scale
         row["low"] = max(row["low"] or row["mean"], smallest / 2)
@@ -95,14 +97,14 @@ def _curves(
         x,
         alt.Y("low:Q", title=quantity, scale=scale),
         alt.Y2("high:Q"),
-        _color(setting),
+        color,
     )
     mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format="~g"), title=quantity)
-    line = base.mark_line(strokeWidth=1.8).encode(x, mean, _color(setting), _dash(setting, None))
+    line = base.mark_line(strokeWidth=1.8).encode(x, mean, color, _dash(setting, legend))
     # Points too small to see, but large enough to be hovered over.
     dots = base.mark_point(filled=True, size=45 if points else 60, opacity=1 if points else 0)
     tooltip = [alt.Tooltip("epoch:Q", format=".2~f"), *_TOOLTIP_BAND]
-    dots = dots.encode(x, mean, _color(setting), _shape(setting), tooltip=tooltip)
+    dots = dots.encode(x, mean, color, _shape(setting, legend), tooltip=tooltip)
     return _finish(band + line + dots, title, height=300)
 
 
@@ -270,9 +272,9 @@ def _finish(chart: Any, title: str, subtitle: str = "", *, height: int) -> alt.C
     return chart.properties(height=height, title=alt.Title(title, anchor="start", **options))
 
 
-def _legend(columns: int = 4) -> alt.Legend:
+def _legend(stroke: float = 2) -> alt.Legend:
     return alt.Legend(
-        orient="bottom", title=None, columns=columns, symbolStrokeWidth=2, symbolOpacity=1
+        orient="bottom", title=None, columns=4, symbolStrokeWidth=stroke, symbolOpacity=1
     )
 
 
