@@ -24,12 +24,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from absl import flags
 
 from experiments.common import choices, console, data, runs
+
+if TYPE_CHECKING:
+    from experiments.common import models
 
 COMMAND = "python -m experiments.sweep"
 
@@ -38,6 +41,7 @@ Group = dict[str, runs.Config]  # runs that one program trains, by their identit
 _BATCH_SECONDS = 5.0  # that a batch should take: so much is lost if a process is killed
 _MOST_RUNS = 16  # of a device in a batch on a CPU, where more would gain nothing
 _MOST_RUNS_TOGETHER = 256  # the same where the runs of a device advance together
+_MOST_SEEDS = 10**6  # more are taken for a slip
 _CPU_BYTES = 2**28  # for the parameters of a device's batch
 
 
@@ -64,14 +68,15 @@ def run(configs: Sequence[runs.Config], workdir: str, stream: TextIO | None = No
     trained = 0
     with results.Results(workdir) as stored:
         missing = wanted.keys() - stored.finished()
+        _check(wanted, dataset)
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
             console.interrupt_later(stream) as interrupted,
             console.runs_progress(len(missing), stream) as advance,
         ):
             for group in _groups({key: wanted[key] for key in wanted if key in missing}):
-                one = next(iter(group.values()))
-                train, devices, size, most = _trainer(one, dataset, len(group))
+                train, least, most = _trainer(next(iter(group.values())), dataset, len(group))
+                size = least
                 while batch := stored.claim(group, size):
                     started = time.perf_counter()
                     stored.add(train({key: group[key] for key in batch}))
@@ -82,11 +87,32 @@ def run(configs: Sequence[runs.Config], workdir: str, stream: TextIO | None = No
                         raise KeyboardInterrupt
                     pace = _BATCH_SECONDS / (time.perf_counter() - started)
                     # As many for each device, so that none waits for another.
-                    size = devices * max(1, min(most, 2 * size, round(pace * size)) // devices)
+                    size = least * max(1, min(most, 2 * size, round(pace * size)) // least)
         others = len(wanted.keys() - stored.finished())
     if others:
         console.say(stream, f"{others} runs are in the hands of other processes")
     return trained
+
+
+def _check(wanted: Group, dataset: data.Dataset) -> None:
+    """Finds initializers that do not fit a parameter before anything is trained."""
+    import jax
+
+    names = ("init", "output_init", "bias_init", "hidden", "activation", "dtype")
+    tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
+    for config in tried.values():
+        with jax.enable_x64(config.dtype == "float64"):
+            model = _model(config, dataset)
+            jax.eval_shape(
+                lambda key, c=config, m=model: runs.draw_params(c, key, m), jax.random.key(0)
+            )
+
+
+def _model(config: runs.Config, dataset: data.Dataset) -> "models.Model":
+    from experiments.common import models
+
+    features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
+    return models.mlp(features, config.activation, config.dtype)
 
 
 def _groups(missing: Group) -> list[Group]:
@@ -107,24 +133,24 @@ def _groups(missing: Group) -> list[Group]:
 
 def _trainer(
     config: runs.Config, dataset: data.Dataset, wanted: int
-) -> tuple[Callable[[Group], list[dict[str, Any]]], int, int, int]:
+) -> tuple[Callable[[Group], list[dict[str, Any]]], int, int]:
     """Makes what trains a batch, from any of a group's configurations.
 
     Returns:
-      The function from a batch to its rows; the number of devices; how many runs a batch holds at
-      first, and at the most.
+      The function from a batch to its rows; how many runs a batch should hold at the least, and how
+      many it can.
     """
     import jax
     import jax.numpy as jnp
 
-    from experiments.common import models, training
+    from experiments.common import training
 
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("runs",), devices=devices)
     sharded, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("runs"), jax.P()))
     features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
     with jax.enable_x64(config.dtype == "float64"):
-        model = models.mlp(features, config.activation, config.dtype)
+        model = _model(config, dataset)
         # All runs share one copy of the data on each device.
         train_set, test_set = jax.device_put(
             (
@@ -144,14 +170,14 @@ def _trainer(
     bytes_of_one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
     if devices[0].platform == "cpu":
         slots = max(1, min(_MOST_RUNS, _CPU_BYTES // bytes_of_one))
-        first = len(devices)
+        least = len(devices)
     else:
         # Parameters, gradients, the optimizer's state and updates, and what a step needs besides.
         bytes_of_one = 8 * bytes_of_one + 16 * config.batch_size * sum(features)
         limit = (devices[0].memory_stats() or {}).get("bytes_limit", 2**32)
         slots = max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
         slots = min(slots, -(-wanted // len(devices)))
-        first = slots * len(devices)
+        least = slots * len(devices)  # they advance together: fewer take as long
 
     def train(batch: Group) -> list[dict[str, Any]]:
         started = time.perf_counter()
@@ -204,7 +230,7 @@ def _trainer(
             rows.append({"key": key, **_outcome(mine, one, dataset), **common})
         return rows
 
-    return train, len(devices), first, slots * len(devices)
+    return train, least, slots * len(devices)
 
 
 def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[str, Any]:
@@ -362,7 +388,7 @@ def parse_seeds(text: str) -> list[int]:
     """
     wrong = ValueError(f"--seeds={text}: must be a number, or a list such as 3,5,8-12")
     if re.fullmatch(r"\d+", text):
-        if int(text) == 0:
+        if not 1 <= int(text) <= _MOST_SEEDS:
             raise wrong
         return list(range(int(text)))
     seeds: dict[int, None] = {}
@@ -371,7 +397,7 @@ def parse_seeds(text: str) -> list[int]:
         if not match:
             raise wrong
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
+        if not 0 <= last - first < _MOST_SEEDS:
             raise wrong
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)

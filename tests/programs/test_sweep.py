@@ -230,11 +230,20 @@ def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
     assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
 
 
+def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(folder, tmp_path):
+    flags = ["--init=he_normal,delta_orthogonal", "--seeds=2", f"--data_dir={folder}"]
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert "hidden/0/kernel" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not list((tmp_path / "runs/sweep").glob("*.parquet"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--init=he_normal,nothing"], "--init: unknown initializer 'nothing'"),
         (["--seeds=0"], "--seeds=0: must be a number"),
+        (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
         (["--seeds=5-3"], "--seeds=5-3: must be a number, or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
         (["--hidden=1,two"], "--hidden=1,two: must be integers"),
