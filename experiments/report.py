@@ -5,14 +5,14 @@ Command:  python -m experiments.report runs/sweep
 Time:     about 10 s
 """
 
-import csv
 import html
-import io
 import json
+import os
 import pathlib
+import re
 import string
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ COMMAND = "python -m experiments.report"
 
 _TEMPLATE = pathlib.Path(__file__).with_name("common") / "report.html"
 _SHOWN_KERNELS = 3  # of a network, for the histograms: its first ones
-
-Table = list[dict[str, Any]]
+_FIGURES = r"(training_loss|test_error|final_accuracy|differences|weights_\w+?)(_\d+)?\.png"
+_TABLES = r"(endpoints|pairs|published)\.csv"
 
 
 def report(directory: str) -> list[pathlib.Path]:
@@ -40,66 +40,76 @@ def report(directory: str) -> list[pathlib.Path]:
     Raises:
       ValueError: the directory holds no runs, or cannot be written to.
     """
-    import vl_convert
-
-    from experiments.common import charts, comparison, results
+    from experiments.common import charts, comparison, results, tables, verdicts
 
     root = pathlib.Path(directory)
     table = results.read(root)
+    if not os.access(root, os.W_OK):
+        raise ValueError(f"cannot write to {directory}: copy it to where a report can be made")
     found = comparison.settings(table)
     written: dict[pathlib.Path, bytes] = {}
     sections, specs = [], {}
     markdown = [f"# {_title(found)}", ""]
-    tables: dict[str, Table] = {"endpoints": [], "pairs": [], "published": []}
+    files: dict[str, tables.Table] = {"endpoints": [], "pairs": [], "published": []}
     for number, setting in enumerate(found, start=1):
         suffix = "" if len(found) == 1 else f"_{number}"
-        name = comparison.describe(setting.fields)
-        sentences = comparison.summary(setting)
-        endpoints, pairs = _endpoint_table(setting), _pair_table(setting)
-        compared = published.compare(setting)
-        figures = {}
-        for chart, spec in charts.of_setting(setting, _kernels(setting)).items():
-            figures[f"{chart}{suffix}"] = spec
-            written[root / "report" / f"{chart}{suffix}.png"] = charts.png(spec)
+        name = verdicts.describe(setting.fields)
+        heading = name if len(found) == 1 else f"{number}. {name}"
+        sentences = verdicts.summary(setting)
+        pairs, compared = tables.pairs(setting), published.compare(setting)
+        shown = {
+            "Endpoints: mean and 95 % interval of Student's t": tables.shown_endpoints(setting),
+            "The published table beside ours": compared,
+            f"All {len(pairs)} comparisons of pairs": tables.shown_pairs(pairs),
+        }
+        figures = {
+            f"{chart}{suffix}": spec
+            for chart, spec in charts.of_setting(setting, _kernels(setting)).items()
+        }
         specs |= figures
-        sections.append(
-            _section(name, sentences, setting.inits, figures, endpoints, pairs, compared)
-        )
-        markdown += [f"## {name}", "", *(f"- {sentence}" for sentence in sentences), ""]
-        for title, rows in (
-            ("Endpoints: mean and 95 % interval", endpoints),
-            ("Pairs", pairs),
-            ("The published table beside ours", compared),
-        ):
+        for figure, spec in figures.items():
+            written[root / "report" / f"{figure}.png"] = charts.png(spec)
+        symbols = {init: charts.symbol(setting, init) for init in setting.inits}
+        shown_html = {title: tables.to_html(rows) for title, rows in shown.items() if rows}
+        sections.append(_section(heading, sentences, symbols, figures, shown_html))
+        markdown += [f"## {heading}", "", *(f"- {sentence}" for sentence in sentences), ""]
+        markdown += [f"![{figure}]({figure}.png)" for figure in figures]
+        for title, rows in shown.items():
             if rows:
-                markdown += [f"### {title}", "", *_markdown(rows), ""]
-        for key, rows in (("endpoints", endpoints), ("pairs", pairs), ("published", compared)):
-            tables[key] += [{"setting": name, **row} for row in rows]
-    about = _about(table)
-    markdown += ["## What was run", "", *_markdown(about), ""]
-    template = string.Template(_TEMPLATE.read_text())
-    page = template.substitute(
-        title=html.escape(_title(found)),
-        sections="\n".join(sections),
-        about=_html_table(about),
-        specs=json.dumps(specs, allow_nan=False).replace("</", "<\\/"),
-        library=vl_convert.javascript_bundle(),  # pyright: ignore[reportCallIssue]
-    )
+                markdown += ["", f"### {title}", "", *tables.to_markdown(rows), ""]
+        rows_by_file = {
+            "endpoints": tables.endpoints(setting),
+            "pairs": pairs,
+            "published": compared,
+        }
+        for file, rows in rows_by_file.items():
+            files[file] += [{"number": number, "setting": name, **row} for row in rows]
+    about = tables.about(table)
+    markdown += ["## What was run", "", *tables.to_markdown(about), ""]
     written[root / "report" / "report.md"] = "\n".join(markdown).encode()
-    for key, rows in tables.items():
+    for file, rows in files.items():
         if rows:
-            written[root / "report" / f"{key}.csv"] = _csv(rows)
+            written[root / "report" / f"{file}.csv"] = tables.to_csv(rows)
+    page = _page(_title(found), sections, tables.to_html(about), specs)
     (root / "report").mkdir(exist_ok=True)
     store.write(root / "report.html", page.encode())
     for path, content in written.items():
         store.write(path, content)
+    # What an earlier report of other settings has left would be taken for a part of this one.
+    for path in (root / "report").iterdir():
+        if path not in written and re.fullmatch(f"{_FIGURES}|{_TABLES}", path.name):
+            path.unlink()
     return [root / "report.html", *written]
 
 
 def _title(found: list[Any]) -> str:
     inits = list(dict.fromkeys(init for setting in found for init in setting.inits))
     seeds = len({seed for setting in found for seed in setting.seeds})
-    return f"{len(inits)} initializers, {seeds} seeds"
+    return f"{_count(len(inits), 'initializer')}, {_count(seeds, 'seed')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _kernels(setting: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -130,169 +140,62 @@ def _kernels(setting: Any) -> dict[str, dict[str, np.ndarray]]:
     return kernels
 
 
-def _endpoint_table(setting: Any) -> Table:
-    from experiments.common import comparison
-
-    rows = []
-    for line in comparison.table(setting):
-        row: dict[str, Any] = {
-            "initializer": line["init"],
-            "runs": line["runs"],
-            "learned": line["learned"],
-        }
-        if setting.fields["learning_rate"] is None:
-            of_init = np.array(setting.runs["init"].to_pylist()) == line["init"]
-            rates = np.array(setting.runs["learning_rate"].to_pylist())[of_init]
-            row["learning rate"] = f"{rates[0]:g}"
-        for name, endpoint in comparison.ENDPOINTS.items():
-            interval = line[name]
-            row[endpoint.title] = "-" if interval is None else _interval_text(interval)
-        rows.append(row)
-    return rows
-
-
-def _interval_text(interval: Any, sign: str = "") -> str:
-    value, low, high = interval
-    digits = 1 if abs(value) >= 10 else 4
-    if not np.isfinite(low):
-        return f"{value:{sign}.{digits}f}"
-    return f"{value:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
-
-
-def _pair_table(setting: Any) -> Table:
-    from experiments.common import comparison
-
-    rows = []
-    for name, endpoint in comparison.ENDPOINTS.items():
-        for pair in comparison.pairs(setting, name):
-            found = pair.comparison
-            equivalence = found.p_equivalence
-            rows.append(
-                {
-                    "endpoint": endpoint.title,
-                    "first": pair.first,
-                    "second": pair.second,
-                    "seeds": found.n,
-                    "difference": _interval_text(found.difference, "+"),
-                    "p": _p(found.p),
-                    "p, Holm": _p(pair.p),
-                    "p, sign flips": _p(found.p_sign_flip),
-                    "p, equivalence": "-" if np.isnan(equivalence) else _p(equivalence),
-                    "first is better": _better(found.improvement, endpoint.sign),
-                    "correlation": "-"
-                    if np.isnan(found.correlation)
-                    else f"{found.correlation:.2f}",
-                    "detectable": f"{found.detectable:.4f}",
-                    "verdict": comparison.verdict(pair, name, setting.fields["epochs"]),
-                }
-            )
-    return rows
-
-
-def _better(share: Any, sign: int) -> str:
-    value, low, high = share if sign > 0 else (1 - share[0], 1 - share[2], 1 - share[1])
-    return f"{value:.0%} ({low:.0%} to {high:.0%})"
-
-
-def _p(p: float) -> str:
-    return "<1e-9" if p < 1e-9 else f"{p:.2g}"
-
-
-def _about(table: Any) -> Table:
-    """What was run: where, with what, and how long it took."""
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    for row in table.select(
-        ["host", "device", "versions", "seconds", "finished", "status"]
-    ).to_pylist():
-        place = row["host"], row["device"], row["versions"]
-        line = rows.setdefault(
-            place,
-            {
-                "host": row["host"],
-                "device": row["device"],
-                "runs": 0,
-                "diverged": 0,
-                "seconds": 0.0,
-                "from": row["finished"],
-                "to": row["finished"],
-                "versions": row["versions"],
-            },
-        )
-        line["runs"] += 1
-        line["diverged"] += row["status"] == "diverged"
-        line["seconds"] += row["seconds"]
-        line["from"], line["to"] = (
-            min(line["from"], row["finished"]),
-            max(line["to"], row["finished"]),
-        )
-    for line in rows.values():
-        line["seconds"] = f"{line['seconds']:.1f}"
-        line["from"], line["to"] = (f"{line[end]:%Y-%m-%d %H:%M} UTC" for end in ("from", "to"))
-    return list(rows.values())
-
-
 def _section(
-    name: str,
-    sentences: Iterable[str],
-    inits: list[str],
+    heading: str,
+    sentences: list[str],
+    symbols: Mapping[str, str],
     figures: Mapping[str, Any],
-    endpoints: Table,
-    pairs: Table,
-    compared: Table,
+    shown: Mapping[str, str],
 ) -> str:
-    """A setting's part of the page."""
+    """A setting's part of the page; its boxes are the legend of all of its figures."""
     boxes = "".join(
         f'<label><input type="checkbox" checked value="{html.escape(init, quote=True)}">'
-        f" {html.escape(init)}</label>"
-        for init in inits
+        f" {symbol} {html.escape(init)}</label>"
+        for init, symbol in symbols.items()
     )
     parts = [
-        f"<section><h2>{html.escape(name)}</h2>",
+        f"<section><h2>{html.escape(heading)}</h2>",
         "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences) + "</ul>",
-        f'<fieldset class="shown"><legend>Shown</legend>{boxes}</fieldset>',
+        f"<fieldset><legend>Shown</legend>{boxes}</fieldset>",
         '<div class="figures">'
-        + "".join(f'<figure><div class="chart" id="{figure}"></div></figure>' for figure in figures)
+        + "".join(_figure(name, len(symbols)) for name in figures)
         + "</div>",
-        "<h3>Endpoints: mean and 95 % interval of Student's t</h3>" + _html_table(endpoints),
+        *(
+            f"<details open><summary>{title}</summary>{table}</details>"
+            for title, table in shown.items()
+        ),
+        "</section>",
     ]
-    if compared:
-        parts.append("<h3>The published table beside ours</h3>" + _html_table(compared))
-    parts.append(
-        f"<details><summary>All {len(pairs)} comparisons of pairs</summary>"
-        + _html_table(pairs)
-        + "</details></section>"
-    )
     return "\n".join(parts)
 
 
-def _html_table(rows: Table) -> str:
-    if not rows:
-        return ""
-    cell = lambda value: html.escape(str(value))  # noqa: E731
-    head = "".join(f"<th>{cell(name)}</th>" for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row.values()) + "</tr>"
-        for row in rows
+def _figure(name: str, inits: int) -> str:
+    # A cell of the matrix has to hold its number: on a narrow screen the matrix scrolls.
+    width = f' style="min-width:{56 * inits + 140}px"' if name.startswith("differences") else ""
+    return f'<figure><div class="chart" id="{name}"{width}></div></figure>'
+
+
+def _page(title: str, sections: list[str], about: str, specs: Mapping[str, Any]) -> str:
+    import vl_convert
+
+    template = string.Template(_TEMPLATE.read_text())
+    return template.substitute(
+        title=html.escape(title),
+        sections="\n".join(sections),
+        about=about,
+        specs=json.dumps(_without_legends(specs), allow_nan=False).replace("</", "<\\/"),
+        library=vl_convert.javascript_bundle(),  # pyright: ignore[reportCallIssue]
     )
-    head = f"<thead><tr>{head}</tr></thead>"
-    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
-def _markdown(rows: Table) -> list[str]:
-    lines = [
-        list(map(str, rows[0])),
-        ["---"] * len(rows[0]),
-        *([*map(str, row.values())] for row in rows),
-    ]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def _csv(rows: Table) -> bytes:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
+def _without_legends(spec: Any) -> Any:
+    """A chart for the page, whose boxes are the legend."""
+    if isinstance(spec, Mapping):
+        return {
+            name: None if name == "legend" else _without_legends(part)
+            for name, part in spec.items()
+        }
+    return [_without_legends(part) for part in spec] if isinstance(spec, list) else spec
 
 
 _FLAGS = flags.FlagValues()

@@ -5,6 +5,7 @@ import pathlib
 import signal
 
 import hypothesis
+import numpy as np
 import pytest
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
@@ -24,3 +25,52 @@ def key():
     import jax
 
     return jax.random.key(42)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def _row(kind, seed, rng, /, **changes):
+    """A run as a sweep stores it: accuracies about those of MNIST, those of a seed alike."""
+    shift = {"he_normal": 0.0, "glorot_uniform": 0.003, "zeros": 2.2}[kind]
+    luck = np.random.default_rng(seed).normal(0, 0.001)
+    loss = 0.3 + shift + luck + rng.normal(0, 0.0005)
+    acc = 0.1135 if kind == "zeros" else 0.975 - shift / 6 + luck + rng.normal(0, 0.0003)
+    steps = np.linspace(2.3, loss, 938)
+    return {
+        "key": f"{kind}{seed}{sorted(changes.items())}".encode().hex(),
+        "status": "finished",
+        "init": kind, "output_init": "glorot_uniform", "bias_init": "zeros", "seed": seed,
+        "hidden": [128, 64], "activation": "relu", "dtype": "float32", "optimizer": "adam",
+        "learning_rate": 0.001, "epochs": 2, "batch_size": 128, "dataset": "mnist", "digest": "d",
+        "loss": [loss, loss / 2], "acc": [0.9, 0.95],
+        "val_loss": [2.3, loss / 2, loss / 3], "val_acc": [0.1, acc - 0.02, acc],
+        "step_loss": steps, "step_acc": np.clip(1 - steps / 3, 0, 1),
+        "features": 784, "classes": 10, "test_images": 10_000, "guess_acc": 0.1135,
+        "seconds": 1.0, "finished": 0, "host": "<host>", "device": "cpu", "versions": "jax 1",
+        **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def row():
+    """Makes a run of a sweep: (initializer, seed, random numbers, columns that differ)."""
+    return _row
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """Fills a directory with the runs of three initializers."""
+    from experiments.common import results
+
+    def fill(directory, seeds=12, **changes):
+        rng = np.random.default_rng(1)
+        inits = ("he_normal", "glorot_uniform", "zeros")
+        with results.Results(directory) as stored:
+            stored.add(
+                [_row(init, seed, rng, **changes) for seed in range(seeds) for init in inits]
+            )
+
+    return fill

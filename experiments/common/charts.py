@@ -6,13 +6,19 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from experiments.common import comparison, statistics
+from experiments.common import comparison, statistics, verdicts
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; dashes and shapes for all who
-# read in black and white.
+# read in black and white. Their numbers have no common divisor: 280 initializers look different.
 _COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999".split()
-_DASHES = [[1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [4, 4], [12, 3], [1, 3], [6, 2, 1, 2, 1, 2]]
-_SHAPES = "circle square triangle-up diamond cross triangle-down triangle-right stroke".split()
+_DASHES = [[1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [12, 3], [1, 3], [6, 2, 1, 2, 1, 2]]
+_SHAPES = [  # as paths, which the page draws beside its boxes too
+    "M-1,0A1,1,0,1,0,1,0A1,1,0,1,0,-1,0Z",  # a disk
+    "M-.9,-.9H.9V.9H-.9Z",  # a square
+    "M0,-1.1L1.1,.9H-1.1Z",  # a triangle
+    "M0,-1.3L1.1,0L0,1.3L-1.1,0Z",  # a diamond
+    "M-1.1,-.4H-.4V-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1Z",  # a cross
+]
 _POINTS = 100  # of a curve: what a screen shows
 
 _TOOLTIP_BAND = [
@@ -52,47 +58,60 @@ def png(spec: dict[str, Any]) -> bytes:
     return vl_convert.vegalite_to_png({**spec, "width": 640, "background": "white"}, scale=2)
 
 
+def symbol(setting: comparison.Setting, init: str) -> str:
+    """The line and the point of an initializer in all charts of a setting, as SVG."""
+    place = setting.inits.index(init)
+    color, dash, shape = (values[place % len(values)] for values in (_COLORS, _DASHES, _SHAPES))
+    return (
+        '<svg width="36" height="12" viewBox="-18 -6 36 12" aria-hidden="true">'
+        f'<path d="M-18,0H18" stroke="{color}" stroke-width="2"'
+        f' stroke-dasharray="{",".join(map(str, dash))}"/>'
+        f'<path d="{shape}" fill="{color}" transform="scale(4)"/></svg>'
+    )
+
+
 def training_loss(setting: comparison.Setting) -> alt.Chart:
     """The loss of the training batches, mean over the seeds and its interval."""
-    losses = comparison.step_columns(setting.runs, "step_loss")
-    inits = np.array(setting.runs["init"].to_pylist())
-    epochs = setting.fields["epochs"]
+    losses = comparison.column(setting.runs, "step_loss").astype(np.float64)
     edges = np.unique(np.linspace(0, losses.shape[1], _POINTS + 1).astype(int))
-    means = np.add.reduceat(losses.astype(np.float64), edges[:-1], axis=1) / np.diff(edges)
-    at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * epochs
-    rows = [
-        {"init": init, "epoch": float(x), **_interval(means[inits == init, i])}
-        for init in setting.inits
-        for i, x in enumerate(at)
-    ]
-    return _curves(setting, rows, "training loss", "Training loss, log scale", False)
+    means = np.add.reduceat(losses, edges[:-1], axis=1) / np.diff(edges)
+    at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * setting.fields["epochs"]
+    return _curves(setting, at, means, "training loss", "Training loss, log scale", False)
 
 
 def test_error(setting: comparison.Setting) -> alt.Chart:
     """One minus the accuracy on the test set after every epoch, mean over the seeds."""
-    errors = 1 - np.array(setting.runs["val_acc"].to_pylist())
-    inits = np.array(setting.runs["init"].to_pylist())
-    rows = [
-        {"init": init, "epoch": epoch, **_interval(errors[inits == init, epoch])}
-        for init in setting.inits
-        for epoch in range(errors.shape[1])
-    ]
-    return _curves(setting, rows, "test error", "Test error (1 - accuracy), log scale", True)
+    errors = 1 - comparison.column(setting.runs, "val_acc")
+    epochs = np.arange(errors.shape[1])
+    title = "Test error (1 - accuracy), log scale"
+    return _curves(setting, epochs, errors, "test error", title, True)
 
 
 def _curves(
-    setting: comparison.Setting, rows: list[dict[str, Any]], quantity: str, title: str, points: bool
+    setting: comparison.Setting,
+    at: np.ndarray,
+    values: np.ndarray,
+    quantity: str,
+    title: str,
+    points: bool,
 ) -> alt.Chart:
-    rows = [row for row in rows if row["mean"] is not None and row["mean"] > 0]
+    """The means of values (runs, points), and their intervals, at these epochs."""
+    inits = np.array(setting.runs["init"].to_pylist())
+    rows = [
+        {"init": init, "epoch": float(x), **_interval(values[inits == init, i])}
+        for init in setting.inits
+        for i, x in enumerate(at)
+    ]
+    rows = [row for row in rows if row["mean"] > 0]
     scale = alt.Scale(type="log", nice=False, padding=8)
     legend = _legend(stroke=0)  # the shapes of the points, without the dashes of the lines
     color = _color(setting, legend)
-    smallest = min((row["low"] or row["mean"] for row in rows if (row["low"] or 1) > 0), default=1)
+    smallest = min((row["low"] for row in rows if row["low"] > 0), default=1)
     for row in rows:  # an interval that reaches below zero has no place on a log scale
-        row["low"] = max(row["low"] or row["mean"], smallest / 2)
-        row["high"] = row["high"] or row["mean"]
+        row["low"] = max(row["low"], smallest / 2)
     base = _base(setting, rows)
-    x = alt.X("epoch:Q", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, title="epoch"))
+    ticks = alt.Axis(tickMinStep=1, format="d")
+    x = alt.X("epoch:Q", scale=alt.Scale(nice=False), axis=ticks, title="epoch")
     band = base.mark_area(opacity=0.18).encode(
         x,
         alt.Y("low:Q", title=quantity, scale=scale),
@@ -139,12 +158,13 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
         elif len(finite):
             hidden = len(finite) - len(shown)
             mean = np.mean([values[row, i] for i in finite if i not in shown])
-            notes.append({"init": init, "note": f"◂ {hidden} of {len(finite)} runs at {mean:.4f}"})
+            notes.append({"init": init, "note": f"← {hidden} of {len(finite)} runs at {mean:.4f}"})
     axis: dict[str, Any] = {
         "title": "final test accuracy",
         "scale": alt.Scale(domain=domain, nice=False, zero=False),
+        "axis": alt.Axis(tickCount=6, labelOverlap=True, format=".4~f"),
     }
-    y = alt.Y("init:N", sort=setting.inits, title=None)
+    y = alt.Y("init:N", sort=setting.inits, title=None, axis=_names())
     strip = _base(setting, points).mark_point(filled=True, size=35, opacity=0.55)
     strip = strip.encode(
         alt.X("accuracy:Q", **axis),
@@ -181,7 +201,7 @@ def differences(setting: comparison.Setting) -> alt.Chart:
         found = pair.comparison
         for sign, first, second in ((1, pair.first, pair.second), (-1, pair.second, pair.first)):
             value, *bounds = (100 * sign * number for number in found.difference)
-            mark = "*" * (pair.p <= 0.05) + "≈" * (found.p_equivalence <= 0.05)
+            mark = "*" * (pair.p <= 0.05) + "≈" * (pair.p_equivalence <= 0.05)
             rows.append(
                 {
                     "first": first,
@@ -189,20 +209,20 @@ def differences(setting: comparison.Setting) -> alt.Chart:
                     "points": value,
                     "text": f"{round(value, 2) + 0.0:+.2f}{mark}",
                     "interval": f"{min(bounds):+.3f} to {max(bounds):+.3f}",
-                    "p": comparison.p_text(pair.p),
-                    "sign flips": comparison.p_text(found.p_sign_flip),
-                    "equivalence": comparison.p_text(found.p_equivalence),
+                    "p": verdicts.p_text(pair.p),
+                    "sign flips": verdicts.p_text(found.p_sign_flip),
+                    "equivalence": verdicts.p_text(pair.p_equivalence),
                     "seeds": found.n,
                 }
             )
     base = alt.Chart(alt.Data(values=rows)).encode(
-        alt.X("second:N", sort=setting.inits, title="minus", axis=alt.Axis(labelAngle=-35)),
-        alt.Y("first:N", sort=setting.inits, title=None),
+        alt.X("second:N", sort=setting.inits, title="minus", axis=_names(labelAngle=-35)),
+        alt.Y("first:N", sort=setting.inits, title=None, axis=_names()),
         tooltip=[
             "first:N", "second:N", alt.Tooltip("points:Q", format="+.3f"), "interval:N",
             alt.Tooltip("p:N", title="p (t test, Holm)"),
             alt.Tooltip("sign flips:N", title="p (sign flips)"),
-            alt.Tooltip("equivalence:N", title="p (equivalence)"),
+            alt.Tooltip("equivalence:N", title="p (equivalence, Holm)"),
             "seeds:Q",
         ],
     )  # fmt: skip
@@ -225,22 +245,24 @@ def weight_histogram(
     setting: comparison.Setting, name: str, kernels: Mapping[str, np.ndarray]
 ) -> alt.Chart:
     """How the numbers of a kernel are distributed at initialization, for each initializer."""
-    drawn = {init: np.ravel(kernel) for init, kernel in kernels.items() if np.ptp(kernel) > 0}
-    largest = max((float(np.abs(kernel).max()) for kernel in drawn.values()), default=1.0)
+    drawn = {init: kernel[np.isfinite(kernel)].astype(float) for init, kernel in kernels.items()}
+    drawn = {init: kernel for init, kernel in drawn.items() if kernel.size and np.ptp(kernel) > 0}
+    # Beside numbers that are far larger the others would be a line: what lies outside is not shown.
+    reach = [float(np.abs(kernel).max()) for kernel in drawn.values()] or [1.0]
+    largest = min(max(reach), 4 * float(np.median(reach)))
     edges = np.linspace(-largest, largest, 82)
+    width = edges[1] - edges[0]
     rows = [
-        {"init": init, "weight": float(at), "density": float(density)}
+        {"init": init, "weight": float(at), "density": float(count / kernel.size / width)}
         for init, kernel in drawn.items()
-        for at, density in zip(
-            (edges[:-1] + edges[1:]) / 2,
-            np.histogram(kernel, edges, density=True)[0],
-            strict=True,
+        for at, count in zip(
+            (edges[:-1] + edges[1:]) / 2, np.histogram(kernel, edges)[0], strict=True
         )
     ]
     base = _base(setting, rows)
     line = base.mark_line(strokeWidth=1.8, interpolate="step").encode(
         alt.X("weight:Q", title=f"{name} at initialization"),
-        alt.Y("density:Q"),
+        alt.Y("density:Q", axis=alt.Axis(format="~g")),
         _color(setting),
         _dash(setting),
         tooltip=[
@@ -253,13 +275,10 @@ def weight_histogram(
 
 
 def _interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean and interval of what is finite, for a row of data."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return {"mean": None, "low": None, "high": None, "seeds": 0}
-    mean, low, high = statistics.mean_interval(finite)
-    bounds = {"low": low, "high": high} if len(finite) > 1 else {"low": mean, "high": mean}
-    return {"mean": mean, **bounds, "seeds": len(finite)}
+    """Mean and interval, for a row of data."""
+    mean, low, high = statistics.mean_interval(values)
+    bounds = {"low": low, "high": high} if len(values) > 1 else {"low": mean, "high": mean}
+    return {"mean": mean, **bounds, "seeds": len(values)}
 
 
 def _base(setting: comparison.Setting, rows: list[dict[str, Any]]) -> alt.Chart:
@@ -272,9 +291,21 @@ def _finish(chart: Any, title: str, subtitle: str = "", *, height: int) -> alt.C
     return chart.properties(height=height, title=alt.Title(title, anchor="start", **options))
 
 
+def _names(**options: Any) -> alt.Axis:
+    """An axis of initializers; those with arguments take two lines."""
+    return alt.Axis(
+        labelExpr="split(replace(datum.label, '(', '\\n('), '\\n')", labelLimit=0, **options
+    )
+
+
 def _legend(stroke: float = 2) -> alt.Legend:
     return alt.Legend(
-        orient="bottom", title=None, columns=4, symbolStrokeWidth=stroke, symbolOpacity=1
+        orient="bottom",
+        title=None,
+        columns=4,
+        labelLimit=300,
+        symbolStrokeWidth=stroke,
+        symbolOpacity=1,
     )
 
 

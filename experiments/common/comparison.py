@@ -1,9 +1,17 @@
-"""What a sweep says: runs as endpoints, initializers compared in pairs, verdicts in words.
+"""What a sweep shows: runs as endpoints, initializers compared in pairs.
 
 A *setting* is all that was trained alike but for initializer and seed. Within each the initializers
-are compared over the seeds that they share; over the pairs of a setting p values are Holm's.
+are compared over the seeds that they share; over the pairs of a setting p values are Holm's, those
+of equivalence too, for each endpoint by itself.
+
+No run is left out, or what fails would be judged by the runs that did not. A run that diverged
+counts, from there on, as what guessing gives: the accuracy of the commonest class, the loss of
+naming all classes alike. A run that never reaches an accuracy counts with all of its steps.
 """
 
+import collections
+import dataclasses
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -17,8 +25,7 @@ MARGIN = 0.001  # of accuracy: initializers whose means differ by less are calle
 TARGET = 0.95  # of accuracy, to which steps are counted
 _WINDOW = 100  # batches whose mean accuracy has to reach the target
 _SETTING = (
-    "hidden activation dtype optimizer learning_rate epochs batch_size output_init bias_init"
-    " dataset digest"
+    "hidden activation dtype optimizer learning_rate epochs batch_size output_init bias_init digest"
 ).split()
 
 
@@ -53,7 +60,8 @@ ENDPOINTS = {
 """The endpoints by their short names, the one that decides first."""
 
 
-class Setting(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)  # equal if identical, so that it can be hashed
+class Setting:
     """Runs that differ in initializer and seed alone."""
 
     fields: dict[str, Any]
@@ -64,9 +72,16 @@ class Setting(NamedTuple):
     runs: pa.Table
     """The rows, as in `experiments.common.results`."""
     values: dict[str, np.ndarray]
-    """Every endpoint: (inits, seeds), NaN where there is no run, or the run has no such value."""
+    """Every endpoint that the rows tell: (inits, seeds), NaN where there is no run. Steps to an
+    accuracy that is never reached are infinite."""
     trained: np.ndarray
     """1 for a run that learned, 0 for one that did not, NaN where there is none: (inits, seeds)."""
+    steps: int
+    """Of a whole run."""
+
+    def finite(self, endpoint: str) -> np.ndarray:
+        """The values of an endpoint by which runs are compared: "never" stands for all steps."""
+        return np.minimum(self.values[endpoint], self.steps if endpoint == "steps" else np.inf)
 
 
 class Pair(NamedTuple):
@@ -77,19 +92,25 @@ class Pair(NamedTuple):
     comparison: statistics.Comparison
     p: float
     """Of the paired t test, by Holm's adjustment for all pairs of the setting."""
+    p_equivalence: float
+    """Of equivalence, adjusted likewise; NaN without a margin."""
 
 
 def settings(table: pa.Table) -> list[Setting]:
-    """Divides the runs of a sweep into settings, in the order of their first runs.
+    """Divides the runs of a sweep into settings.
 
     Where several learning rates were tried, a last setting for each such group takes the runs of
     every initializer at the rate that suits it best, by training loss: the test set has no say.
     """
-    rows = table.select(_SETTING).to_pylist()
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, row in enumerate(rows):
+    for index, row in enumerate(table.select(_SETTING).to_pylist()):
         groups.setdefault(tuple(map(str, row.values())), []).append(index)
-    found = [_setting(table.take(indices), rows[indices[0]]) for indices in groups.values()]
+    found = [_setting(table.take(groups[values])) for values in sorted(groups)]
+    digests = {(setting.fields["dataset"], setting.fields["digest"]) for setting in found}
+    names = collections.Counter(name for name, _ in digests)
+    for setting in found:
+        if names[setting.fields["dataset"]] > 1:  # of different data
+            setting.fields["dataset"] += f" ({setting.fields['digest'][:8]})"
     return found + _at_best_rates(found)
 
 
@@ -104,153 +125,117 @@ def _at_best_rates(found: list[Setting]) -> list[Setting]:
         taken = []
         for init in dict.fromkeys(init for setting in group for init in setting.inits):
             tables = [setting.runs.filter(pc.field("init") == init) for setting in group]
-            tables = [table for table in tables if len(table)]
-            losses = [np.mean([row[-1] for row in table["loss"].to_pylist()]) for table in tables]
-            taken.append(tables[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))])
-        rates = {**group[0].fields, "learning_rate": None}
-        best.append(_setting(pa.concat_tables(taken), rates))
+            # A rate that was tried with fewer seeds would be chosen, or not, by their luck.
+            most = max(map(len, tables))
+            tables = [table for table in tables if len(table) == most]
+            losses = [np.mean(column(table, "loss")[:, -1]) for table in tables]
+            taken.append(tables[int(np.argmin(losses))])
+        dataset = group[0].fields["dataset"]
+        best.append(_setting(pa.concat_tables(taken), learning_rate=None, dataset=dataset))
     return best
 
 
-def _setting(runs: pa.Table, fields: dict[str, Any]) -> Setting:
-    names, numbers = runs["init"].to_pylist(), runs["seed"].to_pylist()
-    val_acc = np.array([row[-1] for row in runs["val_acc"].to_pylist()])
+def _setting(rows: pa.Table, **fields: Any) -> Setting:
+    fields = {**rows.select(["dataset", *_SETTING]).slice(0, 1).to_pylist()[0], **fields}
+    names, numbers = rows["init"].to_pylist(), rows["seed"].to_pylist()
+    val_acc = column(rows, "val_acc")[:, -1]
     inits = sorted(
         dict.fromkeys(names), key=lambda init: -np.median(val_acc[np.array(names) == init])
     )
     seeds = sorted(set(numbers))
     place = [inits.index(name) for name in names], [seeds.index(seed) for seed in numbers]
 
-    def matrix(column: np.ndarray) -> np.ndarray:
-        values = np.full((len(inits), len(seeds)), np.nan)
-        values[place] = column
-        return values
+    def matrix(values: np.ndarray) -> np.ndarray:
+        whole = np.full((len(inits), len(seeds)), np.nan)
+        whole[place] = values
+        return whole
 
-    finished = np.array(runs["status"].to_pylist()) == "finished"
-    guess, images = (np.array(runs[name].to_pylist()) for name in ("guess_acc", "test_images"))
+    guess, images = (rows[name].to_numpy() for name in ("guess_acc", "test_images"))
     # Five standard errors above what naming always the commonest class gives.
     learned = val_acc > guess + 5 * np.sqrt(guess * (1 - guess) / images)
-    losses = np.array([row[0] for row in runs["loss"].to_pylist()])
-    columns = {
+    values = {
         "final_acc": val_acc,
-        "final_loss": np.array([row[-1] for row in runs["val_loss"].to_pylist()]),
-        "first_loss": losses,
-        "steps": np.array([_steps_to_target(acc) for acc in step_columns(runs, "step_acc")]),
-        "area": step_columns(runs, "step_loss").mean(axis=1, dtype=np.float64),
+        "final_loss": column(rows, "val_loss")[:, -1],
+        "first_loss": column(rows, "loss")[:, 0],
     }
-    values = {name: matrix(np.where(finished, column, np.nan)) for name, column in columns.items()}
-    return Setting(fields, inits, seeds, runs, values, matrix((finished & learned).astype(float)))
+    steps = 0
+    if "step_acc" in rows.column_names:
+        accuracies, losses = column(rows, "step_acc"), column(rows, "step_loss")
+        steps = accuracies.shape[1]
+        values["steps"] = np.array([_steps_to_target(row) for row in accuracies])
+        values["area"] = losses.mean(axis=1, dtype=np.float64)
+    values = {name: matrix(row) for name, row in values.items()}
+    return Setting(fields, inits, seeds, rows, values, matrix(learned.astype(float)), steps)
 
 
-def step_columns(runs: pa.Table, name: str) -> np.ndarray:
-    """A column of every training step as an array (runs, steps)."""
-    return np.stack([row.values.to_numpy() for row in runs[name]])
+def column(rows: pa.Table, name: str) -> np.ndarray:
+    """Losses or accuracies of runs: (runs, epochs or steps), without gaps.
+
+    Args:
+      rows: runs as in `experiments.common.results`.
+      name: "loss" or "acc", with "val_" or "step_" before it or nothing.
+    """
+    kind = name.removesuffix("loss").removesuffix("acc")
+    losses = np.stack([row.values.to_numpy() for row in rows[f"{kind}loss"]])
+    finite = np.isfinite(losses)
+    if name.endswith("loss"):
+        guess, values = np.log(rows["classes"].to_numpy()), losses
+    else:
+        guess = rows["guess_acc"].to_numpy()
+        values = np.stack([row.values.to_numpy() for row in rows[name]])
+    return np.where(finite, values, guess[:, None].astype(values.dtype))
 
 
 def _steps_to_target(accuracies: np.ndarray) -> float:
-    """The first step up to which the mean accuracy of a window's batches reaches the target."""
+    """The first step up to which a window's mean accuracy reaches the target; infinite if none."""
     window = min(_WINDOW, len(accuracies))
     sums = np.cumsum(np.append(0, accuracies.astype(np.float64)))
     reached = np.flatnonzero(sums[window:] - sums[:-window] >= window * TARGET)
-    return float(reached[0] + window) if len(reached) else np.nan
+    return float(reached[0] + window) if len(reached) else np.inf
 
 
+@functools.lru_cache(maxsize=256)  # a report shows them in several places
 def pairs(setting: Setting, endpoint: str) -> list[Pair]:
     """Compares every two initializers of a setting that share two seeds or more.
 
     Args:
       setting: from `settings`.
-      endpoint: a name in `ENDPOINTS`. Of runs that have no such value the others alone are
-        compared, seed by seed; `Setting.trained` says how many there are.
+      endpoint: a name in `ENDPOINTS`. Of accuracies that neither reaches there is no comparison.
     """
-    values = setting.values[endpoint]
+    values, reached = setting.finite(endpoint), np.isfinite(setting.values[endpoint])
     rng = np.random.default_rng(0)  # for sign flips, where there are too many to try them all
-    compared = []
-    for i, j in itertools.combinations(range(len(setting.inits)), 2):
-        both = np.isfinite(values[i]) & np.isfinite(values[j])
-        if both.sum() >= 2:
-            one, two = values[i][both], values[j][both]
-            result = statistics.compare(one, two, rng, ENDPOINTS[endpoint].margin)
-            compared.append((setting.inits[i], setting.inits[j], result))
-    adjusted = statistics.holm([result.p for *_, result in compared])
+    both = {
+        (i, j): np.isfinite(values[i]) & np.isfinite(values[j])
+        for i, j in itertools.combinations(range(len(setting.inits)), 2)
+    }
+    both = {
+        (i, j): seeds
+        for (i, j), seeds in both.items()
+        if seeds.sum() >= 2 and (reached[i] | reached[j])[seeds].any()
+    }
+    alpha = (1 - statistics.LEVEL) / max(len(both), 1)  # what Holm's first step asks for
+    margin = ENDPOINTS[endpoint].margin
+    compared = [
+        statistics.compare(values[i][seeds], values[j][seeds], rng, margin, alpha)
+        for (i, j), seeds in both.items()
+    ]
+    adjusted = statistics.holm([result.p for result in compared])
+    equivalent = [np.nan] * len(compared)
+    if margin is not None:
+        equivalent = statistics.holm([result.p_equivalence for result in compared])
     return [
-        Pair(first, second, result, p)
-        for (first, second, result), p in zip(compared, adjusted, strict=True)
+        Pair(setting.inits[i], setting.inits[j], result, p, p_equivalence)
+        for (i, j), result, p, p_equivalence in zip(
+            both, compared, adjusted, equivalent, strict=True
+        )
     ]
-
-
-def verdict(pair: Pair, endpoint: str, epochs: int) -> str:
-    """What a pair's tests say, in words that follow from them alone.
-
-    Args:
-      pair: from `pairs`.
-      endpoint: by which it was compared.
-      epochs: of training, for the words.
-    """
-    point = ENDPOINTS[endpoint]
-    first, second, result, p = pair
-    when = point.when.format(epochs=f"{epochs} epochs" if epochs > 1 else "1 epoch")
-    ahead = point.sign * result.difference.value > 0
-    first, second = (first, second) if ahead else (second, first)
-    equivalent = result.p_equivalence <= 1 - statistics.LEVEL
-
-    def amount(value: float) -> str:
-        number = f"{abs(value) * point.scale:.{point.digits}f}"
-        return f"{number} {point.unit}".strip()
-
-    margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
-    if p <= 1 - statistics.LEVEL:
-        words = f"{first} is ahead of {second} {when} by {amount(result.difference.value)}"
-        return f"{words} ({p_text(p)})" + (f", but equivalent within {margin}" * equivalent)
-    if equivalent:
-        return f"{first} and {second} are equivalent {when} within {margin}"
-    return (
-        f"no difference between {first} and {second} is seen {when}; one of"
-        f" {amount(result.detectable)} would have been, with a probability of"
-        f" {statistics.POWER:.0%}"
-    )
-
-
-def p_text(p: float) -> str:
-    """A p value in words."""
-    return "p < 1e-9" if p < 1e-9 else f"p = {p:.2g}"
-
-
-def summary(setting: Setting) -> list[str]:
-    """What a setting shows, in a few sentences, all from tests: what a reader wants first."""
-    sentences = []
-    trained = setting.trained
-    for init, runs in zip(setting.inits, trained, strict=True):
-        count, n = int(np.nansum(runs)), int(np.isfinite(runs).sum())
-        if count < n:
-            share = statistics.share_interval(count, n)
-            sentences.append(
-                f"{init}: {count} of {n} runs learned anything"
-                f" (95 % interval {share.low:.0%} to {share.high:.0%})"
-            )
-    learners = [
-        init for init, runs in zip(setting.inits, trained, strict=True) if np.nansum(runs) > 0
-    ]
-    epochs = setting.fields["epochs"]
-    for endpoint in ("first_loss", "final_acc"):
-        named = {frozenset(pair[:2]): pair for pair in pairs(setting, endpoint)}
-        named = {names: pair for names, pair in named.items() if names <= set(learners)}
-        if not named:
-            continue
-        point = ENDPOINTS[endpoint]
-        means = {
-            init: point.sign * np.nanmean(setting.values[endpoint][setting.inits.index(init)])
-            for init in learners
-        }
-        best = max(means, key=lambda init: means[init])
-        for init in sorted(learners, key=lambda init: -means[init]):
-            if frozenset((best, init)) in named:
-                sentences.append(verdict(named[frozenset((best, init))], endpoint, epochs))
-    return sentences
 
 
 def table(setting: Setting) -> list[dict[str, Any]]:
-    """A line for each initializer: its runs, those that learned, its endpoints with intervals."""
+    """A line for each initializer: its runs, those that learned, its endpoints with intervals.
+
+    `reached` counts the runs that reached the accuracy to which steps are counted.
+    """
     lines = []
     for row, init in enumerate(setting.inits):
         line: dict[str, Any] = {
@@ -258,21 +243,10 @@ def table(setting: Setting) -> list[dict[str, Any]]:
             "runs": int(np.isfinite(setting.trained[row]).sum()),
             "learned": int(np.nansum(setting.trained[row])),
         }
-        for name, values in setting.values.items():
-            finite = values[row][np.isfinite(values[row])]
-            line[name] = statistics.mean_interval(finite) if len(finite) else None
+        for name in setting.values:
+            values = setting.finite(name)[row]
+            line[name] = statistics.mean_interval(values[np.isfinite(values)])
+        if "steps" in setting.values:
+            line["reached"] = int(np.isfinite(setting.values["steps"][row]).sum())
         lines.append(line)
     return lines
-
-
-def describe(fields: dict[str, Any]) -> str:
-    """What the runs of a setting have in common, in a line."""
-    network = "-".join(map(str, fields["hidden"])) or "none"
-    rate = fields["learning_rate"]
-    rate = "each at its own learning rate" if rate is None else f"{rate:g}"
-    epochs = fields["epochs"]
-    return (
-        f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
-        f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {epochs} epoch{'s' * (epochs > 1)}"
-    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from experiments.common import comparison
+    from experiments.common.comparison import Setting
 
 # Epoch 1, then epoch 5; each loss, acc, val_loss, val_acc.
 TUTORIAL = {
@@ -39,7 +39,7 @@ _TRAINING = {
 }  # fmt: skip
 
 
-def compare(setting: "comparison.Setting") -> list[dict[str, Any]]:
+def compare(setting: "Setting") -> list[dict[str, Any]]:
     """The published figures beside ours, for a setting that trains what was published.
 
     Args:
@@ -50,7 +50,7 @@ def compare(setting: "comparison.Setting") -> list[dict[str, Any]]:
       position is the share of our runs below it, and whether it lies in the interval in which one
       more run of ours would, with a probability of 95 %.
     """
-    from scipy import stats
+    from experiments.common import comparison
 
     if any(setting.fields[name] != value for name, value in _TRAINING.items()):
         return []
@@ -59,13 +59,10 @@ def compare(setting: "comparison.Setting") -> list[dict[str, Any]]:
     for init in setting.inits:
         for index, figure in enumerate(TUTORIAL.get(init, ())):
             epoch, metric = (1, 5)[index // 4], _METRICS[index % 4]
-            column = np.array(setting.runs[metric].to_pylist())[names == init]
-            values = column[:, epoch if metric.startswith("val_") else epoch - 1]
-            n = len(values)
-            if n < 2:
+            values = comparison.column(setting.runs, metric)[names == init]
+            values = values[:, epoch if metric.startswith("val_") else epoch - 1]
+            if len(values) < 2:
                 continue
-            # Of one more run; the published figures are rounded to four digits.
-            half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * (1 + 1 / n) ** 0.5 + 5e-5
             rows.append(
                 {
                     "initializer": init,
@@ -76,7 +73,22 @@ def compare(setting: "comparison.Setting") -> list[dict[str, Any]]:
                     "ours": f"{values.mean():.4f}",
                     "sd over seeds": f"{values.std(ddof=1):.4f}",
                     "our runs below it": f"{np.mean(values < figure):.0%}",
-                    "inside 95 %": "yes" if abs(figure - values.mean()) <= half else "no",
+                    "inside 95 %": "yes" if inside(values, figure) else "no",
                 }
             )
     return rows
+
+
+def inside(values: np.ndarray, figure: float, rounding: float = 5e-5) -> bool:
+    """Whether a figure lies where, with a probability of 95 %, one more run would.
+
+    Args:
+      values: those of our runs, two or more.
+      figure: the published one.
+      rounding: by how much it may have been rounded.
+    """
+    from scipy import stats
+
+    n = len(values)
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * (1 + 1 / n) ** 0.5
+    return bool(abs(figure - values.mean()) <= half + rounding)

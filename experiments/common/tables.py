@@ -1,0 +1,203 @@
+"""The tables of a report: numbers for the CSV files, and the same as text for readers."""
+
+import csv
+import html
+import io
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from experiments.common import comparison, statistics, verdicts
+
+Table = list[dict[str, Any]]
+
+
+def endpoints(setting: comparison.Setting) -> Table:
+    """A row for each initializer and endpoint: its mean with the bounds of its 95 % interval."""
+    return [
+        {
+            "initializer": line["init"],
+            "learning_rate": _learning_rate(setting, line["init"]),
+            "runs": line["runs"],
+            "learned": line["learned"],
+            "endpoint": name,
+            **_columns("mean", "", line[name]),
+            **({"reached": line["reached"]} if name == "steps" else {}),
+        }
+        for line in comparison.table(setting)
+        for name in setting.values
+    ]
+
+
+def shown_endpoints(setting: comparison.Setting) -> Table:
+    """The same for readers: a row for each initializer."""
+    rows = []
+    for line in comparison.table(setting):
+        row = {
+            "initializer": line["init"],
+            "runs": line["runs"],
+            "learned": _share(statistics.share_interval(line["learned"], line["runs"])),
+        }
+        if setting.fields["learning_rate"] is None:
+            row["learning rate"] = f"{_learning_rate(setting, line['init']):g}"
+        for name in setting.values:
+            text = interval_text(line[name])
+            if name == "steps" and line["reached"] < line["runs"]:
+                text += f", {line['reached']} of {line['runs']} reach it"
+            row[comparison.ENDPOINTS[name].title] = text
+        rows.append(row)
+    return rows
+
+
+def _learning_rate(setting: comparison.Setting, init: str) -> float:
+    names, rates = (setting.runs[name].to_pylist() for name in ("init", "learning_rate"))
+    return rates[names.index(init)]
+
+
+def pairs(setting: comparison.Setting) -> Table:
+    """A row for each endpoint and every two initializers; see `statistics.Comparison`."""
+    rows = []
+    for name in setting.values:
+        for pair in comparison.pairs(setting, name):
+            found = pair.comparison
+            improvement = found.improvement
+            if comparison.ENDPOINTS[name].sign < 0:
+                improvement = statistics.Interval(
+                    1 - improvement.value, 1 - improvement.high, 1 - improvement.low
+                )
+            rows.append(
+                {
+                    "endpoint": name,
+                    "first": pair.first,
+                    "second": pair.second,
+                    "seeds": found.n,
+                    **_columns("difference", "", found.difference),
+                    **_columns(None, "bootstrap_", found.bootstrap),
+                    "stddev": found.stddev,
+                    "correlation": found.correlation,
+                    "p": found.p,
+                    "p_holm": pair.p,
+                    "p_sign_flip": found.p_sign_flip,
+                    "p_equivalence_holm": pair.p_equivalence,
+                    **_columns("first_is_better", "first_is_better_", improvement),
+                    "detectable": found.detectable,
+                    "verdict": verdicts.verdict(pair, name, setting.fields["epochs"]),
+                }
+            )
+    return rows
+
+
+def shown_pairs(rows: Table) -> Table:
+    """The same for readers."""
+
+    def interval(row: dict[str, Any], value: str, prefix: str) -> statistics.Interval:
+        return statistics.Interval(row[value], row[f"{prefix}low"], row[f"{prefix}high"])
+
+    return [
+        {
+            "endpoint": comparison.ENDPOINTS[row["endpoint"]].title,
+            "first": row["first"],
+            "second": row["second"],
+            "seeds": row["seeds"],
+            "difference": interval_text(interval(row, "difference", ""), "+"),
+            "bootstrap": "-"
+            if row["bootstrap_low"] is None
+            else bounds_text(interval(row, "difference", "bootstrap_"), "+"),
+            "p": _p(row["p"]),
+            "p, Holm": _p(row["p_holm"]),
+            "p, sign flips": _p(row["p_sign_flip"]),
+            "p, equivalence, Holm": _p(row["p_equivalence_holm"]),
+            "first is better": _share(interval(row, "first_is_better", "first_is_better_")),
+            "correlation": "-" if math.isnan(row["correlation"]) else f"{row['correlation']:.2f}",
+            "detectable": _number(row["detectable"], row["difference"]),
+            "verdict": row["verdict"],
+        }
+        for row in rows
+    ]
+
+
+def about(runs: pa.Table) -> Table:
+    """What was run: where, with what, and how long it took."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    names = ["host", "device", "versions", "seconds", "finished", "status"]
+    for row in runs.select(names).to_pylist():
+        place = row["host"], row["device"], row["versions"]
+        new = {
+            "host": row["host"],
+            "device": row["device"],
+            "runs": 0,
+            "diverged": 0,
+            "seconds": 0.0,
+            "from": row["finished"],
+            "to": row["finished"],
+            "versions": row["versions"],
+        }
+        line = rows.setdefault(place, new)
+        line["runs"] += 1
+        line["diverged"] += row["status"] == "diverged"
+        line["seconds"] += row["seconds"]
+        line["from"] = min(line["from"], row["finished"])
+        line["to"] = max(line["to"], row["finished"])
+    for line in rows.values():
+        line["seconds"] = f"{line['seconds']:.1f}"
+        line["from"], line["to"] = (f"{line[end]:%Y-%m-%d %H:%M} UTC" for end in ("from", "to"))
+    return list(rows.values())
+
+
+def _columns(name: str | None, prefix: str, interval: statistics.Interval | None) -> dict[str, Any]:
+    value, low, high = interval or (None, None, None)
+    return ({name: value} if name else {}) | {f"{prefix}low": low, f"{prefix}high": high}
+
+
+def interval_text(interval: statistics.Interval, sign: str = "") -> str:
+    """An estimate and its bounds, if it has any: of a single run nothing is known about others."""
+    text = _number(interval.value, interval.value, sign)
+    return f"{text} ({bounds_text(interval, sign)})" if math.isfinite(interval.low) else text
+
+
+def bounds_text(interval: statistics.Interval, sign: str = "") -> str:
+    """The bounds of an estimate."""
+    low, high = (_number(bound, interval.value, sign) for bound in interval[1:])
+    return f"{low} to {high}"
+
+
+def _number(value: float, like: float, sign: str = "") -> str:
+    return f"{value:{sign}.{1 if abs(like) >= 10 else 4}f}"
+
+
+def _share(share: statistics.Interval) -> str:
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+
+def _p(p: float) -> str:
+    return "-" if math.isnan(p) else "<1e-9" if p < 1e-9 else f"{p:.2g}"
+
+
+def to_html(rows: Table) -> str:
+    """A table as HTML, which scrolls where it is too wide."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
+        for row in rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>"
+    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def to_markdown(rows: Table) -> list[str]:
+    """A table as lines of Markdown; one row at the least."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    escaped = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in escaped]
+
+
+def to_csv(rows: Table) -> bytes:
+    """A table as CSV, with every column that any row has."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()

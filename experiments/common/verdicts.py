@@ -1,0 +1,163 @@
+"""Verdicts: what comparisons say, in words that follow from their tests and from nothing else."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.common import comparison, runs, statistics
+
+_LABEL = 24  # characters that the name of an initializer may take beside its figures
+
+
+def verdict(pair: comparison.Pair, endpoint: str, epochs: int) -> str:
+    """What a pair's tests say, in words that follow from them alone.
+
+    Args:
+      pair: from `pairs`.
+      endpoint: by which it was compared.
+      epochs: of training, for the words.
+    """
+    kind, first, second = _finding(pair, endpoint)
+    return _sentence(kind, first, [(second, pair)], endpoint, epochs)
+
+
+def _finding(pair: comparison.Pair, endpoint: str) -> tuple[str, str, str]:
+    """Whether the first of a pair is ahead, equivalent or neither; the better one first."""
+    first, second = pair.first, pair.second
+    if comparison.ENDPOINTS[endpoint].sign * pair.comparison.difference.value < 0:
+        first, second = second, first
+    if pair.p <= 1 - statistics.LEVEL:
+        return "ahead", first, second
+    if pair.p_equivalence <= 1 - statistics.LEVEL:
+        return "equivalent", first, second
+    return "unknown", first, second
+
+
+def _sentence(
+    kind: str, first: str, others: list[tuple[str, comparison.Pair]], endpoint: str, epochs: int
+) -> str:
+    """One sentence for all pairs of an initializer and others of which the same was found."""
+    point = comparison.ENDPOINTS[endpoint]
+    when = point.when.format(epochs=f"{epochs} epochs" if epochs > 1 else "1 epoch")
+
+    def amount(value: float) -> str:
+        return f"{abs(value) * point.scale:.{point.digits}f} {point.unit}".strip()
+
+    names = [name for name, _ in others]
+    margin = f"within {(point.margin or 0) * point.scale:g} {point.unit}"
+    if kind == "ahead":
+        parts = []
+        for name, pair in others:
+            also = pair.p_equivalence <= 1 - statistics.LEVEL
+            difference = amount(pair.comparison.difference.value)
+            words = f"by {difference} ({p_text(pair.p)})" + f", but equivalent {margin}" * also
+            parts.append((name, words))
+        if len(parts) == 1:
+            ((name, words),) = parts
+            return f"{first} is ahead of {name} {when} {words}"
+        listed = "; ".join(f"of {name} {words}" for name, words in parts)
+        return f"{first} is ahead {when}: {listed}"
+    if kind == "equivalent":
+        if len(names) == 1:
+            return f"{first} and {names[0]} are equivalent {when} {margin}"
+        return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
+    largest = amount(max(pair.comparison.detectable for _, pair in others))
+    return (
+        f"no difference between {first} and {_listed(names, 'or')} is seen {when}; one of"
+        f" {largest} would have been, with a probability of at least {statistics.POWER:.0%}"
+    )
+
+
+def _listed(names: list[str], word: str) -> str:
+    *most, last = names
+    return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def p_text(p: float) -> str:
+    """A p value in words."""
+    return "p < 1e-9" if p < 1e-9 else f"p = {p:.2g}"
+
+
+def summary(setting: comparison.Setting) -> list[str]:
+    """What a setting shows, in a few sentences, all from tests: what a reader wants first."""
+    sentences = []
+    learners = []
+    for init, learned in zip(setting.inits, setting.trained, strict=True):
+        count, n = int(np.nansum(learned)), int(np.isfinite(learned).sum())
+        if count:
+            learners.append(init)
+        if count < n:
+            share = statistics.share_interval(count, n)
+            sentences.append(
+                f"{init}: {count} of {n} runs learned anything"
+                f" (95 % interval {share.low:.0%} to {share.high:.0%})"
+            )
+    for endpoint in ("first_loss", "final_acc"):
+        means = dict(zip(setting.inits, _means(setting, endpoint), strict=True))
+        ranked = sorted(
+            learners, key=lambda init: -comparison.ENDPOINTS[endpoint].sign * means[init]
+        )
+        named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
+        found: dict[tuple[str, str], list[tuple[str, comparison.Pair]]] = {}
+        for init in ranked[1:]:
+            if pair := named.get(frozenset((ranked[0], init))):
+                # The best mean may be of other seeds than those that the pair shares.
+                kind, first, second = _finding(pair, endpoint)
+                found.setdefault((kind, first), []).append((second, pair))
+        for (kind, first), others in found.items():
+            sentences.append(_sentence(kind, first, others, endpoint, setting.fields["epochs"]))
+    return sentences
+
+
+def _means(setting: comparison.Setting, endpoint: str) -> list[float]:
+    return [float(np.nanmean(row)) for row in setting.finite(endpoint)]
+
+
+def lines(setting: comparison.Setting) -> list[str]:
+    """What a setting shows, for a terminal: its table and its summary, 80 columns wide."""
+    labels = {init: init for init in setting.inits}
+    if setting.fields["learning_rate"] is None:
+        names, rates = (setting.runs[name].to_pylist() for name in ("init", "learning_rate"))
+        labels |= {name: f"{name} @ {rate:g}" for name, rate in zip(names, rates, strict=True)}
+    width = max((len(label) for label in labels.values() if len(label) <= _LABEL), default=0)
+    shown = textwrap.wrap(describe(setting.fields), 80)
+    shown.append(f"{'':{width}}  runs  test accuracy    test loss        epoch 1 loss")
+    for line in comparison.table(setting):
+        label = labels[line["init"]]
+        if len(label) > width:
+            shown += textwrap.wrap(label, 80)
+            label = ""
+        cells = "  ".join(
+            f"{_plus_minus(line[name]):15}" for name in ("final_acc", "final_loss", "first_loss")
+        )
+        shown.append(f"{label:{width}}  {line['runs']:4}  {cells}".rstrip())
+    if len(setting.seeds) > 1:
+        shown.append("(means with 95 % intervals of Student's t)")
+    for sentence in summary(setting):
+        shown += textwrap.wrap(f"- {sentence}", 80, subsequent_indent="  ")
+    return shown
+
+
+def _plus_minus(interval: statistics.Interval) -> str:
+    half = (interval.high - interval.low) / 2
+    return f"{interval.value:.4f} ±{half:.4f}" if np.isfinite(half) else f"{interval.value:.4f}"
+
+
+def describe(fields: Mapping[str, Any]) -> str:
+    """What the runs of a setting have in common, in a line."""
+    network = "-".join(map(str, fields["hidden"])) or "none"
+    rate = fields["learning_rate"]
+    rate = "each at its own learning rate" if rate is None else f"{rate:g}"
+    epochs = fields["epochs"]
+    others = "".join(
+        f"; {name.replace('_init', '')} {fields[name]}"
+        for name in ("output_init", "bias_init")
+        if fields[name] != getattr(runs.Config, name)
+    )
+    return (
+        f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
+        f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
+        f" {epochs} epoch{'s' * (epochs > 1)}{others}"
+    )

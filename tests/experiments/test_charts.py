@@ -1,0 +1,99 @@
+"""Charts: what they show are the numbers of the runs."""
+
+import numpy as np
+import pytest
+
+from experiments.common import charts, comparison, results
+
+
+@pytest.fixture
+def setting(tmp_path, fill):
+    fill(tmp_path)
+    (setting,) = comparison.settings(results.read(tmp_path))
+    return setting
+
+
+def values(chart):
+    """All rows of data of a chart, whichever of its layers they are in."""
+    found = []
+
+    def walk(part):
+        if isinstance(part, dict):
+            if isinstance(part.get("values"), list) and isinstance(part["values"][:1], list):
+                found.extend(item for item in part["values"] if isinstance(item, dict))
+            for inner in part.values():
+                walk(inner)
+        elif isinstance(part, list):
+            for inner in part:
+                walk(inner)
+
+    walk(chart.to_dict())
+    return found
+
+
+def test_curves_show_means_with_their_intervals(setting):
+    rows = [row for row in values(charts.test_error(setting)) if row["init"] == "he_normal"]
+    errors = 1 - setting.values["final_acc"][0]
+    last = next(row for row in rows if row["epoch"] == 2)
+    half = 2.200985160082949 * errors.std(ddof=1) / 12**0.5  # Student's t of eleven degrees
+    assert last["mean"] == pytest.approx(errors.mean()) and last["seeds"] == 12
+    assert last["high"] - last["mean"] == pytest.approx(half, rel=1e-6)
+    assert last["mean"] - last["low"] == pytest.approx(half, rel=1e-6)
+    rows = [row for row in values(charts.training_loss(setting)) if row["init"] == "he_normal"]
+    losses = comparison.column(setting.runs, "step_loss")
+    mine = losses[np.array(setting.runs["init"].to_pylist()) == "he_normal"]
+    first = min(rows, key=lambda row: row["epoch"])
+    assert first["mean"] == pytest.approx(mine[:, :9].mean(), rel=1e-6)
+    assert first["epoch"] == pytest.approx(4.5 / 938 * 2)
+
+
+def test_the_strip_shows_every_run_that_learned_and_tells_of_the_others(setting):
+    rows = values(charts.final_accuracy(setting))
+    shown = {(row["init"], row["seed"]): row["accuracy"] for row in rows if "accuracy" in row}
+    for init, line in zip(setting.inits[:2], setting.values["final_acc"], strict=False):
+        for seed, accuracy in zip(setting.seeds, line, strict=True):
+            assert shown[init, seed] == accuracy
+    notes = {row["note"] for row in rows if "note" in row}
+    assert len(shown) == 24 and notes == {"← 12 of 12 runs at 0.1135"}
+
+
+def test_the_matrix_shows_row_minus_column_in_points(setting):
+    rows = values(charts.differences(setting))
+    cells = {(row["first"], row["second"]): row for row in rows}
+    means = dict(zip(setting.inits, setting.values["final_acc"].mean(axis=1), strict=True))
+    assert len(cells) == 6
+    for (first, second), cell in cells.items():
+        assert cell["points"] == pytest.approx(100 * (means[first] - means[second]))
+    assert cells["he_normal", "zeros"]["text"].endswith("*")
+    assert cells["zeros", "he_normal"]["text"].startswith("-86")
+    assert cells["he_normal", "glorot_uniform"]["text"].endswith("*≈")
+
+
+def test_a_histogram_shows_densities_of_finite_numbers(setting, rng):
+    kernels = {
+        "he_normal": rng.normal(0, 0.1, (100, 50)),
+        "glorot_uniform": rng.uniform(-0.2, 0.2, (100, 50)),
+        "zeros": np.full((100, 50), np.inf),
+    }
+    rows = values(charts.weight_histogram(setting, "hidden/0/kernel", kernels))
+    assert {row["init"] for row in rows} == {"he_normal", "glorot_uniform"}
+    uniform = [row for row in rows if row["init"] == "glorot_uniform" and abs(row["weight"]) < 0.15]
+    assert np.mean([row["density"] for row in uniform]) == pytest.approx(2.5, rel=0.03)
+    for init in ("he_normal", "glorot_uniform"):
+        mine = [row for row in rows if row["init"] == init]
+        width = mine[1]["weight"] - mine[0]["weight"]
+        assert sum(row["density"] for row in mine) * width == pytest.approx(1)
+
+
+def test_no_two_of_many_initializers_look_alike(setting):
+    looks = set(
+        zip(
+            np.resize(charts._COLORS, 280).tolist(),
+            [str(charts._DASHES[i % len(charts._DASHES)]) for i in range(280)],
+            np.resize(charts._SHAPES, 280).tolist(),
+            strict=True,
+        )
+    )
+    assert len(looks) == 280
+    symbols = {charts.symbol(setting, init) for init in setting.inits}
+    assert len(symbols) == 3

@@ -1,0 +1,112 @@
+"""Verdicts: words that follow from the tests."""
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments.common import comparison, results, verdicts
+
+
+def setting_of(directory, *rows):
+    if rows:
+        with results.Results(directory) as stored:
+            stored.add(list(rows))
+    (setting,) = comparison.settings(results.read(directory))
+    return setting
+
+
+def test_the_summary_follows_from_the_tests(tmp_path, fill):
+    fill(tmp_path)
+    setting = setting_of(tmp_path)
+    assert setting.inits == ["he_normal", "glorot_uniform", "zeros"] and len(setting.seeds) == 12
+    words = verdicts.summary(setting)
+    assert words[0].startswith("zeros: 0 of 12 runs learned anything (95 % interval 0% to 2")
+    assert re.fullmatch(
+        r"he_normal is ahead of glorot_uniform in the first epoch by 0\.00[23]\d loss \(p .*\)",
+        words[1],
+    )
+    assert re.fullmatch(
+        r"he_normal is ahead of glorot_uniform after 2 epochs by 0\.0\d points \(p .*\),"
+        r" but equivalent within 0.1 points",
+        words[2],
+    )
+    assert len(words) == 3
+
+
+def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
+    fill(tmp_path)
+    named = {pair[:2]: pair for pair in comparison.pairs(setting_of(tmp_path), "final_acc")}
+    pair = named["he_normal", "glorot_uniform"]
+    equal = pair._replace(p=0.3)
+    assert verdicts.verdict(equal, "final_acc", 2) == (
+        "he_normal and glorot_uniform are equivalent after 2 epochs within 0.1 points"
+    )
+    unsure = equal._replace(p_equivalence=0.2)
+    detectable = 100 * pair.comparison.detectable
+    assert verdicts.verdict(unsure, "final_acc", 2) == (
+        "no difference between he_normal and glorot_uniform is seen after 2 epochs; one of"
+        f" {detectable:.2f} points would have been, with a probability of at least 80%"
+    )
+
+
+@pytest.mark.parametrize(("endpoint", "ahead"), [("final_acc", "a"), ("final_loss", "b")])
+def test_more_accuracy_and_less_loss_are_ahead(endpoint, ahead, tmp_path, row, rng):
+    rows = [
+        row("he_normal", seed, rng, init=init, val_acc=[0, 0, value], val_loss=[0, 0, value])
+        for init, level in (("ones", 0.9), ("zeros", 0.8))
+        for seed, value in enumerate(level + rng.normal(0, 0.001, 5))
+    ]
+    (pair,) = comparison.pairs(setting_of(tmp_path, *rows), endpoint)
+    better = {"a": "ones", "b": "zeros"}[ahead]
+    assert verdicts.verdict(pair, endpoint, 2).startswith(f"{better} is ahead of ")
+
+
+def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row, rng):
+    shifts = {"normal(1)": 0, "normal(2)": 0, "normal(3)": 0, "normal(4)": 0.1, "normal(5)": 0.2}
+    rows = [
+        row("he_normal", seed, rng, init=init, loss=[0.3 + shift + noise, 0.1], val_acc=[0, 0, acc])
+        for init, shift in shifts.items()
+        for seed, (noise, acc) in enumerate(
+            zip(rng.normal(0, 0.001, 8), 0.97 - shift / 10 + rng.normal(0, 0.02, 8), strict=True)
+        )
+    ]
+    words = verdicts.summary(setting_of(tmp_path, *rows))
+    first = [sentence for sentence in words if "in the first epoch" in sentence]
+    assert len(first) == 2 and len(words) <= 4
+    alike, ahead = first
+    assert re.match(
+        r"no difference between normal\(\d\) and normal\(\d\) or normal\(\d\) is", alike
+    )
+    assert re.fullmatch(
+        r"normal\(\d\) is ahead in the first epoch: of normal\(4\) by 0\.\d+ loss \(p .*\);"
+        r" of normal\(5\) by 0\.\d+ loss \(p .*\)",
+        ahead,
+    )
+
+
+def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
+    name = "variance_scaling(0.123456789, 'fan_geo_avg', 'truncated_normal')"
+    rows = [
+        row("he_normal", seed, rng, init=init, learning_rate=rate)
+        for seed in range(3)
+        for init in ("he_normal", name)
+        for rate in (0.001, 0.01)
+    ]
+    with results.Results(tmp_path) as stored:
+        stored.add(rows)
+    found = comparison.settings(results.read(tmp_path))
+    lines = [line for setting in found for line in verdicts.lines(setting)]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("he_normal @ 0.0") for line in lines)
+    single = verdicts.lines(setting_of(tmp_path / "one", row("he_normal", 0, rng)))
+    assert not any("±" in line or "nan" in line for line in single)
+
+
+def test_a_setting_is_described_by_what_is_not_usual(tmp_path, row, rng):
+    setting = setting_of(tmp_path, row("he_normal", 0, rng, output_init="zeros", hidden=[]))
+    assert verdicts.describe(setting.fields) == (
+        "mnist, MLP with hidden layers none, relu, float32; adam 0.001, batch 128, 2 epochs;"
+        " output zeros"
+    )
+    assert np.isfinite(setting.values["final_acc"]).all()
