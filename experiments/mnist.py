@@ -294,7 +294,8 @@ def main() -> None:
         field.name: _FLAGS[field.name].value for field in dataclasses.fields(runs.Config)
     }
     try:
-        arguments["hidden"] = tuple(int(size) for size in arguments["hidden"] if size)
+        sizes = arguments["hidden"]
+        arguments["hidden"] = () if sizes in ([], [""]) else tuple(map(int, sizes))
     except ValueError:
         sizes = ",".join(arguments["hidden"])
         raise ValueError(f"--hidden={sizes}: must be integers separated by commas") from None

@@ -10,257 +10,90 @@ is there already is not trained again, so that a sweep can be stopped and given 
 and several processes can fill one directory.
 """
 
-import collections
-import dataclasses
-import datetime
+import contextlib
 import functools
 import itertools
-import math
-import operator
 import os
 import re
 import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 from absl import flags
 
 from experiments.common import choices, console, data, runs
 
-if TYPE_CHECKING:
-    from experiments.common import models
-
+# JAX, and what imports it, is imported in the functions: a mistake in a flag is told before.
 COMMAND = "python -m experiments.sweep"
 
-Group = dict[str, runs.Config]  # runs that one program trains, by their identities
-
 _BATCH_SECONDS = 5.0  # that a batch should take: so much is lost if a process is killed
-_MOST_RUNS = 16  # of a device in a batch on a CPU, where more would gain nothing
-_MOST_RUNS_TOGETHER = 256  # the same where the runs of a device advance together
 _MOST_SEEDS = 10**6  # more are taken for a slip
-_CPU_BYTES = 2**28  # for the parameters of a device's batch
 
 
-def run(configs: Sequence[runs.Config], workdir: str, stream: TextIO | None = None) -> int:
+def run(
+    configs: Sequence[runs.Config],
+    dataset: data.Dataset,
+    workdir: str,
+    stream: TextIO | None = None,
+) -> tuple[int, int]:
     """Trains what is not there yet, and adds it to a directory.
 
     Args:
-      configs: what to train; at least one, all from one data set.
+      configs: what to train; at least one.
+      dataset: on which.
       workdir: the directory, see `experiments.common.results`; absent, or with any runs in it.
       stream: where to show the progress; None shows none.
 
     Returns:
-      How many runs were trained.
+      How many runs were trained, and how many are in the hands of other processes.
 
     Raises:
-      ValueError: the data cannot be had, an initializer does not fit a parameter, or the directory
-        cannot be written to.
+      ValueError: an initializer does not fit a parameter, a network does not fit into the memory,
+        or the directory cannot be written to.
       KeyboardInterrupt: Ctrl-C was pressed; all that was trained is in the directory.
     """
-    from experiments.common import results
+    from experiments.common import batches, results
 
-    dataset = data.load(configs[0].dataset, configs[0].data_dir)
     wanted = {runs.identity(config, dataset.digest): config for config in configs}
     trained = 0
-    with results.Results(workdir) as stored:
-        missing = wanted.keys() - stored.finished()
-        _check(wanted, dataset)
+    stored = results.Results(workdir)
+    missing = wanted.keys() - stored.finished()
+    batches.check(wanted, dataset)
+    with stored if missing else contextlib.nullcontext():  # there may be nothing to write
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
             console.interrupt_later(stream) as interrupted,
-            console.runs_progress(len(missing), stream) as advance,
+            console.runs_progress(len(wanted) - len(missing), len(wanted), stream) as show,
         ):
-            for group in _groups({key: wanted[key] for key in wanted if key in missing}):
-                train, least, most = _trainer(next(iter(group.values())), dataset, len(group))
-                size = least
+            for group in batches.groups({key: wanted[key] for key in wanted if key in missing}):
+                trainer = batches.trainer(group, dataset)
+                size = trainer.least
                 while batch := stored.claim(group, size):
                     started = time.perf_counter()
-                    stored.add(train({key: group[key] for key in batch}))
+                    stored.add(trainer.train({key: group[key] for key in batch}))
+                    # From here on nothing is lost, whatever becomes of those who read this.
                     trained += len(batch)
-                    advance(len(batch))
+                    missing = wanted.keys() - stored.finished()
                     if interrupted():
-                        console.say(stream, f"kept    {len(stored.finished())} runs in {workdir}")
+                        with contextlib.suppress(OSError):
+                            kept = len(stored.finished())
+                            console.say(stream, f"kept    {kept} runs in {workdir}")
                         raise KeyboardInterrupt
+                    show(len(wanted) - len(missing))
+                    group = {key: group[key] for key in group if key in missing}
                     pace = _BATCH_SECONDS / (time.perf_counter() - started)
                     # As many for each device, so that none waits for another.
-                    size = least * max(1, min(most, 2 * size, round(pace * size)) // least)
-        others = len(wanted.keys() - stored.finished())
-    if others:
-        console.say(stream, f"{others} runs are in the hands of other processes")
-    return trained
+                    most = min(trainer.most, 2 * size, round(pace * size))
+                    size = trainer.least * max(1, most // trainer.least)
+        missing = wanted.keys() - stored.finished()
+    return trained, len(missing)
 
 
-def _check(wanted: Group, dataset: data.Dataset) -> None:
-    """Finds initializers that do not fit a parameter before anything is trained."""
-    import jax
-
-    names = ("init", "output_init", "bias_init", "hidden", "activation", "dtype")
-    tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
-    for config in tried.values():
-        with jax.enable_x64(config.dtype == "float64"):
-            model = _model(config, dataset)
-            jax.eval_shape(
-                lambda key, c=config, m=model: runs.draw_params(c, key, m), jax.random.key(0)
-            )
-
-
-def _model(config: runs.Config, dataset: data.Dataset) -> "models.Model":
-    from experiments.common import models
-
-    features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
-    return models.mlp(features, config.activation, config.dtype)
-
-
-def _groups(missing: Group) -> list[Group]:
-    """The runs, divided into those that one compiled program trains."""
-    groups: dict[Any, Group] = collections.defaultdict(dict)
-    for key, config in missing.items():
-        program = (
-            config.hidden,
-            config.activation,
-            config.dtype,
-            config.optimizer,
-            config.epochs,
-            config.batch_size,
-        )
-        groups[program][key] = config
-    return list(groups.values())
-
-
-def _trainer(
-    config: runs.Config, dataset: data.Dataset, wanted: int
-) -> tuple[Callable[[Group], list[dict[str, Any]]], int, int]:
-    """Makes what trains a batch, from any of a group's configurations.
-
-    Returns:
-      The function from a batch to its rows; how many runs a batch should hold at the least, and how
-      many it can.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from experiments.common import training
-
-    devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("runs",), devices=devices)
-    sharded, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("runs"), jax.P()))
-    features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
-    with jax.enable_x64(config.dtype == "float64"):
-        model = _model(config, dataset)
-        # All runs share one copy of the data on each device.
-        train_set, test_set = jax.device_put(
-            (
-                (dataset.train_images, dataset.train_labels),
-                (dataset.test_images, dataset.test_labels),
-            ),
-            whole,
-        )
-    commonest = np.bincount(dataset.train_labels).argmax()
-    environment = runs.environment()
-    where = {
-        "host": environment["device"]["host"],
-        "device": environment["device"]["kind"],
-        "versions": ", ".join(" ".join(pair) for pair in environment["versions"].items()),
-    }
-    shapes = jax.tree.leaves(model.shapes)
-    bytes_of_one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
-    if devices[0].platform == "cpu":
-        slots = max(1, min(_MOST_RUNS, _CPU_BYTES // bytes_of_one))
-        least = len(devices)
-    else:
-        # Parameters, gradients, the optimizer's state and updates, and what a step needs besides.
-        bytes_of_one = 8 * bytes_of_one + 16 * config.batch_size * sum(features)
-        limit = (devices[0].memory_stats() or {}).get("bytes_limit", 2**32)
-        slots = max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
-        slots = min(slots, -(-wanted // len(devices)))
-        least = slots * len(devices)  # they advance together: fewer take as long
-
-    def train(batch: Group) -> list[dict[str, Any]]:
-        started = time.perf_counter()
-        # The runs are dealt to the devices in turn; a device's lie one after another.
-        places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
-        counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
-        with jax.enable_x64(config.dtype == "float64"):
-            params = jax.tree.map(
-                lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
-            )
-            rates = np.ones(slots * len(devices), shapes[0].dtype)
-            keys = np.zeros((slots * len(devices), 2), np.uint32)
-            for place, one in zip(places, batch.values(), strict=True):
-                key = runs.root_key(one.seed)
-                drawn = runs.draw_params(one, key, model)
-                for stack, leaf in zip(
-                    jax.tree.leaves(params), jax.tree.leaves(drawn), strict=True
-                ):
-                    stack[place] = leaf
-                rates[place] = one.learning_rate
-                keys[place] = jax.random.key_data(runs.order_key(key))
-            history = training.train_runs(
-                *jax.device_put((counts.astype(np.int32), params, rates), sharded),
-                jax.device_put(
-                    jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32"), sharded
-                ),
-                train_set,
-                test_set,
-                apply=model.apply,
-                optimizer=config.optimizer,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                mesh=mesh,
-            )
-            history = jax.device_get(history)
-        common = {
-            "dataset": dataset.name,
-            "digest": dataset.digest,
-            "features": features[0],
-            "classes": features[-1],
-            "test_images": len(dataset.test_labels),
-            "guess_acc": float(np.mean(dataset.test_labels == commonest)),
-            "seconds": (time.perf_counter() - started) / len(batch),
-            "finished": datetime.datetime.now(datetime.UTC),
-            **where,
-        }
-        rows = []
-        for place, (key, one) in zip(places, batch.items(), strict=True):
-            mine = jax.tree.map(operator.itemgetter(place), history)
-            rows.append({"key": key, **_outcome(mine, one, dataset), **common})
-        return rows
-
-    return train, least, slots * len(devices)
-
-
-def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[str, Any]:
-    """What a row says of the run itself."""
-    from experiments.common import training
-
-    examples, tests = len(dataset.train_labels), len(dataset.test_labels)
-    epochs = [
-        training.means(training.Metrics(*sums), examples)
-        for sums in zip(*history.batches, strict=True)
-    ]
-    after = [
-        training.means(training.Metrics(*sums), tests) for sums in zip(*history.tests, strict=True)
-    ]
-    sizes = training.batch_sizes(examples, config.batch_size)
-    diverged = not all(math.isfinite(metrics["loss"]) for metrics in epochs + after)
-    fields = dataclasses.asdict(config)
-    del fields["data_dir"]
-    return {
-        **fields,
-        **{name: runs.canonical(fields[name]) for name in ("init", "output_init", "bias_init")},
-        "status": "diverged" if diverged else "finished",
-        **{name: [metrics[name] for metrics in epochs] for name in ("loss", "acc")},
-        **{f"val_{name}": [metrics[name] for metrics in after] for name in ("loss", "acc")},
-        "step_loss": np.ravel(history.batches.loss / sizes).astype(np.float32),
-        "step_acc": np.ravel(history.batches.correct / sizes).astype(np.float32),
-    }
-
-
-def _header(wanted: Group, dataset: data.Dataset, missing: int) -> list[str]:
+def _header(wanted: dict[str, runs.Config], dataset: data.Dataset, missing: int) -> list[str]:
     import jax
 
     one = next(iter(wanted.values()))
@@ -284,28 +117,13 @@ def _header(wanted: Group, dataset: data.Dataset, missing: int) -> list[str]:
     return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
 
 
-def _summary(configs: Sequence[runs.Config], workdir: str) -> list[str]:
+def _summary(configs: Sequence[runs.Config], dataset: data.Dataset, workdir: str) -> list[str]:
     """What is printed at the end: the comparison of what was asked for."""
-    from experiments.common import comparison, results
+    from experiments.common import comparison, results, verdicts
 
-    lines = []
-    dataset = data.load(configs[0].dataset, configs[0].data_dir)
     wanted = {runs.identity(config, dataset.digest) for config in configs}
-    for setting in comparison.settings(results.read(workdir, wanted)):
-        lines += ["", *textwrap.wrap(comparison.describe(setting.fields), 80)]
-        width = max(len(init) for init in setting.inits)
-        lines.append(f"{'':{width}}  runs  test accuracy    test loss        epoch 1 loss")
-        for line in comparison.table(setting):
-            cells = [
-                f"{value.value:.4f} ±{(value.high - value.low) / 2:.4f}" if value else "-"
-                for value in (line["final_acc"], line["final_loss"], line["first_loss"])
-            ]
-            columns = "  ".join(f"{cell:15}" for cell in cells)
-            lines.append(f"{line['init']:{width}}  {line['runs']:4}  {columns}".rstrip())
-        lines.append("(means with 95 % intervals of Student's t)")
-        for sentence in comparison.summary(setting):
-            lines += textwrap.wrap(f"- {sentence}", 80, subsequent_indent="  ")
-    return lines
+    found = comparison.settings(results.read(workdir, wanted, steps=False))
+    return [line for setting in found for line in ["", *verdicts.lines(setting)]]
 
 
 _FLAGS = flags.FlagValues()  # the program's own, so that programs can be imported side by side
@@ -314,7 +132,7 @@ _integer = functools.partial(flags.DEFINE_integer, flag_values=_FLAGS)
 
 _string(
     "init",
-    "zeros,random_uniform,glorot_uniform,glorot_normal,he_uniform,he_normal,orthogonal",
+    "zeros, random_uniform, glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal",
     "Initializers of the hidden layers' kernels, separated by commas; each as for"
     " experiments.mnist: a name, or a call with literal arguments.",
 )
@@ -329,7 +147,8 @@ _string(
 flags.DEFINE_multi_string(
     "hidden",
     [",".join(map(str, runs.Config.hidden))],
-    "Sizes of the hidden layers, separated by commas. Given several times, each is one network.",
+    "Sizes of the hidden layers, separated by commas; empty for logistic regression. Given several"
+    " times, each is one network.",
     flag_values=_FLAGS,
 )
 _string("activation", runs.Config.activation, "Activations of the hidden layers, from jax.nn.")
@@ -348,8 +167,8 @@ _string("data_dir", None, "Where the data set is, as for experiments.mnist.")
 _string(
     "shard",
     "0/1",
-    "i/n trains every n-th run of the grid, from the i-th on; i is 0 to n-1. For n processes or"
-    " machines that fill one directory.",
+    "i/n trains one of n parts of the grid, i from 0 to n-1. A fixed shuffle deals the runs out, so"
+    " that each part is a fair sample. For n processes or machines that fill one directory.",
 )
 _string("workdir", "runs/sweep", "Where the results are, and are added; see the README.")
 
@@ -387,7 +206,7 @@ def parse_seeds(text: str) -> list[int]:
       ([0, 1, 2], [5, 6, 7], [1, 8, 9])
     """
     wrong = ValueError(f"--seeds={text}: must be a number, or a list such as 3,5,8-12")
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"\d+", text.strip()):
         if not 1 <= int(text) <= _MOST_SEEDS:
             raise wrong
         return list(range(int(text)))
@@ -399,6 +218,8 @@ def parse_seeds(text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if not 0 <= last - first < _MOST_SEEDS:
             raise wrong
+        if last >= 2**32:
+            raise ValueError(f"--seeds={text}: a seed must be below 2**32")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -411,8 +232,50 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def part(configs: Sequence[runs.Config], index: int, number: int) -> list[runs.Config]:
+    """One of so many parts of a grid, which are disjoint and make up the whole.
+
+    They are dealt out by a shuffle: every n-th run of a grid may well be that of one initializer.
+    """
+    # The one generator whose numbers NumPy does not change, so that machines agree on the parts.
+    order = np.random.RandomState(0).permutation(len(configs))
+    return [configs[place] for place in sorted(order[index::number])]
+
+
+def _items(flag: str, text: str) -> list[str]:
+    """What the list that is a flag's value names, each once."""
+    items = split(text)
+    if "" in items:
+        raise ValueError(f"--{flag}={text}: must be names separated by commas, none of them empty")
+    return list(dict.fromkeys(items))
+
+
+def _hidden(texts: Iterable[str]) -> list[tuple[int, ...]]:
+    """The networks that `--hidden` names, each once."""
+    networks: dict[tuple[int, ...], None] = {}
+    for text in texts:
+        try:
+            networks[tuple(map(int, text.split(","))) if text else ()] = None
+        except ValueError:
+            raise ValueError(f"--hidden={text}: must be integers separated by commas") from None
+    return list(networks)
+
+
+def _rates(text: str | None) -> list[float | None]:
+    """The learning rates that a flag names, each once; None stands for the optimizer's own."""
+    if text is None:
+        return [None]
+    try:
+        return list(dict.fromkeys(map(float, text.split(","))))
+    except ValueError:
+        raise ValueError(f"--learning_rate={text}: must be numbers separated by commas") from None
+
+
 def grid() -> list[runs.Config]:
-    """The configurations that the flags name, seed by seed, so that any part is a fair sample."""
+    """The configurations that the flags name, each once, or the part of them that `--shard` names.
+
+    They come seed by seed: what a sweep has trained before it is stopped is a fair sample.
+    """
     one: dict[str, Any] = {
         name: _FLAGS[name].value
         for name in (
@@ -425,20 +288,10 @@ def grid() -> list[runs.Config]:
             "data_dir",
         )
     }
-    hidden = []
-    for sizes in _FLAGS.hidden:
-        try:
-            hidden.append(tuple(int(size) for size in sizes.split(",") if size))
-        except ValueError:
-            raise ValueError(f"--hidden={sizes}: must be integers separated by commas") from None
-    rates: list[float | None] = [None]
-    if _FLAGS.learning_rate is not None:
-        try:
-            rates = [float(rate) for rate in _FLAGS.learning_rate.split(",")]
-        except ValueError:
-            raise ValueError(
-                f"--learning_rate={_FLAGS.learning_rate}: must be numbers separated by commas"
-            ) from None
+    # Names for one initializer are one; that of none is told by `Config`, with its flag.
+    inits = dict.fromkeys(
+        runs.canonical(runs.Config(init=init).init) for init in _items("init", _FLAGS.init)
+    )
     configs = [
         runs.Config(
             init=init,
@@ -451,15 +304,14 @@ def grid() -> list[runs.Config]:
         )
         for seed, sizes, activation, optimizer, rate, init in itertools.product(
             parse_seeds(_FLAGS.seeds),
-            hidden,
-            split(_FLAGS.activation),
-            split(_FLAGS.optimizer),
-            rates,
-            split(_FLAGS.init),
+            _hidden(_FLAGS.hidden),
+            _items("activation", _FLAGS.activation),
+            _items("optimizer", _FLAGS.optimizer),
+            _rates(_FLAGS.learning_rate),
+            inits,
         )
     ]
-    index, number = parse_shard(_FLAGS.shard)
-    mine = configs[index::number]
+    mine = part(configs, *parse_shard(_FLAGS.shard))
     if not mine:
         raise ValueError(f"--shard={_FLAGS.shard}: there are but {len(configs)} runs")
     return mine
@@ -467,19 +319,27 @@ def grid() -> list[runs.Config]:
 
 def main() -> None:
     configs = grid()
-    if not _FLAGS.workdir:
+    workdir = _FLAGS.workdir
+    if not workdir:
         raise ValueError("--workdir= names no directory")
     data.check(configs[0].dataset, configs[0].data_dir)
     # Each core trains runs of its own; set before JAX starts, and only if nobody else has done so.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
-    run(configs, _FLAGS.workdir, sys.stdout)
-    if parse_shard(_FLAGS.shard)[1] == 1:  # of a part there is nothing to be said yet
-        console.say(sys.stdout, *_summary(configs, _FLAGS.workdir), "")
+    dataset = data.load(configs[0].dataset, configs[0].data_dir)
+    _, others = run(configs, dataset, workdir, sys.stdout)
+    if others:
+        left = "1 run is" if others == 1 else f"{others} runs are"
+        console.say(
+            sys.stdout,
+            f"{left} in the hands of other processes: give the command again to compare",
+        )
+    elif parse_shard(_FLAGS.shard)[1] == 1:  # of a part there is nothing to be said yet
+        console.say(sys.stdout, *_summary(configs, dataset, workdir), "")
     console.say(
         sys.stdout,
-        f"results {_FLAGS.workdir}",
-        f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
+        f"results {workdir}",
+        f"report  {shlex.join(['python', '-m', 'experiments.report', workdir])}",
     )
 
 

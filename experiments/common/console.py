@@ -6,10 +6,12 @@ import datetime
 import gc
 import math
 import os
+import queue
 import shutil
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
@@ -79,10 +81,9 @@ def run_program(
     except (flags.Error, ValueError) as error:
         _fail(name, str(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
     except BrokenPipeError:  # as `| head` causes; there is nobody left to tell
-        sys.stderr.close()
-        sys.exit(1)
+        _leave(1)
     except OSError as error:  # such as a full disk
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -91,6 +92,15 @@ def run_program(
 def _fail(name: str, message: str) -> None:
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _leave(code: int) -> None:
+    """Ends the process, also when nobody reads any longer what it still had to say."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at exit, complain, and change the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _help(
@@ -105,11 +115,13 @@ def _help(
         lines = [f"{heading}:"]
         for flag_name in names:
             flag = flag_values[flag_name]
-            default = (flag.default_as_str or "").strip("'")
-            shown = f" (default: {default})" if default not in ("", "false") else ""
+            default = flag.default
+            default = ",".join(default) if isinstance(default, list) else default
+            shown = "" if default in (None, "") or default is False else f" (default: {default})"
+            text, _, _ = flag.help.partition(";\n    repeat this option")  # which absl adds
             lines.append(f"  --{flag_name}")
             lines += textwrap.wrap(
-                f"{flag.help}{shown}", width, initial_indent=" " * 6, subsequent_indent=" " * 6
+                f"{text}{shown}", width, initial_indent=" " * 6, subsequent_indent=" " * 6
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -177,52 +189,67 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
       A function that tells whether an end was asked for.
     """
     asked = False
+    to_say: queue.SimpleQueue[str | None] = (
+        queue.SimpleQueue()
+    )  # whose `put` may interrupt whatever else goes on
 
     def ask(number: int, _: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
         asked = True
-        say(stream, "\nfinishing the runs that are under way; Ctrl-C again ends at once")
+        to_say.put("\nfinishing the runs that are under way; Ctrl-C again ends at once")
+
+    def tell() -> None:
+        if line := to_say.get():
+            with contextlib.suppress(OSError):
+                say(stream, line)
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread, which alone is told of signals
         before = {}
+    # The handler does not say it: where Ctrl-C has ended those who read it, as in `| tee log`, that
+    # fails, and would end what is under way.
+    threading.Thread(target=tell, daemon=True).start()
     try:
         yield lambda: asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        to_say.put(None)
 
 
 @contextlib.contextmanager
-def runs_progress(total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
+def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
     """Shows runs done, their pace and the time left: a bar in a terminal, lines elsewhere.
 
     Args:
-      total: how many there are to do.
+      done: how many are done already.
+      total: how many there will be.
       stream: where to; None shows nothing.
 
     Yields:
-      A function to be told how many more are done.
+      A function to be told how many are done now.
     """
-    if not total or stream is None:
-        yield lambda number: None
+    if done == total or stream is None:
+        yield lambda now_done: None
         return
-    if not stream.isatty():
-        started = told = time.monotonic()
-        done = 0
+    started = time.monotonic()
 
-        def tell(number: int) -> None:
-            nonlocal told, done
-            done += number
+    def pace(now_done: int) -> float:
+        return (now_done - done) / (time.monotonic() - started)
+
+    if not stream.isatty():
+        told = started
+
+        def tell(now_done: int) -> None:
+            nonlocal told
             now = time.monotonic()
-            if now - told >= _LINE_SECONDS or done == total:
+            if now - told >= _LINE_SECONDS or now_done == total:
                 told = now
-                pace = done / (now - started)
-                left = datetime.timedelta(seconds=round((total - done) / pace))
-                say(stream, f"{done}/{total} runs, {pace:.2f} runs/s, {left} left")
+                left = datetime.timedelta(seconds=round((total - now_done) / pace(now_done)))
+                say(stream, f"{now_done}/{total} runs, {pace(now_done):.2f} runs/s, {left} left")
 
         yield tell
         return
@@ -237,14 +264,10 @@ def runs_progress(total: int, stream: TextIO | None) -> Iterator[Callable[[int],
         progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
     with progress.Progress(*columns, console=console.Console(file=stream)) as bar:
-        task = bar.add_task("", total=total, pace="")
-
-        def advance(number: int) -> None:
-            bar.advance(task, number)
-            done, elapsed = bar.tasks[0].completed, bar.tasks[0].elapsed or math.inf
-            bar.update(task, pace=f"{done / elapsed:.2f} runs/s")
-
-        yield advance
+        task = bar.add_task("", total=total, completed=done, pace="")
+        yield lambda now_done: bar.update(
+            task, completed=now_done, pace=f"{pace(now_done):.2f} runs/s"
+        )
 
 
 def _values(metrics: Mapping[str, float]) -> str:

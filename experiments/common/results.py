@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import pathlib
+import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -26,6 +27,7 @@ from experiments.common import store
 FORMAT_VERSION = 1
 
 _PARTS = "runs-*.parquet"
+_ABANDONED = 24 * 3600.0  # seconds: a temporary file as old is nobody's, as it takes but moments
 
 SCHEMA = pa.schema(
     [
@@ -68,33 +70,36 @@ SCHEMA = pa.schema(
 
 
 class Results:
-    """A directory of results, open to be added to; a context that closes it.
+    """A directory of results; as a context it is open to be added to, and made if it is not there.
 
-    Args:
-      directory: made if it is not there.
-
-    Raises:
-      ValueError: it cannot be made or written to.
+    Entering the context raises a ValueError if the directory cannot be made or written to.
     """
 
     def __init__(self, directory: str | pathlib.Path):
         self.directory = pathlib.Path(directory)
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise ValueError(f"cannot write to {directory}: {error.strerror}") from None
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
 
     def __enter__(self) -> "Results":
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.directory} ({error.strerror}): name another --workdir"
+            ) from None
+        # What killed processes were writing.
+        for temporary in self.directory.glob(f".{_PARTS}.*.tmp"):
+            with contextlib.suppress(OSError):  # another process may be faster
+                if time.time() - temporary.stat().st_mtime > _ABANDONED:
+                    temporary.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
     def finished(self) -> set[str]:
-        """The keys of all runs that are there now, whoever added them."""
+        """The keys of all runs that are there now, whoever added them: lists the directory."""
         new = set(self.directory.glob(_PARTS)) - self._files
         self._files |= new
         self._finished.update(
@@ -112,14 +117,13 @@ class Results:
         Returns:
           The keys of runs that are not there and that no other process has in hand.
         """
-        candidates = iter([key for key in keys if key not in self.finished()])
+        self.finished()
+        # Lazy: what is learned of finished runs on the way counts for those that follow.
+        free = (key for key in keys if key not in self._finished and self._try(key))
         claimed: list[str] = []
-        while len(claimed) < most:
-            new = list(itertools.islice(filter(self._try, candidates), most - len(claimed)))
-            if not new:
-                break
-            # One that was finished and given up since the directory was looked at.
-            late = [key for key in new if key in self.finished()]
+        while new := list(itertools.islice(free, most - len(claimed))):
+            # Another process may have finished and given up some since the directory was listed.
+            late = self.finished().intersection(new)
             self._release(late)
             claimed += [key for key in new if key not in late]
         return claimed
@@ -152,27 +156,28 @@ class Results:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _number(key))
 
 
-def read(directory: str | pathlib.Path, wanted: Collection[str] | None = None) -> pa.Table:
+def read(
+    directory: str | pathlib.Path, wanted: Collection[str] | None = None, *, steps: bool = True
+) -> pa.Table:
     """Reads the runs of a directory, each once, in an order that depends on the runs alone.
 
     Args:
       directory: as of `Results`.
       wanted: the keys of those to read; None stands for all.
+      steps: whether to read the columns of every step too, which are most of what is there.
 
     Raises:
       ValueError: there are none, or a file is not one of these.
     """
-    tables = [_read(file) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
+    columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
+    tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
     if not tables:
         raise ValueError(f"{directory} holds no runs: python -m experiments.sweep makes some")
-    table = pa.concat_tables(tables).sort_by([("key", "ascending")])
-    found = table["key"].to_pylist()
-    first = [
-        i
-        for i, key in enumerate(found)
-        if (i == 0 or key != found[i - 1]) and (wanted is None or key in wanted)
-    ]
-    return table.take(first).sort_by([("seed", "ascending"), ("key", "ascending")])
+    table = pa.concat_tables(tables)  # which copies nothing, unlike what follows
+    keys, seeds = table["key"].to_pylist(), table["seed"].to_pylist()
+    places = {key: place for place, key in enumerate(keys) if wanted is None or key in wanted}
+    order = sorted(places.values(), key=lambda place: (seeds[place], keys[place]))
+    return table.take(pa.array(order, pa.int64()))
 
 
 def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:

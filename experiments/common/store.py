@@ -90,9 +90,10 @@ def _made(path: pathlib.Path, exist_ok: bool = False) -> pathlib.Path:
 
 def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is complete or absent, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A random name: processes on many machines may write to one directory.
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-_EVALUATION_BATCH = 1000  # examples at a time: few enough for a processor's cache, enough for speed
+EVALUATION_BATCH = 1000  # examples at a time: few enough for a processor's cache, enough for speed
 
 
 class State(NamedTuple):
@@ -320,7 +320,7 @@ def evaluate(
     Returns:
       Each batch's metrics, whose sums over n are loss and accuracy.
     """
-    batches = _in_batches(jnp.arange(len(images)), _EVALUATION_BATCH)
+    batches = _in_batches(jnp.arange(len(images)), EVALUATION_BATCH)
     return jax.lax.map(lambda batch: _metrics(apply, params, images, labels, batch), batches)
 
 

@@ -148,6 +148,45 @@ def test_parts_cover_an_epoch_with_few_shapes(steps):
         assert {part.shape for part in parts} == {(67, 2)}
 
 
+def test_runs_that_advance_together_are_those_that_follow_one_another(digits, monkeypatch):
+    """What is done on accelerators, on the CPU: to rounding, and in a batch that is not full."""
+    specs, rates, count = ["he_normal", "glorot_uniform", "zeros"], [1e-3, 1e-2, 1.0], 2
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(draw, specs))
+    keys = jax.random.split(jax.random.key(1), 3)
+    mesh = jax.make_mesh((1,), ("runs",))
+    batch = (jnp.array([count], jnp.int32), params, jnp.array(rates), keys)
+    batch = jax.device_put(batch, jax.NamedSharding(mesh, jax.P("runs")))
+    sets = jax.device_put(digits, jax.NamedSharding(mesh, jax.P()))
+
+    def train():
+        training.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+        return training.train_runs(
+            *batch,
+            *sets,
+            apply=MODEL.apply,
+            optimizer="adam",
+            epochs=2,
+            batch_size=128,
+            mesh=mesh,
+        )
+
+    one_by_one = train()
+    monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
+    together = train()
+    monkeypatch.undo()
+    training.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+    for name, (loss, correct), (loss_together, correct_together) in zip(
+        training.History._fields, one_by_one, together, strict=True
+    ):
+        assert loss.shape[:2] == (3, {"batches": 2, "tests": 3}[name])
+        np.testing.assert_allclose(loss_together[:count], loss[:count], rtol=1e-3)
+        np.testing.assert_allclose(correct_together[:count], correct[:count], atol=2)
+    # Each at its own rate, from its own parameters; and only here the third is trained at all.
+    losses = np.asarray(together.batches.loss.sum(axis=(1, 2)))
+    assert losses[1] < 0.8 * losses[0]
+    assert not one_by_one.batches.loss[count:].any() and together.batches.loss[count:].all()
+
+
 def test_one_compiled_program_serves_every_initializer(digits):
     def programs():
         return training.train._cache_size()  # pyright: ignore[reportAttributeAccessIssue]

@@ -217,6 +217,7 @@ def test_a_folder_of_idx_files_is_trained_on(tmp_path):
         (["--optimizer=adamw"], "--optimizer=adamw: valid are adam, "),
         (["--dtype=int8"], "--dtype=int8: valid are "),
         (["--hidden=128,x"], "--hidden=128,x: must be integers separated by commas"),
+        (["--hidden=16,,8"], "--hidden=16,,8: must be integers separated by commas"),
         (["--hidden=128,0"], "--hidden: sizes must be at least 1"),
         (["--epochs=0"], "--epochs must be at least 1"),
         (["--batch_size=0"], "--batch_size must be at least 1"),

@@ -1,5 +1,6 @@
 """`python -m experiments.sweep`: each run as if alone, nothing lost, nothing done twice."""
 
+import collections
 import gzip
 import itertools
 import multiprocessing
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,6 +53,24 @@ def run(*flags, cwd, **options):
     return subprocess.run(
         [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
     )
+
+
+def piped(*flags, cwd):
+    """A sweep that runs, what it says kept back as it is in any pipe."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process: Any = subprocess.Popen(
+        [*COMMAND, *flags], cwd=cwd, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    return process
+
+
+def train(configs, directory):
+    """Trains in this process; gives how many runs it trained, all that were missing."""
+    dataset = data.load(configs[0].dataset, configs[0].data_dir)
+    trained, others = sweep.run(configs, dataset, str(directory))
+    assert others == 0
+    return trained
 
 
 def outcome(directory):
@@ -106,7 +126,7 @@ def alone(config):
 )
 def test_a_run_in_a_sweep_is_the_run_alone_to_the_bit(folder, tmp_path, settings):
     wanted = configs(folder, **settings)
-    assert sweep.run(wanted, str(tmp_path)) == len(wanted)
+    assert train(wanted, tmp_path) == len(wanted)
     rows = {row["key"]: row for row in results.read(tmp_path).to_pylist()}
     digest = data.load(None, folder).digest
     assert len(rows) == len(wanted)
@@ -134,30 +154,30 @@ def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
 
 def test_only_what_is_missing_is_trained(folder, tmp_path):
     wanted = configs(folder, seeds=3)
-    assert sweep.run(wanted[:4], str(tmp_path)) == 4
+    assert train(wanted[:4], tmp_path) == 4
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
-    assert sweep.run(wanted, str(tmp_path)) == 5
-    assert sweep.run(wanted, str(tmp_path)) == 0
+    assert train(wanted, tmp_path) == 5
+    assert train(wanted, tmp_path) == 0
     for name, content in before.items():
         assert (tmp_path / name).read_bytes() == content
     # Another name for an initializer is no other run; another learning rate is one.
     named = runs.Config(
         init="kaiming_normal()", hidden=(16,), epochs=2, data_dir=folder, dataset="digits"
     )
-    assert sweep.run([named], str(tmp_path)) == 0
+    assert train([named], tmp_path) == 0
     faster = runs.Config(
         init="he_normal", hidden=(16,), epochs=2, data_dir=folder, learning_rate=0.1
     )
-    assert sweep.run([faster], str(tmp_path)) == 1
+    assert train([faster], tmp_path) == 1
 
 
 def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path):
     def programs():
         return training.train_runs._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
 
-    sweep.run(configs(folder, hidden=(17,)), str(tmp_path))
+    train(configs(folder, hidden=(17,)), tmp_path)
     compiled = programs()
-    sweep.run(configs(folder, seeds=4, hidden=(17,), learning_rate=0.01), str(tmp_path))
+    train(configs(folder, seeds=4, hidden=(17,), learning_rate=0.01), tmp_path)
     assert programs() == compiled
 
 
@@ -166,7 +186,7 @@ def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
         runs.Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
         for init in ("he_normal", "normal(1e38)", "glorot_uniform")
     ]
-    sweep.run(wanted, str(tmp_path))
+    train(wanted, tmp_path)
     status = {row["init"]: row["status"] for row in outcome(tmp_path)}
     assert status["normal(stddev=1e+38)"] == "diverged"
     assert status["he_normal"] == status["glorot_uniform"] == "finished"
@@ -185,6 +205,96 @@ def test_shards_add_up_to_the_grid(folder, tmp_path):
     grid = set(itertools.product(inits, (2, 5, 6), ((8,), (16, 8)), (0.01, 0.1)))
     found = [(row["init"], row["seed"], tuple(row["hidden"]), row["learning_rate"]) for row in rows]
     assert len(found) == len(grid) == 24 and set(found) == grid
+
+
+@pytest.mark.parametrize("number", [2, 3, 6])
+def test_each_part_of_a_grid_is_a_fair_sample(number):
+    grid = [
+        runs.Config(init=init, seed=seed)
+        for seed in range(30)
+        for init in ("zeros", "he_normal", "orthogonal")
+    ]
+    parts = [sweep.part(grid, index, number) for index in range(number)]
+    assert sorted(itertools.chain(*parts), key=grid.index) == grid
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for mine in parts:
+        assert mine == sorted(mine, key=grid.index)  # seed by seed
+        inits = collections.Counter(config.init for config in mine)
+        assert len(inits) == 3 and min(inits.values()) >= 2
+    # For ever, or machines with other versions of NumPy would disagree on which runs are theirs.
+    ten = [runs.Config(seed=seed) for seed in range(10)]
+    assert [config.seed for config in sweep.part(ten, 0, 2)] == [0, 1, 2, 4, 7]
+
+
+def test_what_is_named_twice_counts_once(folder, tmp_path):
+    flags = [
+        "--init=he_normal,kaiming_normal(), he_normal", "--seeds=0,0-1", "--hidden=8", "--hidden=8",
+        "--learning_rate=.1,0.10", "--optimizer=adam,adam", "--activation=relu,relu", "--epochs=1",
+        f"--data_dir={folder}", "--shard=0/2",
+    ]  # fmt: skip
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "init    he_normal; 1 seeds" in result.stdout
+    assert "\nruns    1, 0 of them there already" in result.stdout
+
+
+_HOLD = """
+import sys, time
+from experiments.common import results
+with results.Results(sys.argv[1]) as stored:
+    print(len(stored.claim(sys.argv[2:], 100)), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("held", [1, 4])
+def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path, held):
+    flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
+    digest = data.load(None, folder).digest
+    wanted = [
+        runs.identity(runs.Config(init=init, seed=seed, hidden=(16,)), digest)
+        for seed in range(2)
+        for init in ("he_normal", "zeros")
+    ]
+    other = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, tmp_path / "runs/sweep", *wanted[:held]],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert other.stdout and other.stdout.readline() == f"{held}\n"
+        result = run(*flags, cwd=tmp_path)
+    finally:
+        other.kill()
+        other.communicate()
+    assert result.returncode == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    left = "1 run is" if held == 1 else "4 runs are"
+    assert lines[-3] == f"{left} in the hands of other processes: give the command again to compare"
+    assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
+    assert "0:00:00 left" not in result.stdout  # that would mean all
+    # Claims end with the process that holds them, however it ends.
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"\nruns    4, {4 - held} of them there already" in result.stdout
+    assert re.search(r"\n4/4 runs, [\d.]+ runs/s, 0:00:00 left", result.stdout)
+    assert "test accuracy" in result.stdout
+
+
+def test_a_directory_that_nothing_is_to_be_added_to_need_not_be_writable(folder, tmp_path):
+    flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
+    first = run(*flags, cwd=tmp_path)
+    directory = tmp_path / "runs/sweep"
+    (directory / ".lock").unlink()
+    before = sorted(directory.iterdir())
+    directory.chmod(0o555)
+    try:
+        again = run(*flags, cwd=tmp_path)
+    finally:
+        directory.chmod(0o755)
+    assert again.returncode == 0 and again.stderr == ""
+    assert sorted(directory.iterdir()) == before  # root could have written
+    comparison = first.stdout.partition("0:00:00 left")[2]
+    assert "test accuracy" in comparison and again.stdout.endswith(comparison)
 
 
 def test_two_processes_share_the_work(folder, tmp_path):
@@ -230,6 +340,39 @@ def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
     assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
 
 
+def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
+    """As in `python -m experiments.sweep | tee log`."""
+    flags = [
+        "--init=he_normal",
+        "--seeds=2000",
+        "--hidden=16",
+        "--epochs=150",
+        f"--data_dir={folder}",
+    ]
+    process = piped(*flags, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while len(kept := list(tmp_path.glob("runs/sweep/*.parquet"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)  # the next batch, of some seconds, is under way
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130 and process.stderr.read() == ""
+    process.stderr.close()
+    assert len(list(tmp_path.glob("runs/sweep/*.parquet"))) > len(kept)
+
+
+def test_output_cut_short_by_head_is_no_crash_and_costs_no_run(folder, tmp_path):
+    flags = ["--init=he_normal", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
+    process = piped(*flags, cwd=tmp_path)
+    while not process.stdout.readline().startswith("runs "):
+        pass
+    process.stdout.close()
+    assert process.wait(timeout=120) == 1 and process.stderr.read() == ""
+    process.stderr.close()
+    assert len(outcome(tmp_path / "runs/sweep")) == 2
+
+
 def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(folder, tmp_path):
     flags = ["--init=he_normal,delta_orthogonal", "--seeds=2", f"--data_dir={folder}"]
     result = run(*flags, cwd=tmp_path)
@@ -238,15 +381,38 @@ def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(fol
     assert not list((tmp_path / "runs/sweep").glob("*.parquet"))
 
 
+def test_a_network_that_does_not_fit_into_the_memory_is_told_in_one_line(folder, tmp_path):
+    result = run("--init=zeros", "--hidden=1000000,1000000", f"--data_dir={folder}", cwd=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "--hidden=1000000,1000000 with --batch_size=128 needs more memory" in result.stderr
+
+
+def test_help_shows_every_flag_as_it_is_written(tmp_path):
+    result = run("--help", cwd=tmp_path)
+    text = " ".join(result.stdout.split())
+    assert "each is one network. (default: 128,64) --activation" in text
+    assert "repeat this option" not in text and "['" not in text
+
+
+def test_a_number_is_so_many_seeds_with_space_around_it_too():
+    assert sweep.parse_seeds(" 3") == sweep.parse_seeds("3 ") == [0, 1, 2]
+    assert sweep.parse_seeds("4294967295-4294967295") == [2**32 - 1]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--init=he_normal,nothing"], "--init: unknown initializer 'nothing'"),
         (["--seeds=0"], "--seeds=0: must be a number"),
         (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
+        (["--seeds=4294967296-4294967297"], "--seeds=4294967296-4294967297: a seed must be below"),
         (["--seeds=5-3"], "--seeds=5-3: must be a number, or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
         (["--hidden=1,two"], "--hidden=1,two: must be integers"),
+        (["--hidden=16,,8"], "--hidden=16,,8: must be integers"),
+        (["--init=zeros,,he_normal"], "--init=zeros,,he_normal: must be names separated by"),
+        (["--activation=relu,"], "--activation=relu,: must be names separated by"),
+        (["--optimizer="], "--optimizer=: must be names separated by commas, none of them empty"),
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
         (["--shard=5/9", "--init=zeros", "--seeds=2"], "there are but 2 runs"),
         (["--optimizer=adam,adm"], "--optimizer=adm: valid are adam"),
@@ -262,7 +428,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path, flags, message):
 
 
 def _train_all(folder, seeds, workdir):
-    sweep.run(configs(folder, seeds=seeds, hidden=(64,), epochs=6), str(workdir))
+    train(configs(folder, seeds=seeds, hidden=(64,), epochs=6), workdir)
 
 
 @pytest.mark.parametrize(

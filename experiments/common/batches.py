@@ -1,0 +1,217 @@
+"""Batches of runs: what one compiled program trains at a time, and how many that may be."""
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import math
+import operator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import data, models, runs, training
+
+Group = dict[str, runs.Config]  # runs by their identities
+
+_MOST_RUNS = 16  # of a device in a batch on a CPU, where more would gain nothing
+_MOST_RUNS_TOGETHER = 256  # the same where the runs of a device advance together
+_CPU_BYTES = 2**28  # for a device's batch
+# All of a run is there about so many times over. Its parameters: on the host, on the device, and
+# while it is trained twice more in the state of Adam, which is the largest there is. Its history:
+# on the device, on the host, in its row, and in the file of the batch.
+_COPIES = 4
+
+
+class Trainer(NamedTuple):
+    """What trains the runs of a group."""
+
+    train: Callable[[Group], list[dict[str, Any]]]
+    """Trains a batch of them, `most` at the most, to the rows that `results` stores. Raises a
+    ValueError if there is too little memory."""
+    least: int
+    """How many runs a batch should hold, and a multiple of which."""
+    most: int
+
+
+def check(wanted: Group, dataset: data.Dataset) -> None:
+    """Finds initializers that do not fit a parameter before anything is trained.
+
+    Raises:
+      ValueError: one does not.
+    """
+    names = ("init", "output_init", "bias_init", "hidden", "activation", "dtype")
+    tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
+    for config in tried.values():
+        with jax.enable_x64(config.dtype == "float64"):
+            model = models.mlp(_features(config, dataset), config.activation, config.dtype)
+            jax.eval_shape(
+                lambda key, c=config, m=model: runs.draw_params(c, key, m), jax.random.key(0)
+            )
+
+
+def groups(wanted: Group) -> list[Group]:
+    """The runs, divided into those that one compiled program trains."""
+    found: dict[Any, Group] = collections.defaultdict(dict)
+    for key, config in wanted.items():
+        program = (
+            config.hidden,
+            config.activation,
+            config.dtype,
+            config.optimizer,
+            config.epochs,
+            config.batch_size,
+        )
+        found[program][key] = config
+    return list(found.values())
+
+
+def trainer(group: Group, dataset: data.Dataset) -> Trainer:
+    """Makes what trains the runs of a group, one of `groups`."""
+    config = next(iter(group.values()))  # in what matters here they are all alike
+    features = _features(config, dataset)
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("runs",), devices=devices)
+    sharded, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("runs"), jax.P()))
+    with jax.enable_x64(config.dtype == "float64"):
+        model = models.mlp(features, config.activation, config.dtype)
+        # All runs share one copy of the data on each device.
+        train_set, test_set = jax.device_put(
+            (
+                (dataset.train_images, dataset.train_labels),
+                (dataset.test_images, dataset.test_labels),
+            ),
+            whole,
+        )
+    shapes = jax.tree.leaves(model.shapes)
+    slots = _slots(config, dataset, shapes)
+    if devices[0].platform == "cpu":
+        least = len(devices)
+    else:  # runs that advance together: fewer take as long
+        slots = min(slots, -(-len(group) // len(devices)))
+        least = slots * len(devices)
+    commonest = np.bincount(dataset.train_labels).argmax()
+    environment = runs.environment()
+    common = {
+        "dataset": dataset.name,
+        "digest": dataset.digest,
+        "features": features[0],
+        "classes": features[-1],
+        "test_images": len(dataset.test_labels),
+        "guess_acc": float(np.mean(dataset.test_labels == commonest)),
+        "host": environment["device"]["host"],
+        "device": environment["device"]["kind"],
+        "versions": ", ".join(" ".join(pair) for pair in environment["versions"].items()),
+    }
+
+    def train(batch: Group) -> list[dict[str, Any]]:
+        started = time.perf_counter()
+        # The runs are dealt to the devices in turn; a device's lie one after another.
+        places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
+        counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
+        with jax.enable_x64(config.dtype == "float64"), _enough_memory(config):
+            params = jax.tree.map(
+                lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
+            )
+            rates = np.ones(slots * len(devices), shapes[0].dtype)
+            keys = np.zeros((slots * len(devices), 2), np.uint32)
+            for place, one in zip(places, batch.values(), strict=True):
+                key = runs.root_key(one.seed)
+                drawn = runs.draw_params(one, key, model)
+                for stack, leaf in zip(
+                    jax.tree.leaves(params), jax.tree.leaves(drawn), strict=True
+                ):
+                    stack[place] = leaf
+                rates[place] = one.learning_rate
+                keys[place] = jax.random.key_data(runs.order_key(key))
+            history = training.train_runs(
+                *jax.device_put((counts.astype(np.int32), params, rates), sharded),
+                jax.device_put(
+                    jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32"), sharded
+                ),
+                train_set,
+                test_set,
+                apply=model.apply,
+                optimizer=config.optimizer,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                mesh=mesh,
+            )
+            history = jax.device_get(history)
+        when = {
+            "seconds": (time.perf_counter() - started) / len(batch),
+            "finished": datetime.datetime.now(datetime.UTC),
+        }
+        rows = []
+        for place, (key, one) in zip(places, batch.items(), strict=True):
+            mine = jax.tree.map(operator.itemgetter(place), history)
+            rows.append({"key": key, **_outcome(mine, one, dataset), **common, **when})
+        return rows
+
+    return Trainer(train, least, slots * len(devices))
+
+
+def _features(config: runs.Config, dataset: data.Dataset) -> tuple[int, ...]:
+    """The sizes of the network: of the input, of every hidden layer, and of the output."""
+    return (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
+
+
+def _slots(config: runs.Config, dataset: data.Dataset, shapes: list[Any]) -> int:
+    """How many runs of a batch a device can hold."""
+    device = jax.local_devices()[0]
+    params = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
+    steps = -(-len(dataset.train_labels) // config.batch_size)
+    tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
+    batches = config.epochs * steps + (config.epochs + 1) * tests
+    history = 2 * batches * shapes[0].dtype.itemsize  # a loss and a count
+    if device.platform == "cpu":
+        return max(1, min(_MOST_RUNS, _CPU_BYTES // (_COPIES * (params + history))))
+    # All runs of the batch are under way: parameters, gradients, the optimizer's state and updates,
+    # and what a step needs besides.
+    activations = config.batch_size * sum(_features(config, dataset))
+    bytes_of_one = 8 * params + _COPIES * history + 16 * activations
+    limit = (device.memory_stats() or {}).get("bytes_limit", 2**32)
+    return max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
+
+
+@contextlib.contextmanager
+def _enough_memory(config: runs.Config) -> Iterator[None]:
+    """Tells in one line of a network that the memory cannot hold."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            f"--hidden={','.join(map(str, config.hidden))} with --batch_size={config.batch_size}"
+            " needs more memory than there is: make either smaller"
+        ) from None
+
+
+def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[str, Any]:
+    """What a row says of the run itself."""
+    examples, tests = len(dataset.train_labels), len(dataset.test_labels)
+    epochs = [
+        training.means(training.Metrics(*sums), examples)
+        for sums in zip(*history.batches, strict=True)
+    ]
+    after = [
+        training.means(training.Metrics(*sums), tests) for sums in zip(*history.tests, strict=True)
+    ]
+    sizes = training.batch_sizes(examples, config.batch_size)
+    diverged = not all(math.isfinite(metrics["loss"]) for metrics in epochs + after)
+    fields = dataclasses.asdict(config)
+    del fields["data_dir"]
+    return {
+        **fields,
+        **{name: runs.canonical(fields[name]) for name in ("init", "output_init", "bias_init")},
+        "status": "diverged" if diverged else "finished",
+        **{name: [metrics[name] for metrics in epochs] for name in ("loss", "acc")},
+        **{f"val_{name}": [metrics[name] for metrics in after] for name in ("loss", "acc")},
+        "step_loss": np.ravel(history.batches.loss / sizes).astype(np.float32),
+        "step_acc": np.ravel(history.batches.correct / sizes).astype(np.float32),
+    }
