@@ -28,11 +28,13 @@ _FIGURES = r"(training_loss|test_error|final_accuracy|differences|weights_\w+?)(
 _TABLES = r"(endpoints|pairs|published)\.csv"
 
 
-def report(directory: str) -> list[pathlib.Path]:
+def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
     """Writes `report.html` into a directory of results, and figures and tables into `report/`.
 
     Args:
       directory: as `experiments.sweep` leaves it.
+      margin: initializers whose mean accuracies differ by less are equivalent.
+      target: the accuracy to which steps are counted.
 
     Returns:
       The paths of what was written, the page first.
@@ -46,7 +48,7 @@ def report(directory: str) -> list[pathlib.Path]:
     table = results.read(root)
     if not os.access(root, os.W_OK):
         raise ValueError(f"cannot write to {directory}: copy it to where a report can be made")
-    found = comparison.settings(table)
+    found = comparison.settings(table, margin, target)
     written: dict[pathlib.Path, bytes] = {}
     sections, specs = [], {}
     markdown = [f"# {_title(found)}", ""]
@@ -60,7 +62,7 @@ def report(directory: str) -> list[pathlib.Path]:
         shown = {
             "Endpoints: mean and 95 % interval of Student's t": tables.shown_endpoints(setting),
             "The published table beside ours": compared,
-            f"All {len(pairs)} comparisons of pairs": tables.shown_pairs(pairs),
+            f"All {len(pairs)} comparisons of pairs": tables.shown_pairs(setting),
         }
         figures = {
             f"{chart}{suffix}": spec
@@ -198,11 +200,29 @@ def _without_legends(spec: Any) -> Any:
     return [_without_legends(part) for part in spec] if isinstance(spec, list) else spec
 
 
-_FLAGS = flags.FlagValues()
+_FLAGS = flags.FlagValues()  # the program's own, so that programs can be imported side by side
+flags.DEFINE_float(
+    "margin",
+    0.1,
+    "Initializers whose mean test accuracies differ by less than so many points are called"
+    " equivalent, where that is proven.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_float(
+    "target",
+    0.95,
+    "The accuracy to which training steps are counted: that of the training batches, in the mean of"
+    " a hundred.",
+    flag_values=_FLAGS,
+)
 
 
 def main(directory: str = "runs/sweep") -> None:
-    page, *others = report(directory)
+    if not 0 < _FLAGS.margin < 100:
+        raise ValueError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100, in points")
+    if not 0 < _FLAGS.target <= 1:
+        raise ValueError(f"--target={_FLAGS.target:g}: must be an accuracy above 0, at most 1")
+    page, *others = report(directory, _FLAGS.margin / 100, _FLAGS.target)
     console.say(
         sys.stdout,
         f"report  {page}",
@@ -216,7 +236,7 @@ if __name__ == "__main__":
         "Makes a report of the sweeps in a directory (default: runs/sweep): report.html there, a"
         " page that needs no network, and its figures and tables in report/.",
         _FLAGS,
-        {"Flags": ("help",)},
+        {"Statistics": ("margin", "target"), "Flags": ("help",)},
         main,
         arguments=1,
     )

@@ -44,20 +44,22 @@ class Endpoint(NamedTuple):
     digits: int = 4
 
 
-ENDPOINTS = {
-    "final_acc": Endpoint("final test accuracy", "after {epochs}", "points", 1, MARGIN, 100, 2),
-    "final_loss": Endpoint("final test loss", "in final test loss", "", -1),
-    "first_loss": Endpoint("first epoch's loss", "in the first epoch", "loss", -1),
-    "steps": Endpoint(
-        f"steps to {TARGET:.0%} accuracy",
-        f"in steps to {TARGET:.0%} accuracy",
-        "steps",
-        -1,
-        digits=0,
-    ),
-    "area": Endpoint("mean loss of all steps", "in the mean loss of all steps", "", -1),
-}
-"""The endpoints by their short names, the one that decides first."""
+def endpoints(margin: float = MARGIN, target: float = TARGET) -> dict[str, Endpoint]:
+    """The endpoints by their short names, the one that decides first.
+
+    Args:
+      margin: initializers whose mean accuracies differ by less are equivalent.
+      target: the accuracy to which steps are counted.
+    """
+    steps = f"steps to {target:.4g} accuracy"
+    area = "mean loss of all steps"
+    return {
+        "final_acc": Endpoint("final test accuracy", "after {epochs}", "points", 1, margin, 100, 2),
+        "final_loss": Endpoint("final test loss", "in final test loss", "", -1),
+        "first_loss": Endpoint("first epoch's loss", "in the first epoch", "loss", -1),
+        "steps": Endpoint(steps, f"in {steps}", "steps", -1, digits=0),
+        "area": Endpoint(area, f"in the {area}", "", -1),
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if identical, so that it can be hashed
@@ -74,6 +76,8 @@ class Setting:
     values: dict[str, np.ndarray]
     """Every endpoint that the rows tell: (inits, seeds), NaN where there is no run. Steps to an
     accuracy that is never reached are infinite."""
+    endpoints: dict[str, Endpoint]
+    """What they are."""
     trained: np.ndarray
     """1 for a run that learned, 0 for one that did not, NaN where there is none: (inits, seeds)."""
     steps: int
@@ -96,25 +100,30 @@ class Pair(NamedTuple):
     """Of equivalence, adjusted likewise; NaN without a margin."""
 
 
-def settings(table: pa.Table) -> list[Setting]:
+def settings(table: pa.Table, margin: float = MARGIN, target: float = TARGET) -> list[Setting]:
     """Divides the runs of a sweep into settings.
 
     Where several learning rates were tried, a last setting for each such group takes the runs of
     every initializer at the rate that suits it best, by training loss: the test set has no say.
+
+    Args:
+      table: rows as in `experiments.common.results`, with or without the columns of every step.
+      margin: see `endpoints`.
+      target: see `endpoints`.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(table.select(_SETTING).to_pylist()):
         groups.setdefault(tuple(map(str, row.values())), []).append(index)
-    found = [_setting(table.take(groups[values])) for values in sorted(groups)]
+    found = [_setting(table.take(groups[values]), margin, target) for values in sorted(groups)]
     digests = {(setting.fields["dataset"], setting.fields["digest"]) for setting in found}
     names = collections.Counter(name for name, _ in digests)
     for setting in found:
         if names[setting.fields["dataset"]] > 1:  # of different data
             setting.fields["dataset"] += f" ({setting.fields['digest'][:8]})"
-    return found + _at_best_rates(found)
+    return found + _at_best_rates(found, margin, target)
 
 
-def _at_best_rates(found: list[Setting]) -> list[Setting]:
+def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[Setting]:
     alike: dict[str, list[Setting]] = {}
     for setting in found:
         alike.setdefault(str({**setting.fields, "learning_rate": None}), []).append(setting)
@@ -130,12 +139,12 @@ def _at_best_rates(found: list[Setting]) -> list[Setting]:
             tables = [table for table in tables if len(table) == most]
             losses = [np.mean(column(table, "loss")[:, -1]) for table in tables]
             taken.append(tables[int(np.argmin(losses))])
-        dataset = group[0].fields["dataset"]
-        best.append(_setting(pa.concat_tables(taken), learning_rate=None, dataset=dataset))
+        fields = {"learning_rate": None, "dataset": group[0].fields["dataset"]}
+        best.append(_setting(pa.concat_tables(taken), margin, target, **fields))
     return best
 
 
-def _setting(rows: pa.Table, **fields: Any) -> Setting:
+def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Setting:
     fields = {**rows.select(["dataset", *_SETTING]).slice(0, 1).to_pylist()[0], **fields}
     names, numbers = rows["init"].to_pylist(), rows["seed"].to_pylist()
     val_acc = column(rows, "val_acc")[:, -1]
@@ -162,10 +171,12 @@ def _setting(rows: pa.Table, **fields: Any) -> Setting:
     if "step_acc" in rows.column_names:
         accuracies, losses = column(rows, "step_acc"), column(rows, "step_loss")
         steps = accuracies.shape[1]
-        values["steps"] = np.array([_steps_to_target(row) for row in accuracies])
+        values["steps"] = np.array([_steps_to(target, row) for row in accuracies])
         values["area"] = losses.mean(axis=1, dtype=np.float64)
     values = {name: matrix(row) for name, row in values.items()}
-    return Setting(fields, inits, seeds, rows, values, matrix(learned.astype(float)), steps)
+    points = {name: point for name, point in endpoints(margin, target).items() if name in values}
+    trained = matrix(learned.astype(float))
+    return Setting(fields, inits, seeds, rows, values, points, trained, steps)
 
 
 def column(rows: pa.Table, name: str) -> np.ndarray:
@@ -186,11 +197,11 @@ def column(rows: pa.Table, name: str) -> np.ndarray:
     return np.where(finite, values, guess[:, None].astype(values.dtype))
 
 
-def _steps_to_target(accuracies: np.ndarray) -> float:
+def _steps_to(target: float, accuracies: np.ndarray) -> float:
     """The first step up to which a window's mean accuracy reaches the target; infinite if none."""
     window = min(_WINDOW, len(accuracies))
     sums = np.cumsum(np.append(0, accuracies.astype(np.float64)))
-    reached = np.flatnonzero(sums[window:] - sums[:-window] >= window * TARGET)
+    reached = np.flatnonzero(sums[window:] - sums[:-window] >= window * target)
     return float(reached[0] + window) if len(reached) else np.inf
 
 
@@ -200,7 +211,8 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
 
     Args:
       setting: from `settings`.
-      endpoint: a name in `ENDPOINTS`. Of accuracies that neither reaches there is no comparison.
+      endpoint: a name in `setting.endpoints`. Where neither ever reaches the accuracy that is
+        asked for, steps are not compared.
     """
     values, reached = setting.finite(endpoint), np.isfinite(setting.values[endpoint])
     rng = np.random.default_rng(0)  # for sign flips, where there are too many to try them all
@@ -214,7 +226,7 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
         if seeds.sum() >= 2 and (reached[i] | reached[j])[seeds].any()
     }
     alpha = (1 - statistics.LEVEL) / max(len(both), 1)  # what Holm's first step asks for
-    margin = ENDPOINTS[endpoint].margin
+    margin = setting.endpoints[endpoint].margin
     compared = [
         statistics.compare(values[i][seeds], values[j][seeds], rng, margin, alpha)
         for (i, j), seeds in both.items()

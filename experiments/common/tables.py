@@ -26,7 +26,7 @@ def endpoints(setting: comparison.Setting) -> Table:
             **({"reached": line["reached"]} if name == "steps" else {}),
         }
         for line in comparison.table(setting)
-        for name in setting.values
+        for name in setting.endpoints
     ]
 
 
@@ -41,11 +41,11 @@ def shown_endpoints(setting: comparison.Setting) -> Table:
         }
         if setting.fields["learning_rate"] is None:
             row["learning rate"] = f"{_learning_rate(setting, line['init']):g}"
-        for name in setting.values:
+        for name, endpoint in setting.endpoints.items():
             text = interval_text(line[name])
             if name == "steps" and line["reached"] < line["runs"]:
                 text += f", {line['reached']} of {line['runs']} reach it"
-            row[comparison.ENDPOINTS[name].title] = text
+            row[endpoint.title] = text
         rows.append(row)
     return rows
 
@@ -58,11 +58,11 @@ def _learning_rate(setting: comparison.Setting, init: str) -> float:
 def pairs(setting: comparison.Setting) -> Table:
     """A row for each endpoint and every two initializers; see `statistics.Comparison`."""
     rows = []
-    for name in setting.values:
+    for name, endpoint in setting.endpoints.items():
         for pair in comparison.pairs(setting, name):
             found = pair.comparison
             improvement = found.improvement
-            if comparison.ENDPOINTS[name].sign < 0:
+            if endpoint.sign < 0:
                 improvement = statistics.Interval(
                     1 - improvement.value, 1 - improvement.high, 1 - improvement.low
                 )
@@ -82,13 +82,13 @@ def pairs(setting: comparison.Setting) -> Table:
                     "p_equivalence_holm": pair.p_equivalence,
                     **_columns("first_is_better", "first_is_better_", improvement),
                     "detectable": found.detectable,
-                    "verdict": verdicts.verdict(pair, name, setting.fields["epochs"]),
+                    "verdict": verdicts.verdict(pair, endpoint, setting.fields["epochs"]),
                 }
             )
     return rows
 
 
-def shown_pairs(rows: Table) -> Table:
+def shown_pairs(setting: comparison.Setting) -> Table:
     """The same for readers."""
 
     def interval(row: dict[str, Any], value: str, prefix: str) -> statistics.Interval:
@@ -96,7 +96,7 @@ def shown_pairs(rows: Table) -> Table:
 
     return [
         {
-            "endpoint": comparison.ENDPOINTS[row["endpoint"]].title,
+            "endpoint": setting.endpoints[row["endpoint"]].title,
             "first": row["first"],
             "second": row["second"],
             "seeds": row["seeds"],
@@ -113,7 +113,7 @@ def shown_pairs(rows: Table) -> Table:
             "detectable": _number(row["detectable"], row["difference"]),
             "verdict": row["verdict"],
         }
-        for row in rows
+        for row in pairs(setting)
     ]
 
 

@@ -11,11 +11,11 @@ from experiments.common import comparison, runs, statistics
 _LABEL = 24  # characters that the name of an initializer may take beside its figures
 
 
-def verdict(pair: comparison.Pair, endpoint: str, epochs: int) -> str:
+def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -> str:
     """What a pair's tests say, in words that follow from them alone.
 
     Args:
-      pair: from `pairs`.
+      pair: from `comparison.pairs`.
       endpoint: by which it was compared.
       epochs: of training, for the words.
     """
@@ -23,10 +23,10 @@ def verdict(pair: comparison.Pair, endpoint: str, epochs: int) -> str:
     return _sentence(kind, first, [(second, pair)], endpoint, epochs)
 
 
-def _finding(pair: comparison.Pair, endpoint: str) -> tuple[str, str, str]:
+def _finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[str, str, str]:
     """Whether the first of a pair is ahead, equivalent or neither; the better one first."""
     first, second = pair.first, pair.second
-    if comparison.ENDPOINTS[endpoint].sign * pair.comparison.difference.value < 0:
+    if endpoint.sign * pair.comparison.difference.value < 0:
         first, second = second, first
     if pair.p <= 1 - statistics.LEVEL:
         return "ahead", first, second
@@ -36,10 +36,13 @@ def _finding(pair: comparison.Pair, endpoint: str) -> tuple[str, str, str]:
 
 
 def _sentence(
-    kind: str, first: str, others: list[tuple[str, comparison.Pair]], endpoint: str, epochs: int
+    kind: str,
+    first: str,
+    others: list[tuple[str, comparison.Pair]],
+    point: comparison.Endpoint,
+    epochs: int,
 ) -> str:
     """One sentence for all pairs of an initializer and others of which the same was found."""
-    point = comparison.ENDPOINTS[endpoint]
     when = point.when.format(epochs=f"{epochs} epochs" if epochs > 1 else "1 epoch")
 
     def amount(value: float) -> str:
@@ -96,18 +99,17 @@ def summary(setting: comparison.Setting) -> list[str]:
             )
     for endpoint in ("first_loss", "final_acc"):
         means = dict(zip(setting.inits, _means(setting, endpoint), strict=True))
-        ranked = sorted(
-            learners, key=lambda init: -comparison.ENDPOINTS[endpoint].sign * means[init]
-        )
+        point = setting.endpoints[endpoint]
+        ranked = sorted(learners, key=lambda init: -point.sign * means[init])
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[str, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
             if pair := named.get(frozenset((ranked[0], init))):
                 # The best mean may be of other seeds than those that the pair shares.
-                kind, first, second = _finding(pair, endpoint)
+                kind, first, second = _finding(pair, point)
                 found.setdefault((kind, first), []).append((second, pair))
         for (kind, first), others in found.items():
-            sentences.append(_sentence(kind, first, others, endpoint, setting.fields["epochs"]))
+            sentences.append(_sentence(kind, first, others, point, setting.fields["epochs"]))
     return sentences
 
 

@@ -51,6 +51,5 @@ def test_text_is_escaped():
 def test_few_runs_have_no_bootstrap_interval(tmp_path, fill):
     fill(tmp_path, seeds=5)
     (setting,) = comparison.settings(results.read(tmp_path))
-    rows = tables.pairs(setting)
-    assert all(row["bootstrap_low"] is None for row in rows)
-    assert all(row["bootstrap"] == "-" for row in tables.shown_pairs(rows))
+    assert all(row["bootstrap_low"] is None for row in tables.pairs(setting))
+    assert all(row["bootstrap"] == "-" for row in tables.shown_pairs(setting))

@@ -36,15 +36,17 @@ def test_the_summary_follows_from_the_tests(tmp_path, fill):
 
 def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
     fill(tmp_path)
-    named = {pair[:2]: pair for pair in comparison.pairs(setting_of(tmp_path), "final_acc")}
+    setting = setting_of(tmp_path)
+    point = setting.endpoints["final_acc"]
+    named = {pair[:2]: pair for pair in comparison.pairs(setting, "final_acc")}
     pair = named["he_normal", "glorot_uniform"]
     equal = pair._replace(p=0.3)
-    assert verdicts.verdict(equal, "final_acc", 2) == (
+    assert verdicts.verdict(equal, point, 2) == (
         "he_normal and glorot_uniform are equivalent after 2 epochs within 0.1 points"
     )
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
-    assert verdicts.verdict(unsure, "final_acc", 2) == (
+    assert verdicts.verdict(unsure, point, 2) == (
         "no difference between he_normal and glorot_uniform is seen after 2 epochs; one of"
         f" {detectable:.2f} points would have been, with a probability of at least 80%"
     )
@@ -57,9 +59,12 @@ def test_more_accuracy_and_less_loss_are_ahead(endpoint, ahead, tmp_path, row, r
         for init, level in (("ones", 0.9), ("zeros", 0.8))
         for seed, value in enumerate(level + rng.normal(0, 0.001, 5))
     ]
-    (pair,) = comparison.pairs(setting_of(tmp_path, *rows), endpoint)
+    setting = setting_of(tmp_path, *rows)
+    (pair,) = comparison.pairs(setting, endpoint)
     better = {"a": "ones", "b": "zeros"}[ahead]
-    assert verdicts.verdict(pair, endpoint, 2).startswith(f"{better} is ahead of ")
+    assert verdicts.verdict(pair, setting.endpoints[endpoint], 2).startswith(
+        f"{better} is ahead of "
+    )
 
 
 def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row, rng):

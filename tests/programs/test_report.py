@@ -40,7 +40,7 @@ def test_the_page_and_its_files_are_there(reported):
     markdown = (directory / "report" / "report.md").read_text()
     assert "| he_normal | 12 | 100% (76% to 100%) |" in markdown
     pairs = list(csv.DictReader((directory / "report" / "pairs.csv").read_text().splitlines()))
-    assert len(pairs) == 3 * (len(comparison.ENDPOINTS) - 1)  # none reaches the target
+    assert len(pairs) == 3 * (len(comparison.endpoints()) - 1)  # none reaches the target
     assert all(float(pair["low"]) <= float(pair["difference"]) for pair in pairs)
 
 
@@ -85,8 +85,8 @@ def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, wi
     assert "CONSOLE" not in result.stderr, result.stderr
 
 
-def report(directory):
-    command = [sys.executable, "-m", "experiments.report", str(directory)]
+def report(directory, *flags):
+    command = [sys.executable, "-m", "experiments.report", str(directory), *flags]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -126,6 +126,27 @@ def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
     diverged = [line for line in table if line["initializer"] == names[0]]
     assert {line["learned"] for line in diverged} == {"0"}
     assert {line["mean"] for line in diverged if line["endpoint"] == "final_acc"} == {"0.1135"}
+
+
+def test_margin_and_target_are_those_asked_for(tmp_path, fill):
+    fill(tmp_path, seeds=6, step_acc=[0.0] * 300 + [0.7] * 638)
+    assert report(tmp_path, "--margin=0.01", "--target=0.6").returncode == 0
+    table = (tmp_path / "report" / "pairs.csv").read_text()
+    assert "equivalent" not in table and ",he_normal is ahead of glorot_uniform after" in table
+    page = (tmp_path / "report.html").read_text()
+    assert "steps to 0.6 accuracy" in page and "386.0" in page  # when 86 of 100 batches are there
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--margin=0", "--margin=0: must be above 0 and below 100, in points"),
+        ("--target=95", "--target=95: must be an accuracy above 0, at most 1"),
+    ],
+)
+def test_a_mistake_in_a_flag_is_told(flag, message, tmp_path):
+    result = report(tmp_path, flag)
+    assert result.returncode == 2 and message in result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
