@@ -1,7 +1,11 @@
 """How independent numbers are drawn: uniform ones, transformed by the law of an initializer.
 
-A law is an interval and a monotone function: what is drawn is that function of numbers uniform on
-the interval. So two laws under one key give numbers that rise and fall together.
+A law is a monotone function of uniform numbers. So two laws under one key give numbers that rise
+and fall together.
+
+Its numbers (a standard deviation, bounds) are operands of the compiled program outside of `jit`,
+and constants inside of it, as JAX has them. XLA joins constants, which is one rounding less: that
+is why the last bit of a draw may differ inside and outside of `jit`, here as in JAX.
 
 `jax.random.uniform` keeps sixteen bytes of counters for every number until it is done. The number
 at an index depends on the key and the index alone, though, so that an array can be drawn in blocks
@@ -12,34 +16,25 @@ Elsewhere XLA decides: it fuses the steps on a GPU or TPU, and may give each dev
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._values import resolved_dtype
+from initjax._values import Initializer, resolved_dtype
 
 if TYPE_CHECKING:
     import jax
 
 _BLOCK = 2**20  # numbers: 16 MB of work, and enough for several cores. A power of two.
 
-
-class Law(NamedTuple):
-    """The law of `transform(u) * scale` with `u` uniform on [minval, maxval)."""
-
-    minval: Any
-    maxval: Any
-    transform: Callable[[jax.Array], jax.Array]
-    scale: Any = None  # None stands for 1
-
-
-@functools.lru_cache(maxsize=1024)
-def _law(initializer: Any, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-    """The law of an initializer, kept: bounds and gains are not computed again in every draw."""
-    return initializer._law(shape, dtype)
+# Whether a draw that is traced has the bits that it has outside of `jit`: set while a whole
+# initializer is compiled for that.
+_as_outside_of_jit = contextvars.ContextVar("_as_outside_of_jit", default=False)
 
 
 def draw_dtypes(asked: Any, default: Any) -> tuple[np.dtype, np.dtype]:
@@ -49,6 +44,8 @@ def draw_dtypes(asked: Any, default: Any) -> tuple[np.dtype, np.dtype]:
     dtype = resolved_dtype(asked, default)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"a random initializer needs a floating dtype, got {dtype.name}")
+    if jnp.finfo(dtype).bits < 8:
+        raise TypeError(f"a random initializer needs a dtype of 8 bits or more, got {dtype.name}")
     narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
     return dtype, np.dtype(np.float32) if narrow else dtype
 
@@ -78,68 +75,177 @@ def draw(
 
     if wide.kind == "c":
         raise TypeError(f"{initializer!r} draws real numbers, got dtype {wide.name}")
-    shape = tuple(map(int, shape))
-    law = _law(initializer, shape, wide)
-    if out_sharding is not None or (isinstance(key, Tracer) and not blocks):
-        u = jax.random.uniform(key, shape, wide, law.minval, law.maxval, out_sharding=out_sharding)
-        # Compiled as one, as below, since XLA joins a product and a sum into one rounding.
-        kernel = jax.jit(law.transform)(u)
-        return (kernel if law.scale is None else kernel * law.scale).astype(dtype)
-    blocks = (blocks or jax.default_backend() == "cpu") and is_counted(key)
-    blocks = blocks and _BLOCK < math.prod(shape) < 2**31  # an index is 32 bits wide
-    if not blocks and law.scale is not None and jax.__version_info__ >= (0, 12):
-        u = jax.random.uniform(key, shape, wide, law.minval, law.maxval)  # step by step, as JAX
-        return (law.transform(u) * law.scale).astype(dtype)
-    kernel = _compiled()(initializer, key, shape, dtype, wide, blocks)
-    if blocks:
-        return kernel
-    return (kernel if law.scale is None else kernel * law.scale).astype(dtype)
+    shape, counted = tuple(shape), is_counted(key)
+    transform, numbers, bounds = _program(initializer, shape, dtype, wide)
+    traced = isinstance(key, Tracer)
+    if not traced:
+        blocks = blocks or (counted and out_sharding is None and _suits_blocks(shape))
+    elif _as_outside_of_jit.get():
+        numbers, bounds = jax.lax.optimization_barrier((numbers, bounds))
+    if blocks and math.prod(shape) > _BLOCK:
+        return _drawn_in_blocks()(transform, key, numbers, bounds, shape, dtype, wide)
+    outside = not traced or _as_outside_of_jit.get()
+    return _drawn()(transform, key, numbers, bounds, shape, dtype, wide, outside, out_sharding)
+
+
+def _suits_blocks(shape: tuple[int, ...]) -> bool:
+    """Whether an array is drawn in blocks by itself: on a CPU, if the bits are the same."""
+    import jax
+
+    # JAX 0.12 rounds some normal numbers otherwise along a last axis this short.
+    same = jax.__version_info__ < (0, 12) or shape[-1] > 6
+    return jax.default_backend() == "cpu" and same
+
+
+def draw_in_shards(
+    initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any, sharding: Any
+) -> jax.Array:
+    """Draws what the initializer draws outside of `jit`, each shard on its device.
+
+    Args:
+      initializer: any; those that have no law are compiled whole.
+      key: a PRNG key.
+      shape: the shape of the array.
+      dtype: its dtype.
+      sharding: how the array is sharded.
+    """
+    if not hasattr(initializer, "_law") or np.dtype(dtype).kind == "c":
+        return _compiled_whole(sharding)(initializer, key, shape, dtype)
+    dtype, wide = draw_dtypes(dtype, None)
+    law = _program(initializer, shape, dtype, wide)
+    return _drawn(sharding)(law[0], key, *law[1:], shape, dtype, wide, True, None)
+
+
+@functools.lru_cache
+def _compiled_whole(sharding: Any) -> Callable:
+    """A draw by any initializer: one program for each, its shape and dtype."""
+    import jax
+
+    def drawn(initializer, key, shape, dtype):
+        token = _as_outside_of_jit.set(True)
+        try:
+            return initializer(key, shape, dtype)
+        finally:
+            _as_outside_of_jit.reset(token)
+
+    return jax.jit(drawn, static_argnums=(0, 2, 3), out_shardings=sharding)
 
 
 def is_counted(key: jax.Array) -> bool:
     """Whether the bits of this key are a function of the index alone, which is known here."""
     import jax
 
+    kind = str(jax.random.key_impl(key))  # which refuses what is no key
+    if np.ndim(key) - (not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ValueError(
+            "an initializer takes a single key, got an array of keys of shape"
+            f" {np.shape(key)}; map it over them with jax.vmap"
+        )
     partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore
-    return partitionable and str(jax.random.key_impl(key)) in ("threefry2x32", "fry")
+    return partitionable and kind in ("threefry2x32", "fry")
+
+
+@functools.lru_cache(maxsize=1024)
+def _program(
+    initializer: Any, shape: tuple[int, ...], dtype: np.dtype, wide: np.dtype
+) -> tuple[Callable, tuple[Any, ...], tuple[Any, ...]]:
+    """What the law of an initializer comes to, kept: a function, its numbers, and bounds."""
+    import jax.numpy as jnp
+
+    with np.errstate(over="ignore"):  # that is refused here
+        law = initializer._law(shape, wide)
+    limit = float(jnp.finfo(dtype).max)
+    if not law.reach <= limit:
+        raise ValueError(
+            f"{initializer!r} draws numbers up to {law.reach:.3g}, but {dtype.name} ends at"
+            f" {limit:.3g}"
+        )
+    bounds = _within(*law.bounds, dtype) if law.bounds else ()
+    return law.transform, law.numbers, tuple(wide.type(bound) for bound in bounds)
+
+
+def _within(minval: float, maxval: float, dtype: np.dtype) -> tuple[Any, ...]:
+    """The least and the greatest number of a dtype between two bounds, if it has any there."""
+    import jax.numpy as jnp
+
+    lowest, highest = jnp.finfo(dtype).min, jnp.finfo(dtype).max
+    low = dtype.type(max(minval, float(lowest)))
+    high = dtype.type(min(maxval, float(highest)))
+    if float(low) < minval:
+        low = np.nextafter(low, highest)
+    if float(high) > maxval:
+        high = np.nextafter(high, lowest)
+    return (low, high) if low <= high else ()
+
+
+@functools.lru_cache
+def _drawn(sharding: Any = None) -> Callable:
+    """The compiled draw: a program for each kind of law, shape and dtype, whatever the numbers."""
+    import jax
+
+    def drawn(transform, key, numbers, bounds, shape, dtype, wide, outside, out_sharding):
+        def uniform(minval, maxval, apart=False):
+            u = jax.random.uniform(key, shape, wide, minval, maxval, out_sharding=out_sharding)
+            return jax.lax.optimization_barrier(u) if apart and outside else u
+
+        return _rounded(transform(uniform, *numbers), bounds, dtype)
+
+    static = (0, 4, 5, 6, 7, 8)
+    if sharding is not None:
+        return jax.jit(drawn, static_argnums=static, out_shardings=sharding)
+    # Inline, so that XLA sees an outer program's constants, as it does in JAX's draws.
+    return jax.jit(drawn, static_argnums=static, inline=True)
 
 
 @functools.cache
-def _compiled() -> Callable:
-    """One compiled program for each initializer, shape and dtype."""
-    import jax
-
-    def drawn(initializer, key, shape, dtype, wide, blocks):
-        law = _law(initializer, shape, wide)
-        if not blocks:
-            u = jax.random.uniform(key, shape, wide, law.minval, law.maxval)
-            kernel = law.transform(u)
-            return kernel.astype(dtype) if law.scale is None else kernel
-        return _in_blocks(law, key, math.prod(shape), dtype, wide).reshape(shape)
-
-    return jax.jit(drawn, static_argnums=(0, 2, 3, 4, 5))
-
-
-def _in_blocks(law: Law, key: jax.Array, size: int, dtype: np.dtype, wide: np.dtype) -> jax.Array:
-    """Draws a flat array block by block; the last block overlaps the one before it."""
+def _drawn_in_blocks() -> Callable:
+    """As `_drawn`, but block by block; the last block overlaps the one before it."""
     import jax
     import jax.numpy as jnp
 
-    # Of narrow floats the bits are moved: XLA's CPU would widen the whole array in every step.
-    bits = np.dtype(f"uint{8 * dtype.itemsize}") if dtype.itemsize < 4 else dtype
+    def drawn(transform, key, numbers, bounds, shape, dtype, wide):
+        size = math.prod(shape)
+        moved = _moved_as(dtype)
+        # An index of 64 bits for the largest arrays only: JAX cannot map it with 32 elsewhere.
+        large = size >= 2**31
 
-    def fill(index, array):
-        start = jnp.minimum(index * _BLOCK, size - _BLOCK)
-        block = law.transform(_uniform_from(key, start, law.minval, law.maxval, wide))
-        if law.scale is not None:
-            block = jax.lax.optimization_barrier(block) * law.scale
-        block = block.astype(dtype)
-        if bits != dtype:
-            block = jax.lax.bitcast_convert_type(block, bits)
-        return jax.lax.dynamic_update_slice(array, block, (start,))
+        def indexing():
+            return jax.enable_x64(True) if large else contextlib.nullcontext()
 
-    array = jax.lax.fori_loop(0, -(-size // _BLOCK), fill, jnp.zeros(size, bits))
-    return array if bits == dtype else jax.lax.bitcast_convert_type(array, dtype)
+        def fill(index, array):
+            def uniform(minval, maxval, apart=False):
+                return _uniform_from(key, start, minval, maxval, wide)
+
+            with indexing():
+                start = index.astype("int64" if large else "int32") * _BLOCK
+                start = jnp.minimum(start, size - _BLOCK)
+            block = _rounded(transform(uniform, *numbers), bounds, dtype)
+            if moved != dtype:
+                block = jax.lax.bitcast_convert_type(block, moved)
+            with indexing():
+                return jax.lax.dynamic_update_slice(array, block, (start,))
+
+        array = jax.lax.fori_loop(0, -(-size // _BLOCK), fill, jnp.zeros(size, moved))
+        if moved != dtype:
+            array = jax.lax.bitcast_convert_type(array, dtype)
+        return array.reshape(shape)
+
+    return jax.jit(drawn, static_argnums=(0, 4, 5, 6), inline=True)
+
+
+def _moved_as(dtype: np.dtype) -> np.dtype:
+    """The dtype that a block is moved as: XLA's CPU would widen a whole array of some dtypes."""
+    import jax
+
+    bfloat16 = dtype.name == "bfloat16" and jax.__version_info__ < (0, 12)
+    return np.dtype(f"uint{8 * dtype.itemsize}") if bfloat16 or dtype.itemsize == 1 else dtype
+
+
+def _rounded(kernel: jax.Array, bounds: tuple[Any, ...], dtype: np.dtype) -> jax.Array:
+    """What has been drawn, in the dtype asked for, within bounds that have been rounded to it."""
+    import jax.numpy as jnp
+
+    return (jnp.clip(kernel, *bounds) if bounds else kernel).astype(dtype)
 
 
 def _uniform_from(key: jax.Array, start: jax.Array, minval: Any, maxval: Any, dtype: np.dtype):
@@ -148,8 +254,12 @@ def _uniform_from(key: jax.Array, start: jax.Array, minval: Any, maxval: Any, dt
     import jax.numpy as jnp
     from jax.extend.random import threefry_2x32
 
-    low = jax.lax.iota(jnp.uint32, _BLOCK) + start.astype(jnp.uint32)
-    counts = jnp.concatenate([jnp.zeros_like(low), low])
+    high, low = jnp.zeros((), "uint32"), start.astype("uint32")
+    if start.dtype == "int64":
+        with jax.enable_x64(True):
+            high = (start >> 32).astype("uint32")
+    lows = jax.lax.iota("uint32", _BLOCK) + low
+    counts = jnp.concatenate([high + (lows < low).astype("uint32"), lows])
     first, second = jnp.split(threefry_2x32(jax.random.key_data(key), counts), 2)
     if dtype == np.float32:
         bits, mantissa = first ^ second, 23

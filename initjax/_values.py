@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import numbers
+import operator
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, dataclass_transform
 
@@ -46,7 +49,7 @@ def initializer(cls: type) -> type:
     """Makes a class of initializers: a frozen dataclass that explains itself when given a key.
 
     `kernel_init=he_normal`, without its parentheses, has the maker called as `(key, shape, dtype)`;
-    that is told before Python complains about the number of arguments.
+    that is told instead of what else is wrong with such arguments.
     """
 
     cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
@@ -54,16 +57,31 @@ def initializer(cls: type) -> type:
 
     @functools.wraps(checked)
     def __init__(self, *args, **kwargs):
-        if args and is_key(args[0]):
+        try:
+            checked(self, *args, **kwargs)
+        except (TypeError, ValueError):
+            if not (args and is_key(args[0])):
+                raise
             name = cls.__name__
             raise TypeError(
                 f"{name}: {args[0]!r} is a PRNG key; {name} makes an initializer, which takes the"
                 f" key: {name}(...)(key, shape)"
-            )
-        checked(self, *args, **kwargs)
+            ) from None
 
-    cls.__init__ = __init__
+    called = cls.__call__
+
+    @functools.wraps(called)
+    def __call__(self, key, shape, dtype=None, out_sharding=None):
+        return called(self, key, checked_shape(self, shape), dtype, out_sharding)
+
+    cls.__init__, cls.__call__ = __init__, __call__
     return cls
+
+
+def settle(self: Any, **checked: Any) -> None:
+    """Sets fields of a new initializer, which is frozen, to what their check has made of them."""
+    for name, value in checked.items():
+        object.__setattr__(self, name, value)
 
 
 def spec_repr(self: Any, name: str | None = None, fixed: Iterable[str] = ()) -> str:
@@ -90,6 +108,12 @@ def is_key(value: Any) -> bool:
     return str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(value)[-1:] == (2,))
 
 
+def is_traced(value: Any) -> bool:
+    """Whether a value is one of JAX's tracers: a number that is not known yet."""
+    core = sys.modules.get("jax.core")  # there are none before it is imported
+    return core is not None and isinstance(value, core.Tracer)
+
+
 def checked_number(
     owner: str, name: str, value: Any, minimum: float = -math.inf, infinite: bool = False
 ) -> float:
@@ -98,6 +122,12 @@ def checked_number(
         raise TypeError(
             f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
             f" {owner}(...)(key, shape)"
+        )
+    if is_traced(value):
+        raise TypeError(
+            f"{owner}: {name} must be known when the initializer is made, but it is traced by"
+            f" jax.jit, jax.vmap or jax.grad ({value}); multiply what is drawn instead, as in"
+            f" factor * {owner}(...)(key, shape)"
         )
     dtype = getattr(value, "dtype", None)  # of a scalar array; "V" is bfloat16's and its kin's
     array = dtype is not None and np.ndim(value) == 0 and dtype.kind in "iufV"
@@ -112,6 +142,14 @@ def checked_number(
         kind = "number" if infinite else "finite number"
         bound = "" if minimum == -math.inf else f" >= {minimum:g}"
         raise ValueError(f"{owner}: {name} must be a {kind}{bound}, got {value!r}")
+    return number
+
+
+def checked_positive(owner: str, name: str, value: Any) -> float:
+    """The value as a float, if it is one finite number above zero."""
+    number = checked_number(owner, name, value, minimum=0)
+    if number == 0:
+        raise ValueError(f"{owner}: {name} must be above 0, got {value!r}")
     return number
 
 
@@ -149,13 +187,20 @@ def checked_choice(owner: str, name: str, value: Any, choices: Iterable[str]) ->
     )
 
 
-def checked_dtype(owner: str, value: Any) -> str | None:
-    """The name of a floating or complex dtype, which can be hashed, pickled and written down.
+def checked_dtype(owner: str, value: Any, inexact: bool = False) -> str | None:
+    """The name of a number's dtype, which can be hashed, pickled and written down.
 
     `float` stands for JAX's default float, like None.
+
+    Args:
+      owner: the initializer.
+      value: the dtype, in any form.
+      inexact: whether it must be floating or complex, as for random numbers.
     """
     if value is None or value is float:
         return None
+    if is_key(value):
+        raise TypeError(f"{owner}: dtype must be a dtype, got the PRNG key {value!r}")
     try:
         # Knows bfloat16 and the float8 by name, even before JAX (which needs it too) is imported.
         import ml_dtypes  # noqa: F401
@@ -166,7 +211,34 @@ def checked_dtype(owner: str, value: Any) -> str | None:
     # NumPy files the dtypes that are not its own, bfloat16 among them, under kind "V".
     if dtype.kind not in "biufcV" or dtype.type is np.void:
         raise TypeError(f"{owner}: dtype must be a number's, got {value!r}")
+    if inexact and not dtype.name.startswith(("float", "bfloat", "complex")):
+        raise TypeError(f"{owner}: dtype must be floating or complex, got {dtype.name}")
     return dtype.name
+
+
+def checked_initializer(owner: str, name: str, value: Any) -> Any:
+    """The value, if it is an initializer and not a maker of one, such as `he_normal` without ().
+
+    It is told by its first two parameters, which no maker has both of without a default: a key and
+    a shape.
+    """
+    no_function = not callable(value) or isinstance(value, type) or inspect.isbuiltin(value)
+    if no_function or not _needs_key_and_shape(value):
+        raise TypeError(
+            f"{owner}: {name} must be an initializer, a function of (key, shape, dtype), such as"
+            f" he_normal(), parentheses and all; got {value!r}"
+        )
+    return value
+
+
+def _needs_key_and_shape(function: Any) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[:2]
+    except ValueError:  # a few callables do not tell
+        return True
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return True
+    return [parameter.default for parameter in parameters] == [inspect.Parameter.empty] * 2
 
 
 def resolved_dtype(asked: Any, default: Any) -> np.dtype:
@@ -189,3 +261,15 @@ def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
     choices = list(choices)
     near = difflib.get_close_matches(word.lower(), choices, n=3, cutoff=0.5)
     return near + [choice for choice in choices if choice not in near]
+
+
+def checked_shape(owner: Any, shape: Any) -> tuple[int, ...]:
+    """The shape as a tuple of ints, if they are ints >= 0; as in JAX one int is a single axis."""
+    try:
+        axes = [shape] if hasattr(shape, "__index__") and np.ndim(shape) == 0 else shape
+        sizes = tuple(operator.index(size) for size in axes)
+    except TypeError:
+        raise TypeError(f"{owner!r} needs a shape of integers, got {shape!r}") from None
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"{owner!r} needs a shape of integers >= 0, got {shape!r}")
+    return sizes

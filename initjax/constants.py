@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +15,31 @@ from initjax._values import (
     checked_integer,
     checked_number,
     initializer,
+    is_traced,
     resharded,
     resolved_dtype,
+    settle,
     spec_repr,
 )
 
 if TYPE_CHECKING:
     import jax
 
+_WRITTEN_OUT = 100  # numbers at most; of more a repr names the shape and a digest
+
 
 @initializer
 class constant:
     """Fills the array with a value.
 
+    Constants are equal that are written alike, so that `nan` equals itself and -0.0 is not 0.0.
+    `parse(repr(x)) == x` holds for up to a hundred numbers; a larger array is written as its shape
+    and a digest, which nothing can be read from again.
+
     Args:
       value: a number, or numbers that broadcast to the shape: a sequence, nested or not, or an
-        array. Kept as a number or nested tuples.
+        array. Up to a hundred are kept as a number or nested tuples, more as an array. May be
+        traced, as inside of `jax.jit`; then the initializer equals itself alone.
       dtype: the dtype when the call names none; None stands for JAX's default float.
 
     Raises:
@@ -40,34 +51,50 @@ class constant:
       [[-7.0, -7.0, -7.0], [-7.0, -7.0, -7.0]]
 
     Reference:
-      `jax.nn.initializers.constant`, bit for bit.
+      `jax.nn.initializers.constant`, bit for bit where the dtype can hold the value.
     """
 
-    value: Any
+    value: Any = dataclasses.field(compare=False)
     dtype: Any = None
+    _written: str = dataclasses.field(init=False)
 
     def __post_init__(self):
-        value = np.asarray(self.value)
-        if value.dtype == object or value.dtype.kind in "OSUMm":
-            raise TypeError(f"constant: value must be a number or numbers, got {self.value!r}")
-        if value.dtype.kind in "biu":  # so that constant(0) is the same value as constant(0.0)
-            value = value.astype(float)
-        # Adding zero makes a zero of -0.0, which equals it but has other bits.
-        object.__setattr__(self, "value", _tuples((value + 0.0).tolist()))
-        object.__setattr__(self, "dtype", checked_dtype("constant", self.dtype))
+        value, written = _kept(self.value)
+        settle(self, value=value, _written=written, dtype=checked_dtype("constant", self.dtype))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
         import jax.numpy as jnp
 
-        dtype = resolved_dtype(dtype, self.dtype)
         value = np.asarray(self.value) if isinstance(self.value, tuple) else self.value
-        return jnp.full(shape, value, dtype, out_sharding=out_sharding)
+        return jnp.full(shape, value, resolved_dtype(dtype, self.dtype), out_sharding=out_sharding)
 
     def __repr__(self) -> str:
-        named = {"0.0": "zeros", "1.0": "ones"}.get(repr(self.value))
-        return named if named and self.dtype is None else spec_repr(self)
+        if self.dtype is not None:
+            return f"constant({self._written}, dtype={self.dtype!r})"
+        return {"0.0": "zeros", "1.0": "ones"}.get(self._written, f"constant({self._written})")
+
+
+def _kept(value: Any) -> tuple[Any, str]:
+    """The value of a constant as it is kept, and how it is written."""
+    if is_traced(value):
+        return value, f"<{value} at {id(value):#x}>"
+    try:
+        array = np.array(value)  # a copy, which is not changed with the original
+    except ValueError:  # rows of unequal lengths
+        array = None
+    if array is None or array.dtype.kind not in "biufcV" or array.dtype.type is np.void:
+        raise TypeError(f"constant: value must be a number or numbers, got {value!r}")
+    if array.size > _WRITTEN_OUT:
+        array.flags.writeable = False
+        digest = hashlib.blake2b(array.tobytes(), digest_size=8)
+        return array, f"<{array.dtype.name} array of shape {array.shape}, {digest.hexdigest()}>"
+    huge = array.dtype.kind in "iu" and (np.abs(array.astype(float)) >= 2**31).any()
+    if array.dtype.kind != "c" and not huge:
+        array = array.astype(float)  # so that constant(0) is the same value as constant(0.0)
+    value = _tuples(array.tolist())
+    return value, repr(value)
 
 
 @initializer
@@ -99,8 +126,8 @@ class identity:
     dtype: Any = None
 
     def __post_init__(self):
-        object.__setattr__(self, "gain", checked_number("identity", "gain", self.gain))
-        object.__setattr__(self, "dtype", checked_dtype("identity", self.dtype))
+        gain = checked_number("identity", "gain", self.gain)
+        settle(self, gain=gain, dtype=checked_dtype("identity", self.dtype))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -146,8 +173,8 @@ class dirac:
     dtype: Any = None
 
     def __post_init__(self):
-        object.__setattr__(self, "groups", checked_integer("dirac", "groups", self.groups, 1))
-        object.__setattr__(self, "dtype", checked_dtype("dirac", self.dtype))
+        groups = checked_integer("dirac", "groups", self.groups, 1)
+        settle(self, groups=groups, dtype=checked_dtype("dirac", self.dtype))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -212,7 +239,7 @@ class hadamard_identity:
     dtype: Any = None
 
     def __post_init__(self):
-        object.__setattr__(self, "dtype", checked_dtype("hadamard_identity", self.dtype))
+        settle(self, dtype=checked_dtype("hadamard_identity", self.dtype))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -285,14 +312,16 @@ class stft:
             checked_choice("stft", "scaling", self.scaling, ("density", "spectrum"))
         if not isinstance(self.periodic, bool):
             raise TypeError(f"stft: periodic must be True or False, got {self.periodic!r}")
-        if self.window is not None:
+        # As JSON has it, a tuple is a list.
+        window = tuple(self.window) if isinstance(self.window, list) else self.window
+        if window is not None:
             import scipy.signal
 
             try:
-                scipy.signal.get_window(self.window, 1)
+                scipy.signal.get_window(window, 1)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"stft: window {self.window!r}: {error}") from None
-        object.__setattr__(self, "dtype", checked_dtype("stft", self.dtype))
+                raise ValueError(f"stft: window {window!r}: {error}") from None
+        settle(self, window=window, dtype=checked_dtype("stft", self.dtype))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None

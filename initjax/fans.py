@@ -9,7 +9,7 @@ field of a convolution and counts in both fans.
 Some layers sum fewer products than the shape of their kernel says: a transposed convolution with
 strides, a stack of kernels that Flax flattens before it asks for the draw. What is too many is
 divided away by `fan_in_divisor` and `fan_out_divisor`. The functions below give the arguments for
-the layers of the field; `compute_fans` and every initializer of `initjax.scaling` take them:
+the layers of the field; `compute_fans` and every initializer that counts fans take them:
 
     kernel_init = he_normal(**conv_transpose_fans(strides=(2, 2)))
 """
@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
-from initjax._values import Axes, checked_integer
+from initjax._values import Axes, checked_axes, checked_integer, checked_positive
 
 
 def compute_fans(
@@ -49,7 +50,8 @@ def compute_fans(
       `(fan_in, fan_out)` as floats; both 0.0 for a shape without elements.
 
     Raises:
-      ValueError: an axis is outside the shape, as the default `in_axis` is for a bias.
+      TypeError, ValueError: an axis is not an int or a sequence of ints, or outside the shape, as
+        the default `in_axis` is for a bias; a divisor is not a finite number above 0.
 
     Example:
       >>> compute_fans((784, 128))
@@ -63,37 +65,48 @@ def compute_fans(
       `jax.nn.initializers.variance_scaling`, whose meaning this follows.
     """
     shape = tuple(int(size) for size in shape)
+    arguments = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    fans = checked_fans("compute_fans", *arguments)
     inputs, outputs, batch = (
-        _size(shape, axes, name)
-        for name, axes in (("in_axis", in_axis), ("out_axis", out_axis), ("batch_axis", batch_axis))
+        _size(shape, fans[name], name) for name in ("in_axis", "out_axis", "batch_axis")
     )
     if 0 in shape:
         return 0.0, 0.0
     receptive_field = math.prod(shape) / (inputs * outputs * batch)
-    return inputs * receptive_field / fan_in_divisor, outputs * receptive_field / fan_out_divisor
+    return (
+        inputs * receptive_field / fans["fan_in_divisor"],
+        outputs * receptive_field / fans["fan_out_divisor"],
+    )
 
 
-def conv_fans(groups: int = 1) -> dict[str, Any]:
-    """The arguments for a convolution, of any rank, in groups: an input feeds only its own group.
+def conv_fans(groups: int = 1, strides: int | Sequence[int] = 1) -> dict[str, Any]:
+    """The arguments for a convolution, of any rank: an input feeds its own group only.
 
     A depthwise convolution has as many groups as input features. The kernel is laid out as Flax's,
-    `(*spatial, in / groups, out)`; its fan_in is right by itself, its fan_out `groups` times too
-    large without this.
+    `(*spatial, in / groups, out)`; its fan_in is right by itself, its fan_out too large without
+    this: `groups` times, and as many times as places are left out by the strides. The kernels of
+    Flax's `ConvLocal` are `(*places, taps * in, out)`, one for each place of its output: it takes
+    none of this, but the axes of the places, `batch_axis=(0, 1)` in two dimensions.
 
     Args:
       groups: the number of groups (`feature_group_count` in Flax).
+      strides: the strides, one for each spatial axis; 1 stands for none.
 
     Returns:
-      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+      Arguments by name, for `compute_fans` and every initializer that counts fans.
 
     Raises:
-      TypeError, ValueError: groups is not an integer above 0.
+      TypeError, ValueError: groups or a stride is not an integer above 0, or strides is a single
+        number other than 1.
 
     Example:
       >>> compute_fans((3, 3, 8, 64), **conv_fans(groups=4))
       (72.0, 144.0)
+      >>> compute_fans((4, 4, 8, 64), **conv_fans(strides=(2, 2)))
+      (128.0, 256.0)
     """
-    return {"fan_out_divisor": float(checked_integer("conv_fans", "groups", groups, 1))}
+    groups = checked_integer("conv_fans", "groups", groups, 1)
+    return {"fan_out_divisor": float(groups * _product("conv_fans", strides))}
 
 
 def conv_transpose_fans(
@@ -102,26 +115,23 @@ def conv_transpose_fans(
     """The arguments for a transposed convolution: each output sees one tap in `strides`.
 
     Args:
-      strides: the strides, one for each spatial axis, or one for a kernel of one spatial axis.
+      strides: the strides, one for each spatial axis; 1 stands for none.
       transpose_kernel: whether the kernel is laid out as `(*spatial, out, in)`, as Flax's
         `ConvTranspose(transpose_kernel=True)` has it.
 
     Returns:
-      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+      Arguments by name, for `compute_fans` and every initializer that counts fans.
 
     Raises:
-      TypeError, ValueError: a stride is not an integer above 0.
+      TypeError, ValueError: a stride is not an integer above 0, or strides is a single number other
+        than 1.
 
     Example:
       >>> compute_fans((4, 4, 64, 32), **conv_transpose_fans(strides=(2, 2)))
       (256.0, 512.0)
     """
-    strides = [strides] if isinstance(strides, int) else strides
-    product = math.prod(
-        checked_integer("conv_transpose_fans", "strides", stride, 1) for stride in strides
-    )
     axes = {"in_axis": -1, "out_axis": -2} if transpose_kernel else {}
-    return {**axes, "fan_in_divisor": float(product)}
+    return {**axes, "fan_in_divisor": float(_product("conv_transpose_fans", strides))}
 
 
 def einsum_fans(equation: str) -> dict[str, Any]:
@@ -134,7 +144,7 @@ def einsum_fans(equation: str) -> dict[str, Any]:
       equation: as for `jax.numpy.einsum`, with two operands and an output, `"btd,dnh->btnh"`.
 
     Returns:
-      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+      Arguments by name, for `compute_fans` and every initializer that counts fans.
 
     Raises:
       ValueError: the equation has another form, the kernel has "..." or an axis twice, or an axis
@@ -177,7 +187,7 @@ def stacked_fans(size: int) -> dict[str, Any]:
       size: the number of kernels, the product of the sizes of the batch axes.
 
     Returns:
-      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+      Arguments by name, for `compute_fans` and every initializer that counts fans.
 
     Raises:
       TypeError, ValueError: size is not an integer above 0.
@@ -196,7 +206,7 @@ def packed_fans(count: int) -> dict[str, Any]:
       count: how many kernels share the output axis.
 
     Returns:
-      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+      Arguments by name, for `compute_fans` and every initializer that counts fans.
 
     Raises:
       TypeError, ValueError: count is not an integer above 0.
@@ -215,13 +225,57 @@ def embedding_fans() -> dict[str, Any]:
     table that is used as the output layer too; `out_axis=0` says so here as there.)
 
     Returns:
-      Arguments by name, for `compute_fans` and the initializers of `initjax.scaling`.
+      Arguments by name, for `compute_fans` and every initializer that counts fans.
 
     Example:
       >>> compute_fans((50_000, 512), **embedding_fans())
       (1.0, 512.0)
     """
     return {"in_axis": (), "out_axis": -1, "batch_axis": 0}
+
+
+def checked_fans(
+    owner: str,
+    in_axis: Axes,
+    out_axis: Axes,
+    batch_axis: Axes,
+    fan_in_divisor: float,
+    fan_out_divisor: float,
+) -> dict[str, Any]:
+    """The arguments of `compute_fans` by name, if they are axes and divisors."""
+    return {
+        "in_axis": checked_axes(owner, "in_axis", in_axis),
+        "out_axis": checked_axes(owner, "out_axis", out_axis),
+        "batch_axis": checked_axes(owner, "batch_axis", batch_axis),
+        "fan_in_divisor": checked_positive(owner, "fan_in_divisor", fan_in_divisor),
+        "fan_out_divisor": checked_positive(owner, "fan_out_divisor", fan_out_divisor),
+    }
+
+
+def fans_arguments(initializer: Any) -> dict[str, Any]:
+    """The arguments of `compute_fans` by name, as an initializer has them."""
+    return {
+        name: getattr(initializer, name)
+        for name in ("in_axis", "out_axis", "batch_axis", "fan_in_divisor", "fan_out_divisor")
+    }
+
+
+def fans_of(initializer: Any, shape: Sequence[int]) -> tuple[float, float]:
+    """The fans of a kernel by an initializer that has the arguments of `compute_fans`."""
+    return compute_fans(shape, **fans_arguments(initializer))
+
+
+def _product(owner: str, strides: int | Sequence[int]) -> int:
+    """The product of the strides: of how many places one is taken."""
+    if isinstance(strides, Sequence) and not isinstance(strides, str):
+        return math.prod(checked_integer(owner, "strides", stride, 1) for stride in strides)
+    if isinstance(strides, Integral) and strides == 1:
+        return 1
+    # A single one Flax takes for every spatial axis, however many there are.
+    raise ValueError(
+        f"{owner}: strides must be 1 or given for each spatial axis, as in (2, 2) for two, got"
+        f" {strides!r}"
+    )
 
 
 def _size(shape: tuple[int, ...], axes: Axes, name: str) -> int:

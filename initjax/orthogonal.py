@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from initjax._values import (
     checked_number,
     initializer,
     resharded,
+    settle,
     spec_repr,
 )
 
@@ -55,12 +55,7 @@ class orthogonal:
     dtype: Any = None
 
     def __post_init__(self):
-        object.__setattr__(self, "scale", checked_number("orthogonal", "scale", self.scale))
-        axis = checked_axes("orthogonal", "column_axis", self.column_axis)
-        if not isinstance(axis, int):
-            raise TypeError(f"orthogonal: column_axis must be one axis (int), got {axis!r}")
-        object.__setattr__(self, "column_axis", axis)
-        object.__setattr__(self, "dtype", checked_dtype("orthogonal", self.dtype))
+        settle(self, **_checked("orthogonal", self.scale, self.dtype, self.column_axis))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -119,9 +114,7 @@ class delta_orthogonal:
     dtype: Any = None
 
     def __post_init__(self):
-        matrix = orthogonal(self.scale, self.column_axis, self.dtype)
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, getattr(matrix, field.name))
+        settle(self, **_checked("delta_orthogonal", self.scale, self.dtype, self.column_axis))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -171,9 +164,8 @@ class scaled_orthogonal:
     dtype: Any = None
 
     def __post_init__(self):
-        matrix = orthogonal(self.scale, -1, self.dtype)
-        object.__setattr__(self, "scale", matrix.scale)
-        object.__setattr__(self, "dtype", matrix.dtype)
+        checked = _checked("scaled_orthogonal", self.scale, self.dtype)
+        settle(self, scale=checked["scale"], dtype=checked["dtype"])
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -189,6 +181,17 @@ class scaled_orthogonal:
         return _at_centre(matrix, shape, out_sharding)
 
     __repr__ = spec_repr
+
+
+def _checked(owner: str, scale: Any, dtype: Any, column_axis: Any = -1) -> dict[str, Any]:
+    axis = checked_axes(owner, "column_axis", column_axis)
+    if not isinstance(axis, int):
+        raise TypeError(f"{owner}: column_axis must be one axis (int), got {axis!r}")
+    return {
+        "scale": checked_number(owner, "scale", scale),
+        "column_axis": axis,
+        "dtype": checked_dtype(owner, dtype, inexact=True),
+    }
 
 
 def _at_centre(matrix: jax.Array, shape: tuple[int, ...], out_sharding: Any) -> jax.Array:

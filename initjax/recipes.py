@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import match, named_key, rescale
+from initjax.trees import match, named_key, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -46,7 +46,8 @@ def residual_scaling(params: Any, num_branches: int, *, outputs: Patterns) -> An
       A tree of the same structure.
 
     Raises:
-      TypeError, ValueError: num_branches is not an integer above 0; a pattern matches nothing.
+      TypeError, ValueError: num_branches is not an integer above 0; a pattern matches nothing, or
+        there is none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,6 +60,7 @@ def residual_scaling(params: Any, num_branches: int, *, outputs: Patterns) -> An
       https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
     """
     branches = checked_integer("residual_scaling", "num_branches", num_branches, 1)
+    outputs = _required("residual_scaling", "outputs", outputs)
     return rescale(params, _each(outputs, branches**-0.5))
 
 
@@ -104,6 +106,7 @@ def fixup(
     """  # noqa: E501
     branches = checked_integer("fixup", "num_branches", num_branches, 1)
     layers = checked_integer("fixup", "layers_per_branch", layers_per_branch, 2)
+    inner, last = _required("fixup", "inner", inner), _required("fixup", "last", last)
     factor = branches ** (-1 / (2 * layers - 2))
     return rescale(params, {**_each(last, 0.0), **_each(head, 0.0), **_each(inner, factor)})
 
@@ -144,6 +147,7 @@ def t_fixup(
     """
     layers = checked_integer("t_fixup", "num_layers", num_layers, 1)
     checked_choice("t_fixup", "stack", stack, ("encoder", "decoder"))
+    weights = _required("t_fixup", "weights", weights)
     decoder = (9 * layers) ** -0.25
     factor = decoder if stack == "decoder" else 0.67 * layers**-0.25
     return rescale(params, {**_each(embeddings, decoder), **_each(weights, factor)})
@@ -238,7 +242,7 @@ def deepnorm(
     _, beta = deepnorm_constants(
         stack, encoder_layers=encoder_layers, decoder_layers=decoder_layers
     )
-    return rescale(params, _each(weights, beta))
+    return rescale(params, _each(_required("deepnorm", "weights", weights), beta))
 
 
 def mimetic(
@@ -301,7 +305,7 @@ def mimetic(
     query = "query/kernel"
     found = [name[: -len(query)] for name in places if f"/{name}".endswith(f"/{query}")]
     chosen = set()
-    for pattern in _several(attention):
+    for pattern in _required("mimetic", "attention", attention):
         matching = [path for path in found if fnmatch.fnmatchcase(path.rstrip("/"), pattern)]
         if not matching:
             raise ValueError(
@@ -325,7 +329,8 @@ def mimetic(
         left, right = _factors(named_key(own, "value out"), (d, d), alpha, -beta)
         kernels += [left.reshape(d, heads, width), right.T.reshape(heads, width, d)]
         for name, kernel in zip(names, kernels, strict=True):
-            leaves[places[name]] = kernel.astype(leaves[places[name]].dtype)
+            leaf = leaves[places[name]]
+            leaves[places[name]] = placed_like(leaf, kernel.astype(leaf.dtype))
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
@@ -343,6 +348,14 @@ def _factors(
 
 def _several(patterns: Patterns) -> Sequence[str]:
     return [patterns] if isinstance(patterns, str) else patterns
+
+
+def _required(owner: str, name: str, patterns: Patterns) -> Sequence[str]:
+    """The patterns, if there is one."""
+    several = _several(patterns)
+    if not several:
+        raise ValueError(f"{owner}: {name} must hold a pattern at least, got {patterns!r}")
+    return several
 
 
 def _each(patterns: Patterns, factor: float) -> dict[str, float]:

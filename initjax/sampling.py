@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import Law, draw, draw_dtypes, is_counted
-from initjax._values import checked_dtype, checked_number, initializer, spec_repr
+from initjax._drawing import draw, draw_dtypes, is_counted
+from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
+from initjax._values import checked_dtype, checked_number, initializer, settle, spec_repr
 
 if TYPE_CHECKING:
     import jax
-
-_TAIL = 2.0  # from here on a bound on one side counts as in the tail
-_TERMS = 24  # of the continued fraction of Mills' ratio: 1e-12 at 2, less beyond
 
 
 @initializer
@@ -57,8 +55,7 @@ class uniform:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        scale = dtype.type(self.scale)
-        return Law(dtype.type(0), dtype.type(1), lambda u: u * scale)
+        return uniform_law(0.0, 1.0, dtype, self.scale)
 
     __repr__ = spec_repr
 
@@ -101,7 +98,8 @@ class random_uniform:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        return Law(dtype.type(self.minval), dtype.type(self.maxval), lambda u: u)
+        bounds = self.minval, self.maxval
+        return uniform_law(*bounds, dtype, bounds=bounds)
 
     __repr__ = spec_repr
 
@@ -292,7 +290,9 @@ class random_truncated_normal:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        return truncated_normal_law(self.stddev, self.lower, self.upper, dtype, self.mean)
+        cut = self.lower, self.upper
+        bounds = [self.mean + bound * self.stddev for bound in cut] if self.stddev else None
+        return truncated_normal_law(self.stddev, *cut, dtype, self.mean, bounds)
 
     __repr__ = spec_repr
 
@@ -347,103 +347,21 @@ class bounded_normal:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        lower, upper = ((bound - self.mean) / self.stddev for bound in (self.minval, self.maxval))
-        return truncated_normal_law(self.stddev, lower, upper, dtype, self.mean)
+        bounds = self.minval, self.maxval
+        lower, upper = ((bound - self.mean) / self.stddev for bound in bounds)
+        return truncated_normal_law(self.stddev, lower, upper, dtype, self.mean, bounds)
 
     __repr__ = spec_repr
-
-
-def normal_law(stddev: float, dtype: np.dtype, mean: float = 0.0) -> Law:
-    """The law of N(mean, stddev²), multiplied in the order that the installed JAX multiplies in."""
-    import jax
-
-    lowest = np.nextafter(dtype.type(-1), dtype.type(0))
-    root, stddev = dtype.type(np.sqrt(2)), dtype.type(stddev)
-
-    joined = jax.__version_info__ >= (0, 12)  # since then JAX joins the two constants
-
-    def transform(u):
-        return jax.lax.erf_inv(u) if joined else root * jax.lax.erf_inv(u)
-
-    scale = root * stddev if joined else stddev
-    if mean:
-        return Law(lowest, dtype.type(1), lambda u: transform(u) * scale + dtype.type(mean))
-    return Law(lowest, dtype.type(1), transform, scale)
-
-
-def truncated_normal_law(
-    stddev: Any, lower: float, upper: float, dtype: np.dtype, mean: float = 0.0
-) -> Law:
-    """The law of N(mean, stddev²), cut at `lower` and `upper` standard deviations from the mean."""
-    import jax
-    import jax.numpy as jnp
-
-    stddev = dtype.type(stddev)
-
-    def scaled(kernel):
-        kernel = kernel * stddev
-        return kernel + dtype.type(mean) if mean else kernel
-
-    if lower >= _TAIL or upper <= -_TAIL:
-        tail = _tail(lower, upper, dtype)
-        return Law(dtype.type(0), dtype.type(1), lambda u: scaled(tail(u)))
-    root = dtype.type(np.sqrt(2))
-    bounds = dtype.type(lower), dtype.type(upper)
-    with jax.ensure_compile_time_eval():  # as JAX does: XLA's constants differ in the last bit
-        minval, maxval = (np.asarray(jax.lax.erf(bound / root)) for bound in bounds)
-    infinity, highest = dtype.type(np.inf), np.nextafter(dtype.type(1), dtype.type(0))
-    inside = np.nextafter(bounds[0], infinity), np.nextafter(bounds[1], -infinity)
-
-    def transform(u):
-        # In float32 erf is one beyond five sigma, and its inverse there infinite.
-        u = jnp.clip(u, -highest, highest)
-        return scaled(jnp.clip(root * jax.lax.erf_inv(u), *inside))
-
-    return Law(minval[()], maxval[()], transform)
-
-
-def _tail(lower: float, upper: float, dtype: np.dtype) -> Any:
-    r"""The map from U[0, 1) to a unit normal law between two bounds on one side of zero.
-
-    Where erf saturates the law is solved for in terms of what is left of the tail: with
-    :math:`Q` the upper tail probability, :math:`M(x) = Q(x)/\varphi(x)` Mills' ratio, and `d` the
-    distance from the nearer bound `a`,
-    :math:`-\log(Q(a + d)/Q(a)) = ad + d^2/2 + \log(M(a)/M(a + d))` has no cancellation, whatever
-    `a` is. Newton's method inverts it.
-    """
-    import jax.numpy as jnp
-    import scipy.special
-
-    sign = 1 if lower > 0 else -1
-    near, far = (lower, upper) if lower > 0 else (-upper, -lower)
-    mass = -np.expm1(scipy.special.log_ndtr(-far) - scipy.special.log_ndtr(-near))
-    mills_near = scipy.special.erfcx(near / 2**0.5) * (np.pi / 2) ** 0.5
-    near, far, mass, mills_near = (dtype.type(number) for number in (near, far, mass, mills_near))
-    below_one = np.nextafter(dtype.type(1), dtype.type(0))
-
-    def transform(u):
-        left = jnp.minimum(u if sign > 0 else 1 - u, below_one)  # so that it rises with u
-        target = -jnp.log1p(-left * mass)
-        distance = 2 * target / (jnp.sqrt(near * near + 2 * target) + near)
-        for _ in range(3):
-            x = near + distance
-            inverse_mills = x
-            for term in range(_TERMS, 0, -1):  # a continued fraction
-                inverse_mills = x + term / inverse_mills
-            value = near * distance + distance * distance / 2 + jnp.log(mills_near * inverse_mills)
-            distance = jnp.maximum(distance - (value - target) / inverse_mills, 0)
-        return sign * jnp.clip(near + distance, near, far)
-
-    return transform
 
 
 def _check(initializer: Any, numbers: dict[str, dict[str, Any]]) -> None:
     """Checks a new initializer's arguments and brings them to their one form."""
     owner = type(initializer).__name__
-    for name, limits in numbers.items():
-        value = checked_number(owner, name, getattr(initializer, name), **limits)
-        object.__setattr__(initializer, name, value)
-    object.__setattr__(initializer, "dtype", checked_dtype(owner, initializer.dtype))
+    checked = {
+        name: checked_number(owner, name, getattr(initializer, name), **limits)
+        for name, limits in numbers.items()
+    }
+    settle(initializer, dtype=checked_dtype(owner, initializer.dtype, inexact=True), **checked)
 
 
 @initializer
@@ -451,12 +369,16 @@ class in_blocks:
     """Draws what an initializer draws, to the bit, in blocks: an array and next to nothing besides.
 
     Inside of `jax.jit` on a CPU a draw needs sixteen bytes for every number until it is done; this
-    way it needs the array alone. (Outside of `jit` on a CPU all initializers of independent numbers
-    do so by themselves.) Not for arrays that are sharded over devices: each device would draw all.
+    way it needs the array alone, or the array twice if its dtype has eight bits, or is bfloat16
+    and JAX older than 0.12. (Outside of `jit` on a CPU all initializers of independent numbers do
+    so by themselves.) Not for arrays that are sharded over devices: each device would draw all.
+
+    Inside of `jit` the numbers are those of the initializer inside of `jit`; but with JAX before
+    0.12, where `jit` changes the last bit of `normal`, that one's are those outside of it.
 
     Args:
       initializer: one that draws independent numbers: all of `initjax.sampling` and
-        `initjax.scaling`.
+        `initjax.scaling`, and `siren`, `random_walk`, `mup_output` and `torch_bias`.
 
     Raises:
       TypeError: the initializer is none of those; when called, the dtype is complex, or the key is
@@ -472,10 +394,10 @@ class in_blocks:
     initializer: Any
 
     def __post_init__(self):
-        if not hasattr(self.initializer, "_law"):
+        if not hasattr(self.initializer, "_law") or isinstance(self.initializer, type):
             raise TypeError(
-                "in_blocks: takes an initializer of independent numbers, such as he_normal(), got"
-                f" {self.initializer!r}"
+                "in_blocks: takes an initializer of independent numbers, such as he_normal(),"
+                f" parentheses and all; got {self.initializer!r}"
             )
 
     def __call__(

@@ -21,24 +21,25 @@ Axis arguments are explained in `initjax.fans`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from initjax._drawing import Law, draw, draw_dtypes
+from initjax._drawing import draw, draw_dtypes
+from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
 from initjax._values import (
     Axes,
-    checked_axes,
     checked_choice,
     checked_dtype,
     checked_number,
     initializer,
     is_key,
+    settle,
     spec_repr,
 )
-from initjax.fans import compute_fans
-from initjax.sampling import normal_law, truncated_normal_law
+from initjax.fans import checked_fans, fans_arguments, fans_of
 from initjax.theory.moments import gain as theory_gain
 
 if TYPE_CHECKING:
@@ -87,12 +88,14 @@ class variance_scaling:
       fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
       fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
       gain: a number that the standard deviation is multiplied by; or the activation before the
-        layer, whose `initjax.gain` is taken. It becomes a part of `scale`: scale · gain².
+        layer, whose `initjax.gain` is taken; None stands for 1. It becomes a part of `scale`, which
+        is then scale · gain²; the initializer's own `gain` is None.
 
     Raises:
-      TypeError, ValueError: scale is not a finite number >= 0, mode or distribution is none of the
-        above, an axis is not an int, gain is neither a number >= 0 nor an activation, a divisor is
-        not above 0; when called, an axis is outside the shape.
+      TypeError, ValueError: scale or its product with gain² is not a finite number >= 0, mode or
+        distribution is none of the above, an axis is not an int or a sequence of ints, gain is
+        neither a number >= 0 nor an activation, a divisor is not above 0, the dtype is neither
+        floating nor complex; when called, an axis is outside the shape.
 
     Example:
       >>> import jax
@@ -114,28 +117,18 @@ class variance_scaling:
     dtype: Any = None
     fan_in_divisor: float = dataclasses.field(default=1.0, kw_only=True)
     fan_out_divisor: float = dataclasses.field(default=1.0, kw_only=True)
-    gain: dataclasses.InitVar[Gain] = dataclasses.field(default=1.0, kw_only=True)
+    gain: dataclasses.InitVar[Gain | None] = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self, gain: Gain):
+    def __post_init__(self, gain: Gain | None):
         owner = "variance_scaling"
-        if isinstance(self.scale, float) and isinstance(gain, float):  # as the named methods do
-            scale = _rounded(self.scale * gain**2)
-            owner = _NAMED.get((scale, str(self.mode), str(self.distribution)), owner)
-        checked = {
-            "scale": checked_number(owner, "scale", self.scale, minimum=0),
-            "mode": checked_choice(owner, "mode", self.mode, MODES),
-            "distribution": checked_choice(owner, "distribution", self.distribution, DISTRIBUTIONS),
-            "in_axis": checked_axes(owner, "in_axis", self.in_axis),
-            "out_axis": checked_axes(owner, "out_axis", self.out_axis),
-            "batch_axis": checked_axes(owner, "batch_axis", self.batch_axis),
-            "dtype": checked_dtype(owner, self.dtype),
-            "fan_in_divisor": _divisor(owner, "fan_in_divisor", self.fan_in_divisor),
-            "fan_out_divisor": _divisor(owner, "fan_out_divisor", self.fan_out_divisor),
-        }
-        if gain != 1.0:
-            checked["scale"] = _rounded(checked["scale"] * _gain(owner, gain) ** 2)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        checked_choice(owner, "mode", self.mode, MODES)
+        checked_choice(owner, "distribution", self.distribution, DISTRIBUTIONS)
+        settle(
+            self,
+            scale=scaled(owner, self.scale, gain),
+            dtype=checked_dtype(owner, self.dtype, inexact=True),
+            **checked_fans(owner, **fans_arguments(self)),
+        )
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -152,8 +145,7 @@ class variance_scaling:
         return draw(self, key, shape, dtype, wide, out_sharding)
 
     def _variance(self, shape: tuple[int, ...]) -> float:
-        axes = self.in_axis, self.out_axis, self.batch_axis
-        fan_in, fan_out = compute_fans(shape, *axes, self.fan_in_divisor, self.fan_out_divisor)
+        fan_in, fan_out = fans_of(self, shape)
         n = {
             "fan_in": fan_in,
             "fan_out": fan_out,
@@ -170,30 +162,44 @@ class variance_scaling:
             stddev = np.sqrt(variance) / dtype.type(_TRUNCATED_STDDEV)
             return truncated_normal_law(stddev, -2.0, 2.0, dtype)
         limit = np.sqrt(dtype.type(3) * variance)
-        return Law(dtype.type(-1), dtype.type(1), lambda u: u * limit)
+        return uniform_law(-1.0, 1.0, dtype, limit)
 
     def __repr__(self) -> str:
         name = _NAMED.get((self.scale, self.mode, self.distribution))
         return spec_repr(self, name, ("scale", "mode", "distribution") if name else ())
 
 
-def _gain(owner: str, gain: Gain) -> float:
-    """The gain as a number: that of an activation is computed."""
+def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
+    """Scale · gain², if both are numbers >= 0, or the gain an activation, and it is finite."""
+    scale = checked_number(owner, "scale", scale, minimum=0)
+    if gain is None:
+        return scale
     if isinstance(gain, str) or (callable(gain) and not is_key(gain)):
-        return theory_gain(gain)
-    return checked_number(owner, "gain", gain, minimum=0)
+        number = theory_gain(gain)
+    else:
+        number = checked_number(owner, "gain", gain, minimum=0)
+    product = scale * (number * number)
+    if not math.isfinite(product):
+        raise ValueError(f"{owner}: scale * gain**2 must be finite, got {scale} * {gain!r}**2")
+    return float(f"{product:.15g}")  # so that a gain of 2**0.5 gives the same as a scale of 2
 
 
-def _rounded(scale: float) -> float:
-    """The scale to 15 digits, so that a gain of 2**0.5 gives the same value as a scale of 2."""
-    return float(f"{scale:.15g}")
+def named(
+    owner: str, mode: str, distribution: str, gain: Gain, fans: tuple, dtype: Any
+) -> variance_scaling:
+    """The core with its first arguments fixed; what is wrong with the others is told by the name.
 
-
-def _divisor(owner: str, name: str, value: Any) -> float:
-    number = checked_number(owner, name, value, minimum=0)
-    if number == 0:
-        raise ValueError(f"{owner}: {name} must be above 0, got {value!r}")
-    return number
+    Args:
+      owner: the name.
+      mode: as of `variance_scaling`.
+      distribution: as of `variance_scaling`.
+      gain: what the standard deviation is multiplied by.
+      fans: the arguments of `compute_fans`, in its order.
+      dtype: the dtype when the call names none.
+    """
+    scale, fans_by_name = scaled(owner, 1.0, gain), checked_fans(owner, *fans)
+    dtype = checked_dtype(owner, dtype, inexact=True)
+    return variance_scaling(scale, mode, distribution, dtype=dtype, **fans_by_name)
 
 
 def _complex(
@@ -242,21 +248,17 @@ def lecun_uniform(
     `variance_scaling(1.0, "fan_in", "uniform")`.
 
     Args:
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
-      batch_axis: axis or axes along which kernels are stacked.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
       gain: a number that the standard deviation is multiplied by; or the activation before the
         layer, whose `initjax.gain` is taken.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
-        >= 0 nor an activation, a divisor is not above 0.
+      TypeError, ValueError: as `variance_scaling`.
 
     Example:
       >>> import jax
@@ -268,17 +270,8 @@ def lecun_uniform(
       LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", section 4.6,
       http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
     """
-    fans = in_axis, out_axis, batch_axis
-    return variance_scaling(
-        1.0,
-        "fan_in",
-        "uniform",
-        *fans,
-        dtype,
-        gain=gain,
-        fan_in_divisor=fan_in_divisor,
-        fan_out_divisor=fan_out_divisor,
-    )
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return named("lecun_uniform", "fan_in", "uniform", gain, fans, dtype)
 
 
 def lecun_normal(
@@ -297,21 +290,17 @@ def lecun_normal(
     `variance_scaling(1.0, "fan_in", "truncated_normal")`.
 
     Args:
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
-      batch_axis: axis or axes along which kernels are stacked.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
       gain: a number that the standard deviation is multiplied by; or the activation before the
         layer, whose `initjax.gain` is taken.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
-        >= 0 nor an activation, a divisor is not above 0.
+      TypeError, ValueError: as `variance_scaling`.
 
     Example:
       >>> import jax
@@ -323,17 +312,8 @@ def lecun_normal(
       LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", section 4.6,
       http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
     """
-    fans = in_axis, out_axis, batch_axis
-    return variance_scaling(
-        1.0,
-        "fan_in",
-        "truncated_normal",
-        *fans,
-        dtype,
-        gain=gain,
-        fan_in_divisor=fan_in_divisor,
-        fan_out_divisor=fan_out_divisor,
-    )
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return named("lecun_normal", "fan_in", "truncated_normal", gain, fans, dtype)
 
 
 def glorot_uniform(
@@ -353,21 +333,17 @@ def glorot_uniform(
     `variance_scaling(1.0, "fan_avg", "uniform")`; also called `xavier_uniform`.
 
     Args:
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
-      batch_axis: axis or axes along which kernels are stacked.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
       gain: a number that the standard deviation is multiplied by; or the activation before the
         layer, whose `initjax.gain` is taken.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
-        >= 0 nor an activation, a divisor is not above 0.
+      TypeError, ValueError: as `variance_scaling`.
 
     Example:
       >>> import jax
@@ -379,17 +355,8 @@ def glorot_uniform(
       Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural
       networks", equation 16, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    fans = in_axis, out_axis, batch_axis
-    return variance_scaling(
-        1.0,
-        "fan_avg",
-        "uniform",
-        *fans,
-        dtype,
-        gain=gain,
-        fan_in_divisor=fan_in_divisor,
-        fan_out_divisor=fan_out_divisor,
-    )
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return named("glorot_uniform", "fan_avg", "uniform", gain, fans, dtype)
 
 
 def glorot_normal(
@@ -408,21 +375,17 @@ def glorot_normal(
     `variance_scaling(1.0, "fan_avg", "truncated_normal")`; also called `xavier_normal`.
 
     Args:
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
-      batch_axis: axis or axes along which kernels are stacked.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
       gain: a number that the standard deviation is multiplied by; or the activation before the
         layer, whose `initjax.gain` is taken.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
-        >= 0 nor an activation, a divisor is not above 0.
+      TypeError, ValueError: as `variance_scaling`.
 
     Example:
       >>> import jax
@@ -434,17 +397,8 @@ def glorot_normal(
       Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural
       networks", equation 12, https://proceedings.mlr.press/v9/glorot10a.html
     """
-    fans = in_axis, out_axis, batch_axis
-    return variance_scaling(
-        1.0,
-        "fan_avg",
-        "truncated_normal",
-        *fans,
-        dtype,
-        gain=gain,
-        fan_in_divisor=fan_in_divisor,
-        fan_out_divisor=fan_out_divisor,
-    )
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return named("glorot_normal", "fan_avg", "truncated_normal", gain, fans, dtype)
 
 
 def he_uniform(
@@ -463,21 +417,17 @@ def he_uniform(
     `variance_scaling(2.0, "fan_in", "uniform")`; also called `kaiming_uniform`.
 
     Args:
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
-      batch_axis: axis or axes along which kernels are stacked.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
       gain: a number that the standard deviation is multiplied by, instead of ReLU's √2; or the
         activation before the layer, whose `initjax.gain` is taken.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
-        >= 0 nor an activation, a divisor is not above 0.
+      TypeError, ValueError: as `variance_scaling`.
 
     Example:
       >>> import jax
@@ -489,17 +439,8 @@ def he_uniform(
       He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", equation 10,
       https://arxiv.org/abs/1502.01852
     """
-    fans = in_axis, out_axis, batch_axis
-    return variance_scaling(
-        1.0,
-        "fan_in",
-        "uniform",
-        *fans,
-        dtype,
-        gain=gain,
-        fan_in_divisor=fan_in_divisor,
-        fan_out_divisor=fan_out_divisor,
-    )
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return named("he_uniform", "fan_in", "uniform", gain, fans, dtype)
 
 
 def he_normal(
@@ -518,21 +459,17 @@ def he_normal(
     `variance_scaling(2.0, "fan_in", "truncated_normal")`; also called `kaiming_normal`.
 
     Args:
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
-      batch_axis: axis or axes along which kernels are stacked.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
       dtype: the dtype when the call names none; None stands for JAX's default float.
       gain: a number that the standard deviation is multiplied by, instead of ReLU's √2; or the
         activation before the layer, whose `initjax.gain` is taken.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: an axis is not an int or a sequence of ints, gain is neither a number
-        >= 0 nor an activation, a divisor is not above 0.
+      TypeError, ValueError: as `variance_scaling`.
 
     Example:
       >>> import jax
@@ -544,17 +481,8 @@ def he_normal(
       He, Zhang, Ren and Sun 2015, "Delving Deep into Rectifiers", equation 10,
       https://arxiv.org/abs/1502.01852
     """
-    fans = in_axis, out_axis, batch_axis
-    return variance_scaling(
-        1.0,
-        "fan_in",
-        "truncated_normal",
-        *fans,
-        dtype,
-        gain=gain,
-        fan_in_divisor=fan_in_divisor,
-        fan_out_divisor=fan_out_divisor,
-    )
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return named("he_normal", "fan_in", "truncated_normal", gain, fans, dtype)
 
 
 xavier_uniform = glorot_uniform

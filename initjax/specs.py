@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from initjax import constants, sampling, scaling, structured
-from initjax._values import Initializer, nearest_first
+from initjax._values import Initializer, checked_initializer, nearest_first
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
 NAMES: dict[str, Any] = {
@@ -58,37 +58,43 @@ NAMES: dict[str, Any] = {
 }
 """Every name a specification may start with, and the initializer, or maker of one, behind it."""
 
-# What a class of Keras is called here, and what its parameters are called where names differ.
-_KERAS: dict[str, tuple[str, dict[str, str]]] = {
-    "Zeros": ("zeros", {}),
-    "Ones": ("ones", {}),
-    "Constant": ("constant", {}),
-    "Identity": ("identity", {}),
-    "STFT": ("stft", {}),
-    "RandomNormal": ("random_normal", {}),
-    "RandomUniform": ("random_uniform", {}),
-    "TruncatedNormal": ("random_truncated_normal", {}),
-    "Orthogonal": ("orthogonal", {"gain": "scale"}),
-    "VarianceScaling": ("variance_scaling", {}),
+# What a class of Keras is called here.
+_KERAS = {
+    "Zeros": "zeros",
+    "Ones": "ones",
+    "Constant": "constant",
+    "Identity": "identity",
+    "STFT": "stft",
+    "RandomNormal": "random_normal",
+    "RandomUniform": "random_uniform",
+    "TruncatedNormal": "random_truncated_normal",
+    "Orthogonal": "orthogonal",
+    "VarianceScaling": "variance_scaling",
     **{
-        f"{word}{kind}": (f"{word.lower()}_{kind.lower()}", {})
+        f"{word}{kind}": f"{word.lower()}_{kind.lower()}"
         for word in ("Glorot", "He", "Lecun")
         for kind in ("Normal", "Uniform")
     },
 }
-_KERAS_AXES = {"input_axes": "in_axis", "output_axes": "out_axis"}
+# Its parameters that are called otherwise here, and its defaults where there is none here.
+_KERAS_NAMES = {"input_axes": "in_axis", "output_axes": "out_axis"}
+_KERAS_DEFAULTS = {
+    "Constant": {"value": 0.0},
+    "VarianceScaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},
+}
 _KERAS_DISTRIBUTIONS = {"normal": "truncated_normal", "untruncated_normal": "normal"}
 
 # What a number in a specification may be made of: 2**0.5, 1/3.
 _ARITHMETIC = {ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow}
 
-_LONGEST = 1000  # characters; far more than any initializer needs, far less than hurts a parser
+_LONGEST = 10_000  # characters; more than any initializer needs, far less than hurts a parser
 
 
 def parse(spec: str) -> Initializer:
     """Makes the initializer that a specification describes.
 
-    `parse(repr(x)) == x` for every initializer `x` of this library.
+    `parse(repr(x)) == x` for every initializer `x` of this library, but for a `constant` that is
+    traced or of more than a hundred numbers.
 
     Args:
       spec: a name, or a name with literal arguments in parentheses.
@@ -135,8 +141,9 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
 
     Args:
       identifier: a specification, as for `parse`; an initializer, which is returned; a maker of
-        one, such as `he_normal` without its parentheses; or the configuration of one of Keras's, as
-        `keras.initializers.serialize` gives and a saved model holds, by Keras's meaning of it.
+        one in `NAMES`, such as `he_normal` without its parentheses; or one of Keras's, or its
+        configuration, as `keras.initializers.serialize` gives and a saved model holds, by Keras's
+        meaning of it.
 
     Returns:
       The initializer.
@@ -157,41 +164,47 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
     if isinstance(identifier, str):
         return parse(identifier)
     if isinstance(identifier, Mapping):
-        return _from_keras(identifier)
-    if not callable(identifier):
-        raise TypeError(
-            "get: an identifier is a specification, an initializer or a configuration of Keras's,"
-            f" got {identifier!r}"
-        )
-    maker = isinstance(identifier, type) or identifier in NAMES.values()
-    if maker and identifier not in (constants.zeros, constants.ones):
-        return identifier()  # pyright: ignore
-    return identifier
+        return _from_keras(identifier.get("class_name"), identifier.get("config", {}))
+    for name, made in NAMES.items():
+        if made is identifier:
+            return parse(name)
+    if hasattr(identifier, "get_config") and not isinstance(identifier, type):
+        config = identifier.get_config()  # pyright: ignore
+        if hasattr(identifier, "gain"):  # which Keras 3.15 leaves out of the one of Identity
+            config = {**config, "gain": identifier.gain}  # pyright: ignore
+        return _from_keras(type(identifier).__name__, config)
+    return checked_initializer("get", "identifier", identifier)
 
 
-def _from_keras(configuration: Mapping[str, Any]) -> Initializer:
-    wanted, config = configuration.get("class_name"), configuration.get("config", {})
-    if wanted not in _KERAS:
+def _from_keras(wanted: Any, config: Mapping[str, Any]) -> Initializer:
+    if not isinstance(wanted, str) or wanted not in _KERAS:
         raise ValueError(
             f"get: class_name must be one of {', '.join(nearest_first(str(wanted), _KERAS))}; got"
             f" {wanted!r}"
         )
-    name, renamed = _KERAS[wanted]
-    renamed = {**renamed, **_KERAS_AXES}
-    arguments: dict[str, Any] = {
-        renamed[parameter] if parameter in renamed else parameter: value
-        for parameter, value in config.items()
-        if parameter != "seed" and not (parameter in _KERAS_AXES and value is None)
-    }
+    name = _KERAS[wanted]
     if name in ("zeros", "ones"):
         return NAMES[name]
+    names = {**_KERAS_NAMES, "gain": "scale"} if name == "orthogonal" else _KERAS_NAMES
+    config = {**_KERAS_DEFAULTS.get(wanted, {}), **config}
+    arguments: dict[str, Any] = {
+        names.get(parameter, parameter): value
+        for parameter, value in config.items()
+        if parameter != "seed" and not (parameter in _KERAS_NAMES and value is None)
+    }
     if "distribution" in arguments:
         distribution = arguments["distribution"]
         arguments["distribution"] = _KERAS_DISTRIBUTIONS.get(distribution, distribution)
+    if isinstance(arguments.get("value"), Mapping):  # an array of NumPy's or a backend's
+        arguments["value"] = arguments["value"]["config"]["value"]
     try:
         return NAMES[name](**arguments)
     except TypeError as error:
         raise ValueError(f"get: {wanted}: {error}") from None
+
+
+class _InsideError(ValueError):
+    """What is wrong with a specification inside of another."""
 
 
 def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -210,6 +223,8 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
             raise wrong
         args = [_literal(argument) for argument in node.args]
         kwargs = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
+    except _InsideError as error:
+        raise ValueError(f"in {spec[:80]!r}: {error}") from None
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
         raise wrong from None
     if "None" in kwargs or len(kwargs) < len(node.keywords):  # **mapping, or a name given twice
@@ -232,5 +247,8 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
         return float(node.id)
     if isinstance(node, ast.Name | ast.Call):
-        return parse(ast.unparse(node))
+        try:
+            return parse(ast.unparse(node))
+        except ValueError as error:
+            raise _InsideError(error) from None
     return ast.literal_eval(node)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import Law, draw, draw_dtypes
+from initjax._drawing import draw, draw_dtypes
+from initjax._laws import Law, normal_law, uniform_law
 from initjax._values import (
     Axes,
-    checked_axes,
     checked_choice,
     checked_dtype,
+    checked_initializer,
     checked_integer,
     checked_number,
+    checked_positive,
     initializer,
     resharded,
+    settle,
     spec_repr,
 )
-from initjax.fans import compute_fans
-from initjax.sampling import normal, normal_law
-from initjax.scaling import DISTRIBUTIONS, Gain, variance_scaling
+from initjax.fans import checked_fans, fans_arguments, fans_of
+from initjax.sampling import normal
+from initjax.scaling import DISTRIBUTIONS, Gain, named, scaled, variance_scaling
 from initjax.theory.moments import torch_gain
 
 if TYPE_CHECKING:
@@ -64,14 +68,15 @@ class sparse:
     dtype: Any = None
 
     def __post_init__(self):
-        connections = checked_integer("sparse", "connections", self.connections, 0)
         if self.axis not in (-1, -2):
             raise ValueError(f"sparse: axis must be -1 or -2, got {self.axis!r}")
-        object.__setattr__(self, "connections", connections)
-        stddev = checked_number("sparse", "stddev", self.stddev, minimum=0)
-        object.__setattr__(self, "stddev", stddev)
-        object.__setattr__(self, "axis", int(self.axis))
-        object.__setattr__(self, "dtype", checked_dtype("sparse", self.dtype))
+        settle(
+            self,
+            connections=checked_integer("sparse", "connections", self.connections, 0),
+            stddev=checked_number("sparse", "stddev", self.stddev, minimum=0),
+            axis=int(self.axis),
+            dtype=checked_dtype("sparse", self.dtype, inexact=True),
+        )
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -110,10 +115,12 @@ class siren:
       omega: the frequency that multiplies the argument of the sine, above 0.
       first: whether it is for the first layer.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
 
     Raises:
-      TypeError, ValueError: omega is not a finite number above 0, first is not a bool; when called,
-        the shape has fewer than two axes.
+      TypeError, ValueError: omega is not a finite number above 0, first is not a bool, the others
+        as in `variance_scaling`; when called, an axis is outside the shape.
 
     Example:
       >>> import jax
@@ -129,15 +136,22 @@ class siren:
     omega: float = 30.0
     first: bool = False
     dtype: Any = None
+    _: dataclasses.KW_ONLY
+    in_axis: Axes = -2
+    out_axis: Axes = -1
+    batch_axis: Axes = ()
+    fan_in_divisor: float = 1.0
+    fan_out_divisor: float = 1.0
 
     def __post_init__(self):
-        omega = checked_number("siren", "omega", self.omega, minimum=0)
-        if omega == 0:
-            raise ValueError("siren: omega must be above 0, got 0.0")
         if not isinstance(self.first, bool):
             raise TypeError(f"siren: first must be True or False, got {self.first!r}")
-        object.__setattr__(self, "omega", omega)
-        object.__setattr__(self, "dtype", checked_dtype("siren", self.dtype))
+        settle(
+            self,
+            omega=checked_positive("siren", "omega", self.omega),
+            dtype=checked_dtype("siren", self.dtype, inexact=True),
+            **checked_fans("siren", **fans_arguments(self)),
+        )
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -145,9 +159,9 @@ class siren:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        fan_in = compute_fans(shape)[0] or 1.0  # of a shape without elements any law serves
+        fan_in = fans_of(self, shape)[0] or 1.0  # of a shape without elements any law serves
         limit = 1 / fan_in if self.first else (6 / fan_in) ** 0.5 / self.omega
-        return Law(dtype.type(-limit), dtype.type(limit), lambda u: u)
+        return uniform_law(-limit, limit, dtype)
 
     __repr__ = spec_repr
 
@@ -166,9 +180,12 @@ class random_walk:
     Args:
       activation: 'relu' or 'linear': what the units do.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
 
     Raises:
-      TypeError, ValueError: activation is neither; when called, the shape has fewer than two axes.
+      TypeError, ValueError: activation is neither, the others as in `variance_scaling`; when
+        called, an axis is outside the shape.
 
     Example:
       >>> import jax
@@ -183,10 +200,20 @@ class random_walk:
 
     activation: str = "relu"
     dtype: Any = None
+    _: dataclasses.KW_ONLY
+    in_axis: Axes = -2
+    out_axis: Axes = -1
+    batch_axis: Axes = ()
+    fan_in_divisor: float = 1.0
+    fan_out_divisor: float = 1.0
 
     def __post_init__(self):
         checked_choice("random_walk", "activation", self.activation, ("relu", "linear"))
-        object.__setattr__(self, "dtype", checked_dtype("random_walk", self.dtype))
+        settle(
+            self,
+            dtype=checked_dtype("random_walk", self.dtype, inexact=True),
+            **checked_fans("random_walk", **fans_arguments(self)),
+        )
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -194,7 +221,7 @@ class random_walk:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        fan_in = compute_fans(shape)[0] or 1.0
+        fan_in = fans_of(self, shape)[0] or 1.0
         return normal_law(_random_walk_gain(fan_in, self.activation) / fan_in**0.5, dtype)
 
     __repr__ = spec_repr
@@ -231,9 +258,10 @@ class mup_output:
       base_fan_in: the fan_in at which nothing changes, above 0.
       scale: the variance times fan_in there.
       distribution: 'truncated_normal', 'normal' or 'uniform', as in `variance_scaling`.
-      in_axis: axis or axes of the input features.
-      out_axis: axis or axes of the output features.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
+      gain: as in `variance_scaling`; becomes a part of `scale`.
 
     Raises:
       TypeError, ValueError: base_fan_in is not a finite number above 0, the others as in
@@ -256,30 +284,36 @@ class mup_output:
     in_axis: Axes = -2
     out_axis: Axes = -1
     dtype: Any = None
+    _: dataclasses.KW_ONLY
+    batch_axis: Axes = ()
+    fan_in_divisor: float = 1.0
+    fan_out_divisor: float = 1.0
+    gain: dataclasses.InitVar[Gain | None] = None
 
-    def __post_init__(self):
-        base = checked_number("mup_output", "base_fan_in", self.base_fan_in, minimum=0)
-        if base == 0:
-            raise ValueError("mup_output: base_fan_in must be above 0, got 0.0")
+    def __post_init__(self, gain: Gain | None):
         checked_choice("mup_output", "distribution", self.distribution, DISTRIBUTIONS)
-        checked = {
-            "base_fan_in": base,
-            "scale": checked_number("mup_output", "scale", self.scale, minimum=0),
-            "in_axis": checked_axes("mup_output", "in_axis", self.in_axis),
-            "out_axis": checked_axes("mup_output", "out_axis", self.out_axis),
-            "dtype": checked_dtype("mup_output", self.dtype),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        settle(
+            self,
+            base_fan_in=checked_positive("mup_output", "base_fan_in", self.base_fan_in),
+            scale=scaled("mup_output", self.scale, gain),
+            dtype=checked_dtype("mup_output", self.dtype, inexact=True),
+            **checked_fans("mup_output", **fans_arguments(self)),
+        )
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        axes = (self.in_axis, self.out_axis)
-        fan_in = compute_fans(shape, *axes)[0] or 1.0  # of a shape without elements any law serves
+        return self._core(shape)(key, shape, dtype, out_sharding)
+
+    def _core(self, shape: Sequence[int]) -> variance_scaling:
+        """What draws a kernel of this shape: its scale falls with the fan_in."""
+        fan_in = fans_of(self, shape)[0] or 1.0  # of a shape without elements any law serves
         scale = self.scale * (self.base_fan_in / fan_in)
-        core = variance_scaling(scale, "fan_in", self.distribution, *axes, dtype=self.dtype)
-        return core(key, shape, dtype, out_sharding)
+        fans = fans_arguments(self)
+        return variance_scaling(scale, "fan_in", self.distribution, dtype=self.dtype, **fans)
+
+    def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
+        return self._core(shape)._law(shape, dtype)
 
     __repr__ = spec_repr
 
@@ -299,8 +333,8 @@ class icnr:
         'pixel_shuffle', where they lie side by side, as in PyTorch.
 
     Raises:
-      TypeError, ValueError: initializer is not one, factor is not an integer above 0, layout is
-        neither; when called, the last axis is not a multiple of factor².
+      TypeError, ValueError: initializer is not one, or a maker of one, factor is not an integer
+        above 0, layout is neither; when called, the last axis is not a multiple of factor².
 
     Example:
       >>> import jax
@@ -319,11 +353,8 @@ class icnr:
     layout: str = "depth_to_space"
 
     def __post_init__(self):
-        if not callable(self.initializer):
-            raise TypeError(
-                f"icnr: initializer must be one, such as he_normal(), got {self.initializer!r}"
-            )
-        object.__setattr__(self, "factor", checked_integer("icnr", "factor", self.factor, 1))
+        checked_initializer("icnr", "initializer", self.initializer)
+        settle(self, factor=checked_integer("icnr", "factor", self.factor, 1))
         checked_choice("icnr", "layout", self.layout, ("depth_to_space", "pixel_shuffle"))
 
     def __call__(
@@ -354,6 +385,12 @@ def torch_kaiming_uniform(
     nonlinearity: str = "leaky_relu",
     gain: Gain | None = None,
     dtype: Any = None,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws as PyTorch's `kaiming_uniform_` does: :math:`U[-g\sqrt{3/n}, g\sqrt{3/n})`.
 
@@ -365,13 +402,15 @@ def torch_kaiming_uniform(
       nonlinearity: a name in PyTorch's table, see `torch_gain`.
       gain: `g`: a number or an activation, instead of the table's.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
       TypeError, ValueError: a is not a finite number, mode or nonlinearity is none of the above,
-        gain is neither a number >= 0 nor an activation.
+        the others as in `variance_scaling`.
 
     Example:
       >>> import jax
@@ -382,7 +421,8 @@ def torch_kaiming_uniform(
     Reference:
       `torch.nn.init.kaiming_uniform_`.
     """
-    return _torch_kaiming("uniform", a, mode, nonlinearity, gain, dtype)
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return _torch_kaiming("uniform", a, mode, nonlinearity, gain, fans, dtype)
 
 
 def torch_kaiming_normal(
@@ -391,6 +431,12 @@ def torch_kaiming_normal(
     nonlinearity: str = "leaky_relu",
     gain: Gain | None = None,
     dtype: Any = None,
+    *,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+    batch_axis: Axes = (),
+    fan_in_divisor: float = 1.0,
+    fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
     r"""Draws as PyTorch's `kaiming_normal_` does: :math:`N(0, g^2/n)`, not truncated.
 
@@ -400,13 +446,15 @@ def torch_kaiming_normal(
       nonlinearity: a name in PyTorch's table, see `torch_gain`.
       gain: `g`: a number or an activation, instead of the table's.
       dtype: the dtype when the call names none; None stands for JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
+        are; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
       TypeError, ValueError: a is not a finite number, mode or nonlinearity is none of the above,
-        gain is neither a number >= 0 nor an activation.
+        the others as in `variance_scaling`.
 
     Example:
       >>> torch_kaiming_normal()
@@ -415,19 +463,18 @@ def torch_kaiming_normal(
     Reference:
       `torch.nn.init.kaiming_normal_`.
     """
-    return _torch_kaiming("normal", a, mode, nonlinearity, gain, dtype)
+    fans = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
+    return _torch_kaiming("normal", a, mode, nonlinearity, gain, fans, dtype)
 
 
 def _torch_kaiming(
-    distribution: str, a: float, mode: str, nonlinearity: str, gain: Gain | None, dtype: Any
+    distribution: str, a: Any, mode: str, nonlinearity: str, gain: Any, fans: tuple, dtype: Any
 ) -> variance_scaling:
     owner = f"torch_kaiming_{distribution}"
     slope = checked_number(owner, "a", a)
     checked_choice(owner, "mode", mode, ("fan_in", "fan_out"))
     table = torch_gain(nonlinearity, slope)
-    return variance_scaling(
-        1.0, mode, distribution, dtype=dtype, gain=table if gain is None else gain
-    )
+    return named(owner, mode, distribution, table if gain is None else gain, fans, dtype)
 
 
 @initializer
@@ -456,11 +503,11 @@ class torch_bias:
     dtype: Any = None
 
     def __post_init__(self):
-        fan_in = checked_number("torch_bias", "fan_in", self.fan_in, minimum=0)
-        if fan_in == 0:
-            raise ValueError(f"torch_bias: fan_in must be above 0, got {self.fan_in!r}")
-        object.__setattr__(self, "fan_in", fan_in)
-        object.__setattr__(self, "dtype", checked_dtype("torch_bias", self.dtype))
+        settle(
+            self,
+            fan_in=checked_positive("torch_bias", "fan_in", self.fan_in),
+            dtype=checked_dtype("torch_bias", self.dtype, inexact=True),
+        )
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -468,7 +515,7 @@ class torch_bias:
         return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        limit = dtype.type(self.fan_in**-0.5)
-        return Law(-limit, limit, lambda u: u)
+        limit = self.fan_in**-0.5
+        return uniform_law(-limit, limit, dtype)
 
     __repr__ = spec_repr

@@ -9,12 +9,13 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw_dtypes
+from initjax._drawing import draw_dtypes, draw_in_shards
 from initjax._values import Initializer, checked_number
 
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
     `"params/Dense_0/kernel"`; the box that Flax puts around a parameter does not count. Numbers
     without a rule stay as they are, and so does all that is no floating or complex array.
 
-    A parameter that is sharded over devices is drawn in shards, each on its device. Under `jit`
-    give `out_shardings` to `jit`. The numbers are the same on any mesh.
+    A parameter that is sharded over devices is drawn in shards, each on its device; one that has
+    been put on a device stays there. Under `jit` give `out_shardings` to `jit`. Outside of `jit`
+    the numbers do not depend on the sharding, to the bit, and inside of it neither. Between inside
+    and outside the last bit may differ, as it does for JAX's own initializers; and so it may, of
+    JAX's own in these rules, between a sharded parameter, which is always compiled, and another.
 
     Args:
       params: a tree whose leaves have a `shape` and a `dtype`: arrays, or what `jax.eval_shape` or
@@ -80,7 +84,7 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
     """
     import jax
 
-    if not isinstance(rules, Mapping) or not all(map(callable, rules.values())):
+    if not _has_patterns(rules) or not all(map(callable, rules.values())):
         raise TypeError(
             "initialize: rules must map patterns to initializers, as in"
             f" {{'*bias': zeros, '*': he_normal()}}, got {rules!r}"
@@ -123,7 +127,7 @@ def rescale(params: Any, factors: Mapping[str, float]) -> Any:
     import jax
     import jax.numpy as jnp
 
-    if not isinstance(factors, Mapping):
+    if not _has_patterns(factors):
         raise TypeError(f"rescale: factors must map patterns to numbers, got {factors!r}")
     numbers = {
         pattern: checked_number("rescale", f"the factor of {pattern!r}", factor)
@@ -161,11 +165,14 @@ def match(
     import jax.numpy as jnp
 
     paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_box)
+    boxes = {path for path, node in nodes if _is_box(node)}
     unused, names, matches = set(rules), [], {}
     for index, (path, leaf) in enumerate(paths_and_leaves):
         if not jnp.issubdtype(getattr(leaf, "dtype", None) or np.bool_, jnp.inexact):
             continue
-        name = _name(path)
+        named = path[:-1] if path[:-1] in boxes else path
+        name = jax.tree_util.keystr(named, simple=True, separator="/")
         names.append(name)
         matching = [pattern for pattern in rules if fnmatch.fnmatchcase(name, pattern)]
         unused -= set(matching)
@@ -184,13 +191,19 @@ def match(
     return [leaf for _, leaf in paths_and_leaves], structure, list(matches.values())
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """The text of a path, without the box of a Flax parameter at its end."""
-    import jax
+def _has_patterns(rules: Any) -> bool:
+    """Whether it is a mapping whose keys are texts."""
+    return isinstance(rules, Mapping) and all(isinstance(pattern, str) for pattern in rules)
 
-    if len(path) > 1 and getattr(path[-1], "name", None) == "value":
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+def _is_box(node: Any) -> bool:
+    """Whether a node of a tree is what Flax puts around a parameter; there is none without Flax."""
+    kinds = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
+    return any(
+        isinstance(node, getattr(sys.modules[module], kind))
+        for module, kind in kinds
+        if module in sys.modules
+    )
 
 
 def _keys(key: jax.Array, names: list[str]) -> Iterable[jax.Array]:
@@ -207,12 +220,34 @@ def _draw_like(leaf: Any, key: jax.Array, initializer: Initializer) -> jax.Array
     import jax
     from jax.core import Tracer
 
-    sharding = getattr(leaf, "sharding", None)
-    traced = isinstance(leaf, Tracer) or isinstance(key, Tracer)
-    if traced or not isinstance(sharding, jax.sharding.Sharding) or sharding.num_devices == 1:
+    sharding = None if isinstance(key, Tracer) else _sharding(leaf)
+    if sharding is None:
         return initializer(key, leaf.shape, leaf.dtype)
-    drawing = jax.jit(lambda key: initializer(key, leaf.shape, leaf.dtype), out_shardings=sharding)
-    return drawing(key)
+    if sharding.num_devices > 1:
+        return draw_in_shards(initializer, key, leaf.shape, leaf.dtype, sharding)
+    (device,) = sharding.device_set
+    drawn = initializer(jax.device_put(key, device), leaf.shape, leaf.dtype)
+    return jax.device_put(drawn, sharding)
+
+
+def placed_like(leaf: Any, array: jax.Array) -> jax.Array:
+    """The array where the leaf is."""
+    import jax
+    from jax.core import Tracer
+
+    sharding = None if isinstance(array, Tracer) else _sharding(leaf)
+    return array if sharding is None else jax.device_put(array, sharding)
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
+    """Where a leaf is, or is to be; None where that is left to JAX."""
+    import jax
+    from jax.core import Tracer
+
+    sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
+    if not isinstance(sharding, jax.sharding.Sharding) or not getattr(leaf, "committed", True):
+        return None
+    return sharding
 
 
 def _words(name: str) -> tuple[int, ...]:

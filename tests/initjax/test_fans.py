@@ -2,6 +2,7 @@
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from jax._src.nn.initializers import _compute_fans  # the meaning that is followed
 
@@ -41,3 +42,49 @@ def test_fans_are_those_of_jax(shape, in_axis, out_axis, batch_axis):
 def test_an_axis_outside_the_shape_is_named(shape, axes):
     with pytest.raises(ValueError, match=r"(in|out)_axis=-?\d is outside shape"):
         initjax.compute_fans(shape, **axes)
+
+
+@pytest.mark.parametrize("fans", [initjax.conv_fans, initjax.conv_transpose_fans])
+@pytest.mark.parametrize(
+    ("strides", "divisor"), [(1, 1), ((2,), 2), ([2, 3], 6), ((np.int64(2), 2), 4), ((), 1)]
+)
+def test_one_place_in_so_many_is_seen_with_strides(fans, strides, divisor):
+    assert set(fans(strides=strides).values()) == {divisor}
+
+
+@pytest.mark.parametrize("fans", [initjax.conv_fans, initjax.conv_transpose_fans])
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [
+        (2, r"strides must be 1 or given for each spatial axis, as in \(2, 2\) for two, got 2"),
+        (np.int64(3), "strides must be 1 or given for each spatial axis, .* got np.int64"),
+        (None, "strides must be 1 or given for each spatial axis, .* got None"),
+        ("22", "strides must be 1 or given for each spatial axis, .* got '22'"),
+        (1.0, "strides must be 1 or given for each spatial axis, .* got 1.0"),
+        ((2, 0), "strides must be a finite number >= 1, got 0"),
+        ((2, 1.5), "strides must be an integer, got 1.5"),
+    ],
+)
+def test_strides_that_could_mean_two_things_are_refused(fans, strides, message):
+    """Flax takes a stride of 2 for every spatial axis, of which the kernel's fans know nothing."""
+    with pytest.raises((TypeError, ValueError), match=f"^{fans.__name__}: {message}"):
+        fans(strides=strides)
+
+
+def test_numbers_of_numpy_serve_as_axes():
+    axes = {"in_axis": np.int64(0), "out_axis": (np.int32(1),)}
+    assert initjax.compute_fans((3, 4), **axes) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fan_in_divisor": 0}, "compute_fans: fan_in_divisor must be above 0, got 0"),
+        ({"fan_out_divisor": -1}, "compute_fans: fan_out_divisor must be a finite number >= 0"),
+        ({"in_axis": 0.5}, "compute_fans: in_axis must be an axis"),
+        ({"batch_axis": None}, "compute_fans: batch_axis must be an axis"),
+    ],
+)
+def test_a_wrong_argument_is_refused(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        initjax.compute_fans((3, 4), **arguments)

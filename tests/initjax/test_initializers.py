@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 
 import initjax
+from initjax import _drawing
 
 # The specification here, and the expression in jax.nn.initializers that it has to equal.
 LIKE_JAX = {
@@ -111,6 +113,33 @@ def test_blocks_need_no_temporaries(key):
         temporary[initializer] = memory.temp_size_in_bytes / size
     assert temporary[initjax.in_blocks(initjax.normal())] < 1
     assert temporary[initjax.normal()] > 7
+
+
+def uniform_at(places, key):
+    """The numbers that `jax.random.uniform` has at such places of an array of any size."""
+    counts = np.concatenate([places >> 32, places & (2**32 - 1)]).astype(np.uint32)
+    first, second = np.split(np.asarray(threefry_2x32(jax.random.key_data(key), counts)), 2)
+    return ((first ^ second) >> 9 | 0x3F800000).view(np.float32) - 1
+
+
+def test_blocks_count_beyond_32_bits(key):
+    places = np.arange(2000)
+    np.testing.assert_array_equal(uniform_at(places, key), jax.random.uniform(key, (2000,)))
+    start = 2**32 - 1000
+    with jax.enable_x64(True):
+        place = jnp.int64(start)
+    block = _drawing._uniform_from(key, place, np.float32(0), np.float32(1), np.dtype("float32"))
+    np.testing.assert_array_equal(block[:2000], uniform_at(start + places, key))
+
+
+@pytest.mark.slow  # half a minute and 4 GB
+def test_an_array_of_more_than_two_billion_numbers_is_drawn(key):
+    size = 2**31 + 2**20 + 7
+    drawn = initjax.in_blocks(initjax.random_uniform(0.0, 1.0))(key, (size,), "bfloat16")
+    places = np.append(np.random.default_rng(0).integers(0, size, 10_000), [0, 2**31, size - 1])
+    with jax.enable_x64(True):
+        found = drawn[jnp.asarray(places)]
+    np.testing.assert_array_equal(found, uniform_at(places, key).astype(drawn.dtype))
 
 
 def test_blocks_are_for_independent_numbers():
@@ -247,6 +276,8 @@ def test_a_maker_in_place_of_an_initializer_is_explained(name, make_key):
     """JAX's fail far away, or return a function as the parameter: kernel_init=he_normal."""
     make = initjax.NAMES[name]
     for arguments in [(), ((3, 4), np.float32)]:
+        if name == "constant" and make_key is jax.random.PRNGKey and not arguments:
+            continue  # two numbers, which may be what is meant
         with pytest.raises(TypeError, match=r"key"):
             make(make_key(0), *arguments)
     with pytest.raises(TypeError, match="key"):

@@ -47,3 +47,9 @@ def test_a_shape_without_the_axes_is_refused(shape, axis, key):
 def test_one_axis_is_asked_for():
     with pytest.raises(TypeError, match="column_axis must be one axis"):
         initjax.orthogonal(column_axis=(0, 1))  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "delta_orthogonal", "scaled_orthogonal"])
+def test_an_error_names_what_the_user_wrote(name):
+    with pytest.raises(ValueError, match=f"^{name}: scale must be a finite number, got inf"):
+        initjax.parse(f"{name}(inf)")

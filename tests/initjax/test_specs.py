@@ -1,9 +1,11 @@
 """Specifications: what can be read, and what is refused in one helpful line."""
 
 import inspect
+import json
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import pytest
 
 import initjax
@@ -61,6 +63,18 @@ def test_reads(spec, expected):
         ("(" * 500, "cannot read"),
         ("normal(" + "0" * 10_000 + ")", "cannot read"),
         ("normal\x00", "cannot read"),
+        (
+            "in_blocks(he_norml)",
+            r"in 'in_blocks\(he_norml\)': unknown initializer 'he_norml'; valid names: he_normal, ",
+        ),
+        (
+            "icnr(normal(-1))",
+            r"in 'icnr\(normal\(-1\)\)': normal: stddev must be a finite number >= 0, got -1",
+        ),
+        (
+            "icnr(icnr(normal(stdev=1)))",
+            "normal has no parameter 'stdev'; valid parameters: stddev",
+        ),
     ],
 )
 def test_refuses_in_one_line(spec, message):
@@ -134,6 +148,8 @@ def test_every_public_name_is_documented_with_an_example():
             },
             "variance_scaling(1.0, 'fan_in', 'normal')",
         ),
+        ({"class_name": "VarianceScaling"}, "variance_scaling(1.0, 'fan_in', 'truncated_normal')"),
+        ({"class_name": "Constant", "config": {}}, "zeros"),
     ],
 )
 def test_get_takes_whatever_names_an_initializer(identifier, spec):
@@ -146,12 +162,116 @@ def test_get_takes_whatever_names_an_initializer(identifier, spec):
         ("he_norml", ValueError, "unknown initializer 'he_norml'; valid names: he_normal"),
         ({"class_name": "HeNorml"}, ValueError, "class_name must be one of .*HeNormal, "),
         ({"class_name": "HeNormal", "config": {"gian": 2}}, ValueError, "get: HeNormal: .*gian"),
-        (None, TypeError, "an identifier is a specification, .* got None"),
+        (None, TypeError, "identifier must be an initializer, .* got None"),
+        ({"class_name": ["HeNormal"]}, ValueError, "class_name must be one of"),
+        (initjax.constant, ValueError, "constant: missing a required argument: 'value'"),
+        (int, TypeError, "identifier must be an initializer"),
+        (dict, TypeError, "identifier must be an initializer"),
+        (print, TypeError, "identifier must be an initializer"),
+        (jax.nn.initializers.he_normal, TypeError, "such as he_normal.., parentheses and all"),
     ],
 )
 def test_get_says_what_it_would_take(identifier, error, message):
     with pytest.raises(error, match=message):
         initjax.get(identifier)
+
+
+# What `keras.initializers.serialize` of Keras 3.15 gives; a configuration lacks the gain of
+# Identity there, and an array is one of NumPy's or of the backend's.
+KERAS = [
+    ("Zeros", {}, "zeros"),
+    ("Ones", {}, "ones"),
+    ("Constant", {"value": 3.0}, "constant(3.0)"),
+    ("Constant", {"value": [1, 2]}, "constant([1, 2])"),
+    (
+        "Constant",
+        {
+            "value": {
+                "class_name": "__numpy__",
+                "config": {"value": [1.0, 2.0], "dtype": "float32"},
+            }
+        },
+        "constant([1, 2])",
+    ),
+    (
+        "Constant",
+        {
+            "value": {
+                "class_name": "__tensor__",
+                "config": {"value": [1.0, 1.0], "dtype": "float32"},
+            }
+        },
+        "constant([1, 1])",
+    ),
+    ("Identity", {}, "identity"),
+    (
+        "STFT",
+        {"side": "imag", "window": ("kaiser", 8.0), "periodic": False, "scaling": "density"},
+        "stft('imag', ('kaiser', 8.0))",
+    ),
+    ("RandomNormal", {"seed": 3, "mean": 1.0, "stddev": 0.2}, "random_normal(1.0, 0.2)"),
+    ("RandomUniform", {"seed": None, "minval": -0.1, "maxval": 0.3}, "random_uniform(-0.1, 0.3)"),
+    (
+        "TruncatedNormal",
+        {"seed": None, "mean": 1.0, "stddev": 0.2},
+        "random_truncated_normal(1.0, 0.2)",
+    ),
+    (
+        "VarianceScaling",
+        {
+            "seed": None,
+            "scale": 3.0,
+            "mode": "fan_out",
+            "distribution": "truncated_normal",
+            "input_axes": [0],
+            "output_axes": [1],
+        },
+        "variance_scaling(3.0, 'fan_out', 'truncated_normal', (0,), (1,))",
+    ),
+    *(
+        (
+            f"{word}{kind}",
+            {"seed": None, "input_axes": None, "output_axes": None},
+            f"{word}_{kind}".lower(),
+        )
+        for word in ("Glorot", "He", "Lecun")
+        for kind in ("Normal", "Uniform")
+    ),
+    (
+        "HeNormal",
+        {
+            "seed": {
+                "module": "keras.random",
+                "class_name": "SeedGenerator",
+                "config": {"seed": 3, "name": "seed_generator"},
+                "registered_name": None,
+            },
+            "input_axes": -2,
+            "output_axes": -1,
+        },
+        "he_normal",
+    ),
+    ("Orthogonal", {"seed": None, "gain": 1.5}, "orthogonal(1.5)"),
+]
+
+
+@pytest.mark.parametrize(("class_name", "config", "spec"), KERAS)
+def test_get_reads_what_keras_writes_and_what_it_makes(class_name, config, spec):
+    written = {
+        "module": "keras.initializers",
+        "class_name": class_name,
+        "config": config,
+        "registered_name": None,
+    }
+    expected = initjax.parse(spec)
+    assert initjax.get(written) == initjax.get(json.loads(json.dumps(written))) == expected
+    made = type(class_name, (), {"get_config": lambda self: config, "__call__": print})()
+    assert initjax.get(made) == expected
+
+
+def test_the_gain_of_an_identity_of_keras_is_read_from_itself():
+    identity = type("Identity", (), {"get_config": lambda self: {}, "gain": 2.0})()
+    assert initjax.get(identity) == initjax.identity(2.0)  # pyright: ignore
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,76 @@ def test_mup_output_falls_with_the_width_and_not_with_its_root(key):
     assert scipy.stats.kstest(np.ravel(wide), scipy.stats.uniform(-limit, 2 * limit).cdf)[1] > 1e-4
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "siren",
+        "siren(first=True)",
+        "random_walk",
+        "mup_output(8)",
+        "torch_kaiming_uniform(5**0.5)",
+        "torch_kaiming_normal",
+    ],
+)
+def test_the_fans_are_told_by_the_same_arguments_everywhere(spec, key):
+    def draw(shape, **fans):
+        name, _, arguments = spec.removesuffix(")").partition("(")
+        fans = ", ".join(f"{fan}={value!r}" for fan, value in fans.items())
+        initializer = initjax.parse(f"{name}({', '.join(filter(None, [arguments, fans]))})")
+        assert initjax.parse(repr(initializer)) == initializer
+        return np.asarray(initializer(key, shape))
+
+    plain = draw((64, 6))
+    transposed = draw((6, 64), in_axis=-1, out_axis=-2)  # a kernel of Equinox or PyTorch
+    np.testing.assert_array_equal(transposed.ravel(), plain.ravel())
+    stacked = draw((8 * 64, 6), **initjax.stacked_fans(8))
+    assert np.std(stacked) == pytest.approx(float(np.std(draw((64, 8 * 6)))), rel=0.05)
+    in_a_batch = draw((8, 64, 6), batch_axis=0)
+    np.testing.assert_array_equal(in_a_batch.ravel(), stacked.ravel())
+    np.testing.assert_array_equal(draw((64, 6), **initjax.conv_fans(3)), plain)
+
+
+def test_torch_kaiming_counts_fan_out_with_its_divisor():
+    fans = initjax.conv_fans(4)
+    expected = initjax.variance_scaling(2.0, "fan_out", "normal", **fans)
+    assert initjax.torch_kaiming_normal(mode="fan_out", **fans) == expected
+
+
+def test_mup_output_takes_a_gain_and_can_be_drawn_in_blocks(key):
+    assert initjax.mup_output(8, gain=2.0) == initjax.mup_output(8, 4.0)
+    assert initjax.mup_output(8, 2.0, gain=jax.nn.relu) == initjax.mup_output(8, 4.0)
+    for distribution in ("truncated_normal", "normal", "uniform"):
+        initializer = initjax.mup_output(8, 1.0, distribution)
+        blocks = initjax.in_blocks(initializer)
+        np.testing.assert_array_equal(blocks(key, (3000, 500)), initializer(key, (3000, 500)))
+
+
+def test_icnr_takes_an_initializer_and_no_maker_of_one(key):
+    for initializer in (jax.nn.initializers.zeros, jax.nn.initializers.he_normal()):
+        assert initjax.icnr(initializer)(key, (3, 3, 8, 4)).shape == (3, 3, 8, 4)
+    assert not initjax.icnr(lambda *arguments: jnp.zeros(arguments[1]))(key, (3, 3, 8, 4)).any()
+    for maker in (initjax.he_normal, initjax.normal, jax.nn.initializers.he_normal, print, "zeros"):
+        with pytest.raises(TypeError, match="icnr: initializer must be an initializer, a function"):
+            initjax.icnr(maker)
+
+
+RANDOM = ["variance_scaling(1.0, 'fan_in', 'normal'", "he_normal(", "glorot_uniform(", "sparse("]
+RANDOM += ["siren(", "random_walk(", "mup_output(8, ", "torch_kaiming_uniform(", "torch_bias(3, "]
+RANDOM += ["orthogonal(", "delta_orthogonal(", "scaled_orthogonal("]
+
+
+@pytest.mark.parametrize("spec", RANDOM)
+def test_a_dtype_that_nothing_is_drawn_in_is_refused_when_the_initializer_is_made(spec):
+    spec = spec + ("" if spec.endswith(("(", ", ")) else ", ")
+    for dtype in ("int32", "bool", "uint8", "int4"):
+        with pytest.raises(
+            ValueError, match=rf"^\w+: dtype must be floating or complex, got {dtype}"
+        ):
+            initjax.parse(f"{spec}dtype='{dtype}')")
+    for dtype in ("bfloat16", "float8_e4m3fn", "complex64"):
+        assert initjax.parse(f"{spec}dtype='{dtype}')").dtype == dtype  # pyright: ignore
+
+
 @pytest.mark.parametrize("spatial", [(3,), (3, 3), (3, 1, 3)])
 @pytest.mark.parametrize("axis", [-1, -2, "positive"])
 def test_delta_orthogonal_keeps_the_norm_through_a_circular_convolution(spatial, axis, key):

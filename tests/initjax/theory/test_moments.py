@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import initjax
 from initjax.theory.moments import moments
@@ -71,6 +72,64 @@ def test_a_kink_and_a_jump_anywhere_are_found():
     assert kink.derivative_second == pytest.approx(upper, abs=1e-10)
 
 
+def test_jumps_are_found_next_to_the_edges_of_panels_too():
+    places = np.random.default_rng(0).uniform(-2, 2, (25, 20))
+    for jumps in places:
+        mean = moments(lambda z, jumps=jumps: (np.asarray(z)[..., None] > jumps).sum(-1)).mean
+        assert mean == pytest.approx(scipy.stats.norm.sf(jumps).sum(), abs=1e-10)
+
+
+@pytest.mark.parametrize("width", [2e-4, 5e-3])
+def test_a_narrow_spike_is_found_wherever_it_is(width):
+    """Of relu + 1000 [a < z < a + width], with panels of a quarter, 9 of 24 were not."""
+    for start in np.linspace(-3, 3, 24):
+        inside = scipy.stats.norm.cdf([start, start + width])
+        spike = moments(lambda z, a=start: (a < np.asarray(z)) & (np.asarray(z) < a + width))
+        assert spike.mean == pytest.approx(inside[1] - inside[0], rel=1e-8)
+        both = moments(
+            lambda z, a=start: (
+                np.maximum(np.asarray(z), 0)
+                + 1e3 * ((a < np.asarray(z)) & (np.asarray(z) < a + width))
+            )
+        )
+        assert both.second > 0.5 + 1e5 * spike.mean
+
+
+def test_a_singularity_has_infinite_moments_where_it_has_them():
+    def root(z):
+        return jnp.sign(z) * jnp.sqrt(jnp.abs(z))
+
+    assert moments(root).derivative_second == math.inf
+    assert initjax.gain(root) == pytest.approx((math.pi / 2) ** 0.25, abs=1e-9)
+    with pytest.raises(ValueError, match="no backward gain, since that moment is inf"):
+        initjax.gain(root, "backward")
+    with pytest.raises(ValueError, match="no forward gain, since that moment is inf"):
+        initjax.gain(lambda z: jnp.abs(z) ** -0.5)
+
+
+def test_a_gain_is_the_same_number_inside_of_every_transformation():
+    def inside(_):
+        gains.append(initjax.gain(lambda z: jnp.tanh(z)))  # anew: nothing is kept of another
+        return jnp.zeros(())
+
+    gains, x = [], jnp.ones(3)
+    jax.jit(inside)(x)
+    jax.eval_shape(inside, jnp.ones(4))
+    jax.vmap(inside)(x)
+    jax.grad(inside)(x)
+    jax.lax.scan(lambda carry, x: (carry, inside(x)), 0, x)
+    assert set(gains) == {initjax.gain(jnp.tanh)} and len(gains) >= 5
+
+
+def test_a_gain_that_depends_on_a_traced_number_is_explained():
+    def scaled(slope):
+        return initjax.gain(lambda z: jnp.where(z > 0, z, slope * z))
+
+    for transformed in (jax.jit(scaled), jax.grad(scaled)):
+        with pytest.raises(TypeError, match=r"gain: .* depends on a number that is traced"):
+            transformed(0.2)
+
+
 def test_functions_that_jax_cannot_trace_are_differentiated_numerically():
     for traced, untraced in ((jnp.tanh, np.tanh), (jax.nn.relu, lambda z: np.maximum(z, 0.0))):
         mine = moments(lambda z, function=untraced: function(np.asarray(z)))
@@ -120,6 +179,13 @@ def test_the_table_of_pytorch():
     [
         (jax.nn.softmax, "must act on each number by itself"),
         (jnp.sum, "must act on each number by itself"),
+        (lambda z: (z - z.mean()) / z.std(), "must act on each number by itself"),
+        (lambda z: z / jnp.abs(z).max(), "must act on each number by itself"),
+        (jax.nn.standardize, "must act on each number by itself"),
+        (jnp.cumsum, "must act on each number by itself"),
+        (lambda z: jnp.exp(0.2 * z**2), "grows so fast that inputs beyond 12 standard dev"),
+        (lambda z: jnp.exp(0.25 * z**2), "grows so fast"),
+        (lambda z: jnp.exp(4 * z), "grows so fast"),
         (lambda z: 1 / z**40, "not finite|no forward gain"),
         (jnp.log, "not finite"),
         (jnp.zeros_like, "no forward gain"),

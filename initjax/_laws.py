@@ -1,0 +1,162 @@
+"""The laws of independent numbers: monotone functions of uniform ones.
+
+All initializers of a kind share one function of this module and differ in its numbers alone. So XLA
+compiles one program for a kind and a shape, and thirty standard deviations cost what one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import jax
+
+# How many standard deviations from its mean a normal draw can lie: 1 - |u| is at least 2**-24
+# (2**-53 in float64).
+_REACH = {"float32": 5.5, "float64": 8.3}
+_TAIL = 2.0  # from here on a bound on one side counts as in the tail
+_TERMS = 24  # of the continued fraction of Mills' ratio: 1e-12 at 2, less beyond
+
+
+class Law(NamedTuple):
+    """The law of `transform(uniform, *numbers)`; `uniform(minval, maxval)` gives uniform numbers.
+
+    Args:
+      transform: a function of a module, not one made for an initializer.
+      numbers: its numbers, in the dtype that is drawn in.
+      reach: the largest magnitude that can be drawn.
+      bounds: the interval that no number may leave, however it is rounded; None where the law's
+        bounds are no argument of the initializer.
+    """
+
+    transform: Callable[..., jax.Array]
+    numbers: tuple[Any, ...]
+    reach: float
+    bounds: Sequence[float] | None = None
+
+
+def uniform_law(
+    minval: float,
+    maxval: float,
+    dtype: np.dtype,
+    scale: Any = 1.0,
+    bounds: Sequence[float] | None = None,
+) -> Law:
+    """The law of U[minval, maxval) · scale."""
+    numbers = dtype.type(minval), dtype.type(maxval), dtype.type(scale)
+    if not np.isfinite(numbers[1] - numbers[0]):
+        raise ValueError(f"the interval [{minval}, {maxval}) is wider than {dtype.name} can hold")
+    return Law(_uniform, numbers, max(abs(minval), abs(maxval)) * abs(float(scale)), bounds)
+
+
+def _uniform(uniform: Callable, minval: Any, maxval: Any, scale: Any) -> jax.Array:
+    return uniform(minval, maxval) * scale
+
+
+def normal_law(stddev: Any, dtype: np.dtype, mean: float = 0.0) -> Law:
+    """The law of N(mean, stddev²)."""
+    # The root is one of the numbers, since XLA would join a constant with the standard deviation.
+    numbers = dtype.type(2**0.5), dtype.type(stddev), *_shift(mean, dtype)
+    return Law(_normal, numbers, abs(mean) + _REACH[dtype.name] * float(stddev))
+
+
+def _normal(uniform: Callable, root: Any, stddev: Any, mean: Any = None) -> jax.Array:
+    import jax
+
+    one = root.dtype.type(1)
+    # Apart, as JAX has them since 0.12: XLA may round otherwise what it compiles together.
+    unit = jax.lax.erf_inv(uniform(np.nextafter(-one, one), one, apart=True))
+    if mean is not None:
+        return root * stddev * unit + mean
+    if jax.__version_info__ >= (0, 12):  # in the order in which the installed JAX multiplies
+        return root * stddev * unit
+    return root * unit * stddev
+
+
+def truncated_normal_law(
+    stddev: Any,
+    lower: float,
+    upper: float,
+    dtype: np.dtype,
+    mean: float = 0.0,
+    bounds: Sequence[float] | None = None,
+) -> Law:
+    """The law of N(mean, stddev²), cut at `lower` and `upper` standard deviations from the mean."""
+    near, far = max(lower, -upper, 0.0), max(-lower, upper)
+    reach = abs(mean) + min(far, near + _REACH[dtype.name]) * float(stddev)
+    scale = dtype.type(stddev), *_shift(mean, dtype)
+    if near < _TAIL:
+        return Law(_truncated, (dtype.type(lower), dtype.type(upper), *scale), reach, bounds)
+    sign = 1.0 if lower > 0 else -1.0
+    return Law(_tail, (dtype.type(sign), *_tail_numbers(near, far, dtype), *scale), reach, bounds)
+
+
+def _truncated(
+    uniform: Callable, lower: Any, upper: Any, stddev: Any, mean: Any = None
+) -> jax.Array:
+    import jax
+    import jax.numpy as jnp
+
+    number = stddev.dtype.type
+    root, infinity = number(2**0.5), number(np.inf)
+    u = uniform(jax.lax.erf(lower / root), jax.lax.erf(upper / root))
+    # In float32 erf is one beyond five sigma, and its inverse there infinite.
+    highest = np.nextafter(number(1), number(0))
+    unit = root * jax.lax.erf_inv(jnp.clip(u, -highest, highest))
+    inside = jnp.nextafter(lower, infinity), jnp.nextafter(upper, -infinity)
+    kernel = jnp.clip(unit, *inside) * stddev
+    return kernel if mean is None else kernel + mean
+
+
+def _tail_numbers(near: float, far: float, dtype: np.dtype) -> tuple[Any, ...]:
+    """The bounds, the mass between them as a part of what lies beyond the nearer, Mills' ratio."""
+    import scipy.special
+
+    if not np.isfinite(dtype.type(near)):
+        raise ValueError(f"a bound at {near:g} standard deviations is beyond {dtype.name}")
+    mass = -np.expm1(scipy.special.log_ndtr(-far) - scipy.special.log_ndtr(-near))
+    mills = scipy.special.erfcx(near / 2**0.5) * (np.pi / 2) ** 0.5
+    return tuple(dtype.type(number) for number in (near, far, mass, mills))
+
+
+def _tail(
+    uniform: Callable,
+    sign: Any,
+    near: Any,
+    far: Any,
+    mass: Any,
+    mills: Any,
+    stddev: Any,
+    mean: Any = None,
+) -> jax.Array:
+    r"""The normal law between two bounds on one side of zero, where erf saturates.
+
+    It is solved for in terms of what is left of the tail: with :math:`Q` the upper tail
+    probability, :math:`M(x) = Q(x)/\varphi(x)` Mills' ratio, and `d` the distance from the nearer
+    bound `a`, :math:`-\log(Q(a + d)/Q(a)) = ad + d^2/2 + \log(M(a)/M(a + d))` has no cancellation,
+    whatever `a` is. Newton's method inverts it.
+    """
+    import jax.numpy as jnp
+
+    number = stddev.dtype.type
+    u = uniform(number(0), number(1))
+    left = jnp.where(sign > 0, u, 1 - u)  # so that what is drawn rises with u
+    target = -jnp.log1p(-jnp.minimum(left, np.nextafter(number(1), number(0))) * mass)
+    distance = 2 * target / (jnp.sqrt(near * near + 2 * target) + near)
+    for _ in range(3):
+        x = near + distance
+        inverse_mills = x
+        for term in range(_TERMS, 0, -1):  # a continued fraction
+            inverse_mills = x + term / inverse_mills
+        value = near * distance + distance * distance / 2 + jnp.log(mills * inverse_mills)
+        distance = jnp.maximum(distance - (value - target) / inverse_mills, 0)
+    kernel = sign * jnp.clip(near + distance, near, far) * stddev
+    return kernel if mean is None else kernel + mean
+
+
+def _shift(mean: float, dtype: np.dtype) -> tuple[Any, ...]:
+    """The mean as one of the numbers, where there is one to add."""
+    return (dtype.type(mean),) if mean else ()
