@@ -16,6 +16,7 @@ from initjax.fans import (
     stacked_fans,
 )
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
+from initjax.pytorch import torch_bias, torch_kaiming_normal, torch_kaiming_uniform
 from initjax.recipes import (
     deepnorm,
     deepnorm_constants,
@@ -54,9 +55,6 @@ from initjax.structured import (
     random_walk,
     siren,
     sparse,
-    torch_bias,
-    torch_kaiming_normal,
-    torch_kaiming_uniform,
 )
 from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key, rescale

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from initjax import constants, sampling, scaling, structured
+from initjax import constants, pytorch, sampling, scaling, structured
 from initjax._values import Initializer, checked_initializer, nearest_first
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
@@ -48,9 +48,9 @@ NAMES: dict[str, Any] = {
     "random_walk": structured.random_walk,
     "mup_output": structured.mup_output,
     "icnr": structured.icnr,
-    "torch_kaiming_uniform": structured.torch_kaiming_uniform,
-    "torch_kaiming_normal": structured.torch_kaiming_normal,
-    "torch_bias": structured.torch_bias,
+    "torch_kaiming_uniform": pytorch.torch_kaiming_uniform,
+    "torch_kaiming_normal": pytorch.torch_kaiming_normal,
+    "torch_bias": pytorch.torch_bias,
     "xavier_uniform": scaling.xavier_uniform,
     "xavier_normal": scaling.xavier_normal,
     "kaiming_uniform": scaling.kaiming_uniform,
