@@ -100,7 +100,7 @@ def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
     (tmp_path / "report" / "mine.png").touch()
     nan = float("nan")
     failed = {"status": "diverged", "loss": [nan, nan], "val_loss": [2.3, nan, nan]}
-    names = ["normal(stddev=1e+38)", "lecun_normal", "orthogonal", "siren(first=True)"]
+    names = ["normal(stddev=3e+37)", "lecun_normal", "orthogonal", "siren(first=True)"]
     with results.Results(tmp_path) as stored:
         stored.add([row("he_normal", seed, rng, learning_rate=0.1) for seed in range(2)])
         stored.add(

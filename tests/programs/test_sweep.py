@@ -184,11 +184,11 @@ def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path
 def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
     wanted = [
         runs.Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
-        for init in ("he_normal", "normal(1e38)", "glorot_uniform")
+        for init in ("he_normal", "normal(3e37)", "glorot_uniform")
     ]
     train(wanted, tmp_path)
     status = {row["init"]: row["status"] for row in outcome(tmp_path)}
-    assert status["normal(stddev=1e+38)"] == "diverged"
+    assert status["normal(stddev=3e+37)"] == "diverged"
     assert status["he_normal"] == status["glorot_uniform"] == "finished"
 
 
@@ -444,19 +444,23 @@ def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kill
         [f"experiments.{name}" for name in ("sweep", "common.results", "common.training")]
         + ["experiments.common.models"]
     )
-    moments = np.random.default_rng(0).uniform(0.3, 1.5, kills)
-    kept, cut_short = 0, 0
-    for moment in moments:
+    rng = np.random.default_rng(0)
+    kept, cut_short, patience = 0, 0, 0.0
+    while cut_short < kills or not kept:
         process = context.Process(target=_train_all, args=(folder, seeds, tmp_path / "killed"))
         process.start()
-        process.join(moment)
-        cut_short += process.exitcode is None
+        process.join(rng.uniform(0.3, 1.5) + patience)
+        finished = process.exitcode is not None
         process.kill()
         process.join()
         found = list((tmp_path / "killed").glob("*.parquet"))
         now = len(outcome(tmp_path / "killed")) if found else 0
         assert now >= kept
+        patience += 0.1 * (now == kept)  # on a busy machine it takes longer to come anywhere
         kept = now
+        if finished:
+            break
+        cut_short += 1
     assert cut_short > kills / 2 and 0 < kept
     _train_all(folder, seeds, tmp_path / "killed")
     assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "in peace"))
