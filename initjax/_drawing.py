@@ -81,7 +81,9 @@ def draw(
     if not traced:
         blocks = blocks or (counted and out_sharding is None and _suits_blocks(shape))
     elif _as_outside_of_jit.get():
-        numbers, bounds = jax.lax.optimization_barrier((numbers, bounds))
+        # As operands: a zero is added that XLA cannot know, since not every number times 0 is 0.
+        zero = jax.random.key_data(key)[0].astype(wide) * 0
+        numbers = tuple(number + zero for number in numbers)
     if blocks and math.prod(shape) > _BLOCK:
         return _drawn_in_blocks()(transform, key, numbers, bounds, shape, dtype, wide)
     outside = not traced or _as_outside_of_jit.get()
@@ -93,7 +95,7 @@ def _suits_blocks(shape: tuple[int, ...]) -> bool:
     import jax
 
     # JAX 0.12 rounds some normal numbers otherwise along a last axis this short.
-    same = jax.__version_info__ < (0, 12) or shape[-1] > 6
+    same = jax.__version_info__ < (0, 12) or math.prod(shape[-1:]) > 6
     return jax.default_backend() == "cpu" and same
 
 

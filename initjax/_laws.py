@@ -102,12 +102,12 @@ def _truncated(
 
     number = stddev.dtype.type
     root, infinity = number(2**0.5), number(np.inf)
-    u = uniform(jax.lax.erf(lower / root), jax.lax.erf(upper / root))
+    unit = root * jax.lax.erf_inv(uniform(jax.lax.erf(lower / root), jax.lax.erf(upper / root)))
     # In float32 erf is one beyond five sigma, and its inverse there infinite.
-    highest = np.nextafter(number(1), number(0))
-    unit = root * jax.lax.erf_inv(jnp.clip(u, -highest, highest))
-    inside = jnp.nextafter(lower, infinity), jnp.nextafter(upper, -infinity)
-    kernel = jnp.clip(unit, *inside) * stddev
+    reach = number(_REACH[stddev.dtype.name])
+    lowest = jnp.maximum(jnp.nextafter(lower, infinity), -reach)
+    highest = jnp.minimum(jnp.nextafter(upper, -infinity), reach)
+    kernel = jnp.clip(unit, lowest, highest) * stddev
     return kernel if mean is None else kernel + mean
 
 

@@ -53,10 +53,12 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
     without a rule stay as they are, and so does all that is no floating or complex array.
 
     A parameter that is sharded over devices is drawn in shards, each on its device; one that has
-    been put on a device stays there. Under `jit` give `out_shardings` to `jit`. Outside of `jit`
-    the numbers do not depend on the sharding, to the bit, and inside of it neither. Between inside
-    and outside the last bit may differ, as it does for JAX's own initializers; and so it may, of
-    JAX's own in these rules, between a sharded parameter, which is always compiled, and another.
+    been put on a device stays there. Under `jit` give `out_shardings` to `jit`. The numbers are the
+    same to the bit however a parameter is sharded, outside of `jit` and inside of it. (JAX 0.12
+    compiles otherwise what has fewer than seven numbers along its last axis; the last bit may
+    differ in shards as narrow as that.) Between inside and outside the last bit may differ, as it
+    does for JAX's own initializers; these may also be given here, but are then compiled whole for
+    a sharded parameter, as inside of `jit`.
 
     Args:
       params: a tree whose leaves have a `shape` and a `dtype`: arrays, or what `jax.eval_shape` or

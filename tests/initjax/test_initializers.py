@@ -1,5 +1,6 @@
 """The laws that hold for every initializer, over one table of them all."""
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -30,6 +31,8 @@ LIKE_JAX = {
     "truncated_normal(0.3, None, -1.0, 3.0)": "truncated_normal(0.3, None, -1.0, 3.0)",
     "orthogonal": "orthogonal()",
     "orthogonal(1.7, 0)": "orthogonal(1.7, 0)",
+    "delta_orthogonal": "delta_orthogonal()",
+    "delta_orthogonal(1.7, -2)": "delta_orthogonal(1.7, -2)",
     "variance_scaling(0.1, 'fan_out', 'normal')": "variance_scaling(0.1, 'fan_out', 'normal')",
     "variance_scaling(3, 'fan_avg', 'uniform')": "variance_scaling(3, 'fan_avg', 'uniform')",
     "variance_scaling(1.0, 'fan_in', 'truncated_normal', 0, 1, 2)": (
@@ -51,7 +54,6 @@ OTHERS = [
     "bounded_normal(1.0, 0.5, 0.0, inf)",
     "in_blocks(he_normal(gain=1.5))",
     "he_normal(gain='tanh', fan_in_divisor=4.0)",
-    "delta_orthogonal",
     "scaled_orthogonal",
     "identity(2.0)",
     "dirac(2)",
@@ -78,7 +80,9 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
     with jax.enable_x64(dtype == "float64"):
         mine = initjax.parse(spec)
         theirs = eval(f"jax.nn.initializers.{LIKE_JAX[spec]}", {"jax": jax, "np": np})
-        shape = (9, 8, 6) if "0, 1, 2" in spec else (3, 3, 8, 6)
+        shape = (
+            (9, 8, 6) if "0, 1, 2" in spec else (3, 3, 6, 8) if "delta" in spec else (3, 3, 8, 6)
+        )
         expected = theirs(key, shape, jnp.dtype(dtype))
         drawn = mine(key, shape, jnp.dtype(dtype))
         assert drawn.dtype == expected.dtype == dtype
@@ -86,6 +90,58 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
         jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, jnp.dtype(dtype))
         expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
         np.testing.assert_array_equal(jitted, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        *((-1.5, 1.5), (-1.2, -0.5), (0.9, 1.0), (0.3, 2.6), (-1.1, 1.7), (1.9, 2.5)),
+        *((-np.inf, 0.7), (-0.3, np.inf), (-np.inf, np.inf), (-7.0, 0.1), (-1e-3, 2e-3)),
+    ],
+)
+def test_equals_jax_to_the_bit_between_any_bounds(lower, upper, dtype, key):
+    """XLA evaluates the error function of operands otherwise than that of constants."""
+    bounds, shape = (0.3, None, lower, upper), (100, 240)
+    with jax.enable_x64(dtype == "float64"):
+        mine = initjax.truncated_normal(*bounds)
+        theirs = jax.nn.initializers.truncated_normal(*bounds)
+        np.testing.assert_array_equal(mine(key, shape, dtype), theirs(key, shape, jnp.dtype(dtype)))
+        jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, dtype)
+        expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
+        np.testing.assert_array_equal(jitted, expected)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (1001, 3), (2, 8, 4, 6), (3, 3, 8, 5), (180_000, 6)])
+@pytest.mark.parametrize("name", ["normal", "truncated_normal"])
+def test_equals_jax_to_the_bit_in_any_shape(name, shape, key):
+    """JAX 0.12 rounds otherwise along short axes, and outside of jit otherwise than inside."""
+    mine, theirs = (getattr(module, name)(0.3) for module in (initjax, jax.nn.initializers))
+    np.testing.assert_array_equal(mine(key, shape), theirs(key, shape))
+    jitted = [jax.jit(lambda key, init=init: init(key, shape)) for init in (mine, theirs)]
+    np.testing.assert_array_equal(jitted[0](key), jitted[1](key))
+
+
+def test_thirty_standard_deviations_are_compiled_once(key, caplog):
+    def draw(stddev):
+        for initializer in (
+            initjax.normal(stddev),
+            initjax.uniform(stddev),
+            initjax.random_uniform(-stddev, 2 * stddev),
+            initjax.truncated_normal(stddev, None, -stddev, 1.0),
+            initjax.variance_scaling(stddev, "fan_in", "truncated_normal"),
+            initjax.variance_scaling(stddev, "fan_avg", "normal"),
+            initjax.bounded_normal(stddev, stddev, 0.0, 4.0),
+        ):
+            initializer(key, (33, 35))
+
+    draw(0.5)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for stddev in np.linspace(0.1, 1.5, 30):
+            draw(float(stddev))
+        assert not [record for record in caplog.messages if "ompil" in record]
+        initjax.normal()(key, (33, 36))
+        assert [record for record in caplog.messages if "ompil" in record]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
@@ -102,16 +158,39 @@ def test_blocks_hold_the_same_bits(name, dtype, key):
         np.testing.assert_array_equal(blocks(key, shape, dtype), expected)
 
 
-def test_blocks_need_no_temporaries(key):
+@pytest.mark.parametrize("spec", ["normal(0.3)", "truncated_normal(0.3, None, -1.2, 2.6)"])
+def test_blocks_inside_of_jit_hold_the_bits_of_jit(spec, key):
+    """But for the normal ones of JAX before 0.12, which are those outside of it."""
+    mine, shape = initjax.parse(spec), (1500, 1000)
+    draw = jax.jit(lambda key: mine(key, shape))
+    if spec.startswith("normal") and jax.__version_info__ < (0, 12):
+        draw = functools.partial(mine, shape=shape)
+    jitted = jax.jit(initjax.in_blocks(mine), static_argnums=1)(key, shape)
+    np.testing.assert_array_equal(jitted, draw(key))
+
+
+def test_blocks_can_be_mapped_over_keys(key):
+    keys, shape = jax.random.split(key, 3), (1500, 1000)
+    for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
+        mapped = jax.vmap(lambda key, initializer=initializer: initializer(key, shape))(keys)
+        singles = np.stack([initjax.normal()(key, shape) for key in keys])
+        np.testing.assert_array_equal(mapped, singles)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e5m2"])
+def test_blocks_need_no_temporaries(dtype, key):
     """JAX's own draws take 12 bytes besides the 4 of every number."""
     size = 2**26
     temporary = {}
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
-        jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,)))
+        jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,), dtype))
         memory = jitted.lower(key).compile().memory_analysis()
         assert memory is not None
         temporary[initializer] = memory.temp_size_in_bytes / size
-    assert temporary[initjax.in_blocks(initjax.normal())] < 1
+    # What XLA cannot move in this dtype is there twice.
+    twice = dtype == "float8_e5m2" or dtype == "bfloat16" and jax.__version_info__ < (0, 12)
+    most = jnp.dtype(dtype).itemsize if twice else 0
+    assert most <= temporary[initjax.in_blocks(initjax.normal())] < most + 0.5
     assert temporary[initjax.normal()] > 7
 
 
@@ -145,8 +224,41 @@ def test_an_array_of_more_than_two_billion_numbers_is_drawn(key):
 def test_blocks_are_for_independent_numbers():
     with pytest.raises(TypeError, match=r"of independent numbers, such as he_normal\(\)"):
         initjax.in_blocks(initjax.orthogonal())
+    with pytest.raises(TypeError, match=r"such as he_normal\(\), parentheses and all"):
+        initjax.in_blocks(initjax.normal)
     with pytest.raises(TypeError, match="threefry"):
         initjax.in_blocks(initjax.normal())(jax.random.key(0, impl="rbg"), (3,))
+
+
+@pytest.mark.parametrize("spec", DRAWN)
+def test_a_shape_is_what_it_is_in_jax(spec, key):
+    initializer = initjax.parse(spec)
+    expected = initializer(key, SHAPE)
+    np.testing.assert_array_equal(initializer(key, np.array(SHAPE)), expected)
+    np.testing.assert_array_equal(initializer(key, [np.int64(size) for size in SHAPE]), expected)
+    for wrong in ((2.5, 3), None, "ab", (3, None)):
+        with pytest.raises(TypeError, match="needs a shape of integers, got"):
+            initializer(key, wrong)
+    with pytest.raises(ValueError, match=r"needs a shape of integers >= 0, got \(-2, 4, 6\)"):
+        initializer(key, (-2, 4, 6))
+
+
+def test_one_integer_is_the_shape_of_one_axis(key):
+    for initializer in (initjax.normal(), initjax.zeros, initjax.torch_bias(3)):
+        assert initializer(key, 5).shape == initializer(key, np.int32(5)).shape == (5,)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2000, 1000)])
+def test_an_array_of_keys_is_refused(shape, key):
+    for keys in (jax.random.split(key, 3), jax.random.split(jax.random.PRNGKey(0), 3)):
+        for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
+            with pytest.raises(ValueError, match=r"a single key, .*\(3,.*; map it .* jax.vmap"):
+                initializer(keys, shape)
+
+
+def test_what_is_no_key_is_refused():
+    with pytest.raises(TypeError, match="key"):
+        initjax.normal()(0, (4, 6))  # pyright: ignore
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
@@ -245,6 +357,12 @@ def test_random_numbers_are_not_drawn_as_integers(key):
         initjax.he_normal()(key, (3, 4), jnp.int32)
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (2000, 1000)])
+def test_random_numbers_of_less_than_eight_bits_are_not_drawn(shape, key):
+    with pytest.raises(TypeError, match="8 bits or more, got float4_e2m1fn"):
+        initjax.he_normal()(key, shape, "float4_e2m1fn")
+
+
 def test_raw_keys_serve_as_well_as_typed_ones():
     typed = initjax.he_normal()(jax.random.key(3), (4, 5))
     np.testing.assert_array_equal(typed, initjax.he_normal()(jax.random.PRNGKey(3), (4, 5)))
@@ -275,7 +393,9 @@ def test_importing_initjax_does_not_import_jax():
 def test_a_maker_in_place_of_an_initializer_is_explained(name, make_key):
     """JAX's fail far away, or return a function as the parameter: kernel_init=he_normal."""
     make = initjax.NAMES[name]
-    for arguments in [(), ((3, 4), np.float32)]:
+    # Two unsigned integers are a value of a constant, too.
+    alone = [] if name == "constant" and make_key is jax.random.PRNGKey else [()]
+    for arguments in [*alone, ((3, 4), np.float32)]:
         if name == "constant" and make_key is jax.random.PRNGKey and not arguments:
             continue  # two numbers, which may be what is meant
         with pytest.raises(TypeError, match=r"key"):
@@ -303,12 +423,12 @@ mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
 key = jax.random.key(0)
 for spec in {specs!r}:
     initializer = initjax.parse(spec)
-    plain = initializer(key, (8, 4))
+    plain = initializer(key, (8, 12))
     with jax.set_mesh(mesh):
         for sharding in (PartitionSpec("x"), NamedSharding(mesh, PartitionSpec("x"))):
-            drawn = initializer(key, (8, 4), out_sharding=sharding)
+            drawn = initializer(key, (8, 12), out_sharding=sharding)
             assert drawn.sharding.spec[0] == "x", (spec, drawn.sharding)
-            np.testing.assert_allclose(plain, drawn, rtol=3e-7, atol=1e-7)  # XLA's fused sums
+            np.testing.assert_array_equal(plain, drawn)
 """
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import NamedTuple
 
 import equinox
 import jax
@@ -121,6 +122,49 @@ def test_a_boxed_linen_parameter_keeps_its_box_and_its_key(key):
     np.testing.assert_array_equal(box.value, expected)
 
 
+class Attention(equinox.Module):
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+class Pair(NamedTuple):
+    name: jax.Array
+    value: jax.Array
+
+
+class Table(nnx.Module):
+    def __init__(self):
+        self.value = nnx.Param(jnp.ones((3, 4)))
+        self.rows = nnx.List([nnx.Param(jnp.ones((3, 4)))])
+
+
+ONES = jnp.ones((3, 4))
+
+
+@pytest.mark.parametrize(
+    ("params", "paths"),
+    [
+        (
+            {"attn": Attention(ONES, ONES, ONES)},
+            ["attn/query", "attn/key", "attn/value"],
+        ),
+        ([Pair(ONES, ONES)], ["0/name", "0/value"]),
+        (Table(), ["rows/0", "value"]),
+        (nnx.state(Table()), ["rows/0", "value"]),
+        ({"kernel": nnx.Param(ONES), "value": nnx.Param(ONES)}, ["kernel", "value"]),
+        ({"value": linen.Partitioned(ONES, (None, "x"))}, ["value"]),
+        ({"kernel": linen.LogicallyPartitioned(ONES, (None, "x"))}, ["kernel"]),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+def test_a_field_named_value_counts_and_the_box_of_flax_does_not(params, paths, key):
+    drawn = jax.tree.leaves(initjax.initialize(params, key, dict.fromkeys(paths, KERNELS["*"])))
+    for path, leaf in zip(paths, drawn, strict=True):
+        expected = initjax.he_normal()(initjax.named_key(key, path), (3, 4))
+        np.testing.assert_array_equal(leaf, expected)
+
+
 def test_an_equinox_module_is_initialized(key):
     model = equinox.nn.MLP(2, 3, 4, 2, key=key)
     torch_like = initjax.he_normal(in_axis=-1, out_axis=-2)
@@ -149,10 +193,12 @@ def test_the_first_matching_rule_serves(key):
         ({"*kernle": initjax.ones}, r"no rule matches 'a/kernel'"),
         ({"*": initjax.ones, "*bias": initjax.zeros}, r"no parameter matches '\*bias'.*a/kernel"),
         ({"*": initjax.he_normal}, "a/kernel: .*is a PRNG key"),
+        ({1: initjax.zeros}, "rules must map patterns to initializers"),
+        ({"*": 0.5}, "rules must map patterns to initializers"),
     ],
 )
 def test_rules_that_cannot_be_meant_are_refused(rules, message, key):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         initjax.initialize(shapes("a"), key, rules)
 
 
@@ -191,6 +237,7 @@ def test_rescale_serves_nnx_and_works_under_jit(key):
         ({"a": np.ones(2)}, {"a": np.nan}, ValueError, "factor of 'a' must be a finite number"),
         ({"a": np.ones(2)}, {"a": initjax.ones}, TypeError, "factor of 'a' must be a real number"),
         ({"a": np.ones(2)}, 2.0, TypeError, "must map patterns to numbers, got 2.0"),
+        ({"a": np.ones(2)}, {0: 2.0}, TypeError, "must map patterns to numbers, got {0: 2.0}"),
         (shapes("a"), {"*": 2.0}, ValueError, "'a/kernel' has no value to multiply"),
     ],
 )
@@ -245,3 +292,103 @@ for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("y", "x"))):
 
 def test_each_device_draws_its_shard_and_no_mesh_changes_the_numbers():
     subprocess.run([sys.executable, "-c", MESH], check=True)
+
+
+BITS = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import initjax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+key, shape = jax.random.key(0), (64, 96)
+def mesh(*sizes, kind=AxisType.Auto):
+    return jax.make_mesh(sizes, ("y", "x")[: len(sizes)], axis_types=(kind,) * len(sizes))
+
+shardings = [
+    NamedSharding(mesh(8), PartitionSpec("y")),
+    NamedSharding(mesh(8), PartitionSpec(None, "y")),
+    NamedSharding(mesh(2, 4), PartitionSpec("y", "x")),
+    NamedSharding(mesh(8, kind=AxisType.Explicit), PartitionSpec("y")),
+]
+def wrapped(key, shape, dtype):
+    return initjax.truncated_normal(0.3, None, -1.2, 2.6)(key, shape, dtype)
+
+for rule in [initjax.parse(spec) for spec in {specs!r}] + [wrapped]:
+    plain = {{"a": jax.ShapeDtypeStruct(shape, "float32")}}
+    eager = initjax.initialize(plain, key, {{"*": rule}})["a"]
+    draw = lambda key: initjax.initialize(plain, key, {{"*": rule}})["a"]
+    jitted = jax.jit(draw)(key)
+    np.testing.assert_allclose(eager, jitted, rtol=1e-4, atol=1e-6)
+    for sharding in shardings:
+        leaf = jax.ShapeDtypeStruct(shape, "float32", sharding=sharding)
+        drawn = initjax.initialize({{"a": leaf}}, key, {{"*": rule}})["a"]
+        assert drawn.sharding.is_equivalent_to(sharding, 2)
+        np.testing.assert_array_equal(drawn, eager, err_msg=str((rule, sharding)))
+        drawn = jax.jit(draw, out_shardings=sharding)(key)
+        np.testing.assert_array_equal(drawn, jitted, err_msg=str((rule, sharding)))
+"""
+
+
+def test_no_sharding_changes_a_bit():
+    specs = ["normal(0.02)", "he_normal", "glorot_uniform", "sparse(7, 0.02)", "random_walk"]
+    specs += ["truncated_normal(0.3, None, -1.2, 2.6)", "random_normal(1.0, 0.2)"]
+    specs += ["bounded_normal(1.46, 0.288, 0.13, 1.16)", "icnr(normal(0.02), 2)", "orthogonal"]
+    subprocess.run([sys.executable, "-c", BITS.format(specs=specs)], check=True)
+
+
+COMPILED = """
+import logging
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import initjax
+from jax.sharding import NamedSharding, PartitionSpec
+
+messages = []
+handler = logging.Handler()
+handler.emit = lambda record: messages.append(record.getMessage())
+logging.getLogger("jax").addHandler(handler)
+sharding = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+leaf = jax.ShapeDtypeStruct((64, 32), "float32", sharding=sharding)
+tree = {str(index): leaf for index in range(10)}
+def compilations(*rules):
+    messages.clear()
+    with jax.log_compiles():
+        for rule in rules:
+            initjax.initialize(tree, jax.random.key(0), {"*": rule})
+    return len([message for message in messages if message.startswith("Compiling")])
+
+compilations(initjax.siren())  # the keys and what else is not the draw
+assert compilations(*map(initjax.normal, (0.1, 0.2, 0.3))) == 1
+assert compilations(initjax.he_normal(), initjax.glorot_normal()) == 1
+assert compilations(*[initjax.orthogonal()] * 3) == 1
+"""
+
+
+def test_sharded_leaves_of_one_shape_and_kind_are_compiled_once():
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
+
+
+DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import initjax, numpy as np
+from jax.sharding import SingleDeviceSharding
+
+key, (first, second) = jax.random.key(0), jax.devices()
+there = SingleDeviceSharding(second)
+for rule in (initjax.normal(), initjax.orthogonal(), initjax.zeros):
+    free = np.zeros((3, 4), "float32")
+    put = jax.device_put(free, second)
+    told = jax.ShapeDtypeStruct((3, 4), "float32", sharding=there)
+    tree = {"free": jax.numpy.asarray(free), "put": put, "told": told}
+    drawn = initjax.initialize(tree, key, {"*": rule})
+    assert drawn["put"].sharding == drawn["told"].sharding == there
+    assert drawn["free"].devices() == {first} and not drawn["free"].committed
+    for name in tree:
+        alone = rule(initjax.named_key(key, name), (3, 4), "float32")
+        np.testing.assert_array_equal(drawn[name], alone)
+"""
+
+
+def test_a_leaf_stays_on_its_device():
+    subprocess.run([sys.executable, "-c", DEVICES], check=True)
