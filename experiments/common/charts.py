@@ -118,7 +118,7 @@ def _curves(
         alt.Y2("high:Q"),
         color,
     )
-    mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format="~g"), title=quantity)
+    mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format=".3~g"), title=quantity)
     line = base.mark_line(strokeWidth=1.8).encode(x, mean, color, _dash(setting, legend))
     # Points too small to see, but large enough to be hovered over.
     dots = base.mark_point(filled=True, size=45 if points else 60, opacity=1 if points else 0)
@@ -262,7 +262,7 @@ def weight_histogram(
     base = _base(setting, rows)
     line = base.mark_line(strokeWidth=1.8, interpolate="step").encode(
         alt.X("weight:Q", title=f"{name} at initialization"),
-        alt.Y("density:Q", axis=alt.Axis(format="~g")),
+        alt.Y("density:Q", axis=alt.Axis(format=".3~g")),
         _color(setting),
         _dash(setting),
         tooltip=[

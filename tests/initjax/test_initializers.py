@@ -188,7 +188,7 @@ def test_blocks_need_no_temporaries(dtype, key):
         assert memory is not None
         temporary[initializer] = memory.temp_size_in_bytes / size
     # What XLA cannot move in this dtype is there twice.
-    twice = dtype == "float8_e5m2" or dtype == "bfloat16" and jax.__version_info__ < (0, 12)
+    twice = dtype == "float8_e5m2" or (dtype == "bfloat16" and jax.__version_info__ < (0, 12))
     most = jnp.dtype(dtype).itemsize if twice else 0
     assert most <= temporary[initjax.in_blocks(initjax.normal())] < most + 0.5
     assert temporary[initjax.normal()] > 7

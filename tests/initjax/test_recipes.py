@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 import initjax
 
@@ -165,9 +166,30 @@ def test_mimetic_keeps_the_nearest_matrix_of_the_rank_of_a_head(key):
         assert values[0] == pytest.approx(2, rel=0.15) and values[-1] > 1
 
 
+def test_mimetic_leaves_every_kernel_where_it_is(key):
+    params = linen.MultiHeadDotProductAttention(num_heads=2).init(key, jnp.ones((1, 4, 16)))
+    mesh = jax.make_mesh((1,), ("x",))
+    placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    for tree in (params, placed):
+        drawn = initjax.mimetic(tree, key)
+        for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(drawn), strict=True):
+            assert after.sharding == before.sharding and after.committed == before.committed
+    jitted = jax.jit(lambda key: initjax.mimetic(placed, key))(key)
+    assert jax.tree.structure(jitted) == jax.tree.structure(placed)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda p, key: initjax.residual_scaling(p, 4, outputs=()), r"outputs must .* got \(\)"),
+        (lambda p, key: initjax.fixup(p, 4, inner=(), last="*"), "inner must hold a pattern"),
+        (lambda p, key: initjax.fixup(p, 4, inner="*", last=[]), "last must hold a pattern"),
+        (lambda p, key: initjax.t_fixup(p, 2, "encoder", weights=()), "weights must hold"),
+        (
+            lambda p, key: initjax.deepnorm(p, "encoder", weights=(), encoder_layers=2),
+            "weights must hold",
+        ),
+        (lambda p, key: initjax.mimetic(p, key, ()), "attention must hold a pattern"),
         (lambda p, key: initjax.residual_scaling(p, 0, outputs="*"), "num_branches must be"),
         (lambda p, key: initjax.residual_scaling(p, 2, outputs="x"), "no parameter matches 'x'"),
         (lambda p, key: initjax.fixup(p, 2, inner="*", last=(), layers_per_branch=1), ">= 2"),

@@ -1,10 +1,12 @@
 """What the initializers of independent numbers take, and what they refuse."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import initjax
+from initjax import _drawing
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,102 @@ def test_a_wrong_dtype_is_refused():
         initjax.normal(dtype="bflot16")
     with pytest.raises(TypeError, match="dtype must be a number's"):
         initjax.normal(dtype=str)
+
+
+@pytest.mark.parametrize("make", [initjax.normal, initjax.uniform, initjax.bounded_normal])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "int4"])
+def test_a_dtype_of_integers_is_refused_when_the_initializer_is_made(make, dtype):
+    with pytest.raises(TypeError, match=f"dtype must be floating or complex, got {dtype}"):
+        make(dtype=dtype)
+
+
+def test_a_number_that_is_traced_is_explained(key):
+    with pytest.raises(TypeError, match=r"stddev must be known .* traced"):
+        jax.vmap(lambda stddev: initjax.normal(stddev)(key, (2,)))(jnp.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("initializer", "dtype", "message"),
+    [
+        (initjax.normal(1e39), "float32", r"normal\(stddev=1e\+39\) draws numbers up to 5.5e\+39"),
+        (initjax.normal(1e38), "float32", r"up to 5.5e\+38, but float32 ends at 3.4e\+38"),
+        (initjax.normal(2e4), "float16", r"up to 1.1e\+05, but float16 ends at 6.55e\+04"),
+        (initjax.normal(100.0), "float8_e4m3fn", r"up to 550, but float8_e4m3fn ends at 448"),
+        (initjax.random_normal(3e38, 1e38), "float32", "ends at"),
+        (initjax.uniform(-1e39), "float32", "ends at"),
+        (initjax.random_uniform(-1e39, 0.0), "float32", "wider than float32"),
+        (initjax.random_uniform(-3e38, 3e38), "float32", "wider than float32"),
+        (initjax.truncated_normal(1.0, None, 1e39, np.inf), "float32", "beyond float32"),
+        (initjax.truncated_normal(1e39), "float32", "ends at"),
+        (initjax.bounded_normal(0.0, 1e-30, 1e10, 2e10), "float32", "beyond float32"),
+        (initjax.variance_scaling(1e80, "fan_in", "uniform"), "float32", "ends at"),
+    ],
+)
+def test_what_does_not_fit_the_dtype_is_refused(initializer, dtype, message, key):
+    with pytest.raises(ValueError, match=message):
+        initializer(key, (30, 20), dtype)
+
+
+def test_what_just_fits_the_dtype_is_drawn(key):
+    for initializer, dtype in (
+        (initjax.normal(6e37), "float32"),
+        (initjax.normal(11_000.0), "float16"),
+        (initjax.random_uniform(-1.7e38, 1.7e38), "float32"),
+        (initjax.random_uniform(-60_000, 60_000), "float16"),
+        (initjax.truncated_normal(1e38, None, -1.0, 3.0), "float32"),
+        (initjax.bounded_normal(0.0, 1.0, -1e300, 1e300), "float8_e4m3fn"),
+    ):
+        assert jnp.isfinite(initializer(key, (300, 20), dtype)).all()
+
+
+def ends(initializer, dtype):
+    """What is made of the uniform numbers at both ends of their interval."""
+    dtype = np.dtype(dtype)
+    wide = np.dtype("float32") if dtype.itemsize < 4 else dtype
+    transform, numbers, bounds = _drawing._program(initializer, (), dtype, wide)
+    kernel = transform(lambda minval, maxval: jnp.stack([minval, maxval]), *numbers)
+    return np.asarray(_drawing._rounded(kernel, bounds, dtype), np.float64)
+
+
+DTYPES = ["float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_number_leaves_its_bounds(dtype):
+    generator = np.random.default_rng(0)
+    settings = [(1.46, 0.288, 0.13, 1.16), (0.0, 1.0, -2.0, 2.0), (0.0, 0.02, -np.inf, 0.05)]
+    for _ in range(40):
+        low, high = np.sort(generator.normal(size=2).round(2))
+        settings.append((generator.normal(), generator.uniform(0.05, 2), low - 0.5, high + 0.5))
+    tried = 0
+    with jax.enable_x64(dtype == "float64"):
+        for mean, stddev, low, high in settings:
+            bounds = mean + stddev * low, mean + stddev * high
+            for initializer, (least, most) in (
+                (initjax.bounded_normal(mean, stddev, low, high), (low, high)),
+                (initjax.random_truncated_normal(mean, stddev, low, high), bounds),
+                (initjax.random_uniform(max(low, -1.0), high), (max(low, -1.0), high)),
+            ):
+                if dtype.startswith("float8"):  # which may have no number in between
+                    numbers = np.arange(256, dtype=np.uint8).view(dtype).astype(float)
+                    if not ((least <= numbers) & (numbers <= most)).any():
+                        continue
+                bottom, top = ends(initializer, dtype)
+                assert least <= bottom <= top <= most, initializer
+                tried += 1
+    assert tried > 100
+
+
+def test_bounds_without_a_number_of_the_dtype_between_them_give_the_nearest(key):
+    assert (initjax.random_uniform(0.1, 0.1)(key, (3,)) == np.float32(0.1)).all()
+    drawn = initjax.bounded_normal(1.0, 0.1, 1.0001, 1.0002)(key, (3,), "bfloat16")
+    assert (drawn == 1.0).all()
+
+
+def test_where_jax_has_an_outlier_there_is_none():
+    """In float32 the uniform number that is 1 has an infinite place in the normal law."""
+    initializer = initjax.truncated_normal(1.0, None, 1.9, np.inf)
+    assert 5 < ends(initializer, "float32")[1] < 6
 
 
 @pytest.mark.parametrize("scalar", [np.float32(0.5), np.array(0.5), jnp.array(0.5), 1])
