@@ -4,8 +4,8 @@ A law is a monotone function of uniform numbers. So two laws under one key give 
 and fall together.
 
 Its numbers (a standard deviation, bounds) are operands of the compiled program outside of `jit`,
-and constants inside of it, as JAX has them. XLA joins constants, which is one rounding less: that
-is why the last bit of a draw may differ inside and outside of `jit`, here as in JAX.
+and constants inside of it, as JAX has them. XLA computes beforehand what it can from constants,
+and rounds otherwise: so the last bit of a draw may differ inside and outside of `jit`, as in JAX.
 
 `jax.random.uniform` keeps sixteen bytes of counters for every number until it is done. The number
 at an index depends on the key and the index alone, though, so that an array can be drawn in blocks
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 2**20  # numbers: 16 MB of work, and enough for several cores. A power of two.
 
-# Whether a draw that is traced has the bits that it has outside of `jit`: set while a whole
-# initializer is compiled for that.
+# Whether a draw inside of `jit` has the bits of one outside: set while a whole initializer is
+# compiled for use outside.
 _as_outside_of_jit = contextvars.ContextVar("_as_outside_of_jit", default=False)
 
 
@@ -114,8 +114,8 @@ def draw_in_shards(
     if not hasattr(initializer, "_law") or np.dtype(dtype).kind == "c":
         return _compiled_whole(sharding)(initializer, key, shape, dtype)
     dtype, wide = draw_dtypes(dtype, None)
-    law = _program(initializer, shape, dtype, wide)
-    return _drawn(sharding)(law[0], key, *law[1:], shape, dtype, wide, True, None)
+    transform, numbers, bounds = _program(initializer, shape, dtype, wide)
+    return _drawn(sharding)(transform, key, numbers, bounds, shape, dtype, wide, True, None)
 
 
 @functools.lru_cache
@@ -134,10 +134,13 @@ def _compiled_whole(sharding: Any) -> Callable:
 
 
 def is_counted(key: jax.Array) -> bool:
-    """Whether the bits of this key are a function of the index alone, which is known here."""
+    """Whether the bits of a key are a function of the index alone, which is known here.
+
+    Refuses what is not a single key.
+    """
     import jax
 
-    kind = str(jax.random.key_impl(key))  # which refuses what is no key
+    kind = str(jax.random.key_impl(key))  # an error, if it is no key
     if np.ndim(key) - (not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(
             "an initializer takes a single key, got an array of keys of shape"
@@ -162,14 +165,15 @@ def _program(
             f"{initializer!r} draws numbers up to {law.reach:.3g}, but {dtype.name} ends at"
             f" {limit:.3g}"
         )
-    bounds = _within(*law.bounds, dtype) if law.bounds else ()
+    bounds = _within(law.bounds, dtype) if law.bounds else ()
     return law.transform, law.numbers, tuple(wide.type(bound) for bound in bounds)
 
 
-def _within(minval: float, maxval: float, dtype: np.dtype) -> tuple[Any, ...]:
+def _within(bounds: Sequence[float], dtype: np.dtype) -> tuple[Any, ...]:
     """The least and the greatest number of a dtype between two bounds, if it has any there."""
     import jax.numpy as jnp
 
+    minval, maxval = bounds
     lowest, highest = jnp.finfo(dtype).min, jnp.finfo(dtype).max
     low = dtype.type(max(minval, float(lowest)))
     high = dtype.type(min(maxval, float(highest)))

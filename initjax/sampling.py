@@ -5,6 +5,10 @@ initializers under one seed give correlated weights: a paired comparison needs f
 
 The numbers are drawn in float32 (or wider, if asked for) and rounded once, last: a bfloat16 draw
 is a rounded float32 draw, its law intact, where `jax.random` has but 128 values to choose from.
+Rounding may lead to the number next to a bound; the initializers that JAX lacks keep to numbers
+within their bounds in every dtype (if it has one there).
+
+A law whose numbers a dtype cannot hold is refused when it is drawn from.
 """
 
 from __future__ import annotations
@@ -213,7 +217,9 @@ class truncated_normal:
     Reference:
       `jax.nn.initializers.truncated_normal`, bit for bit in float32 and float64, but for two
       bounds on one side of zero, both beyond 2: there JAX's draws are coarse from four sigma on,
-      and all alike from six. (PyTorch's bounds are absolute: see `bounded_normal`.)
+      and all alike from six. And where a bound lies beyond five sigma JAX draws that bound itself
+      (3e38, if it is infinite) once in some million numbers; here it is one at 5.5 sigma.
+      (PyTorch's bounds are absolute: see `bounded_normal`.)
     """
 
     stddev: float = 1e-2

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -56,7 +57,7 @@ def keras_draw(law: str, dtype: str) -> Callable:
     import keras  # pyright: ignore[reportMissingImports]
 
     name = {"normal": "random_normal"}.get(law, law)
-    initializer = keras.initializers.get(name)
+    initializer: Any = keras.initializers.get(name)
     return lambda shape: initializer(shape, dtype).block_until_ready()
 
 

@@ -4,6 +4,7 @@ import functools
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -232,7 +233,7 @@ def test_blocks_are_for_independent_numbers():
 
 @pytest.mark.parametrize("spec", DRAWN)
 def test_a_shape_is_what_it_is_in_jax(spec, key):
-    initializer = initjax.parse(spec)
+    initializer: Any = initjax.parse(spec)
     expected = initializer(key, SHAPE)
     np.testing.assert_array_equal(initializer(key, np.array(SHAPE)), expected)
     np.testing.assert_array_equal(initializer(key, [np.int64(size) for size in SHAPE]), expected)
@@ -244,7 +245,8 @@ def test_a_shape_is_what_it_is_in_jax(spec, key):
 
 
 def test_one_integer_is_the_shape_of_one_axis(key):
-    for initializer in (initjax.normal(), initjax.zeros, initjax.torch_bias(3)):
+    initializers: Any = (initjax.normal(), initjax.zeros, initjax.torch_bias(3))
+    for initializer in initializers:
         assert initializer(key, 5).shape == initializer(key, np.int32(5)).shape == (5,)
 
 
