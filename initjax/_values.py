@@ -65,7 +65,7 @@ def initializer(cls: type) -> type:
             name = cls.__name__
             raise TypeError(
                 f"{name}: {args[0]!r} is a PRNG key; {name} makes an initializer, which takes the"
-                f" key: {name}(...)(key, shape)"
+                f" key: {name}(...)(key, shape); a layer is given kernel_init={name}(...)"
             ) from None
 
     called = cls.__call__
@@ -121,7 +121,7 @@ def checked_number(
     if is_key(value):
         raise TypeError(
             f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
-            f" {owner}(...)(key, shape)"
+            f" {owner}(...)(key, shape); a layer is given kernel_init={owner}(...)"
         )
     if is_traced(value):
         raise TypeError(
@@ -166,7 +166,7 @@ def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
     if is_key(value):
         raise TypeError(
             f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
-            f" {owner}()(key, shape)"
+            f" {owner}()(key, shape); a layer is given kernel_init={owner}()"
         )
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)

@@ -140,8 +140,9 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
     """Makes an initializer of whatever names one.
 
     Args:
-      identifier: a specification, as for `parse`; an initializer, which is returned; a maker of
-        one in `NAMES`, such as `he_normal` without its parentheses; or one of Keras's, or its
+      identifier: a specification, as for `parse`, or the name of a class of Keras's; an
+        initializer, which is returned; a maker of one in `NAMES`, such as `he_normal` without its
+        parentheses; or one of Keras's, or its
         configuration, as `keras.initializers.serialize` gives and a saved model holds, by Keras's
         meaning of it.
 
@@ -162,7 +163,7 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
       `keras.initializers.get`. A seed is no part of an initializer here, but the key of a call.
     """
     if isinstance(identifier, str):
-        return parse(identifier)
+        return _from_keras(identifier, {}) if identifier in _KERAS else parse(identifier)
     if isinstance(identifier, Mapping):
         return _from_keras(identifier.get("class_name"), identifier.get("config", {}))
     for name, made in NAMES.items():

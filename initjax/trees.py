@@ -180,7 +180,10 @@ def match(
         unused -= set(matching)
         if not matching:
             if isinstance(leaf, jax.ShapeDtypeStruct):
-                raise ValueError(f"{owner}: no rule matches {name!r}, and it has no value to keep")
+                raise ValueError(
+                    f"{owner}: no rule matches {name!r}, and it has no value to keep; a pattern"
+                    f" matches whole paths, as '*{name.rpartition('/')[2]}' does this one"
+                )
             continue
         if name in matches:
             raise ValueError(f"{owner}: two parameters have the path {name!r}")

@@ -103,16 +103,20 @@ def _curves(
         for i, x in enumerate(at)
     ]
     rows = [row for row in rows if row["mean"] > 0]
-    scale = alt.Scale(type="log", nice=False, padding=8)
+    # The means say how far the axis goes: the interval of two seeds would leave no room for them.
+    means = [row["mean"] for row in rows] or [1.0]
+    domain = [0.7 * min(means), 1.4 * max(means)]
+    scale = alt.Scale(type="log", nice=False, domain=domain)
     legend = _legend(stroke=0)  # the shapes of the points, without the dashes of the lines
     color = _color(setting, legend)
     smallest = min((row["low"] for row in rows if row["low"] > 0), default=1)
     for row in rows:  # an interval that reaches below zero has no place on a log scale
         row["low"] = max(row["low"], smallest / 2)
     base = _base(setting, rows)
-    ticks = alt.Axis(tickMinStep=1, format="d")
-    x = alt.X("epoch:Q", scale=alt.Scale(nice=False), axis=ticks, title="epoch")
-    band = base.mark_area(opacity=0.18).encode(
+    epochs = setting.fields["epochs"]
+    ticks = alt.Axis(values=list(range(epochs + 1)), format="d") if epochs <= 20 else alt.Axis()
+    x = alt.X("epoch:Q", scale=alt.Scale(domain=[0, epochs]), axis=ticks, title="epoch")
+    band = base.mark_area(opacity=0.18, clip=True).encode(
         x,
         alt.Y("low:Q", title=quantity, scale=scale),
         alt.Y2("high:Q"),
@@ -179,7 +183,7 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
         ],
     )
     bars_base = _base(setting, bars)
-    rule = bars_base.mark_rule(strokeWidth=1.5, color="black").encode(
+    rule = bars_base.mark_rule(strokeWidth=1.5, color="black", clip=True).encode(
         alt.X("low:Q", **axis), alt.X2("high:Q"), y
     )
     tick = bars_base.mark_tick(thickness=3, size=20, color="black").encode(

@@ -44,6 +44,7 @@ def shown_endpoints(setting: comparison.Setting) -> Table:
         for name, endpoint in setting.endpoints.items():
             text = interval_text(line[name])
             if name == "steps" and line["reached"] < line["runs"]:
+                text = text if line["reached"] else f"more than {setting.steps}"
                 text += f", {line['reached']} of {line['runs']} reach it"
             row[endpoint.title] = text
         rows.append(row)

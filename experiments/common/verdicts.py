@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.common import comparison, runs, statistics
 
+_FEW = 6  # seeds: of fewer no sign-flip test comes below .05
 _LABEL = 24  # characters that the name of an initializer may take beside its figures
 
 
@@ -68,8 +69,8 @@ def _sentence(
         return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
     largest = amount(max(pair.comparison.detectable for _, pair in others))
     return (
-        f"no difference between {first} and {_listed(names, 'or')} is seen {when}; one of"
-        f" {largest} would have been, with a probability of at least {statistics.POWER:.0%}"
+        f"no difference between {first} and {_listed(names, 'or')} is seen {when}; {largest} or"
+        f" more would have been, with a probability of at least {statistics.POWER:.0%}"
     )
 
 
@@ -86,6 +87,10 @@ def p_text(p: float) -> str:
 def summary(setting: comparison.Setting) -> list[str]:
     """What a setting shows, in a few sentences, all from tests: what a reader wants first."""
     sentences = []
+    if 1 < len(setting.seeds) < _FEW:
+        sentences.append(
+            f"from {len(setting.seeds)} seeds tests say little, and only if differences are normal"
+        )
     learners = []
     for init, learned in zip(setting.inits, setting.trained, strict=True):
         count, n = int(np.nansum(learned)), int(np.isfinite(learned).sum())

@@ -47,8 +47,8 @@ def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
     assert verdicts.verdict(unsure, point, 2) == (
-        "no difference between he_normal and glorot_uniform is seen after 2 epochs; one of"
-        f" {detectable:.2f} points would have been, with a probability of at least 80%"
+        "no difference between he_normal and glorot_uniform is seen after 2 epochs;"
+        f" {detectable:.2f} points or more would have been, with a probability of at least 80%"
     )
 
 

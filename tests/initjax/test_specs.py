@@ -286,3 +286,9 @@ def test_numbers_may_be_products_and_powers(spec, value):
 def test_other_arithmetic_is_refused(spec):
     with pytest.raises(ValueError, match="cannot read"):
         initjax.parse(f"orthogonal({spec})")
+
+
+def test_get_knows_keras_by_the_names_of_its_classes():
+    assert initjax.get("HeNormal") == initjax.he_normal()
+    assert initjax.get("Zeros") == initjax.zeros
+    assert initjax.get("TruncatedNormal") == initjax.random_truncated_normal()
