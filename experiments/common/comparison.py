@@ -248,10 +248,14 @@ def table(setting: Setting) -> list[dict[str, Any]]:
 
     `reached` counts the runs that reached the accuracy to which steps are counted.
     """
+    rates = dict(
+        zip(*(setting.runs[name].to_pylist() for name in ("init", "learning_rate")), strict=True)
+    )
     lines = []
     for row, init in enumerate(setting.inits):
         line: dict[str, Any] = {
             "init": init,
+            "learning_rate": rates[init],
             "runs": int(np.isfinite(setting.trained[row]).sum()),
             "learned": int(np.nansum(setting.trained[row])),
         }

@@ -18,7 +18,7 @@ def endpoints(setting: comparison.Setting) -> Table:
     return [
         {
             "initializer": line["init"],
-            "learning_rate": _learning_rate(setting, line["init"]),
+            "learning_rate": line["learning_rate"],
             "runs": line["runs"],
             "learned": line["learned"],
             "endpoint": name,
@@ -40,7 +40,7 @@ def shown_endpoints(setting: comparison.Setting) -> Table:
             "learned": _share(statistics.share_interval(line["learned"], line["runs"])),
         }
         if setting.fields["learning_rate"] is None:
-            row["learning rate"] = f"{_learning_rate(setting, line['init']):g}"
+            row["learning rate"] = f"{line['learning_rate']:g}"
         for name, endpoint in setting.endpoints.items():
             text = interval_text(line[name])
             if name == "steps" and line["reached"] < line["runs"]:
@@ -49,11 +49,6 @@ def shown_endpoints(setting: comparison.Setting) -> Table:
             row[endpoint.title] = text
         rows.append(row)
     return rows
-
-
-def _learning_rate(setting: comparison.Setting, init: str) -> float:
-    names, rates = (setting.runs[name].to_pylist() for name in ("init", "learning_rate"))
-    return rates[names.index(init)]
 
 
 def pairs(setting: comparison.Setting) -> Table:

@@ -124,14 +124,14 @@ def _means(setting: comparison.Setting, endpoint: str) -> list[float]:
 
 def lines(setting: comparison.Setting) -> list[str]:
     """What a setting shows, for a terminal: its table and its summary, 80 columns wide."""
-    labels = {init: init for init in setting.inits}
+    table = comparison.table(setting)
+    labels = {line["init"]: line["init"] for line in table}
     if setting.fields["learning_rate"] is None:
-        names, rates = (setting.runs[name].to_pylist() for name in ("init", "learning_rate"))
-        labels |= {name: f"{name} @ {rate:g}" for name, rate in zip(names, rates, strict=True)}
+        labels = {line["init"]: f"{line['init']} @ {line['learning_rate']:g}" for line in table}
     width = max((len(label) for label in labels.values() if len(label) <= _LABEL), default=0)
     shown = textwrap.wrap(describe(setting.fields), 80)
     shown.append(f"{'':{width}}  runs  test accuracy    test loss        epoch 1 loss")
-    for line in comparison.table(setting):
+    for line in table:
         label = labels[line["init"]]
         if len(label) > width:
             shown += textwrap.wrap(label, 80)
