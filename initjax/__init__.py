@@ -5,6 +5,7 @@ be hashed, compared and pickled, and its `repr` is a specification that `parse` 
 """
 
 from initjax._values import Initializer
+from initjax.auditing.audit import audit
 from initjax.constants import constant, dirac, hadamard_identity, identity, ones, stft, zeros
 from initjax.fans import (
     compute_fans,
@@ -62,6 +63,7 @@ from initjax.trees import initialize, named_key, rescale
 __all__ = [
     "NAMES",
     "Initializer",
+    "audit",
     "bounded_normal",
     "compute_fans",
     "constant",

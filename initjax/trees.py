@@ -166,15 +166,11 @@ def match(
     import jax
     import jax.numpy as jnp
 
-    paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_box)
-    boxes = {path for path, node in nodes if _is_box(node)}
+    leaves, structure = jax.tree.flatten(params)
     unused, names, matches = set(rules), [], {}
-    for index, (path, leaf) in enumerate(paths_and_leaves):
+    for index, (name, leaf) in enumerate(zip(paths(params), leaves, strict=True)):
         if not jnp.issubdtype(getattr(leaf, "dtype", None) or np.bool_, jnp.inexact):
             continue
-        named = path[:-1] if path[:-1] in boxes else path
-        name = jax.tree_util.keystr(named, simple=True, separator="/")
         names.append(name)
         matching = [pattern for pattern in rules if fnmatch.fnmatchcase(name, pattern)]
         unused -= set(matching)
@@ -193,7 +189,19 @@ def match(
             f"{owner}: no parameter matches {sorted(unused)[0]!r}; the paths are"
             f" {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
-    return [leaf for _, leaf in paths_and_leaves], structure, list(matches.values())
+    return leaves, structure, list(matches.values())
+
+
+def paths(params: Any) -> list[str]:
+    """The paths of a tree's leaves, such as `"params/Dense_0/kernel"`, in the tree's order."""
+    import jax
+
+    nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_box)
+    boxes = {path for path, node in nodes if _is_box(node)}
+    return [
+        jax.tree_util.keystr(path[:-1] if path[:-1] in boxes else path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
 
 
 def _has_patterns(rules: Any) -> bool:

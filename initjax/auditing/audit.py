@@ -1,0 +1,107 @@
+"""The audit: trace, measure, predict, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from initjax.auditing.judge import judge, network_of, tells
+from initjax.auditing.layers import layers
+from initjax.auditing.measure import Measurements, measurer
+from initjax.auditing.report import Report, unread_lines
+from initjax.auditing.trace import Traced, trace
+
+
+def audit(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    *batch: Any,
+    optimizer: Any = None,
+    has_aux: bool = False,
+) -> Report:
+    r"""Says whether a model is initialized well, layer by layer, and if not, what is wrong.
+
+    Any JAX function will do, from Flax, Equinox or plain `jax.numpy`, as it is: its layers are read
+    from its jaxpr, through `jit`, `scan`, `while_loop`, `cond`, `remat`, `vmap` and custom rules of
+    differentiation. A layer is where a parameter meets data in a matrix product, a convolution or
+    an embedding. One pass forward and one back measure its pre-activations :math:`z` and their
+    gradients; theory predicts the same numbers from the layer's fan-in, its weights' variance and
+    its activation, which are read from the program too.
+
+    In the table that `print(report)` shows:
+
+    - *then*: the activation that follows, or another fate of the output.
+    - *gain*: :math:`fan_{in} E[W^2]`; *rms*: the root mean square of z; *theory*: its prediction
+      from the input of the chain on; *z*: how many standard deviations of a network of this width
+      the measured one is off. None where theory starts anew from a measured input.
+    - *spread*: standard deviation over examples, mean over units; *corr*: the correlation of two
+      examples; *dead*: units that are flat on the whole batch; or *flat*: the part of
+      pre-activations where the activation is.
+    - *gradient*: root mean square of the loss's gradient with respect to z; or *step*: size of the
+      optimizer's first update, as a part of the weights'; *ratio*: squared norm of that gradient,
+      as a part of the next layer's: the partial Jacobian norm, for which *theory* is
+      :math:`\chi_1`.
+
+    Args:
+      loss_fn: maps `(params, *batch)` to a scalar, and can be differentiated by params.
+      params: a tree of arrays; floating ones are parameters.
+      *batch: trees of arrays: the data, and anything else that is no parameter, such as statistics
+        of normalisation or a key. 64 examples or more tell most.
+      optimizer: an Optax transformation, whose first update is measured if it is given.
+      has_aux: whether loss_fn gives `(loss, anything)`, as for `jax.grad`.
+
+    Returns:
+      A `Report`: `report.verdict` is 'ok', 'warning' or 'failure'; `report.findings` say why and
+      what helps; `report.layers` and `report.network` have all numbers. It can be printed, plotted
+      with `report.plot()`, and asserted healthy in a test with `report.assert_healthy()`.
+
+    Raises:
+      TypeError: loss_fn is not callable, or params holds something else than arrays.
+      ValueError: loss_fn gives something else than one floating number, or params holds no floating
+        array.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from initjax import he_normal
+      >>> def loss_fn(params, x):
+      ...     return jnp.square(jax.nn.relu(x @ params["in"]) @ params["out"]).mean()
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> params = {"in": he_normal()(keys[0], (32, 64)), "out": he_normal()(keys[1], (64, 4))}
+      >>> x = jax.random.normal(keys[2], (128, 32))
+      >>> audit(loss_fn, params, x).verdict
+      'ok'
+      >>> params["in"] = jnp.ones((32, 64))
+      >>> [finding.cause for finding in audit(loss_fn, params, x).findings]
+      ['symmetry']
+
+    Reference:
+      Schoenholz et al. 2017, "Deep Information Propagation", https://arxiv.org/abs/1611.01232;
+      Hanin and Nica 2020, "Products of Many Large Random Matrices and Gradients in Deep Neural
+      Networks", https://arxiv.org/abs/1812.05994; Doshi, He and Gromov 2023, "Critical
+      Initialization of Wide and Deep Neural Networks using Partial Jacobians",
+      https://arxiv.org/abs/2111.12143.
+    """
+    traced = trace("audit", loss_fn, params, batch, has_aux)
+    return reported(traced, measurer(traced, optimizer)(params, batch), params, batch)
+
+
+def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:
+    """Predicts, judges, and puts the report together."""
+    found = layers(traced, measured)
+    network = network_of(measured, found)
+    findings = judge(traced, measured, found, network, _not_finite(batch), tells(params))
+    return Report(
+        tuple(found), network, tuple(findings), unread_lines(traced.names, traced.anatomy.unread)
+    )
+
+
+def _not_finite(batch: tuple[Any, ...]) -> list[str]:
+    """The parts of a batch that are not finite."""
+    import jax
+    import jax.numpy as jnp
+
+    names = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.isfinite(leaf).all():
+            names.append("batch" + jax.tree_util.keystr(path))
+    return names

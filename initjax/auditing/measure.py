@@ -1,0 +1,438 @@
+"""One forward and one backward pass, with the statistics of every site on the way.
+
+Nothing is kept of activations or gradients but what stands in the result. What a pass back finds at
+a site comes out as the "gradient" of a slot: a dummy argument of an identity function whose rule
+of differentiation gives statistics of the cotangent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initjax.auditing.rerun import rerun
+from initjax.auditing.signals import IDENTITY, Expression, Path
+from initjax.auditing.sites import Site
+from initjax.auditing.trace import Traced
+
+if TYPE_CHECKING:
+    import jax
+
+BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
+FLAT = 0.06  # of its largest slope: tanh is less steep than that where it is beyond .97
+_ROWS, _COLUMNS = 64, 256  # of what a rank is taken of
+_PROBES = 4  # random directions in which the Jacobian is looked at
+_PRINT = 4096  # numbers of a parameter that are compared with another's
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """What one forward and one backward pass found, as NumPy arrays."""
+
+    loss: float
+    forward: dict[Path, dict[str, np.ndarray]]
+    """By site; with the lengths of the loops around it as leading axes."""
+    backward: dict[Path, dict[str, np.ndarray]]
+    parameters: list[dict[str, float]]
+    """By parameter; empty for integers."""
+    prints: list[np.ndarray]
+    """The first numbers of every parameter, of every slice of a stacked one: (slices, numbers)."""
+    jacobian: tuple[float, float] | None
+    """The mean square of the singular values of the last site's output by the first's, and the
+    condition of their Gram matrix in random directions; None where it was not taken."""
+
+
+def measurer(
+    traced: Traced, optimizer: Any = None
+) -> Callable[[Any, tuple[Any, ...]], Measurements]:
+    """Makes the function that measures: compiled at its first call.
+
+    Args:
+      traced: the program.
+      optimizer: an Optax transformation whose first update is measured too.
+
+    Returns:
+      A function of parameters and the batch.
+    """
+    import jax
+
+    sites = traced.anatomy.sites
+    hooks = _hooks(sites)
+    slots = {
+        path: _slot(tuple(length for _, length in site.loops))
+        for path, site in sites.items()
+        if site.differentiable
+    }
+    by_output = {sites[path].output: slot for path, slot in slots.items()}
+
+    def passes(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
+        inexact = {index: leaves[index] for index in traced.inexact}
+
+        def objective(inexact: dict[int, Any], slots: Any) -> Any:
+            arguments = [inexact.get(index, leaf) for index, leaf in enumerate(leaves)]
+            (loss,), records = rerun(traced.jaxpr, constants, [*arguments, *batch], hooks, slots)
+            return loss, records
+
+        (loss, records), (gradients, backward) = jax.value_and_grad(
+            objective, (0, 1), has_aux=True
+        )(inexact, by_output)
+        return (
+            loss,
+            _merged(records, sites),
+            {path: backward[sites[path].output] for path in slots},
+            _parameters(traced, leaves, gradients, optimizer),
+            [_print(leaf, stacked) for leaf, stacked in zip(leaves, _depths(traced), strict=True)],
+        )
+
+    compiled = jax.jit(passes)
+    jacobian = _jacobian(traced)
+
+    def measure(params: Any, batch: tuple[Any, ...]) -> Measurements:
+        leaves, inputs = jax.tree.leaves(params), jax.tree.leaves(batch)
+        results = compiled(leaves, inputs, traced.constants)
+        loss, forward, backward, parameters, prints = jax.tree.map(np.asarray, results)
+        return Measurements(
+            float(loss),
+            forward,
+            backward,
+            [{name: float(value) for name, value in found.items()} for found in parameters],
+            prints,
+            jacobian and jacobian(leaves, inputs),
+        )
+
+    return measure
+
+
+def _hooks(sites: dict[Path, Site]) -> dict[Path, Callable]:
+    hooks: dict[Path, Callable] = {}
+    for path, site in sites.items():
+        if site.output == path:
+            hooks[path] = functools.partial(_product_and_output, site)
+        else:
+            hooks[path] = functools.partial(_product, site)
+            hooks[site.output] = functools.partial(_output, site)
+    return hooks
+
+
+def _product_and_output(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
+    _, record = _product(site, operands, results, None)
+    results, more = _output(site, operands, results, slot)
+    return results, {**record, **more, "bias_square": np.float32(0)}
+
+
+def _product(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
+    """Measures a weight and what it is applied to."""
+    import jax.numpy as jnp
+
+    weight = operands[site.weight].astype(jnp.float32)
+    record = {
+        "weight_mean": weight.mean(),
+        "weight_square": jnp.square(weight).mean(),
+        "weight_largest": jnp.abs(weight).max(initial=0),
+        "weight_zeros": (weight == 0).mean(dtype=jnp.float32),
+        "weight_rank": _rank(_units_last(weight, site.weight_units), centered=False),
+    }
+    if site.kind == "embedding":
+        record["input_square"] = jnp.float32(1)
+        record["input_largest"] = jnp.float32(1)
+    else:
+        inputs = operands[1 - site.weight].astype(jnp.float32)
+        record["input_square"] = jnp.square(inputs).mean()
+        record["input_largest"] = jnp.abs(inputs).max(initial=0)
+    return results, record
+
+
+def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
+    """Measures a pre-activation, and in the pass back its gradient."""
+    import jax
+    import jax.numpy as jnp
+
+    output, *others = results
+    z = output.astype(jnp.float32)
+    matrix = _units_last(z, site.output_axes)
+    square = jnp.square(z).mean()
+    record = {
+        "mean": z.mean(),
+        "square": square,
+        "unit_variance": matrix.var(axis=0).mean(),
+        "correlation": _correlation(z, site.output_axes),
+        "rank": _rank(matrix),
+        "histogram": _histogram(matrix, square),
+        "finite": jnp.isfinite(z).all().astype(jnp.float32),
+        "samples": jnp.float32(matrix.shape[0]),
+        "units": jnp.float32(matrix.shape[1]),
+    }
+    if site.bias and len(operands) == 2:
+        sizes = [np.prod(operand.shape) for operand in operands]
+        bias = operands[int(np.argmin(sizes))].astype(jnp.float32)
+        record["bias_square"] = jnp.square(bias).mean()
+        record["bias_largest"] = jnp.abs(bias).max(initial=0)
+    if site.activation is not None and site.activation != IDENTITY:
+        _, slope = jax.jvp(site.activation, (matrix,), (jnp.ones_like(matrix),))
+        flat = jnp.abs(slope) < FLAT * steepest(site.activation)
+        record["flat"] = flat.mean(dtype=jnp.float32)
+        record["dead"] = flat.all(axis=0).mean(dtype=jnp.float32)
+    if slot is not None:
+        output = _probe(tuple(site.output_axes), output, slot)
+    return [output, *others], jax.lax.stop_gradient(record)
+
+
+@functools.lru_cache(maxsize=256)
+def steepest(activation: Expression) -> float:
+    """The largest slope of an activation between -5 and 5."""
+    import jax
+
+    with jax.ensure_compile_time_eval():
+        z = np.linspace(-5, 5, 1001, dtype=np.float32)
+        _, slope = jax.jvp(activation, (z,), (np.ones_like(z),))
+        return float(np.abs(slope).max())
+
+
+def _probe(axes: tuple[int, ...], z: jax.Array, slot: Any) -> jax.Array:
+    """z itself; in the pass back, statistics of its cotangent are the gradient of the slot."""
+    import jax
+
+    @jax.custom_vjp
+    def probe(z: jax.Array, slot: Any) -> jax.Array:
+        return z
+
+    def forward(z: jax.Array, slot: Any) -> Any:
+        return z, None
+
+    def backward(_: None, cotangent: jax.Array) -> Any:
+        return cotangent, _gradient(cotangent, axes)
+
+    probe.defvjp(forward, backward)
+    return probe(z, slot)
+
+
+def _gradient(cotangent: jax.Array, axes: tuple[int, ...]) -> dict[str, jax.Array]:
+    import jax.numpy as jnp
+
+    gradient = cotangent.astype(jnp.float32)
+    # A gradient of a mean over many examples may have squares that float32 cannot hold.
+    largest = jnp.abs(gradient).max(initial=0)
+    scaled = gradient / jnp.where(largest > 0, largest, 1)
+    matrix = _units_last(scaled, axes)
+    square = jnp.square(scaled).sum()
+    return {
+        "log_square": jnp.log(square) + 2 * jnp.log(largest),
+        "rank": _rank(matrix),
+        "histogram": _histogram(matrix, square / max(1, matrix.size)),
+        "silent": (matrix == 0).all(axis=0).mean(dtype=jnp.float32),
+    }
+
+
+def _slot(lengths: tuple[int | None, ...]) -> dict[str, np.ndarray]:
+    shape = tuple(length or 0 for length in lengths)
+    numbers = {name: np.zeros(shape, np.float32) for name in ("log_square", "rank", "silent")}
+    return {**numbers, "histogram": np.zeros((*shape, len(BINS) - 1), np.float32)}
+
+
+def _units_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """An array as a matrix of (samples, units)."""
+    import jax.numpy as jnp
+
+    others = [axis for axis in range(array.ndim) if axis not in axes]
+    units = int(np.prod([array.shape[axis] for axis in axes], initial=1))
+    return jnp.transpose(array, (*others, *axes)).reshape(-1, units)
+
+
+def _rank(matrix: jax.Array, centered: bool = True) -> jax.Array:
+    """The effective rank of the units' functions: the participation ratio of their covariance.
+
+    1 if all units compute the same function of the batch but for a factor and, if centered, an
+    offset; 0 if they compute nothing. Of at most 64 samples and 256 units.
+    """
+    import jax.numpy as jnp
+
+    rows, columns = (
+        -(-size // most) for size, most in zip(matrix.shape, (_ROWS, _COLUMNS), strict=True)
+    )
+    sample = matrix[:: max(rows, 1), :: max(columns, 1)]
+    largest = jnp.abs(sample).max(initial=0)
+    sample = sample / jnp.where(largest > 0, largest, 1)
+    if centered:
+        sample = sample - sample.mean(axis=0)
+        sample = jnp.where(jnp.abs(sample) > 1e-5, sample, 0)  # rounding is not a direction
+    gram = jnp.matmul(sample, sample.T, precision="highest")
+    whole, parts = jnp.trace(gram) ** 2, jnp.square(gram).sum()
+    return jnp.where(parts > 0, whole / jnp.where(parts > 0, parts, 1), 0)
+
+
+def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean cosine of the pre-activations of one example and the next."""
+    import jax.numpy as jnp
+
+    others = [axis for axis in range(z.ndim) if axis not in axes and z.shape[axis] > 1]
+    if not others:
+        return jnp.float32(jnp.nan)
+    moved = jnp.moveaxis(z, others[0], 0)
+    kept = tuple(axis + (axis < others[0]) for axis in axes)
+    one, next_one = moved[:-1], moved[1:]
+    squares = jnp.square(moved).sum(kept)
+    norms = jnp.sqrt(squares[:-1] * squares[1:])
+    products = (one * next_one).sum(kept)
+    counted = norms > 0
+    cosines = jnp.where(counted, products / jnp.where(counted, norms, 1), 0)
+    return cosines.sum() / jnp.maximum(counted.sum(), 1)
+
+
+def _histogram(matrix: jax.Array, square: jax.Array) -> jax.Array:
+    """The part of the numbers in every bin, in root mean squares, of at most 4096 numbers."""
+    import jax.numpy as jnp
+
+    numbers = matrix.reshape(-1)
+    numbers = numbers[:: max(1, numbers.size // 4096)][:4096]
+    scaled = numbers / jnp.sqrt(jnp.where(square > 0, square, 1))
+    clipped = jnp.clip(scaled, BINS[0], BINS[-1] - 1e-6)[:, None]
+    return ((clipped >= BINS[:-1]) & (clipped < BINS[1:])).mean(axis=0, dtype=jnp.float32)
+
+
+def _merged(records: dict[Path, Any], sites: dict[Path, Site]) -> dict[Path, Any]:
+    """The records of a site's product and of its output as one."""
+    merged = {}
+    for path, site in sites.items():
+        merged[path] = {**records.get(path, {}), **records.get(site.output, {})}
+    return merged
+
+
+def _parameters(
+    traced: Traced, leaves: list[Any], gradients: dict[int, Any], optimizer: Any
+) -> list[dict[str, Any]]:
+    import jax
+    import jax.numpy as jnp
+
+    updates: list[Any] = [None] * len(leaves)
+    if optimizer is not None:
+        params = jax.tree.unflatten(traced.structure, leaves)
+        filled = [
+            gradients[index] if index in gradients else jnp.zeros_like(leaf)
+            for index, leaf in enumerate(leaves)
+        ]
+        tree = jax.tree.unflatten(traced.structure, filled)
+        changes, _ = optimizer.update(tree, optimizer.init(params), params)
+        updates = jax.tree.leaves(changes)
+
+    def describe(index: int) -> dict[str, Any]:
+        if index not in gradients:
+            return {}
+        leaf, gradient = (
+            jnp.asarray(array).astype(jnp.float32) for array in (leaves[index], gradients[index])
+        )
+        found = {
+            "mean": leaf.mean(),
+            "stddev": leaf.std(),
+            "finite": jnp.isfinite(leaf).all().astype(jnp.float32),
+            "gradient": jnp.sqrt(jnp.square(gradient / _whole(gradient)).mean()) * _whole(gradient),
+        }
+        if updates[index] is not None:
+            found["update"] = jnp.std(updates[index].astype(jnp.float32))
+        return found
+
+    return [describe(index) for index in range(len(leaves))]
+
+
+def _whole(array: jax.Array) -> jax.Array:
+    """The largest absolute number, or 1."""
+    import jax.numpy as jnp
+
+    largest = jnp.abs(array).max(initial=0)
+    return jnp.where(largest > 0, largest, 1)
+
+
+def _depths(traced: Traced) -> list[int]:
+    """How many leading axes of every parameter are those of loops."""
+    depths = [0] * len(traced.names)
+    for site in traced.anatomy.sites.values():
+        for source in site.sources:
+            depths[source.leaf] = max(depths[source.leaf], len(source.stacked))
+    return depths
+
+
+def _print(leaf: Any, stacked: int) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.ndim - stacked < 2:
+        return jnp.zeros((0, 0), jnp.float32)
+    slices = leaf.reshape(int(np.prod(leaf.shape[:stacked], initial=1)), -1)
+    return jax.lax.slice_in_dim(slices, 0, min(_PRINT, slices.shape[1]), axis=1).astype(jnp.float32)
+
+
+def _jacobian(traced: Traced) -> Callable | None:
+    """A function that measures the Jacobian between the first site and the last."""
+    import jax
+    import jax.numpy as jnp
+
+    sites = traced.anatomy.sites
+    ends = list(sites.values())
+    if len(ends) < 2 or ends[0].loops or ends[-1].loops:
+        return None
+    first, last = ends[0], ends[-1]
+    if _sample_axis(first) is None or _sample_axis(last) is None:
+        return None
+
+    def passes(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
+        def add(operands: list, results: list, slot: Any) -> tuple[list, Any]:
+            return [results[0] + slot.astype(results[0].dtype), *results[1:]], None
+
+        def keep(operands: list, results: list, slot: Any) -> tuple[list, Any]:
+            return results, results[0]
+
+        def between(shift: Any) -> Any:
+            hooks = {first.output: add, last.output: keep}
+            slots = {first.output: shift}
+            _, records = rerun(traced.jaxpr, constants, [*leaves, *batch], hooks, slots)
+            return records[last.output].astype(jnp.float32)
+
+        shape = _output_aval(traced, first)
+        outputs, pullback = jax.vjp(between, jnp.zeros(shape.shape, jnp.float32))
+        examples = outputs.shape[_sample_axis(last) or 0]
+        per_example = outputs.size // examples
+        directions = min(_PROBES, per_example)
+        keys = jax.random.split(jax.random.key(0), directions)
+
+        def pull(key: jax.Array) -> jax.Array:
+            (back,) = pullback(jax.random.normal(key, outputs.shape))
+            return jnp.moveaxis(back, _sample_axis(first) or 0, 0).reshape(
+                back.shape[_sample_axis(first) or 0], -1
+            )
+
+        back = jax.lax.map(pull, keys)  # (directions, examples, numbers)
+        scale = _whole(back)
+        gram = jnp.einsum("ien,jen->eij", back / scale, back / scale, precision="highest")
+        norm = jnp.trace(gram, axis1=1, axis2=2).mean() / directions / per_example
+        spectrum = jnp.linalg.eigvalsh(gram)
+        condition = jnp.sqrt(spectrum[:, -1] / jnp.maximum(spectrum[:, 0], 1e-30))
+        return jnp.log(norm) + 2 * jnp.log(scale), jnp.median(condition)
+
+    compiled = jax.jit(passes)
+
+    def measure(leaves: list[Any], batch: list[Any]) -> tuple[float, float]:
+        log_norm, condition = compiled(leaves, batch, traced.constants)
+        return float(np.exp(np.float64(log_norm))), float(condition)
+
+    return measure
+
+
+def _sample_axis(site: Site) -> int | None:
+    """The first axis of a site's output that is none of its units'."""
+    axis = 0
+    while axis in site.output_axes:
+        axis += 1
+    return axis if axis <= len(site.output_axes) else None
+
+
+def _output_aval(traced: Traced, site: Site) -> Any:
+    from initjax.auditing.sites import inner_programs
+
+    jaxpr = traced.jaxpr
+    for index, number in zip(site.output[:-1:2], site.output[1::2], strict=True):
+        jaxpr = inner_programs(jaxpr.eqns[index])[number].jaxpr
+    return jaxpr.eqns[site.output[-1]].outvars[0].aval

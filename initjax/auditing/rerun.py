@@ -1,0 +1,224 @@
+"""Run a computation again, equation by equation, with a hand on chosen equations.
+
+A hook is called with what its equation computed and gives what shall be used instead, and a record.
+Nested programs are entered only on the way to a hook: all else runs as it stands, with its own
+rules of differentiation. Records of a loop are stacked, one for every turn; those of a while loop
+are the last turn's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from initjax.auditing.signals import Path
+from initjax.auditing.sites import inner_programs
+
+Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
+"""Maps the operands of an equation, its results, and the slot of this equation to the results that
+are used instead, and a record. A record of None is no record."""
+
+
+def rerun(
+    jaxpr: Any,
+    constants: Sequence[Any],
+    arguments: Sequence[Any],
+    hooks: Mapping[Path, Hook],
+    slots: Mapping[Path, Any] | None = None,
+) -> tuple[list[Any], dict[Path, Any]]:
+    """Evaluates a jaxpr with hooks.
+
+    Args:
+      jaxpr: a jaxpr.
+      constants: what it closes over.
+      arguments: its inputs.
+      hooks: by the path of the equation.
+      slots: any values for the hooks, by the same paths; those of a hook inside of loops have the
+        loops' lengths as leading axes, outermost first, and the hook gets its turn's.
+
+    Returns:
+      The outputs, and the records by path, with such leading axes too.
+    """
+    return _program(jaxpr, constants, arguments, hooks, dict(slots or {}), ())
+
+
+def _program(
+    jaxpr: Any,
+    constants: Sequence[Any],
+    arguments: Sequence[Any],
+    hooks: Mapping[Path, Hook],
+    slots: dict[Path, Any],
+    path: Path,
+) -> tuple[list[Any], dict[Path, Any]]:
+    from jax.extend.core import Literal
+
+    env: dict[Any, Any] = {}
+    records: dict[Path, Any] = {}
+    last = _last_uses(jaxpr)
+
+    def read(var: Any) -> Any:
+        return var.val if isinstance(var, Literal) else env[var]
+
+    env.update(zip(jaxpr.constvars, constants, strict=True))
+    env.update(zip(jaxpr.invars, arguments, strict=True))
+    for index, eqn in enumerate(jaxpr.eqns):
+        here = (*path, index)
+        operands = list(map(read, eqn.invars))
+        inside = [hook for hook in hooks if hook[: len(here)] == here and hook != here]
+        if inside:
+            results, found = _nested(eqn, operands, hooks, slots, here)
+            records.update(found)
+        else:
+            results = _bind(eqn, operands)
+        if here in hooks:
+            results, record = hooks[here](operands, results, slots.get(here))
+            if record is not None:
+                records[here] = record
+        env.update(zip(eqn.outvars, results, strict=True))
+        for var in last.get(index, ()):  # what is no longer needed is let go
+            env.pop(var, None)
+    return list(map(read, jaxpr.outvars)), records
+
+
+def _last_uses(jaxpr: Any) -> dict[int, list[Any]]:
+    from jax.extend.core import Literal
+
+    last: dict[Any, int] = {}
+    for index, eqn in enumerate(jaxpr.eqns):
+        for var in eqn.invars:
+            if not isinstance(var, Literal):
+                last[var] = index
+    for var in jaxpr.outvars:
+        if not isinstance(var, Literal):
+            last.pop(var, None)
+    uses: dict[int, list[Any]] = {}
+    for var, index in last.items():
+        uses.setdefault(index, []).append(var)
+    return uses
+
+
+def _bind(eqn: Any, operands: list[Any]) -> list[Any]:
+    params = eqn.primitive.get_bind_params(eqn.params)
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*operands, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _nested(
+    eqn: Any,
+    operands: list[Any],
+    hooks: Mapping[Path, Hook],
+    slots: dict[Path, Any],
+    path: Path,
+) -> tuple[list[Any], dict[Path, Any]]:
+    import jax
+
+    name, params = eqn.primitive.name, eqn.params
+    programs = inner_programs(eqn)
+
+    def run(number: int, arguments: Sequence[Any], slots: dict[Path, Any]) -> Any:
+        program = programs[number]
+        here = (*path, number)
+        return _program(program.jaxpr, program.consts, arguments, hooks, slots, here)
+
+    if name == "scan":
+        return _scan(params, operands, slots, path, run)
+    if name == "while":
+        return _while(params, operands, run)
+    if name == "cond":
+        return _cond(operands, slots, run, len(programs))
+    if name in ("remat", "remat2", "checkpoint"):
+        again = jax.checkpoint(  # what it saves by computing twice is still saved
+            lambda *arguments: run(0, arguments[0], arguments[1]),
+            policy=params["policy"],
+            prevent_cse=params["prevent_cse"],
+        )
+        inner = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
+        return again(operands, inner)
+    return run(0, operands, slots)
+
+
+def _scan(
+    params: dict[str, Any],
+    operands: list[Any],
+    slots: dict[Path, Any],
+    path: Path,
+    run: Callable,
+) -> tuple[list[Any], dict[Path, Any]]:
+    import jax
+
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    constants = operands[:num_consts]
+    mine = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
+
+    def body(carry: Any, turn: Any) -> Any:
+        slices, slots = turn
+        outs, records = run(0, [*constants, *carry, *slices], slots)
+        return outs[:num_carry], (outs[num_carry:], records)
+
+    carry, (stacked, records) = jax.lax.scan(
+        body,
+        operands[num_consts : num_consts + num_carry],
+        (operands[num_consts + num_carry :], mine),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *stacked], records
+
+
+def _while(
+    params: dict[str, Any], operands: list[Any], run: Callable
+) -> tuple[list[Any], dict[Path, Any]]:
+    import jax
+    import jax.numpy as jnp
+
+    num_test, num_body = params["cond_nconsts"], params["body_nconsts"]
+    test_constants = operands[:num_test]
+    body_constants = operands[num_test : num_test + num_body]
+    start = operands[num_test + num_body :]
+
+    def test(state: Any) -> Any:
+        ((outcome,), _) = run(0, [*test_constants, *state[0]], {})
+        return outcome
+
+    def body(state: Any) -> Any:
+        return run(1, [*body_constants, *state[0]], {})
+
+    shapes = jax.eval_shape(lambda: body((start, {}))[1])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    outs, records = jax.lax.while_loop(test, body, (start, nothing))
+    return list(outs), records
+
+
+def _cond(
+    operands: list[Any], slots: dict[Path, Any], run: Callable, number: int
+) -> tuple[list[Any], dict[Path, Any]]:
+    import jax
+    import jax.numpy as jnp
+
+    index, *arguments = operands
+    branches = [
+        lambda arguments, slots, branch=branch: run(branch, arguments, slots)
+        for branch in range(number)
+    ]
+    shapes = [jax.eval_shape(branch, arguments, slots)[1] for branch in branches]
+    everything = {key: record for shape in shapes for key, record in shape.items()}
+
+    def filled(branch: Callable) -> Callable:
+        """The branch, with records of zeros for the hooks of the others."""
+
+        def run_and_fill(arguments: Any, slots: Any) -> Any:
+            outs, records = branch(arguments, slots)
+            nothing = {
+                key: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+                for key, shape in everything.items()
+                if key not in records
+            }
+            return outs, {key: {**records, **nothing}[key] for key in everything}
+
+        return run_and_fill
+
+    position = jnp.asarray(index, jnp.int32)
+    outs, records = jax.lax.switch(position, list(map(filled, branches)), arguments, slots)
+    return list(outs), records

@@ -1,0 +1,112 @@
+"""A loss function as a program that can be read: its jaxpr, its parameters' names, its anatomy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from initjax.auditing.sites import Anatomy, find
+from initjax.trees import paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A loss function, traced for parameters and a batch of certain shapes."""
+
+    jaxpr: Any
+    constants: list[Any]
+    structure: Any
+    """The structure of the parameters' tree."""
+    names: list[str]
+    """The paths of the parameters."""
+    shapes: list[Any]
+    """The parameters' shapes and dtypes."""
+    anatomy: Anatomy
+    has_batch: bool
+
+    @property
+    def inexact(self) -> list[int]:
+        """The parameters that a gradient can be taken of."""
+        import jax.numpy as jnp
+
+        return [
+            index
+            for index, shape in enumerate(self.shapes)
+            if jnp.issubdtype(shape.dtype, jnp.inexact)
+        ]
+
+
+def trace(
+    owner: str, loss_fn: Callable, params: Any, batch: tuple[Any, ...], has_aux: bool
+) -> Traced:
+    """Traces a loss function and finds its layers.
+
+    Args:
+      owner: the function that an error names.
+      loss_fn: maps `(params, *batch)` to a scalar, or to a scalar and anything else if has_aux.
+      params: a tree of arrays.
+      batch: trees of arrays.
+      has_aux: whether loss_fn gives more than the loss.
+
+    Returns:
+      The program.
+
+    Raises:
+      TypeError: loss_fn is not callable, or params holds something else than arrays.
+      ValueError: there are no floating parameters, or loss_fn does not give one floating number.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if not callable(loss_fn):
+        raise TypeError(f"{owner}: loss_fn must be a function of (params, *batch), got {loss_fn!r}")
+    leaves, structure = jax.tree.flatten(params)
+    names = paths(params)
+    for name, leaf in zip(names, leaves, strict=True):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            raise TypeError(
+                f"{owner}: the parameter {name!r} is {leaf!r}, not an array; give loss_fn what is"
+                " no array in another way, as equinox.partition and flax.nnx.split do"
+            )
+    shapes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    if not any(jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes):
+        raise ValueError(
+            f"{owner}: params holds no floating array; it comes first: {owner}(loss_fn, params,"
+            " *batch)"
+        )
+
+    def flat(leaves: list[Any], batch: tuple[Any, ...]) -> Any:
+        result = loss_fn(jax.tree.unflatten(structure, leaves), *batch)
+        if has_aux:
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise ValueError(f"{owner}: with has_aux, loss_fn must give (loss, anything)")
+            result, _ = result
+        if isinstance(result, tuple | list | dict) or jnp.shape(result) != ():
+            given = jax.tree.map(jnp.shape, result)
+            raise ValueError(
+                f"{owner}: loss_fn must give one number, got"
+                + (
+                    f" {given}; with a loss and something else, has_aux=True leaves that out"
+                    if isinstance(result, tuple | list | dict)
+                    else f" an array of shape {given}; take its mean"
+                )
+            )
+        if not jnp.issubdtype(jnp.result_type(result), jnp.floating):
+            raise ValueError(
+                f"{owner}: loss_fn must give a floating number, got {jnp.result_type(result)}"
+            )
+        return result
+
+    closed = jax.make_jaxpr(flat)(leaves, batch)
+    return Traced(
+        jaxpr=closed.jaxpr,
+        constants=list(closed.consts),
+        structure=structure,
+        names=names,
+        shapes=shapes,
+        anatomy=find(closed, len(leaves)),
+        has_batch=bool(jax.tree.leaves(batch)),
+    )
