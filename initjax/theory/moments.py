@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax._values import checked_choice, checked_number, is_traced, nearest_first
+from initjax._values import checked_choice, checked_number
+from initjax.theory._activation import differentiation, evaluator
 
 KINDS = ("forward", "centered", "backward")
 
@@ -27,6 +28,7 @@ _K = np.arange(1, 14)
 _RECURRENCE = np.diag(np.sqrt(_K * (_K + 2) / ((2 * _K + 1) * (2 * _K + 3))), 1)
 _NODES = np.concatenate([[-1.0], np.linalg.eigvalsh(_RECURRENCE, "U"), [1.0]])
 _WEIGHTS = 2 / (16 * 15 * np.polynomial.Legendre.basis(15)(_NODES) ** 2)
+_DIFFERENTIATION = differentiation(_NODES)
 _REACH = 12.0  # standard deviations; beyond it a normal law has less than 1e-32
 _PANELS = 24 * 256  # at first
 _TOLERANCE = 1e-14  # of a panel's integral, relative to the whole
@@ -75,13 +77,15 @@ def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
       chaos", equations 3 and 5, https://arxiv.org/abs/1606.05340
     """
     stddev = checked_number("moments", "variance", variance, minimum=0) ** 0.5
-    evaluate = _evaluator(activation)
+    evaluate = evaluator("gain", activation)
 
     def integrals(panels: np.ndarray) -> np.ndarray:
         """The three integrals over each panel [left, right], in standard deviations."""
         half = (panels[:, 1:] - panels[:, :1]) / 2
         z = panels[:, :1] + half * (_NODES + 1)
-        value, derivative = evaluate(z * stddev, half * stddev)
+        value, derivative = evaluate(z * stddev)
+        if derivative is None:
+            derivative = value @ _DIFFERENTIATION.T / (half * stddev)
         density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * half * _WEIGHTS
         with np.errstate(over="ignore"):
             powers = np.stack([value, value**2, derivative**2], axis=-1)
@@ -216,85 +220,3 @@ def torch_gain(nonlinearity: str, param: float | None = None) -> float:
         return _TORCH_GAINS[name]
     slope = 0.01 if param is None else checked_number("torch_gain", "param", param)
     return (2 / (1 + slope**2)) ** 0.5
-
-
-def _evaluator(activation: Callable | str) -> Callable:
-    """A function of nodes (panels, 16) and half widths to the activation and its derivative."""
-    import jax
-    import jax.numpy as jnp
-
-    if isinstance(activation, str):
-        name, found = activation, getattr(jax.nn, activation, None)
-        if not callable(found) or name.startswith("_"):
-            known = ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu"]
-            raise ValueError(
-                f"gain: {name!r} is no activation in jax.nn; it has"
-                f" {', '.join(nearest_first(name, [*known, 'softplus', 'mish', 'identity']))}, ..."
-            )
-        activation = found
-    if not callable(activation):
-        raise TypeError(f"gain: the activation must be a function or a name, got {activation!r}")
-    function: Callable = activation
-    rows = 256  # evaluated at a time: one shape, one compilation
-
-    @jax.jit
-    def traced(z):
-        value, pullback = jax.vjp(function, z)
-        return value, pullback(jnp.ones_like(value))[0]
-
-    def untraced(z):
-        value = np.asarray(function(z), np.float64)
-        return value, value @ _DIFFERENTIATION.T
-
-    def evaluate(z: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        padding = -len(z) % rows
-        padded = np.concatenate([z, np.zeros((padding, z.shape[1]))])
-        parts = []
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            for start in range(0, len(padded), rows):
-                part = chosen(padded[start : start + rows])
-                if any(map(is_traced, part)):
-                    raise TypeError(
-                        f"gain: {activation!r} depends on a number that is traced by jax.jit,"
-                        " jax.vmap or jax.grad; a gain has to be known when it is asked for"
-                    )
-                parts.append(list(map(np.asarray, part)))
-        value, derivative = (
-            np.concatenate(column)[: len(z)] for column in zip(*parts, strict=True)
-        )
-        if chosen is untraced:
-            derivative = derivative / half
-        return np.asarray(value, np.float64), np.asarray(derivative, np.float64)
-
-    sample = np.linspace(-3.1, 2.9, rows * len(_NODES)).reshape(rows, -1)
-    chosen = traced
-    try:
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            shape = jax.eval_shape(traced, sample)[0].shape
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
-        chosen, shape = untraced, np.shape(function(sample))
-    by_itself = shape == sample.shape
-    if by_itself:
-        # Every other number, at another place and among others, has to give the same.
-        mixed = sample.copy()
-        mixed[:, 1::2] = 2 * sample[:, 1::2] + 0.7
-        moved = np.roll(mixed.ravel(), 5).reshape(sample.shape)
-        ones = np.ones((rows, 1))
-        there, back = (evaluate(z, ones)[0].ravel() for z in (sample, moved))
-        by_itself = np.allclose(there[::2], np.roll(back, -5)[::2], atol=1e-6, equal_nan=True)
-    if not by_itself:
-        raise ValueError(f"gain: {activation!r} must act on each number by itself")
-    return evaluate
-
-
-def _differentiation() -> np.ndarray:
-    """The matrix from values at the nodes to the derivatives of the polynomial through them."""
-    difference = _NODES[:, None] - _NODES[None, :] + np.eye(len(_NODES))
-    weight = 1 / np.prod(difference, axis=1)
-    matrix = weight[None, :] / weight[:, None] / difference
-    np.fill_diagonal(matrix, 0)
-    np.fill_diagonal(matrix, -matrix.sum(axis=1))
-    return matrix
-
-
-_DIFFERENTIATION = _differentiation()
