@@ -1,0 +1,242 @@
+"""Where an activation is smooth: pieces on which a polynomial follows it to ten digits.
+
+They are found once, by looking densely at values and derivatives and halving where no polynomial
+follows them; kinks and jumps, wherever they are, become edges of pieces. From then on Gaussian
+expectations are a few vector operations. Pieces are laid out by powers of two, so that they serve
+all standard deviations within a factor of four, and no spike wider than 3e-4 of its distance from
+zero is missed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from initjax.theory._activation import Evaluate, differentiation, evaluator
+
+ORDER = 16
+NODES, WEIGHTS = legendre.leggauss(ORDER)
+_DIFFERENTIATION = differentiation(NODES)
+_DENSE = 1024  # places to look at in a quarter of an octave
+_DEEPEST = 52  # halvings
+_MOST = 4000  # pieces to be halved at once; only noise, as of a float32 function, has so many
+_TOLERANCES = (1e-10, 1e-6, 1e-3, np.inf)  # relative to the largest number no farther from zero
+_EPSILON = np.finfo(float).eps
+_ROUNDING = 1e-14  # of values, relative to the same
+_NARROW = 1e-11  # of its distance from zero: how closely a kink is found in rounded values
+
+
+class Pieces(NamedTuple):
+    """An activation around zero, ready to be integrated."""
+
+    evaluate: Evaluate
+    nodes: np.ndarray
+    weights: np.ndarray
+    value: np.ndarray
+    derivative: np.ndarray
+    at_zero: float
+    """The activation there."""
+    breaks: np.ndarray
+    """Kinks and jumps."""
+    edges: np.ndarray
+    """Of pieces as large as may be; kinks and jumps are among them."""
+    tolerance: float
+    singular: bool
+    """Whether there is a place that no halving makes smooth, such as 0 for a square root."""
+
+
+class _Resolved(NamedTuple):
+    left: np.ndarray
+    right: np.ndarray
+    value: np.ndarray
+    derivative: np.ndarray
+    ends: np.ndarray
+    """Where halving ended before a polynomial followed."""
+
+
+def evaluate(activation: Callable, checked: bool = True) -> Evaluate:
+    """What evaluates an activation, made once for each; checked, it refuses what is not finite."""
+    return cached(_evaluators, activation)[checked]
+
+
+def pieces(activation: Callable, low: int, high: int) -> Pieces:
+    """The pieces within 2**high of zero, the innermost of which reach to 2**low."""
+    return cached(_pieces, activation, low, high)
+
+
+def at_point(activation: Callable, point: float) -> float:
+    """The activation there, whether or not it is finite."""
+    return float(evaluate(activation, checked=False)(np.full(1, point))[0][0])
+
+
+def cached(function: Any, *arguments: Any) -> Any:
+    """Calls what keeps results for its first argument, if that can be a key, and else anew."""
+    try:
+        return function(*arguments)
+    except TypeError:
+        if getattr(arguments[0], "__hash__", None) is not None:
+            raise
+        return function.__wrapped__(*arguments)  # cannot be a key of the cache
+
+
+@functools.lru_cache(maxsize=256)
+def _evaluators(activation: Callable) -> tuple[Evaluate, Evaluate]:
+    function = evaluator("theory", activation)
+
+    def checked(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        value, derivative = function(z)
+        for array in (value, derivative):
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(
+                    f"theory: {activation!r} or its derivative is not finite everywhere"
+                )
+        return value, derivative
+
+    return function, checked
+
+
+@functools.lru_cache(maxsize=512)
+def _pieces(activation: Callable, low: int, high: int) -> Pieces:
+    function = evaluate(activation)
+    at_zero = at_point(activation, 0.0)
+    quarters = 2.0 ** np.repeat(np.arange(low, high), 4) * np.tile([1, 1.25, 1.5, 1.75], high - low)
+    positive = np.append(quarters, 2.0**high)
+    edges = np.concatenate([-positive[::-1], [0], positive])
+    scale = functools.partial(_scale, positive, _largest(function, positive))
+    for tolerance in _TOLERANCES:
+        found = _resolved(function, edges, scale, tolerance)
+        breaks, singular = np.zeros(0), False
+        if found is not None and len(found.ends):
+            # Again from the breaks that were found: what stays rough beside them is singular.
+            breaks = found.ends
+            found = _resolved(function, np.union1d(edges, breaks), scale, tolerance)
+            singular = found is not None and len(found.ends) > 0
+        if found is not None:
+            break
+    else:
+        raise AssertionError("whatever is rough passes with an infinite tolerance")
+    left, right, value, derivative, _ = found
+    breaks = _breaks(function, left, right, scale, tolerance)
+    ends = np.concatenate([edges[:1], breaks, found.ends, edges[-1:]])
+    whole = _resolved(function, np.unique(ends), scale, tolerance) or found
+    half = (right - left)[:, None] / 2
+    return Pieces(
+        function,
+        (left[:, None] + half * (NODES + 1)).ravel(),
+        (half * WEIGHTS).ravel(),
+        value.ravel(),
+        derivative.ravel(),
+        at_zero if math.isfinite(at_zero) else 0.0,
+        np.union1d(breaks, found.ends),
+        np.union1d(whole.left, whole.right),
+        tolerance,
+        singular,
+    )
+
+
+def _largest(function: Evaluate, radii: np.ndarray) -> np.ndarray:
+    """The largest value and derivative, both absolute, that were seen within each radius.
+
+    At the least a thousandth of those within the fifth octave, about a standard deviation: what
+    cancels to nearly nothing around zero is rounded like that from which it cancels.
+    """
+    z = radii[:, None] * (1 + np.arange(16) / 64)
+    z[0] = radii[0] * 0.5 ** np.arange(0, 64, 4)
+    seen = []
+    for array in function(np.stack([z, -z])):
+        largest = np.zeros(len(radii)) if array is None else np.abs(array).max(axis=(0, 2))
+        largest = np.maximum.accumulate(largest)
+        seen.append(np.maximum(largest, 1e-3 * largest[20]) + 1e-300)
+    return np.stack(seen)
+
+
+def _scale(radii: np.ndarray, seen: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """What errors of values and derivatives within a radius are relative to: (2, radii)."""
+    return seen[:, np.minimum(np.searchsorted(radii, radius), len(radii) - 1)]
+
+
+@functools.cache
+def _looks(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places in [-1, 1] and the matrix from a polynomial's values at the nodes to those there."""
+    places = np.linspace(-1, 1, number) * (1 - 1e-11)
+    barycentric = 1 / np.prod(NODES[:, None] - NODES + np.eye(ORDER), axis=1)
+    matrix = barycentric / (places[:, None] - NODES)
+    return places, np.ascontiguousarray((matrix / matrix.sum(axis=1, keepdims=True)).T)
+
+
+def _resolved(
+    function: Evaluate, edges: np.ndarray, scale: Callable, tolerance: float
+) -> _Resolved | None:
+    """Halves the pieces between edges until polynomials follow; None if they get too many."""
+    left, right = edges[:-1], edges[1:]
+    done, ends = [], []
+    for level in range(_DEEPEST):
+        places, interpolate = _looks(max(_DENSE >> level, 32))
+        half = (right - left)[:, None] / 2
+        radius = np.maximum(np.abs(left), np.abs(right))
+        near = 8 * _EPSILON * radius[:, None]
+        at_nodes = left[:, None] + half * (NODES + 1)
+        at_places = left[:, None] + half * (places + 1)
+        at_places = np.clip(at_places, left[:, None] + near, right[:, None] - near)
+        values, derivatives = function(np.concatenate([at_nodes, at_places], axis=1))
+        value, size = values[:, :ORDER], scale(radius)
+        rough = _error(value, interpolate, values[:, ORDER:])
+        if derivatives is None:
+            # Errors of the derivative show in the value, as far as that is not rounded.
+            derivative = value @ _DIFFERENTIATION.T / half
+            limit = np.maximum(tolerance * half[:, 0] / radius, _ROUNDING)
+            rough = rough > limit * np.maximum(size[0], np.abs(values).max(axis=1))
+            narrow = half[:, 0] <= _NARROW * radius
+        else:
+            derivative = derivatives[:, :ORDER]
+            error = _error(derivative, interpolate, derivatives[:, ORDER:])
+            size = np.maximum(size, [np.abs(array).max(axis=1) for array in (values, derivatives)])
+            rough = (rough > tolerance * size[0]) | (error > tolerance * size[1])
+            narrow = half[:, 0] <= 16 * _EPSILON * radius
+        done.append((left[~rough], right[~rough], value[~rough], derivative[~rough]))
+        ends.append(np.stack([left, right])[:, rough & narrow])
+        left, right = left[rough & ~narrow], right[rough & ~narrow]
+        if not len(left):
+            break
+        if len(left) > _MOST:
+            return None
+        middle = (left + right) / 2
+        left = np.stack([left, middle], axis=1).ravel()
+        right = np.stack([middle, right], axis=1).ravel()
+    ends.append(np.stack([left, right]))
+    joined = [np.concatenate(column) for column in zip(*done, strict=True)]
+    order = np.argsort(joined[0])
+    left, right = np.sort(np.concatenate(ends, axis=1), axis=1)
+    first = np.append(-np.inf, right)[:-1] < left  # neighbours are one place
+    last = np.append(first[1:], True)[: len(left)]
+    places = (left[first] + right[last]) / 2
+    left, right, value, derivative = (column[order] for column in joined)
+    return _Resolved(left, right, value, derivative, places)
+
+
+def _error(at_nodes: np.ndarray, interpolate: np.ndarray, at_places: np.ndarray) -> np.ndarray:
+    # Not by @, whose threads wait for each other longer than this takes.
+    return np.abs(np.einsum("pn,nl->pl", at_nodes, interpolate) - at_places).max(axis=1)
+
+
+def _breaks(
+    function: Evaluate, left: np.ndarray, right: np.ndarray, scale: Callable, tolerance: float
+) -> np.ndarray:
+    """The edges across which no polynomial follows."""
+    edges = (right[:-1] + left[1:]) / 2
+    reach = np.minimum(right[:-1] - left[:-1], right[1:] - left[1:])[:, None] / 4
+    places = np.concatenate([(NODES - 1) / 2, (NODES + 1) / 2])
+    vandermonde = legendre.legvander(places, ORDER - 1)
+    residual = np.eye(len(places)) - vandermonde @ np.linalg.pinv(vandermonde)
+    broken = np.zeros(len(edges), bool)
+    sizes = scale(np.maximum(-left[:-1], right[1:]))
+    for array, size in zip(function(edges[:, None] + reach * places), sizes, strict=True):
+        if array is not None:
+            size = np.maximum(size, np.abs(array).max(axis=1))
+            broken |= np.abs(array @ residual).max(axis=1) > 10 * tolerance * size
+    return edges[broken]
