@@ -6,6 +6,7 @@ be hashed, compared and pickled, and its `repr` is a specification that `parse` 
 
 from initjax._values import Initializer
 from initjax.auditing.audit import audit
+from initjax.auditing.fix import fix
 from initjax.constants import constant, dirac, hadamard_identity, identity, ones, stft, zeros
 from initjax.fans import (
     compute_fans,
@@ -75,6 +76,7 @@ __all__ = [
     "dirac",
     "einsum_fans",
     "embedding_fans",
+    "fix",
     "fixup",
     "gain",
     "get",

@@ -121,7 +121,7 @@ def _hooks(sites: dict[Path, Site]) -> dict[Path, Callable]:
 def _product_and_output(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
     _, record = _product(site, operands, results, None)
     results, more = _output(site, operands, results, slot)
-    return results, {**record, **more, "bias_square": np.float32(0)}
+    return results, {**record, **more}
 
 
 def _product(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
@@ -165,12 +165,11 @@ def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list,
         "finite": jnp.isfinite(z).all().astype(jnp.float32),
         "samples": jnp.float32(matrix.shape[0]),
         "units": jnp.float32(matrix.shape[1]),
+        "bias_square": jnp.float32(0),
     }
-    if site.bias and len(operands) == 2:
-        sizes = [np.prod(operand.shape) for operand in operands]
-        bias = operands[int(np.argmin(sizes))].astype(jnp.float32)
+    if site.bias is not None:
+        bias = operands[site.bias].astype(jnp.float32)
         record["bias_square"] = jnp.square(bias).mean()
-        record["bias_largest"] = jnp.abs(bias).max(initial=0)
     if site.activation is not None and site.activation != IDENTITY:
         _, slope = jax.jvp(site.activation, (matrix,), (jnp.ones_like(matrix),))
         flat = jnp.abs(slope) < FLAT * steepest(site.activation)

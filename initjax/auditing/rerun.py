@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax.auditing.signals import Path
-from initjax.auditing.sites import inner_programs
+from initjax.auditing.sites import RECOMPUTED, inner_programs
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
 """Maps the operands of an equation, its results, and the slot of this equation to the results that
@@ -127,7 +127,7 @@ def _nested(
         return _while(params, operands, run)
     if name == "cond":
         return _cond(operands, slots, run, len(programs))
-    if name in ("remat", "remat2", "checkpoint"):
+    if name in RECOMPUTED:
         again = jax.checkpoint(  # what it saves by computing twice is still saved
             lambda *arguments: run(0, arguments[0], arguments[1]),
             policy=params["policy"],

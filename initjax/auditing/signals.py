@@ -26,6 +26,8 @@ class Source(NamedTuple):
     'nonlinear': a function of it that is not proportional to it."""
     stacked: tuple[Path, ...] = ()
     """The loops that take a slice along its first axis in every turn, outermost first."""
+    laid_out: bool = False
+    """Whether its axes are other ones than the parameter's, but for those slices."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,10 @@ equations, into nested programs and around loops.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ from initjax.auditing.signals import (
 
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp"
-    " convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le"
-    " lgamma log log1p logistic lt max min mul ne neg nextafter not or pow reduce_precision rem"
-    " round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
+    " convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt"
+    " integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not"
+    " or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient"
+    " sub tan tanh xor".split()
 )
 _LINEAR = frozenset("convert_element_type reduce_precision neg copy copy_p stop_gradient".split())
 _LAYOUT = frozenset(
@@ -66,6 +68,8 @@ class Site:
     """How many products an input enters, on average."""
     loops: tuple[tuple[Path, int | None], ...]
     """The loops around it, outermost first, with their lengths; None for a while loop."""
+    scopes: tuple[Path, ...]
+    """The loops, branches and recomputed parts around it, outermost first."""
     inputs: list[Tag]
     """What is known of the data it takes: in the first turn of a loop, and in later ones."""
     output: Path
@@ -74,7 +78,9 @@ class Site:
     output_axes: tuple[int, ...] = ()
     scale: float = 1.0
     """The number by which the product is multiplied."""
-    bias: bool = False
+    bias: int | None = None
+    """Which operand of that equation is the bias, if it adds one."""
+    bias_sources: frozenset[Source] = frozenset()
     added: bool = False
     """Whether its output is added to other data, as at the end of a residual branch."""
     residual: bool = False
@@ -179,6 +185,7 @@ _CALLS = frozenset(
     "jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr"
     " remat remat2 checkpoint custom_lin".split()
 )
+RECOMPUTED = frozenset("remat remat2 checkpoint".split())
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
@@ -189,6 +196,7 @@ class _Walk:
         self.sites: dict[Path, Site] = {}
         self.unread: dict[str, frozenset[int]] = {}
         self.loops: list[tuple[Path, int | None]] = []
+        self.scopes: list[Path] = []
 
     def program(
         self, jaxpr: Any, constants: Sequence[Tag], arguments: Sequence[Tag], path: Path
@@ -221,16 +229,19 @@ class _Walk:
         name = eqn.primitive.name
         if name in _CALLS:
             (inner,) = inner_programs(eqn)
-            return self.program(inner.jaxpr, _constants(inner), tags, (*path, 0))
+            with self.scope(path, name in RECOMPUTED):
+                return self.program(inner.jaxpr, _constants(inner), tags, (*path, 0))
         if name == "scan":
             return self.scan(eqn, tags, path)
         if name == "while":
             return self.while_loop(eqn, tags, path)
         if name == "cond":
-            branches = [
-                self.program(inner.jaxpr, _constants(inner), tags[1:], (*path, number))
-                for number, inner in enumerate(inner_programs(eqn))
-            ]
+            branches = []
+            for number, inner in enumerate(inner_programs(eqn)):
+                with self.scope((*path, number)):
+                    branches.append(
+                        self.program(inner.jaxpr, _constants(inner), tags[1:], (*path, number))
+                    )
             return [
                 dataclasses.replace(join(list(outs)), data=join(list(outs)).data or tags[0].data)
                 for outs in zip(*branches, strict=True)
@@ -244,6 +255,14 @@ class _Walk:
         if name == "gather" and tags[0].pure and tags[1].data:
             return [self.embedding(eqn, tags, path)]
         return [self.plain(eqn, tags, path)] * len(eqn.outvars)
+
+    @contextlib.contextmanager
+    def scope(self, path: Path, entered: bool = True) -> Iterator[None]:
+        if entered:
+            self.scopes.append(path)
+        yield
+        if entered:
+            self.scopes.pop()
 
     # Sites
 
@@ -306,6 +325,7 @@ class _Walk:
                 fan_in=fan_in,
                 fan_out=fan_in * leaving / max(1, entering),
                 loops=tuple(self.loops),
+                scopes=tuple(self.scopes),
                 inputs=[],
                 output=path,
                 output_axes=unit_axes,
@@ -378,8 +398,10 @@ class _Walk:
         """How a value of parameters alone comes from them."""
         sources = frozenset().union(*(tag.sources for tag in tags))
         name = eqn.primitive.name
-        if name in _LINEAR or (name in _LAYOUT and name not in _CUTS):
+        if name in _LINEAR or name in _KEEPS_AXES:
             return sources
+        if name in _LAYOUT and name not in _CUTS:
+            return frozenset(source._replace(laid_out=True) for source in sources)
         if name in ("mul", "div") and sum(bool(tag.leaves) for tag in tags) == 1:
             divided = name == "div" and tags[1].leaves
             if not divided:
@@ -470,15 +492,13 @@ class _Walk:
                 or signal.through_bias
                 or signal.earlier
                 or signal.axes is None
-                or site.loops != tuple(self.loops)
+                or site.scopes != tuple(self.scopes)
                 or shape != mine
             ):
                 continue
-            if name in ("add", "add_any", "sub") and other.pure and position == 0:
-                site.bias, site.output, site.output_axes = True, path, signal.axes
-                return dataclasses.replace(signal, through_bias=True)
-            if name in ("add", "add_any") and other.pure:
-                site.bias, site.output, site.output_axes = True, path, signal.axes
+            if other.pure and (name in ("add", "add_any") or (name == "sub" and position == 0)):
+                site.bias, site.bias_sources = 1 - position, other.sources
+                site.output, site.output_axes = path, signal.axes
                 return dataclasses.replace(signal, through_bias=True)
             if other.number and (name == "mul" or (name == "div" and position == 0)):
                 number = other.signal and other.signal.expression
@@ -558,6 +578,7 @@ class _Walk:
     ) -> list[Tag]:
         """The tags after a loop: as after the first turn, and as after those that follow it."""
         self.loops.append((path, length))
+        self.scopes.append(path)
         start, outs, before_loop = carry, [], dict(self.sites)
         for _ in range(len(carry) + 2):  # until dependencies have gone round
             self.sites = {key: site.copy() for key, site in before_loop.items()}
@@ -589,6 +610,7 @@ class _Walk:
                 ]
             )
         self.loops.pop()
+        self.scopes.pop()
         return outs
 
 
