@@ -36,10 +36,11 @@ ELEMENTWISE = frozenset(
 )
 _LINEAR = frozenset("convert_element_type reduce_precision neg copy copy_p stop_gradient".split())
 _LAYOUT = frozenset(
-    "broadcast_in_dim copy copy_p dynamic_slice expand_dims name optimization_barrier pvary"
-    " reshape rev sharding_constraint slice squeeze transpose split".split()
+    "broadcast_in_dim copy copy_p dynamic_slice expand_dims name pvary reshape rev"
+    " sharding_constraint slice squeeze transpose split".split()
 )
-_KEEPS_AXES = frozenset("copy copy_p name pvary rev sharding_constraint".split())
+_STAYS = frozenset("copy copy_p name pvary sharding_constraint".split())
+_KEEPS_AXES = _STAYS | {"rev"}
 _REDUCTIONS = frozenset(
     "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max reduce_min"
     " reduce_or reduce_prod reduce_sum reduce_precision_sum".split()
@@ -254,7 +255,12 @@ class _Walk:
                 return [self.convolution(eqn, tags, path)]
         if name == "gather" and tags[0].pure and tags[1].data:
             return [self.embedding(eqn, tags, path)]
-        return [self.plain(eqn, tags, path)] * len(eqn.outvars)
+        if name == "optimization_barrier":
+            return tags
+        tag = self.plain(eqn, tags, path)
+        if len(eqn.outvars) == 1:
+            return [tag]
+        return [_part(tag, (*path, number)) for number in range(len(eqn.outvars))]
 
     @contextlib.contextmanager
     def scope(self, path: Path, entered: bool = True) -> Iterator[None]:
@@ -424,8 +430,8 @@ class _Walk:
             return dataclasses.replace(tag, lost=tag.lost or "a choice by data")
         if signal.site is None:
             return dataclasses.replace(tag, signal=signal)
-        kept = eqn.primitive.name in _KEEPS_AXES
-        layout = signal.layout if kept else (*signal.layout, path)
+        stays = eqn.primitive.name in _STAYS
+        layout = signal.layout if stays else (*signal.layout, path)
         moved = dataclasses.replace(signal, axes=_moved(eqn, signal.axes), layout=layout)
         return dataclasses.replace(tag, signal=moved)
 
@@ -645,6 +651,14 @@ def _stacked(tag: Tag, path: Path) -> Tag:
     )
 
 
+def _part(tag: Tag, path: Path) -> Tag:
+    """What is known of one of several results: it is laid out otherwise than the others."""
+    if tag.signal is None or tag.signal.site is None:
+        return tag
+    signal = dataclasses.replace(tag.signal, layout=(*tag.signal.layout, path))
+    return dataclasses.replace(tag, signal=signal)
+
+
 def _shifted(signal: Signal | None, path: Path, step: int) -> Signal | None:
     if signal is None or signal.site is None:
         return signal
@@ -702,7 +716,7 @@ def _moved(eqn: Any, axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if axes is None or name in _KEEPS_AXES:
         return axes
-    if name in ("slice", "dynamic_slice", "split", "optimization_barrier"):
+    if name in ("slice", "dynamic_slice", "split"):
         return axes
     if name == "transpose":
         return tuple(params["permutation"].index(axis) for axis in axes)
