@@ -73,6 +73,8 @@ class Site:
     """The loops, branches and recomputed parts around it, outermost first."""
     inputs: list[Tag]
     """What is known of the data it takes: in the first turn of a loop, and in later ones."""
+    size: int
+    """How many numbers its output has."""
     output: Path
     """The equation whose result is the pre-activation: the last that adds a bias or multiplies
     by a number."""
@@ -333,9 +335,12 @@ class _Walk:
                 loops=tuple(self.loops),
                 scopes=tuple(self.scopes),
                 inputs=[],
+                size=leaving,
                 output=path,
                 output_axes=unit_axes,
             )
+        # Another turn of a loop reads the same equations again.
+        found.output, found.output_axes, found.scale, found.bias = path, unit_axes, 1.0, None
         known = dataclasses.replace(data, leaves=frozenset(), once=True)
         if known not in found.inputs:
             found.inputs.append(known)
@@ -500,6 +505,7 @@ class _Walk:
                 or signal.axes is None
                 or site.scopes != tuple(self.scopes)
                 or shape != mine
+                or math.prod(shape) != site.size  # a part of it
             ):
                 continue
             if other.pure and (name in ("add", "add_any") or (name == "sub" and position == 0)):
