@@ -103,6 +103,8 @@ class Tag:
     """The parameters that it depends on."""
     data: bool = False
     """Whether it depends on the batch."""
+    batch: frozenset[int] = frozenset()
+    """The inputs of the batch that it depends on."""
     sources: frozenset[Source] = frozenset()
     """For a value of parameters alone: how it comes from them."""
     signal: Signal | None = None
@@ -137,12 +139,12 @@ def join(tags: list[Tag]) -> Tag:
     first, *others = tags
     if all(other == first for other in others):
         return first
-    reasons = [tag.lost for tag in tags if tag.lost]
     return Tag(
         leaves=frozenset().union(*(tag.leaves for tag in tags)),
         data=any(tag.data for tag in tags),
+        batch=frozenset().union(*(tag.batch for tag in tags)),
         sources=frozenset().union(*(tag.sources for tag in tags)),
-        lost=reasons[0] if reasons else "",
+        lost=reason(tags),
         sites=frozenset().union(*(tag.sites for tag in tags)),
         near=frozenset().union(*(tag.near for tag in tags)),
         linear=all(tag.linear for tag in tags),
@@ -151,13 +153,22 @@ def join(tags: list[Tag]) -> Tag:
     )
 
 
+def reason(tags: list[Tag]) -> str:
+    """Why a value made of others has no signal, as far as that is why one of them has none."""
+    reasons = [tag.lost for tag in tags if tag.lost]
+    if any(tag.near - {None} for tag in tags):  # it is not the batch itself
+        reasons = [text if text != "the batch" else "data enter" for text in reasons]
+        reasons.sort(key=lambda text: text == "data enter")
+    return reasons[0] if reasons else ""
+
+
 def applied(eqn: Any, tags: list[Tag]) -> Signal | str:
     """The signal that an elementwise equation makes of its operands', or why it makes none."""
     signals = [tag.signal for tag in tags]
     if any(signal is None for signal in signals):
         if any(tag.pure for tag in tags):
             return "a parameter enters the activation"
-        return next((tag.lost for tag in tags if tag.lost), "an array enters")
+        return reason(tags) or "an array enters"
     known: list[Signal] = [signal for signal in signals if signal is not None]
     sites = [signal for signal in known if signal.site is not None]
     if len({(s.site, s.earlier) for s in sites}) > 1:

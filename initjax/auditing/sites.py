@@ -25,6 +25,7 @@ from initjax.auditing.signals import (
     Tag,
     applied,
     join,
+    reason,
 )
 
 ELEMENTWISE = frozenset(
@@ -138,7 +139,7 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
     tags = [
         Tag(leaves=frozenset([index]), sources=frozenset([Source(index)]), lost="a parameter")
         if index < num_parameters
-        else Tag(data=True, near=frozenset([None]), lost="the batch")
+        else Tag(data=True, batch=frozenset([index]), near=frozenset([None]), lost="the batch")
         for index in range(len(jaxpr.jaxpr.invars))
     ]
     # Data that a function closes over are batch too if there is no other.
@@ -245,10 +246,7 @@ class _Walk:
                     branches.append(
                         self.program(inner.jaxpr, _constants(inner), tags[1:], (*path, number))
                     )
-            return [
-                dataclasses.replace(join(list(outs)), data=join(list(outs)).data or tags[0].data)
-                for outs in zip(*branches, strict=True)
-            ]
+            return [_either(list(outs), tags[0]) for outs in zip(*branches, strict=True)]
         weights = [tag for tag in tags if tag.pure and tag.sources]
         if name == "dot_general" and len(weights) == 1 and any(tag.data for tag in tags):
             return [self.product(eqn, tags, path)]
@@ -348,6 +346,7 @@ class _Walk:
         return Tag(
             leaves=tags[0].leaves | tags[1].leaves,
             data=True,
+            batch=data.batch,
             signal=Signal(path, IDENTITY, axes=unit_axes),
             sites=data.sites | {path},
             near=frozenset([path]),
@@ -480,8 +479,7 @@ class _Walk:
             if name in ("mul", "div") and isinstance(signal, str):
                 return dataclasses.replace(tag, lost="a product of layers")
         if isinstance(signal, str):
-            lost = next((operand.lost for operand in data if operand.lost), signal)
-            return dataclasses.replace(tag, lost=lost)
+            return dataclasses.replace(tag, lost=reason(data) or signal)
         return dataclasses.replace(tag, signal=signal, lost="")
 
     def pre_activation(self, eqn: Any, tags: list[Tag], path: Path) -> Signal | None:
@@ -527,14 +525,17 @@ class _Walk:
         for tag, other in ((data[0], data[1]), (data[1], data[0])):
             signal = tag.signal
             if name in ("add", "add_any", "sub") and signal is not None and signal.site is not None:
+                site = self.sites[signal.site]
+                entered = site.inputs[-1]
+                # What comes from the batch past all layers, as running statistics do, is no stream.
+                stream = bool(other.batch & entered.batch) or bool(other.near - {None})
                 mixed = other.near - {signal.site}
-                if signal.expression == IDENTITY and mixed and not other.statistic:
-                    site = self.sites[signal.site]
+                if signal.expression == IDENTITY and mixed and stream and not other.statistic:
                     site.added = True
-                    upstream = site.inputs[-1].sites
                     bare = other.signal is not None and other.signal.expression == IDENTITY
                     own = other.signal.site if bare and other.signal else None
-                    enters = other.near <= {None} or bool(other.sites & upstream)
+                    upstream = entered.sites
+                    enters = bool(other.near & {None, *upstream})
                     if signal.site not in other.sites and enters and (own in (None, *upstream)):
                         site.residual = True
             if name in ("mul", "div") and other.root and tag.linear and tag.near == other.near:
@@ -577,7 +578,11 @@ class _Walk:
 
         outs = self.turns(turn, carry, path, None, len(carry), True)
         tested = self.program(test.jaxpr, _constants(test), [*tags[:num_test], *outs], (*path, 0))
-        return [dataclasses.replace(tag, data=tag.data or tested[0].data) for tag in outs]
+        (going,) = tested
+        return [
+            dataclasses.replace(tag, data=tag.data or going.data, batch=tag.batch | going.batch)
+            for tag in outs
+        ]
 
     def turns(
         self,
@@ -608,6 +613,7 @@ class _Walk:
                     after,
                     leaves=before.leaves,
                     data=before.data,
+                    batch=before.batch,
                     sources=before.sources,
                     signal=_earlier(after.signal) if forward else None,
                     lost=after.lost or "a loop",
@@ -626,6 +632,16 @@ class _Walk:
         return outs
 
 
+def _either(outs: list[Tag], choice: Tag) -> Tag:
+    """What is known of what one of several branches gives."""
+    tag = join(outs)
+    differ = len({(out.signal, out.lost) for out in outs}) > 1
+    lost = "a choice of branches" if differ else tag.lost
+    return dataclasses.replace(
+        tag, data=tag.data or choice.data, batch=tag.batch | choice.batch, lost=lost
+    )
+
+
 def _joined(before: Tag, after: Tag) -> Tag:
     """What is known of what a loop carries: whatever any turn depends on."""
     data = before.data or after.data
@@ -634,6 +650,7 @@ def _joined(before: Tag, after: Tag) -> Tag:
         before,
         leaves=before.leaves | after.leaves,
         data=data,
+        batch=before.batch | after.batch,
         sources=before.sources if after.sources == before.sources else frozenset(),
         signal=None if changed else before.signal,
         lost="a loop" if changed else before.lost,
