@@ -25,6 +25,7 @@ from initjax.auditing.signals import (
     Tag,
     applied,
     join,
+    number,
     reason,
 )
 
@@ -151,9 +152,9 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
 
 
 def _constant(value: Any, data: bool = False) -> Tag:
-    value = np.asarray(value) if np.size(value) == 1 else value
-    if np.size(value) == 1 and value.dtype.kind in "biuf":
-        return Tag(signal=Signal(None, value.reshape(())[()]))
+    known = number(value) if np.size(value) == 1 else None
+    if known is not None:
+        return Tag(signal=Signal(None, known))
     return Tag(data=data, near=frozenset([None] if data else []), lost="an array enters")
 
 
