@@ -47,6 +47,7 @@ _REDUCTIONS = frozenset(
     "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max reduce_min"
     " reduce_or reduce_prod reduce_sum reduce_precision_sum".split()
 )
+_PRODUCTS = frozenset(["dot_general", "conv_general_dilated"])
 _STATISTICS = frozenset("reduce_sum reduce_max reduce_min reduce_prod".split())
 _POOLING = frozenset("reduce_window reduce_window_max reduce_window_sum reduce_window_min".split())
 
@@ -136,26 +137,25 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
     Returns:
       The anatomy.
     """
-    walk = _Walk()
     tags = [
         Tag(leaves=frozenset([index]), sources=frozenset([Source(index)]), lost="a parameter")
         if index < num_parameters
         else Tag(data=True, batch=frozenset([index]), near=frozenset([None]), lost="the batch")
         for index in range(len(jaxpr.jaxpr.invars))
     ]
-    # Data that a function closes over are batch too if there is no other.
-    closed_over = num_parameters == len(jaxpr.jaxpr.invars)
-    constants = [_constant(value, closed_over) for value in jaxpr.consts]
-    outputs = walk.program(jaxpr.jaxpr, constants, tags, ())
+    # Arrays that a function closes over or makes are data too if no others meet the parameters.
+    without_batch = num_parameters == len(jaxpr.jaxpr.invars)
+    for array in (_CLOSED_OVER if without_batch else _ARRAY, _CLOSED_OVER):
+        walk = _Walk(array)
+        outputs = walk.program(jaxpr.jaxpr, walk.constants(jaxpr), tags, ())
+        if walk.sites:
+            break
     leaves = frozenset().union(*(tag.leaves for tag in outputs))
     return Anatomy(dict(sorted(walk.sites.items())), walk.unread, leaves, outputs)
 
 
-def _constant(value: Any, data: bool = False) -> Tag:
-    known = number(value) if np.size(value) == 1 else None
-    if known is not None:
-        return Tag(signal=Signal(None, known))
-    return Tag(data=data, near=frozenset([None] if data else []), lost="an array enters")
+_ARRAY = Tag(lost="an array enters")
+_CLOSED_OVER = Tag(data=True, batch=frozenset([-1]), near=frozenset([None]), lost="the batch")
 
 
 def inner_programs(eqn: Any) -> list[Any]:
@@ -197,7 +197,9 @@ _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 class _Walk:
     """The state of one reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, array: Tag) -> None:
+        self.array = array
+        """What is known of an array that is neither a parameter nor of the batch."""
         self.sites: dict[Path, Site] = {}
         self.unread: dict[str, frozenset[int]] = {}
         self.loops: list[tuple[Path, int | None]] = []
@@ -221,7 +223,7 @@ class _Walk:
                 env[var] = dataclasses.replace(tag, once=once)
 
         def read(var: Any) -> Tag:
-            return _constant(var.val) if isinstance(var, Literal) else env[var]
+            return self.constant(var.val) if isinstance(var, Literal) else env[var]
 
         write(jaxpr.constvars, constants, True)
         write(jaxpr.invars, arguments, True)
@@ -230,12 +232,19 @@ class _Walk:
             write(eqn.outvars, self.equation(eqn, tags, (*path, index)), False)
         return list(map(read, jaxpr.outvars))
 
+    def constants(self, program: Any) -> list[Tag]:
+        return list(map(self.constant, program.consts))
+
+    def constant(self, value: Any) -> Tag:
+        known = number(value) if np.size(value) == 1 else None
+        return self.array if known is None else Tag(signal=Signal(None, known))
+
     def equation(self, eqn: Any, tags: list[Tag], path: Path) -> list[Tag]:
         name = eqn.primitive.name
         if name in _CALLS:
             (inner,) = inner_programs(eqn)
             with self.scope(path, name in RECOMPUTED):
-                return self.program(inner.jaxpr, _constants(inner), tags, (*path, 0))
+                return self.program(inner.jaxpr, self.constants(inner), tags, (*path, 0))
         if name == "scan":
             return self.scan(eqn, tags, path)
         if name == "while":
@@ -245,7 +254,7 @@ class _Walk:
             for number, inner in enumerate(inner_programs(eqn)):
                 with self.scope((*path, number)):
                     branches.append(
-                        self.program(inner.jaxpr, _constants(inner), tags[1:], (*path, number))
+                        self.program(inner.jaxpr, self.constants(inner), tags[1:], (*path, number))
                     )
             return [_either(list(outs), tags[0]) for outs in zip(*branches, strict=True)]
         weights = [tag for tag in tags if tag.pure and tag.sources]
@@ -256,6 +265,8 @@ class _Walk:
                 return [self.convolution(eqn, tags, path)]
         if name == "gather" and tags[0].pure and tags[1].data:
             return [self.embedding(eqn, tags, path)]
+        if name == "dynamic_slice" and tags[0].pure and any(tag.data for tag in tags):
+            return [self.single_embedding(eqn, tags, path)]
         if name == "optimization_barrier":
             return tags
         tag = self.plain(eqn, tags, path)
@@ -301,11 +312,22 @@ class _Walk:
 
     def embedding(self, eqn: Any, tags: list[Tag], path: Path) -> Tag:
         numbers = eqn.params["dimension_numbers"]
-        taken = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
-        rows = [axis for axis in range(len(eqn.invars[0].aval.shape)) if axis not in taken]
-        return self.site(
-            eqn, tags, path, "embedding", 0, tuple(numbers.offset_dims), tuple(rows), 1
-        )
+        rows = [
+            axis
+            for axis in range(len(eqn.invars[0].aval.shape))
+            if axis not in numbers.collapsed_slice_dims
+        ]
+        offsets = list(map(int, numbers.offset_dims))
+        rest = [axis for axis in range(len(eqn.outvars[0].aval.shape)) if axis not in offsets]
+        members = [rest[axis] for axis in numbers.start_indices_batching_dims]
+        units = (*members, *offsets)
+        return self.site(eqn, tags, path, "embedding", 0, units, tuple(rows), 1)
+
+    def single_embedding(self, eqn: Any, tags: list[Tag], path: Path) -> Tag:
+        whole, part = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+        rows = tuple(axis for axis in range(len(whole)) if whole[axis] == part[axis])
+        tags = [tags[0], join(tags[1:])]
+        return self.site(eqn, tags, path, "embedding", 0, rows, rows, 1)
 
     def site(
         self,
@@ -369,7 +391,7 @@ class _Walk:
         """The tag of the results of an equation that is no site and calls nothing that is read."""
         name = eqn.primitive.name
         if not tags:
-            return Tag(lost="an array enters")
+            return self.array
         together = join(tags) if len(tags) > 1 else tags[0]
         if len(tags) > 1 and all(tag == tags[0] for tag in tags):
             together = dataclasses.replace(tags[0], signal=None)
@@ -391,6 +413,9 @@ class _Walk:
         tag = dataclasses.replace(tag, linear=False, statistic=False, root=False)
         if name in _POOLING:
             return dataclasses.replace(tag, lost="pooling")
+        missed = [operand.leaves for operand in tags if operand.pure]
+        if name in _PRODUCTS and together.data and missed:
+            self.unread[name] = self.unread.get(name, frozenset()).union(*missed)
         if name == "dot_general" and together.data:
             return dataclasses.replace(tag, lost="attention or another product of activations")
         if name in ("concatenate", "pad"):
@@ -464,7 +489,7 @@ class _Walk:
             statistic=bool(data) and all(operand.statistic for operand in data),
             root=(roots and tag.statistic) or (tag.root and all(o.statistic for o in data)),
         )
-        if name == "log" and tags[0].statistic:
+        if name == "log" and (tags[0].statistic or tags[0].lost == "normalisation"):
             for site in tags[0].near:
                 if site is not None:
                     self.sites[site].softmax = True
@@ -560,7 +585,7 @@ class _Walk:
 
         def turn(carry: list[Tag]) -> list[Tag]:
             arguments = [*constants, *carry, *slices]
-            return self.program(inner.jaxpr, _constants(inner), arguments, (*path, 0))
+            return self.program(inner.jaxpr, self.constants(inner), arguments, (*path, 0))
 
         forward = not params["reverse"]
         outs = self.turns(turn, carry, path, params["length"], num_carry, forward)
@@ -575,10 +600,11 @@ class _Walk:
 
         def turn(carry: list[Tag]) -> list[Tag]:
             arguments = [*tags[num_test : num_test + num_body], *carry]
-            return self.program(body.jaxpr, _constants(body), arguments, (*path, 1))
+            return self.program(body.jaxpr, self.constants(body), arguments, (*path, 1))
 
         outs = self.turns(turn, carry, path, None, len(carry), True)
-        tested = self.program(test.jaxpr, _constants(test), [*tags[:num_test], *outs], (*path, 0))
+        arguments = [*tags[:num_test], *outs]
+        tested = self.program(test.jaxpr, self.constants(test), arguments, (*path, 0))
         (going,) = tested
         return [
             dataclasses.replace(tag, data=tag.data or going.data, batch=tag.batch | going.batch)
@@ -709,10 +735,6 @@ _UNDERSTOOD = (
         " debug_callback debug_print random_gamma approx_top_k".split()
     )
 )
-
-
-def _constants(program: Any) -> list[Tag]:
-    return [_constant(value) for value in program.consts]
 
 
 def _is_program(value: Any) -> bool:
