@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 FLAT = 0.06  # of its largest slope: tanh is less steep than that where it is beyond .97
-_ROWS, _COLUMNS = 64, 256  # of what a rank is taken of
+_SAMPLE = 64  # rows, and columns, of what a rank and a histogram are taken of
 _PROBES = 4  # random directions in which the Jacobian is looked at
 _PRINT = 4096  # numbers of a parameter that are compared with another's
 
@@ -62,11 +63,7 @@ def measurer(
 
     sites = traced.anatomy.sites
     hooks = _hooks(sites)
-    slots = {
-        path: _slot(tuple(length for _, length in site.loops))
-        for path, site in sites.items()
-        if site.differentiable
-    }
+    slots = {path: _slot(traced, site) for path, site in sites.items() if site.differentiable}
     by_output = {sites[path].output: slot for path, slot in slots.items()}
 
     def passes(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
@@ -97,8 +94,8 @@ def measurer(
         loss, forward, backward, parameters, prints = jax.tree.map(np.asarray, results)
         return Measurements(
             float(loss),
-            forward,
-            backward,
+            {path: _described(record) for path, record in forward.items()},
+            {path: _described(record) for path, record in backward.items()},
             [{name: float(value) for name, value in found.items()} for found in parameters],
             prints,
             jacobian and jacobian(leaves, inputs),
@@ -130,11 +127,9 @@ def _product(site: Site, operands: list, results: list, slot: Any) -> tuple[list
 
     weight = operands[site.weight].astype(jnp.float32)
     record = {
-        "weight_mean": weight.mean(),
         "weight_square": jnp.square(weight).mean(),
-        "weight_largest": jnp.abs(weight).max(initial=0),
         "weight_zeros": (weight == 0).mean(dtype=jnp.float32),
-        "weight_rank": _rank(_units_last(weight, site.weight_units), centered=False),
+        "weight_sample": _sample(_units_last(weight, site.weight_units)),
     }
     if site.kind == "embedding":
         record["input_square"] = jnp.float32(1)
@@ -154,14 +149,12 @@ def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list,
     output, *others = results
     z = output.astype(jnp.float32)
     matrix = _units_last(z, site.output_axes)
-    square = jnp.square(z).mean()
     record = {
         "mean": z.mean(),
-        "square": square,
+        "square": jnp.square(z).mean(),
         "unit_variance": matrix.var(axis=0).mean(),
         "correlation": _correlation(z, site.output_axes),
-        "rank": _rank(matrix),
-        "histogram": _histogram(matrix, square),
+        "sample": _sample(matrix),
         "finite": jnp.isfinite(z).all().astype(jnp.float32),
         "samples": jnp.float32(matrix.shape[0]),
         "units": jnp.float32(matrix.shape[1]),
@@ -220,16 +213,20 @@ def _gradient(cotangent: jax.Array, axes: tuple[int, ...]) -> dict[str, jax.Arra
     square = jnp.square(scaled).sum()
     return {
         "log_square": jnp.log(square) + 2 * jnp.log(largest),
-        "rank": _rank(matrix),
-        "histogram": _histogram(matrix, square / max(1, matrix.size)),
+        "sample": _sample(matrix),
         "silent": (matrix == 0).all(axis=0).mean(dtype=jnp.float32),
     }
 
 
-def _slot(lengths: tuple[int | None, ...]) -> dict[str, np.ndarray]:
-    shape = tuple(length or 0 for length in lengths)
-    numbers = {name: np.zeros(shape, np.float32) for name in ("log_square", "rank", "silent")}
-    return {**numbers, "histogram": np.zeros((*shape, len(BINS) - 1), np.float32)}
+def _slot(traced: Traced, site: Site) -> dict[str, np.ndarray]:
+    """Zeros of the shapes of what `_gradient` gives, for every turn of the loops around a site."""
+    lengths = tuple(length or 0 for _, length in site.loops)
+    output = _output_aval(traced, site)
+    units = math.prod(output.shape[axis] for axis in site.output_axes)
+    sizes = (output.size // max(1, units), units)
+    sample = [len(range(0, size, _stride(size))) for size in sizes]
+    shapes = {"log_square": (), "sample": sample, "silent": ()}
+    return {name: np.zeros((*lengths, *shape), np.float32) for name, shape in shapes.items()}
 
 
 def _units_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -241,26 +238,64 @@ def _units_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.transpose(array, (*others, *axes)).reshape(-1, units)
 
 
-def _rank(matrix: jax.Array, centered: bool = True) -> jax.Array:
+def _stride(size: int) -> int:
+    return max(1, -(-size // _SAMPLE))
+
+
+def _sample(matrix: jax.Array) -> jax.Array:
+    """At most 64 rows and 64 columns, evenly spread."""
+    rows, columns = matrix.shape
+    return matrix[:: _stride(rows), :: _stride(columns)]
+
+
+def _described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A record with ranks and a histogram in the place of samples."""
+    numbers = {name: array for name, array in record.items() if not name.endswith("sample")}
+    if "sample" in record:
+        numbers["rank"] = _over_turns(effective_rank, record["sample"])
+        numbers["histogram"] = _over_turns(_histogram, record["sample"])
+    if "weight_sample" in record:
+        uncentered = functools.partial(effective_rank, centered=False)
+        numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
+    return numbers
+
+
+def _over_turns(function: Callable[[np.ndarray], Any], samples: np.ndarray) -> np.ndarray:
+    """A function of one sample over those of all turns of loops."""
+    *turns, rows, columns = samples.shape
+    found = [function(sample) for sample in samples.reshape(-1, rows, columns)]
+    return np.array(found).reshape((*turns, *np.shape(found[0])))
+
+
+def effective_rank(sample: np.ndarray, centered: bool = True) -> float:
     """The effective rank of the units' functions: the participation ratio of their covariance.
 
-    1 if all units compute the same function of the batch but for a factor and, if centered, an
-    offset; 0 if they compute nothing. Of at most 64 samples and 256 units.
-    """
-    import jax.numpy as jnp
+    Args:
+      sample: (samples, units).
+      centered: whether a unit's mean over samples does not count.
 
-    rows, columns = (
-        -(-size // most) for size, most in zip(matrix.shape, (_ROWS, _COLUMNS), strict=True)
-    )
-    sample = matrix[:: max(rows, 1), :: max(columns, 1)]
-    largest = jnp.abs(sample).max(initial=0)
-    sample = sample / jnp.where(largest > 0, largest, 1)
+    Returns:
+      1 if all units compute the same function of the batch but for a factor and, if centered, an
+      offset; 0 if they compute nothing; NaN if a number is not finite.
+    """
+    largest = np.abs(sample).max(initial=0)
+    if not np.isfinite(largest):
+        return math.nan
+    scaled = sample.astype(np.float64) / (largest or 1)
     if centered:
-        sample = sample - sample.mean(axis=0)
-        sample = jnp.where(jnp.abs(sample) > 1e-5, sample, 0)  # rounding is not a direction
-    gram = jnp.matmul(sample, sample.T, precision="highest")
-    whole, parts = jnp.trace(gram) ** 2, jnp.square(gram).sum()
-    return jnp.where(parts > 0, whole / jnp.where(parts > 0, parts, 1), 0)
+        scaled -= scaled.mean(axis=0)
+        scaled[np.abs(scaled) < 1e-5] = 0  # rounding in float32 is not a direction
+    gram = scaled @ scaled.T
+    return float(np.trace(gram) ** 2 / (np.square(gram).sum() or 1))
+
+
+def _histogram(sample: np.ndarray) -> np.ndarray:
+    """The part of the numbers in every bin, in their root mean squares."""
+    largest = np.abs(sample).max(initial=0)
+    scaled = sample.astype(np.float64) / (largest or 1)
+    scaled /= np.sqrt(np.square(scaled).mean()) or 1
+    counts, _ = np.histogram(np.clip(scaled, BINS[0], BINS[-1]), BINS)
+    return counts / max(1, sample.size)
 
 
 def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -279,17 +314,6 @@ def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     counted = norms > 0
     cosines = jnp.where(counted, products / jnp.where(counted, norms, 1), 0)
     return cosines.sum() / jnp.maximum(counted.sum(), 1)
-
-
-def _histogram(matrix: jax.Array, square: jax.Array) -> jax.Array:
-    """The part of the numbers in every bin, in root mean squares, of at most 4096 numbers."""
-    import jax.numpy as jnp
-
-    numbers = matrix.reshape(-1)
-    numbers = numbers[:: max(1, numbers.size // 4096)][:4096]
-    scaled = numbers / jnp.sqrt(jnp.where(square > 0, square, 1))
-    clipped = jnp.clip(scaled, BINS[0], BINS[-1] - 1e-6)[:, None]
-    return ((clipped >= BINS[:-1]) & (clipped < BINS[1:])).mean(axis=0, dtype=jnp.float32)
 
 
 def _merged(records: dict[Path, Any], sites: dict[Path, Site]) -> dict[Path, Any]:
@@ -320,14 +344,10 @@ def _parameters(
     def describe(index: int) -> dict[str, Any]:
         if index not in gradients:
             return {}
-        leaf, gradient = (
-            jnp.asarray(array).astype(jnp.float32) for array in (leaves[index], gradients[index])
-        )
+        leaf = jnp.asarray(leaves[index]).astype(jnp.float32)
         found = {
-            "mean": leaf.mean(),
             "stddev": leaf.std(),
             "finite": jnp.isfinite(leaf).all().astype(jnp.float32),
-            "gradient": jnp.sqrt(jnp.square(gradient / _whole(gradient)).mean()) * _whole(gradient),
         }
         if updates[index] is not None:
             found["update"] = jnp.std(updates[index].astype(jnp.float32))

@@ -136,13 +136,10 @@ class Report:
         ]
         return f"initjax audit: {', '.join(counts) or 'ok'}. {layers}, {loss}"
 
-    def _levels(self) -> dict[str, str]:
-        """The worst level of a finding that names a layer."""
-        levels: dict[str, str] = {}
-        for finding in self.findings:
-            for name in finding.layers:
-                levels.setdefault(name, finding.level)
-        return levels
+    def level(self, layer: Layer) -> str:
+        """The worst level of a finding that names a layer: 'ok', 'warning' or 'failure'."""
+        named = [finding for finding in self.findings if layer.name in finding.layers]
+        return named[0].level if named else "ok"
 
     def _cells(self) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """The header, and for every layer its level and its cells."""
@@ -150,7 +147,6 @@ class Report:
         flat = any(layer.saturating for layer in self.layers)
         header = ["layer", "then", "gain", "rms", "theory", "z", "spread", "corr"]
         header += ["flat" if flat else "dead", "step" if steps else "gradient", "ratio", "theory"]
-        levels = self._levels()
         prefix = _common_prefix([layer.name for layer in self.layers])
         rows = []
         for layer in self.layers:
@@ -171,7 +167,7 @@ class Report:
                 _number(layer.gradient_ratio),
                 _number(layer.predicted_gradient_ratio),
             ]
-            rows.append((levels.get(layer.name, "ok"), cells))
+            rows.append((self.level(layer), cells))
         return header, rows
 
     def _table(self) -> list[str]:

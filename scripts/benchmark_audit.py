@@ -1,0 +1,210 @@
+"""Measures what an audit costs beside one gradient of the same loss: time and peak memory.
+
+Every measurement is a process of its own. Times are medians over --rounds, after compilation, which
+is given apart; memory is the peak of the process less what it held before the first call. The
+largest model is GPT-2 small: 124 million parameters.
+
+    python scripts/benchmark_audit.py --models=mlp,deep,resnet,gpt2
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def mlp() -> tuple[Callable, Any, tuple]:
+    """784-128-64-10, a batch of 256."""
+    return _perceptron([784, 128, 64, 10])
+
+
+def deep() -> tuple[Callable, Any, tuple]:
+    """50 layers of 512, a batch of 256."""
+    return _perceptron([784, *[512] * 50, 10])
+
+
+def _perceptron(sizes: list[int]) -> tuple[Callable, Any, tuple]:
+    import jax
+
+    import initjax
+
+    key = jax.random.key(0)
+    init = initjax.he_normal()
+    params = [
+        init(jax.random.fold_in(key, n), shape)
+        for n, shape in enumerate(itertools.pairwise(sizes))
+    ]
+
+    def loss_fn(params: list, images: Any, labels: Any) -> Any:
+        *hidden, last = params
+        for kernel in hidden:
+            images = jax.nn.relu(images @ kernel)
+        return _cross_entropy(images @ last, labels)
+
+    images = jax.random.normal(key, (256, sizes[0]))
+    return loss_fn, params, (images, jax.random.randint(key, (256,), 0, 10))
+
+
+def _cross_entropy(logits: Any, labels: Any) -> Any:
+    import optax
+
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def resnet() -> tuple[Callable, Any, tuple]:
+    """10 blocks of 32 channels with batch normalisation, 64 images of 32 x 32."""
+    import flax.linen as nn
+    import jax
+
+    class ResNet(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(32, (3, 3))(x)
+            for _ in range(10):
+                h = nn.BatchNorm(use_running_average=False)(x)
+                h = nn.Conv(32, (3, 3), use_bias=False)(nn.relu(h))
+                h = nn.BatchNorm(use_running_average=False)(h)
+                x = x + nn.Conv(32, (3, 3), use_bias=False)(nn.relu(h))
+            return nn.Dense(10)(x.mean((1, 2)))
+
+    key, model = jax.random.key(0), ResNet()
+    images = jax.random.normal(key, (64, 32, 32, 3))
+    variables = model.init(key, images)
+
+    def loss_fn(params: Any, statistics: Any, images: Any, labels: Any) -> Any:
+        variables = {"params": params, "batch_stats": statistics}
+        logits, _ = model.apply(variables, images, mutable=["batch_stats"])
+        return _cross_entropy(logits, labels)
+
+    labels = jax.random.randint(key, (64,), 0, 10)
+    return loss_fn, variables["params"], (variables["batch_stats"], images, labels)
+
+
+def gpt2() -> tuple[Callable, Any, tuple]:
+    """GPT-2 small, 124 million parameters, two sequences of 128 tokens."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    width, heads, blocks, vocabulary, length = 768, 12, 12, 50_257, 128
+    normal = nn.initializers.normal(0.02)
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, mask):
+            h = nn.LayerNorm()(x)
+            x = x + nn.MultiHeadDotProductAttention(heads, kernel_init=normal)(h, mask=mask)
+            h = nn.Dense(4 * width, kernel_init=normal)(nn.LayerNorm()(x))
+            return x + nn.Dense(width, kernel_init=normal)(nn.gelu(h))
+
+    class GPT2(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            embedding = nn.Embed(vocabulary, width, embedding_init=normal)
+            positions = self.param("positions", normal, (1024, width))
+            x = embedding(tokens) + positions[: tokens.shape[1]]
+            mask = nn.make_causal_mask(tokens)
+            for _ in range(blocks):
+                x = Block()(x, mask)
+            return embedding.attend(nn.LayerNorm()(x))
+
+    key, model = jax.random.key(0), GPT2()
+    tokens = jax.random.randint(key, (2, length), 0, vocabulary)
+    params = jax.jit(model.init)(key, tokens)
+
+    def loss_fn(params: Any, tokens: Any) -> Any:
+        return _cross_entropy(model.apply(params, tokens)[:, :-1], tokens[:, 1:])
+
+    print(sum(leaf.size for leaf in jax.tree.leaves(params)), "parameters", file=sys.stderr)
+    return loss_fn, params, (jnp.asarray(tokens),)
+
+
+MODELS = {function.__name__: function for function in (mlp, deep, resnet, gpt2)}
+
+
+def measure(name: str, what: str, rounds: int) -> dict[str, float]:
+    """Times one kind of call of one model, in this process."""
+    import jax
+
+    from initjax.auditing.audit import reported
+    from initjax.auditing.measure import measurer
+    from initjax.auditing.trace import trace
+
+    loss_fn, params, batch = MODELS[name]()
+    jax.block_until_ready((params, batch))
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    if what == "gradient":
+        gradient = jax.jit(jax.value_and_grad(loss_fn))
+        jax.block_until_ready(gradient(params, *batch))
+
+        def call() -> None:
+            jax.block_until_ready(gradient(params, *batch))
+    else:
+        traced = trace("audit", loss_fn, params, batch, False)
+        passes = measurer(traced)
+        measured = passes(params, batch)
+        reported(traced, measured, params, batch)
+
+        def call() -> None:
+            passes(params, batch)
+
+    first = time.perf_counter() - start
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "first": first,
+        "time": statistics.median(times),
+        "memory": (peak - held) / 1024,
+        "params": sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", default=",".join(MODELS), help=f"any of {', '.join(MODELS)}")
+    parser.add_argument("--rounds", type=int, default=7, help="calls of which the median is taken")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(*arguments.one, arguments.rounds)))
+        return
+    names = arguments.models.split(",")
+    unknown = [name for name in names if name not in MODELS]
+    if unknown:
+        parser.error(f"--models={unknown[0]}: must be among {', '.join(MODELS)}")
+    print("| model | gradient | audit | ratio | memory: gradient | audit | ratio | first audit |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in names:
+        one, other = (_in_process(name, what, arguments.rounds) for what in ("gradient", "audit"))
+        # The parameters are there either way; a gradient needs them, itself and activations.
+        memory = [found["memory"] + found["params"] for found in (one, other)]
+        print(
+            f"| {MODELS[name].__doc__} | {one['time'] * 1e3:.3g} ms | {other['time'] * 1e3:.3g} ms"
+            f" | {other['time'] / one['time']:.1f} | {memory[0]:.0f} MB | {memory[1]:.0f} MB"
+            f" | {memory[1] / memory[0]:.1f} | {other['first']:.1f} s |",
+            flush=True,
+        )
+
+
+def _in_process(name: str, what: str, rounds: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", name, what, f"--rounds={rounds}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
