@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax.auditing.signals import Path
-from initjax.auditing.sites import RECOMPUTED, inner_programs
+from initjax.auditing.sites import RECOMPUTED, inner_programs, scan_counts
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
 """Maps the operands of an equation, its results, and the slot of this equation to the results that
@@ -147,7 +147,7 @@ def _scan(
 ) -> tuple[list[Any], dict[Path, Any]]:
     import jax
 
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = scan_counts(params)
     constants = operands[:num_consts]
     mine = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
 

@@ -32,17 +32,20 @@ from initjax.auditing.signals import (
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp"
     " convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt"
-    " integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not"
-    " or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient"
-    " sub tan tanh xor".split()
+    " integer_pow is_finite le lgamma log log1p log2 logistic lt max min mul ne neg nextafter not"
+    " one_minus_square or pow reciprocal reduce_precision rem round rsqrt select_n sign sin sinh"
+    " sqrt square stop_gradient sub tan tanh xor".split()
 )
-_LINEAR = frozenset("convert_element_type reduce_precision neg copy copy_p stop_gradient".split())
+_LINEAR = frozenset("convert_element_type reduce_precision neg stop_gradient".split())
 _LAYOUT = frozenset(
-    "broadcast_in_dim copy copy_p dynamic_slice expand_dims name pvary reshape rev"
-    " sharding_constraint slice squeeze transpose split".split()
+    "broadcast_in_dim broadcast_to dynamic_slice expand_dims reshape rev slice split squeeze tile"
+    " transpose unstack".split()
 )
-_STAYS = frozenset("copy copy_p name pvary sharding_constraint".split())
-_KEEPS_AXES = _STAYS | {"rev"}
+# Equations that give what they take.
+_SAME = frozenset(
+    "copy copy_p device_put layout_constraint mesh_cast name optimization_barrier pcast pvary"
+    " reshard sharding_constraint with_memory_space_constraint".split()
+)
 _REDUCTIONS = frozenset(
     "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_max reduce_min"
     " reduce_or reduce_prod reduce_sum reduce_precision_sum".split()
@@ -180,6 +183,14 @@ def inner_programs(eqn: Any) -> list[Any]:
     return []
 
 
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # from JAX 0.12 on
+    return len(list(constants)), len(list(carry))
+
+
 def _closed(jaxpr: Any) -> Any:
     from jax.extend import core
 
@@ -188,10 +199,10 @@ def _closed(jaxpr: Any) -> Any:
 
 _CALLS = frozenset(
     "jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr"
-    " remat remat2 checkpoint custom_lin".split()
+    " custom_vmap_call remat remat2 checkpoint custom_lin".split()
 )
 RECOMPUTED = frozenset("remat remat2 checkpoint".split())
-_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 
 
 class _Walk:
@@ -267,7 +278,7 @@ class _Walk:
             return [self.embedding(eqn, tags, path)]
         if name == "dynamic_slice" and tags[0].pure and any(tag.data for tag in tags):
             return [self.single_embedding(eqn, tags, path)]
-        if name == "optimization_barrier":
+        if name in _SAME:
             return tags
         tag = self.plain(eqn, tags, path)
         if len(eqn.outvars) == 1:
@@ -418,12 +429,12 @@ class _Walk:
             self.unread[name] = self.unread.get(name, frozenset()).union(*missed)
         if name == "dot_general" and together.data:
             return dataclasses.replace(tag, lost="attention or another product of activations")
-        if name in ("concatenate", "pad"):
+        if name in ("concatenate", "pad", "stack"):
             return dataclasses.replace(tag, lost="layers joined or padded")
         if name not in _UNDERSTOOD:
             entering = frozenset().union(*(operand.leaves for operand in tags if operand.pure))
             opaque = any(_is_program(value) for value in eqn.params.values())
-            if entering or (opaque and together.data and together.leaves):
+            if together.data and (entering or (opaque and together.leaves)):
                 label = str(eqn.params.get("name") or eqn.params.get("name_and_src_info") or "")
                 text = f"{name} ({label[:60]})" if label else name
                 self.unread[text] = self.unread.get(text, frozenset()) | entering
@@ -434,7 +445,7 @@ class _Walk:
         """How a value of parameters alone comes from them."""
         sources = frozenset().union(*(tag.sources for tag in tags))
         name = eqn.primitive.name
-        if name in _LINEAR or name in _KEEPS_AXES:
+        if name in _LINEAR or name == "rev":
             return sources
         if name in _LAYOUT and name not in _CUTS:
             return frozenset(source._replace(laid_out=True) for source in sources)
@@ -460,8 +471,7 @@ class _Walk:
             return dataclasses.replace(tag, lost=tag.lost or "a choice by data")
         if signal.site is None:
             return dataclasses.replace(tag, signal=signal)
-        stays = eqn.primitive.name in _STAYS
-        layout = signal.layout if stays else (*signal.layout, path)
+        layout = (*signal.layout, path)
         moved = dataclasses.replace(signal, axes=_moved(eqn, signal.axes), layout=layout)
         return dataclasses.replace(tag, signal=moved)
 
@@ -575,7 +585,7 @@ class _Walk:
     def scan(self, eqn: Any, tags: list[Tag], path: Path) -> list[Tag]:
         params = eqn.params
         (inner,) = inner_programs(eqn)
-        num_consts, num_carry = params["num_consts"], params["num_carry"]
+        num_consts, num_carry = scan_counts(params)
         constants, carry, slices = (
             tags[:num_consts],
             tags[num_consts : num_consts + num_carry],
@@ -718,7 +728,9 @@ def _shifted(signal: Signal | None, path: Path, step: int) -> Signal | None:
     return dataclasses.replace(signal, axes=axes, layout=(*signal.layout, path))
 
 
-_CUTS = frozenset("dynamic_slice slice gather split dynamic_update_slice concatenate pad".split())
+_CUTS = frozenset(
+    "concatenate dynamic_slice dynamic_update_slice gather pad slice split stack unstack".split()
+)
 _GEOMETRY = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 # Equations without a layer in them, whose results theory does not follow.
 _UNDERSTOOD = (
@@ -729,7 +741,7 @@ _UNDERSTOOD = (
     | frozenset(
         "concatenate conv_general_dilated dot_general dynamic_update_slice gather iota pad psum"
         " random_bits random_fold_in random_seed random_split random_unwrap random_wrap"
-        " scatter scatter_add scatter-add select_and_gather_add select_and_scatter_add sort"
+        " scatter scatter_add scatter-add select_and_gather_add select_and_scatter_add sort stack"
         " threefry2x32 top_k bitcast_convert_type real imag complex conj fft shift_left"
         " shift_right_logical shift_right_arithmetic population_count reduce_xor create_token"
         " debug_callback debug_print random_gamma approx_top_k".split()
@@ -760,9 +772,7 @@ def _moved(eqn: Any, axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Where axes are after an equation that lays an array out anew; None if they are cut up."""
     name, params = eqn.primitive.name, eqn.params
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    if axes is None or name in _KEEPS_AXES:
-        return axes
-    if name in ("slice", "dynamic_slice", "split"):
+    if axes is None or name in ("rev", "slice", "dynamic_slice", "split"):
         return axes
     if name == "transpose":
         return tuple(params["permutation"].index(axis) for axis in axes)
