@@ -40,8 +40,7 @@ def _perceptron(sizes: list[int]) -> tuple[Callable, Any, tuple]:
     key = jax.random.key(0)
     init = initjax.he_normal()
     params = [
-        init(jax.random.fold_in(key, n), shape)
-        for n, shape in enumerate(itertools.pairwise(sizes))
+        init(jax.random.fold_in(key, n), shape) for n, shape in enumerate(itertools.pairwise(sizes))
     ]
 
     def loss_fn(params: list, images: Any, labels: Any) -> Any:

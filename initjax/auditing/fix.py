@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 METHODS = ("variance", "units", "gradient")
 _LOGITS = 0.45  # standard deviation of logits that costs a tenth in the initial loss
 _LARGE_LOGITS = 1.0
+_KILLING = 0.5  # variance of biases that is too much beside pre-activations of variance one
 _DRIFT = 10.0  # of the gradient's squared norm over a chain, that unit variance may cost
 _STEPS = 100  # of the search for scales by gradient
 _GRID = np.exp(np.linspace(math.log(1e-8), math.log(1e3), 400))  # variances
@@ -277,16 +278,18 @@ def _redraw(
                 left.append((name, f"{finding.cause}: {reason}"))
                 continue
             leaves[index] = _orthogonal(
-                sites[index], named_key(key, name), leaves[index], _scale(leaves[index])
+                sites[index], named_key(key, name), leaves[index], _spread(leaves[index])
             )
             changes.append(Change(name, f"drawn anew, orthogonal ({finding.cause})", ()))
 
 
-def _scale(leaf: Any) -> float:
-    """The gain that a new draw keeps: none that is not of a random kernel."""
+def _spread(leaf: Any) -> float:
+    """The standard deviation of a random kernel, which a new draw keeps; 0 for a constant one."""
     import jax.numpy as jnp
 
-    return float(jnp.std(leaf.astype(jnp.float32)))
+    wide = leaf.astype(jnp.float32)
+    stddev, largest = float(wide.std()), float(jnp.abs(wide).max(initial=0))
+    return stddev if stddev > 1e-3 * largest else 0.0
 
 
 def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
@@ -329,7 +332,8 @@ def _clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: li
         if layer.name not in dead or len(whole) != 1 or len(site.bias_sources) != 1:
             continue
         name = traced.names[whole[0].leaf]
-        if layer.bias_variance > layer.rms**2 / 4 and not any(c.name == name for c in changes):
+        large = layer.bias_variance > _KILLING  # kernels are going to be scaled to variance one
+        if large and not any(change.name == name for change in changes):
             leaves[whole[0].leaf] = jnp.zeros_like(leaves[whole[0].leaf])
             changes.append(Change(name, "set to zero: it has killed units", ()))
 
@@ -356,8 +360,11 @@ def _by_pass(
         for site in sites.values()
         if site.residual
     )
+    stuck = {name for name, _ in left}
     for path, site in sites.items():
         name = _name(traced, site)
+        if name in stuck:
+            continue
         if reasons[path]:
             left.append((name, reasons[path]))
             continue
@@ -409,7 +416,7 @@ def _reasons(traced: Traced, leaves: list[Any], method: str) -> dict[Path, str]:
             reason = "its output is normalised, so that its scale does not count"
         elif site.added and not site.residual:
             reason = "its output is added to another layer's"
-        elif path == last and not site.softmax:
+        elif path == last and not (site.softmax or site.residual):
             reason = "the last layer, whose scale is the targets'"
         elif method == "units" and (site.residual or path == last):
             reason = "the end of a branch or of the network"
@@ -622,16 +629,17 @@ def _by_gradient(
     import jax
     import jax.numpy as jnp
 
-    inputs = jax.tree.leaves(batch)
     kernels = sorted({s.leaf for site in traced.anatomy.sites.values() for s in site.sources})
     kernels = [index for index in kernels if index in traced.inexact]
 
-    def loss(floats: dict[int, Any], leaves: list[Any]) -> Any:
+    def loss(floats: dict[int, Any], given: Any) -> Any:
+        leaves, inputs, constants = given
         arguments = [floats.get(index, leaf) for index, leaf in enumerate(leaves)]
-        ((value,), _) = rerun(traced.jaxpr, traced.constants, [*arguments, *inputs], {})
+        ((value,), _) = rerun(traced.jaxpr, constants, [*arguments, *inputs], {})
         return value.astype(jnp.float32)
 
-    def after_step(logs: jax.Array, leaves: list[Any]) -> Any:
+    def after_step(logs: jax.Array, given: Any) -> Any:
+        leaves = given[0]
         scale = dict(zip(kernels, jnp.exp(logs), strict=True))
         floats = {
             index: (leaves[index].astype(jnp.float32) * scale.get(index, 1)).astype(
@@ -639,7 +647,7 @@ def _by_gradient(
             )
             for index in traced.inexact
         }
-        gradients = jax.grad(loss)(floats, leaves)
+        gradients = jax.grad(loss)(floats, given)
         full = [floats.get(index, leaf) for index, leaf in enumerate(leaves)]
         slopes = [gradients.get(index, jnp.zeros_like(leaf)) for index, leaf in enumerate(leaves)]
         params = jax.tree.unflatten(traced.structure, full)
@@ -647,13 +655,13 @@ def _by_gradient(
             jax.tree.unflatten(traced.structure, slopes), optimizer.init(params), params
         )
         steps = jax.lax.stop_gradient(jax.tree.leaves(steps))
-        return loss({index: floats[index] + steps[index] for index in floats}, leaves)
+        return loss({index: floats[index] + steps[index] for index in floats}, given)
 
     @jax.jit
-    def search(leaves: list[Any]) -> tuple[Any, Any, Any]:
+    def search(given: Any) -> tuple[Any, Any, Any]:
         def turn(state: Any, number: Any) -> Any:
             logs, best, least = state
-            value, slope = jax.value_and_grad(after_step)(logs, leaves)
+            value, slope = jax.value_and_grad(after_step)(logs, given)
             better = value < least
             best, least = jnp.where(better, logs, best), jnp.where(better, value, least)
             rate = 0.1 * (1 - number / _STEPS)
@@ -664,7 +672,7 @@ def _by_gradient(
         (_, best, least), values = jax.lax.scan(turn, (start, start, jnp.inf), jnp.arange(_STEPS))
         return best, values[0], least
 
-    logs, first, least = search(leaves)
+    logs, first, least = search((leaves, jax.tree.leaves(batch), traced.constants))
     for index, scale in zip(kernels, np.exp(np.asarray(logs, np.float64)), strict=True):
         name = traced.names[index] or "params"
         if abs(scale - 1) < 1e-6:

@@ -143,7 +143,11 @@ def judge(
         )
     ]
     order = {cause: number for number, cause in enumerate(CAUSES)}
-    return sorted(kept, key=lambda finding: (finding.level != "failure", order[finding.cause]))
+    kept.sort(key=lambda finding: (finding.level != "failure", order[finding.cause]))
+    told: dict[str, Finding] = {}
+    for finding in kept:  # what gradients and signals both show is told once
+        told.setdefault(finding.cause, finding)
+    return list(told.values())
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -264,7 +268,7 @@ def _symmetry(layers: list[Layer], network: Network) -> list[Finding]:
         else "; only the layers above can tell them apart"
     )
     remedy = f"draw the kernel at random: {_recommended(named[0])}"
-    return _find("failure" if stuck else "warning", "symmetry", named, message, remedy)
+    return _find("failure" if stuck else "warning", "symmetry", alike, message, remedy)
 
 
 def _duplicates(traced: Traced, measured: Measurements) -> list[Finding]:
@@ -377,11 +381,12 @@ def _gradients(layers: list[Layer], network: Network) -> list[Finding]:
     """Vanishing and exploding, by the gradient between the ends of chains."""
     worst: tuple[float, list[Layer]] = (0.0, [])
     for chain in _chains(layers):
-        first, last = chain[0], chain[-1]
-        if len(chain) < 3 or not math.isfinite(last.log_gradient):
-            continue
-        growth = first.log_gradient - last.log_gradient
-        if abs(growth) > abs(worst[0]):
+        chain = _without_small_end(chain)
+        growth = chain[0].log_gradient - chain[-1].log_gradient
+        if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
+            ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
+            growth = sum(math.log(ratio) if ratio > 0 else math.nan for ratio in ratios)
+        if len(chain) > 1 and abs(growth) > abs(worst[0]):
             worst = growth, chain
     growth, chain = worst
     limit = math.log(_RATIO)
@@ -389,11 +394,8 @@ def _gradients(layers: list[Layer], network: Network) -> list[Finding]:
         spine = [layer for layer in layers if math.isfinite(layer.log_gradient)]
         if len(spine) < 3:
             return []
-        growth, chain, limit = (
-            spine[0].log_gradient - spine[-1].log_gradient,
-            spine,
-            math.log(_BAD_RATIO),
-        )
+        growth = spine[0].log_gradient - spine[-1].log_gradient
+        chain, limit = spine, math.log(_BAD_RATIO)
     if abs(growth) < limit:
         return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
@@ -417,6 +419,15 @@ def _gradients(layers: list[Layer], network: Network) -> list[Finding]:
         remedy += ", or add normalisation or residual connections"
     cause = "vanishing" if growth < 0 else "exploding"
     return _find(level, cause, chain, message, remedy)
+
+
+def _without_small_end(chain: list[Layer]) -> list[Layer]:
+    """A chain without its last layer, if that is small on purpose, as a readout of zeros is."""
+    *hidden, last = chain
+    if last.role != "last" or len(hidden) < 2:
+        return chain
+    typical = float(np.median([layer.weight_variance for layer in hidden]))
+    return hidden if last.weight_variance < 0.05 * typical else chain
 
 
 def _forward(layers: list[Layer], network: Network) -> list[Finding]:

@@ -1,0 +1,277 @@
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import initjax
+from initjax.auditing.fix import Repair
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(1), (256, 24))
+LABELS = jax.random.randint(jax.random.key(2), (256,), 0, 10)
+
+
+def cross_entropy(logits, labels=LABELS):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def perceptron(activation, depth, width=32, stddev=0.3, bias=0.0):
+    """Its loss and parameters; the pre-activations of its hidden layers."""
+    keys = jax.random.split(KEY, 2 * depth + 1)
+    sizes = [24, *[width] * depth, 10]
+    params = [
+        {
+            "kernel": stddev * jax.random.normal(keys[n], (sizes[n], sizes[n + 1])),
+            "bias": bias * jax.random.normal(keys[depth + n], (sizes[n + 1],)),
+        }
+        for n in range(depth + 1)
+    ]
+
+    def hidden(params, x):
+        found = []
+        for layer in params[:-1]:
+            z = x @ layer["kernel"] + layer["bias"]
+            found.append(z)
+            x = activation(z)
+        return found, x @ params[-1]["kernel"] + params[-1]["bias"]
+
+    return (lambda params, x: cross_entropy(hidden(params, x)[1])), params, hidden
+
+
+@pytest.mark.parametrize("stddev", [0.01, 3.0])
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_every_layer_gets_unit_variance_in_one_pass(stddev, bias):
+    loss_fn, params, hidden = perceptron(jax.nn.relu, 6, stddev=stddev, bias=bias)
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    stddevs = [float(z.std()) for z in hidden(fixed, X)[0]]
+    np.testing.assert_allclose(stddevs, 1, atol=1e-5)
+    assert [change.name for change in repair.changes][:2] == ["0/kernel", "1/kernel"]
+    for before, after in zip(params, fixed, strict=True):
+        np.testing.assert_array_equal(after["bias"], before["bias"])
+        ratio = after["kernel"] / before["kernel"]
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+
+
+def test_layers_that_a_loop_stacks_each_get_a_factor():
+    scales = jnp.array([1, 2, 0.1, 5, 0.3])[:, None, None]
+    params = {"loop": scales * jax.random.normal(KEY, (5, 24, 24)), "out": jnp.eye(24)}
+
+    def signals(params, x):
+        def turn(x, kernel):
+            z = x @ kernel
+            return jax.nn.relu(z), z.std()
+
+        return jax.lax.scan(jax.checkpoint(turn), x, params["loop"])
+
+    def loss_fn(params, x):
+        return (signals(params, x)[0] @ params["out"]).mean()
+
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    (change,) = repair.changes
+    assert change.name == "loop" and len(change.factors) == 5
+    np.testing.assert_allclose(signals(fixed, X)[1], 1, atol=1e-5)
+
+
+def test_gradients_keep_their_norm_in_a_chain_too_long_for_unit_variance():
+    loss_fn, params, _ = perceptron(jnp.tanh, 40, width=128, stddev=0.2)
+    _, repair = initjax.fix(loss_fn, params, X)
+    assert repair.before.verdict == "failure" and repair.after.verdict == "ok"
+    assert "chi_1 = 1" in repair.target
+    assert 0.1 < repair.after.network.gradient_growth < 10
+    ratios = [layer.predicted_gradient_ratio for layer in repair.after.layers[:-2]]
+    np.testing.assert_allclose(ratios, 1, atol=0.25)
+
+
+def test_ends_of_branches_are_brought_down_and_never_raised():
+    def init(scale):
+        keys = jax.random.split(KEY, 9)
+        return {
+            "in": jax.random.normal(keys[8], (24, 32)) / 24**0.5,
+            **{f"a{n}": jax.random.normal(keys[n], (32, 32)) / 4 for n in range(4)},
+            **{f"b{n}": scale * jax.random.normal(keys[4 + n], (32, 32)) for n in range(4)},
+        }
+
+    def ends(params, x):
+        x, found = x @ params["in"], []
+        for n in range(4):
+            found.append(jax.nn.relu(x @ params[f"a{n}"]) @ params[f"b{n}"])
+            x = x + found[-1]
+        return found, jnp.square(x).mean()
+
+    def loss_fn(params, x):
+        return ends(params, x)[1]
+
+    fixed, _ = initjax.fix(loss_fn, init(1.0), X)
+    np.testing.assert_allclose([z.std() for z in ends(fixed, X)[0]], 0.5, atol=1e-5)
+    small = init(0.01)
+    fixed, repair = initjax.fix(loss_fn, small, X)
+    np.testing.assert_array_equal(fixed["b2"], small["b2"])
+    zero = init(0.0)
+    fixed, repair = initjax.fix(loss_fn, zero, X, key=KEY)
+    np.testing.assert_array_equal(fixed["b1"], 0)
+    assert "b1" in dict(repair.left)
+
+
+def test_large_logits_are_brought_down_and_small_ones_left():
+    loss_fn, params, hidden = perceptron(jax.nn.relu, 2, stddev=0.3)
+    params[-1]["kernel"] *= 30
+    fixed, _ = initjax.fix(loss_fn, params, X)
+    assert float(hidden(fixed, X)[1].std()) == pytest.approx(0.45, abs=1e-5)
+    assert float(loss_fn(fixed, X)) < np.log(10) + 0.15
+    params[-1]["kernel"] *= 1e-4
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    np.testing.assert_array_equal(fixed[-1]["kernel"], params[-1]["kernel"])
+    assert dict(repair.left)["2/kernel"] == "small enough as it is"
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.02])
+def test_what_scaling_cannot_repair_is_drawn_with_a_key_and_named_without(fill):
+    loss_fn, params, _ = perceptron(jax.nn.relu, 2)
+    for layer in params:
+        layer["kernel"] = jnp.full_like(layer["kernel"], fill)
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    assert repair.verdict == "failure" and "key=" in dict(repair.left)["0/kernel"]
+    if fill == 0:
+        np.testing.assert_array_equal(fixed[0]["kernel"], 0)
+    fixed, repair = initjax.fix(loss_fn, params, X, key=KEY)
+    assert repair.verdict == "ok"
+    again, _ = initjax.fix(loss_fn, params, X, key=KEY)
+    np.testing.assert_array_equal(again[0]["kernel"], fixed[0]["kernel"])
+    gram = fixed[1]["kernel"].T @ fixed[1]["kernel"]
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(32), atol=1e-4)
+
+
+def test_copies_are_drawn_anew_but_for_the_first():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 3)
+    params[2]["kernel"] = params[1]["kernel"]
+    fixed, repair = initjax.fix(loss_fn, params, X, key=KEY)
+    assert [f.cause for f in repair.before.findings] == ["duplicate"] and repair.verdict == "ok"
+    ratio = fixed[1]["kernel"] / params[1]["kernel"]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+
+
+def test_biases_that_kill_units_are_cleared():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 2, width=64)
+    params[0]["bias"] = jnp.where(jnp.arange(64) % 2 == 0, -30.0, 0.0)
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    assert "dead" in [f.cause for f in repair.before.findings]
+    np.testing.assert_array_equal(fixed[0]["bias"], 0)
+    assert repair.verdict == "ok"
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(11, 16)(tokens)
+        x = nn.RNN(nn.SimpleCell(16))(x)[:, -1]
+        x = nn.LayerNorm()(nn.Dense(16)(x))
+        return nn.Dense(10)(nn.relu(x))
+
+
+def test_traps_are_left_alone_and_told():
+    tokens = jax.random.randint(KEY, (64, 5), 0, 11)
+    model = Recurrent()
+    params = jax.tree.map(lambda leaf: 3 * leaf, model.init(KEY, tokens))
+    loss_fn = lambda params, tokens: cross_entropy(model.apply(params, tokens), LABELS[:64])  # noqa: E731
+    fixed, repair = initjax.fix(loss_fn, params, tokens)
+    reasons = dict(repair.left)
+    assert "embedding" in reasons["params/Embed_0/embedding"]
+    assert "every turn" in reasons["params/SimpleCell_0/h/kernel"]
+    assert "normalised" in reasons["params/Dense_0/kernel"]
+    np.testing.assert_array_equal(
+        fixed["params"]["Dense_0"]["kernel"], params["params"]["Dense_0"]["kernel"]
+    )
+    text = str(repair)
+    assert "left alone" in text and max(map(len, text.splitlines())) <= 100
+
+
+def test_modules_keep_their_kind_dtype_and_what_is_no_parameter():
+    model = nnx.Sequential(
+        nnx.Linear(24, 32, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16),
+        nnx.relu,
+        nnx.Linear(32, 10, rngs=nnx.Rngs(1)),
+    )
+    graph, state = nnx.split(model)
+    fixed, _ = initjax.fix(lambda state, x: cross_entropy(nnx.merge(graph, state)(x)), state, X)
+    assert jax.tree.structure(fixed) == jax.tree.structure(state)
+    first = nnx.merge(graph, fixed).layers[0]
+    assert first.kernel.get_value().dtype == jnp.bfloat16
+    assert float(first(X).std()) == pytest.approx(1, abs=0.02)
+    network = eqx.nn.MLP(24, 10, 32, 2, key=KEY)
+    arrays, rest = eqx.partition(network, eqx.is_array)
+    fixed, repair = initjax.fix(
+        lambda arrays, x: cross_entropy(jax.vmap(eqx.combine(arrays, rest))(x)), arrays, X
+    )
+    assert jax.tree.structure(fixed) == jax.tree.structure(arrays)
+    pre_activations = jax.vmap(fixed.layers[0])(X)
+    assert float(pre_activations.std()) == pytest.approx(1, abs=1e-5)
+    assert isinstance(repair, Repair)
+
+
+def test_units_are_scaled_and_centred_one_by_one():
+    def convolve(params, x):
+        kernel = params["kernel"]
+        z = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME",
+                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+        return z + params["bias"]
+
+    def loss_fn(params, x):
+        hidden = jax.nn.relu(convolve(params, x)).reshape(len(x), -1)
+        heads = jnp.einsum("bi,ihd->bhd", hidden, params["heads"])
+        return jnp.square(jnp.tanh(heads + params["shift"]) @ params["out"]).mean()
+
+    keys = jax.random.split(KEY, 5)
+    params = {
+        "kernel": jax.random.normal(keys[0], (3, 3, 2, 6)),
+        "bias": jax.random.normal(keys[1], (6,)),
+        "heads": jax.random.normal(keys[2], (96, 3, 5)),
+        "shift": jnp.ones((3, 5)),
+        "out": jax.random.normal(keys[3], (5, 1)),
+    }
+    images = jax.random.normal(keys[4], (128, 4, 4, 2))
+    fixed, repair = initjax.fix(loss_fn, params, images, method="units")
+    z = convolve(fixed, images)
+    np.testing.assert_allclose(z.mean((0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(z.std((0, 1, 2)), 1, atol=1e-4)
+    hidden = jax.nn.relu(z).reshape(128, -1)
+    heads = jnp.einsum("bi,ihd->bhd", hidden, fixed["heads"]) + fixed["shift"]
+    np.testing.assert_allclose(heads.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(heads.std(0), 1, atol=1e-4)
+    assert "1.47" in repair.warning
+
+
+def test_scales_are_learned_that_lower_the_loss_after_the_first_step():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 2, stddev=1.0)
+    optimizer = optax.sgd(0.1)
+    fixed, repair = initjax.fix(loss_fn, params, X, method="gradient", optimizer=optimizer)
+
+    def after(params):
+        updates, _ = optimizer.update(jax.grad(loss_fn)(params, X), optimizer.init(params))
+        return float(loss_fn(optax.apply_updates(params, updates), X))
+
+    assert after(fixed) < after(params) - 0.05
+    assert "this batch" in repair.warning
+    with pytest.raises(ValueError, match="needs an optimizer"):
+        initjax.fix(loss_fn, params, X, method="gradient")
+
+
+def test_nothing_is_done_to_what_is_not_finite_or_right_already():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 1)
+    fixed, _ = initjax.fix(loss_fn, params, X)
+    again, repair = initjax.fix(loss_fn, fixed, X)
+    assert dict(repair.left)["0/kernel"] == "right as it is" or repair.changes
+    np.testing.assert_allclose(again[0]["kernel"], fixed[0]["kernel"], rtol=1e-5)
+    params[0]["kernel"] = params[0]["kernel"].at[0, 0].set(jnp.nan)
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    assert not repair.changes and repair.verdict == "failure"
+    np.testing.assert_array_equal(fixed[1]["kernel"], params[1]["kernel"])
+
+
+def test_an_unknown_method_is_refused():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 1)
+    with pytest.raises(ValueError, match="method"):
+        initjax.fix(loss_fn, params, X, method="lsuv")
