@@ -652,7 +652,7 @@ class _Walk:
                     data=before.data,
                     batch=before.batch,
                     sources=before.sources,
-                    signal=_earlier(after.signal) if forward else None,
+                    signal=_earlier(after.signal, path) if forward else None,
                     lost=after.lost or "a loop",
                     sites=first.sites,
                 )
@@ -682,7 +682,7 @@ def _either(outs: list[Tag], choice: Tag) -> Tag:
 def _joined(before: Tag, after: Tag) -> Tag:
     """What is known of what a loop carries: whatever any turn depends on."""
     data = before.data or after.data
-    changed = data and before.number
+    changed = before.number and (data or after.signal != before.signal)
     return dataclasses.replace(
         before,
         leaves=before.leaves | after.leaves,
@@ -694,8 +694,13 @@ def _joined(before: Tag, after: Tag) -> Tag:
     )
 
 
-def _earlier(signal: Signal | None) -> Signal | None:
-    return signal and dataclasses.replace(signal, earlier=signal.site is not None)
+def _earlier(signal: Signal | None, loop: Path) -> Signal | None:
+    """What a turn of a loop knows of the signal that the one before has given."""
+    if signal is None or signal.site is None:
+        return signal
+    if signal.site[: len(loop)] != loop:  # another function of it in every turn
+        return None
+    return dataclasses.replace(signal, earlier=True)
 
 
 def _sliced(tag: Tag, path: Path) -> Tag:
