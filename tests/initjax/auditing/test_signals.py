@@ -1,0 +1,173 @@
+"""What a layer's output goes through: the very function, and none where it is no function of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from initjax.auditing.signals import IDENTITY, name_of
+from initjax.auditing.trace import trace
+
+Z = np.linspace(-7.0, 7.0, 201, dtype=np.float32)
+X = jnp.ones((8, 5))
+PARAMS = {
+    "in": jnp.ones((5, 6)),
+    "bias": jnp.ones(6),
+    "out": jnp.ones((6, 3)),
+    "slope": jnp.float32(0.1),
+}
+NAMES = (
+    "relu leaky_relu tanh sigmoid silu softplus elu selu relu6 mish hard_tanh gelu soft_sign"
+    " hard_sigmoid log_sigmoid squareplus"
+).split()
+
+
+def activation_between(between, dtype=jnp.float32):
+    """What is read of a function between two layers; and why, if nothing is."""
+
+    def loss(p, x):
+        return jnp.square(between(x @ p["in"] + p["bias"], p) @ p["out"]).astype(jnp.float32).mean()
+
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
+    traced = trace("test", loss, params, (X.astype(dtype),), False)
+    first, last = traced.anatomy.sites.values()
+    assert (first.activation is None) == (last.inputs[0].signal is None)
+    return first.activation, last.inputs[0].lost
+
+
+def assert_reads(function, wrap=lambda f: f):
+    found, _ = activation_between(lambda z, p: wrap(function)(z))
+    assert found is not None
+    np.testing.assert_allclose(found(Z), function(Z), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_activations_of_jax_are_read_and_named(name):
+    function = getattr(jax.nn, name)
+    assert_reads(function)
+    found, _ = activation_between(lambda z, p: function(z))
+    assert name_of(found) == name
+
+
+@pytest.mark.parametrize("name", ["gelu", "leaky_relu", "selu", "silu", "relu6", "softplus"])
+def test_activations_of_narrow_models_are_read_too(name):
+    function = getattr(jax.nn, name)
+    found, _ = activation_between(lambda z, p: function(z), jnp.bfloat16)
+    assert found is not None and name_of(found) == name
+    # In the precision of what it is given: constants alone are rounded to bfloat16.
+    np.testing.assert_allclose(np.asarray(found(Z)), np.asarray(function(Z)), rtol=5e-3, atol=1e-2)
+
+
+@jax.custom_jvp
+def _sine(z: Any) -> Any:
+    return jnp.sin(z)
+
+
+_sine.defjvp(lambda primals, tangents: (_sine(*primals), tangents[0]))
+
+
+@jax.custom_vjp
+def _cubed(z: Any) -> Any:
+    return z**3 - 0.5
+
+
+_cubed.defvjp(lambda z: (_cubed(z), z), lambda z, cotangent: (cotangent,))
+NUMBER = np.asarray([1.5], np.float32)
+
+WRAPPERS = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "remat": jax.checkpoint,
+    "policy": lambda f: jax.checkpoint(f, policy=jax.checkpoint_policies.dots_saveable),
+    "vmap": jax.vmap,
+    "layout": lambda f: lambda z: f(z.T[None]).reshape(6, 8).T,
+    "barrier": lambda f: lambda z: lax.optimization_barrier((jnp.ones(3), f(z)))[1],
+    "cond": lambda f: lambda z: lax.cond(z.size > 3, f, f, z),
+}
+FUNCTIONS = {
+    "custom_jvp": _sine,
+    "custom_vjp": _cubed,
+    "constants": lambda z: jnp.tanh(z * np.float32(2)) + NUMBER[0] - jnp.sqrt(3.0),
+    "product with itself": lambda z: z * jax.nn.sigmoid(1.7 * z),
+    "choice": lambda z: jnp.where(z > 1, jnp.log1p(jnp.abs(z)), jnp.minimum(z, 0.5) ** 2),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_any_function_of_one_number_is_read_through_any_wrapper(function, wrap):
+    assert_reads(function, wrap)
+
+
+def test_what_a_loop_does_to_a_layer_is_no_activation():
+    found, lost = activation_between(
+        lambda z, p: lax.fori_loop(0, 2, lambda _, z: jnp.sin(z) + 1, z)
+    )
+    assert found is None
+    assert lost not in ("", "the batch")
+
+
+def test_an_array_of_one_number_is_a_number():
+    assert_reads(lambda z: jnp.maximum(z, NUMBER) / NUMBER[0])
+
+
+def twice(half):
+    return jnp.repeat(half, 2, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (lambda z, p: twice(jax.nn.glu(z)), "a product of layers"),
+        (lambda z, p: twice(z[:, :3] * jax.nn.silu(z[:, 3:])), "a product of layers"),
+        (lambda z, p: z * z[:, ::-1], "a product of layers"),
+        (lambda z, p: z + lax.rev(z, (1,)), "a sum of layers"),
+        (lambda z, p: z * jnp.roll(z, 1, -1), "a product of layers"),
+        (lambda z, p: jax.nn.softmax(z), "normalisation"),
+        (lambda z, p: jnp.where(z > 0, z, p["slope"] * z), "a parameter enters the activation"),
+        (lambda z, p: z * np.linspace(0, 1, 6, dtype=np.float32), "an array enters"),
+        (lambda z, p: jnp.sort(z), "sort"),
+        (lambda z, p: jnp.cumsum(z, -1), "a sum or mean"),
+        (lambda z, p: z[:, jnp.array([1, 0, 2, 3, 4, 5])], "an array enters"),
+        (lambda z, p: lax.cond(X.sum() > 1, jnp.tanh, jax.nn.relu, z), "a choice of branches"),
+    ],
+)  # fmt: skip
+def test_what_mixes_numbers_is_no_activation(between, reason):
+    found, lost = activation_between(between)
+    assert found is None
+    assert lost == reason
+
+
+def test_a_layer_that_is_read_as_it_is_has_the_identity():
+    found, _ = activation_between(lambda z, p: z)
+    assert found == IDENTITY
+    assert name_of(found) == "identity"
+    assert name_of(None) == ""
+
+
+def test_equal_functions_are_equal_and_unnamed_ones_show_their_text():
+    one, _ = activation_between(lambda z, p: jnp.tanh(z) * 2)
+    same, _ = activation_between(lambda z, p: jnp.tanh(z) * 2)
+    other, _ = activation_between(lambda z, p: jnp.tanh(z) * 3)
+    assert one == same and hash(one) == hash(same)
+    assert one != other
+    assert name_of(one) == "mul(tanh(z), 2.0)"
+    long, _ = activation_between(lambda z, p: jnp.sin(jnp.sin(jnp.sin(z + 1) + 2) + 3))
+    assert len(name_of(long)) == 40
+
+
+def test_an_activation_can_be_evaluated_in_any_precision_and_differentiated():
+    found, _ = activation_between(lambda z, p: jax.nn.gelu(z))
+    assert found is not None
+    assert found(jnp.ones(3, jnp.float16)).dtype == jnp.float16
+    slope = jax.vmap(jax.grad(found))(Z)
+    np.testing.assert_allclose(slope, jax.vmap(jax.grad(jax.nn.gelu))(Z), rtol=1e-5, atol=1e-6)
+    with jax.enable_x64(True):
+        wide = found(jnp.asarray(Z, jnp.float64))
+        assert wide.dtype == jnp.float64
+        np.testing.assert_allclose(
+            wide, jax.nn.gelu(jnp.asarray(Z, jnp.float64)), rtol=1e-6, atol=1e-7
+        )
