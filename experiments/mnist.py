@@ -24,14 +24,17 @@ from typing import Any, TextIO
 from absl import flags
 
 import initjax
-from experiments.common import choices, console, data, runs, store
+from experiments.common import audits, choices, console, data, runs, store
 
 # JAX, and what imports it, is imported in the functions: a mistake in a flag is told before.
 COMMAND = "python -m experiments.mnist"
 
 
 def run(
-    config: runs.Config, workdir: str | None = None, stream: TextIO | None = None
+    config: runs.Config,
+    workdir: str | None = None,
+    stream: TextIO | None = None,
+    audit: bool = False,
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains one network and leaves the directory of the run (see `experiments.common.store`).
 
@@ -39,6 +42,7 @@ def run(
       config: what to train.
       workdir: the directory of the run, empty or absent; None makes a new one under `runs`.
       stream: where to show the progress; None shows none.
+      audit: whether to audit the network on its first batch before it is trained, to `audit.json`.
 
     Returns:
       The directory, and the summary that is in it.
@@ -72,6 +76,12 @@ def run(
         store.write_json(directory / "config.json", _description(config, dataset, model.shapes))
         display = console.Progress(config.epochs, stream)
         display.say(*_header(config, dataset, features, model.shapes))
+        if audit:
+            report = audits.audit(config, model, params, key, dataset)
+            store.write_json(directory / "audit.json", report.to_dict())
+            # With the batch that experiments.audit takes: its size counts for training alone.
+            audited = dataclasses.replace(config, batch_size=audits.BATCH_SIZE)
+            display.say("", str(report), "", *audits.next_step(audited, report))
         epochs = training.fit(
             model.apply,
             config.optimizer,
@@ -120,16 +130,7 @@ def run(
 
 def command(config: runs.Config) -> str:
     """The command that repeats a run."""
-    arguments = [f"--init={config.init}", f"--seed={config.seed}"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        default = field.default
-        if field.name == "learning_rate":
-            default = choices.OPTIMIZERS[config.optimizer]
-        if field.name not in ("init", "seed") and value != default:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            arguments.append(f"--{field.name}={text}")
-    return f"{COMMAND} {shlex.join(arguments)}"
+    return f"{COMMAND} {shlex.join(runs.arguments(config))}"
 
 
 def _run_name(config: runs.Config, dataset: data.Dataset) -> str:
@@ -274,6 +275,13 @@ _string(
     "A directory of IDX files, as MNIST, Fashion-MNIST, KMNIST and EMNIST are distributed, or the"
     " directory of TensorFlow Datasets (default: the bundled files, or ~/tensorflow_datasets).",
 )
+flags.DEFINE_bool(
+    "audit",
+    False,
+    "Audit the initialization before training, layer by layer, on the first batch; training is the"
+    " same without it.",
+    flag_values=_FLAGS,
+)
 _string(
     "workdir",
     None,
@@ -281,7 +289,7 @@ _string(
 )
 
 _GROUPS = {
-    "Initialization": ("init", "output_init", "bias_init", "seed"),
+    "Initialization": ("init", "output_init", "bias_init", "seed", "audit"),
     "Model": ("hidden", "activation", "dtype"),
     "Training": ("optimizer", "learning_rate", "epochs", "batch_size"),
     "Data": ("dataset", "data_dir"),
@@ -302,7 +310,7 @@ def main() -> None:
     config = runs.Config(**arguments)
     store.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
-    run(config, _FLAGS.workdir, sys.stdout)
+    run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,27 @@ class Config:
             raise ValueError(f"--learning_rate must be a number above 0, got {rate}")
 
 
+def arguments(config: Config, batch_size: int = Config.batch_size) -> list[str]:
+    """The flags of a program that make a configuration: the initializer, the seed, and all else
+    that is not the default.
+
+    Args:
+      config: the configuration.
+      batch_size: the program's default.
+    """
+    found = [f"--init={config.init}", f"--seed={config.seed}"]
+    defaults = {field.name: field.default for field in dataclasses.fields(config)} | {
+        "learning_rate": choices.OPTIMIZERS[config.optimizer],
+        "batch_size": batch_size,
+    }
+    for name, default in defaults.items():
+        value = getattr(config, name)
+        if name not in ("init", "seed") and value != default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            found.append(f"--{name}={text}")
+    return found
+
+
 def canonical(spec: str) -> str:
     """The one specification for what many describe: `he_normal` for `kaiming_normal()` too."""
     return repr(initjax.parse(spec)).removesuffix("()")

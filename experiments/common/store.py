@@ -5,6 +5,7 @@
     steps.jsonl          a line a training step: loss and acc of its batch
     params.safetensors   the parameters after the last finished epoch
     learning_curve.png   the picture of the above
+    audit.json           what an audit of the network before training found, if there was one
     summary.json         how the run ended, and its last metrics
     events.out.tfevents* the metrics of every epoch, for TensorBoard
 

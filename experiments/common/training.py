@@ -32,11 +32,12 @@ class Metrics(NamedTuple):
     correct: Any
 
 
-_OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "sgd": optax.sgd,
 }
+"""Those of `choices.OPTIMIZERS`, as functions of the learning rate."""
 
 
 class History(NamedTuple):
@@ -183,7 +184,7 @@ def _in_batches(order: jax.Array, batch_size: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="optimizer")
 def start(optimizer: str, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
     """The state to start training in from given parameters, which are kept."""
-    return State(params, _OPTIMIZERS[optimizer](learning_rate).init(params))
+    return State(params, OPTIMIZERS[optimizer](learning_rate).init(params))
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "optimizer"), donate_argnames=("state",))
@@ -211,7 +212,7 @@ def train(
     Returns:
       The new state, and each batch's metrics in training mode, before its update.
     """
-    transform = _OPTIMIZERS[optimizer](learning_rate)
+    transform = OPTIMIZERS[optimizer](learning_rate)
 
     def step(state: State, batch: jax.Array) -> tuple[State, Metrics]:
         def mean_loss(params: Any) -> tuple[jax.Array, Metrics]:

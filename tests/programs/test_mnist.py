@@ -182,6 +182,27 @@ def test_every_setting_changes_what_is_trained(change, tmp_path):
     assert [step["loss"] for step in a] != [step["loss"] for step in b]
 
 
+def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
+    config = runs.Config(init="zeros", epochs=1, batch_size=6000, hidden=(8, 8))
+    mnist.run(config, str(tmp_path / "a"))
+    mnist.run(config, str(tmp_path / "b"), sys.stdout, audit=True)
+    names = {name: {path.name for path in (tmp_path / name).glob("[!e]*")} for name in "ab"}
+    assert names["b"] - names["a"] == {"audit.json"}
+    for name in ("params.safetensors", "steps.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in "ab"]
+    assert configs[0]["config"] == configs[1]["config"]
+    output = capsys.readouterr().out
+    told, _, training = output.partition("\nEpoch 0/1")
+    assert "\nfailure, zero: hidden/0/kernel" in told and "Epoch 1/1" in training
+    mend = "mend    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
+    assert mend in told.splitlines()
+    audited = json.loads((tmp_path / "b/audit.json").read_text())
+    first = store.read(tmp_path / "b/steps.jsonl")[0]
+    assert audited["verdict"] == "failure"
+    assert audited["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
+
+
 def test_a_diverging_run_ends_well(tmp_path):
     result = run("--epochs=1", "--optimizer=sgd", "--learning_rate=1e30", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

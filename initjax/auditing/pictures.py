@@ -1,0 +1,389 @@
+"""The picture of an audit: what was measured at every layer, beside what theory predicts."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initjax.auditing.layers import Layer
+from initjax.auditing.measure import BINS
+from initjax.auditing.report import Report, _common_prefix, _shortened
+from initjax.theory._integrals import single
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; shapes tell the same.
+_MARKS = {"ok": ("o", "#0072B2"), "warning": ("^", "#E69F00"), "failure": ("X", "#D55E00")}
+_TEXT_COLOURS = {"ok": "0.3", "warning": "#8A5A00", "failure": "#B3440A"}
+_THEORY, _BAND = "0.2", "0.88"
+_SHADES = ("#FFFFFF", "#C6DFF0", "#6AAED6", "#0072B2", "#00304D")
+_DARKEST = 0.14  # of the numbers in one bin; of a normal law it is .08
+_INCHES = 11.0  # the width; the following are inches too
+_PANEL, _GAP, _LINE, _LETTER = 2.1, 0.5, 0.165, 0.058
+_MOST_NAMES, _LONGEST_NAME, _MOST_FINDINGS = 26, 28, 4
+_MANY = 60  # layers, whose dots touch
+_DECADE = 10.0  # what spans more than that is drawn on a logarithmic axis
+_BEYOND = 1e3  # times the largest measurement, or the smallest one's inverse: theory is cut there
+
+Edges = list[tuple[int, int]]  # between layers that theory connects
+
+
+def draw(report: Report) -> Figure:
+    """Draws measurements and predictions over depth, and the layers' histograms.
+
+    Left the way forward: root mean square and histogram of the pre-activations, and the correlation
+    of two examples. Right the way back: root mean square and histogram of the loss's gradients;
+    and below it the part of each layer that is flat. Theory's band holds 95 % of the networks of
+    these widths. Its lines begin anew where a layer's input does not follow from one other layer.
+
+    Args:
+      report: of `initjax.audit`.
+
+    Returns:
+      A Matplotlib figure that belongs to no window, and to no state of `pyplot`.
+
+    Raises:
+      ValueError: there are no layers.
+    """
+    from matplotlib.figure import Figure
+
+    layers = report.layers
+    if not layers:
+        raise ValueError(
+            "plot: report.layers is empty; valid is the report of a model with one layer or more."
+            " print(report) tells why none was found"
+        )
+    levels = [report.level(layer) for layer in layers]
+    names = _names(layers)
+    findings = _findings(report)
+    top = 0.72 + _LINE * len(findings) + 0.5
+    bottom = 0.25 + _LETTER * max(map(len, names))
+    height = top + 3 * _PANEL + 2 * _GAP + bottom
+    figure = Figure(figsize=(_INCHES, height), dpi=150)
+    figure.subplots_adjust(
+        left=0.055, right=0.96, bottom=bottom / height, top=1 - top / height,
+        wspace=0.19, hspace=_GAP / _PANEL,
+    )  # fmt: skip
+    figure.text(
+        0.012, 1 - 0.32 / height, report._title(), fontsize=13, fontweight="bold", va="center"
+    )
+    for number, (level, line) in enumerate(findings):
+        at = 1 - (0.62 + _LINE * number) / height
+        figure.text(0.012, at, line, fontsize=8.5, color=_TEXT_COLOURS[level], va="center")
+
+    (rms, gradient), (forward, backward), (correlation, flat) = figure.subplots(3, 2, sharex="col")
+    _draw_rms(rms, layers, levels)
+    _draw_gradient(gradient, layers, levels)
+    _draw_histograms(forward, [layer.histogram for layer in layers], levels, "Pre-activations")
+    _draw_histograms(backward, [layer.gradient_histogram for layer in layers], levels, "Gradients")
+    _draw_correlation(correlation, layers, levels)
+    _draw_flat(flat, layers, levels)
+    for axes in (rms, gradient, forward, backward, correlation, flat):
+        axes.tick_params(axis="y", labelsize=8)
+        if not axes.images:
+            axes.grid(color="0.92", lw=0.8)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes in (correlation, flat):
+        _name_layers(axes, names, levels)
+    _legend(figure, levels, 1 - (top - 0.42) / height)
+    return figure
+
+
+def _findings(report: Report) -> list[tuple[str, str]]:
+    """The lines above the panels, each with its level."""
+    if not report.findings:
+        return [("ok", "ok: nothing is wrong")]
+    lines = []
+    for finding in report.findings[:_MOST_FINDINGS]:
+        text = f"{finding.level}, {finding.cause}: {finding.message}. "
+        text += f"{finding.remedy[0].upper()}{finding.remedy[1:]}."
+        wrapped = textwrap.wrap(text, 165, subsequent_indent="    ", break_on_hyphens=False)
+        lines += [(finding.level, line) for line in wrapped]
+    more = len(report.findings) - _MOST_FINDINGS
+    if more > 0:
+        lines.append(("ok", f"and {more} more, which print(report) tells"))
+    return lines
+
+
+def _names(layers: Sequence[Layer]) -> list[str]:
+    prefix = len(_common_prefix([layer.name for layer in layers]))
+    return [_shortened(layer.name[prefix:], _LONGEST_NAME) for layer in layers]
+
+
+def _draw_rms(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> None:
+    theory = np.array([layer.predicted_rms for layer in layers])
+    edges = [(layer.source, row) for row, layer in enumerate(layers) if layer.source is not None]
+    measured = np.array([layer.rms for layer in layers])
+    band = _band(layers)
+    logarithmic = _value_axis(axes, measured, edges, theory, *band)
+    _title(axes, "Pre-activations, root mean square", logarithmic)
+    _draw_theory(axes, theory, edges, band)
+    _draw_measured(axes, measured, levels, ~np.isfinite(measured))
+
+
+def _draw_gradient(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> None:
+    measured = np.array([layer.gradient for layer in layers])
+    theory, edges = _predicted_gradients(layers, measured)
+    logarithmic = _value_axis(axes, measured, edges, theory)
+    _title(axes, "Gradients, root mean square", logarithmic)
+    _draw_theory(axes, theory, edges)
+    # What has no histogram was not measured.
+    seen = np.array([len(layer.gradient_histogram) > 0 for layer in layers])
+    _draw_measured(axes, measured, levels, seen & ~np.isfinite(measured))
+
+
+def _draw_correlation(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> None:
+    measured = np.array([layer.correlation for layer in layers])
+    theory = np.array([layer.predicted_correlation for layer in layers])
+    edges = []
+    for row, layer in enumerate(layers):
+        if layer.source is not None and math.isfinite(theory[row]):
+            edges.append((layer.source, row))
+            if layers[layer.source].source is None:  # a chain begins with what is measured
+                theory[layer.source] = measured[layer.source]
+    _title(axes, "Correlation of two examples", False)
+    lowest = np.min(np.append(measured, theory), initial=0, where=np.isfinite([*measured, *theory]))
+    axes.set_ylim(lowest - 0.05 if lowest < 0 else -0.02, 1.05)
+    axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+    _draw_theory(axes, theory, edges)
+    _draw_measured(axes, measured, levels)
+
+
+def _draw_flat(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    saturating = np.array([layer.saturating for layer in layers])
+    measured = np.array([la.saturated if la.saturating else la.dead for la in layers])
+    theory = np.array([la.predicted_saturated if la.saturating else la.predicted_dead
+                       for la in layers])  # fmt: skip
+    seen = np.isfinite(measured)
+    titles = {
+        (True, True): "Dead units, or flat pre-activations",
+        (True, False): "Flat pre-activations, where activations saturate",
+        (False, True): "Dead units, flat on the whole batch",
+        (False, False): "Dead units: no layer has an activation that could be flat",
+    }
+    kinds = bool((seen & saturating).any()), bool((seen & ~saturating).any())
+    _title(axes, titles[kinds], False)
+    highest = np.max(
+        np.append(measured, theory), initial=0.1, where=np.isfinite([*measured, *theory])
+    )
+    axes.set_ylim(-0.02 * highest, 1.12 * highest)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.plot(theory, ls="", marker="_", ms=7, mew=1.3, color=_THEORY, zorder=2)
+    if np.isfinite(theory).any():
+        text = "bars: at unit scale" if kinds == (True, False) else "bars: by chance"
+        axes.set_title(text, loc="right", fontsize=8, color="0.35")
+    _draw_measured(axes, measured, levels)
+
+
+def _predicted_gradients(layers: Sequence[Layer], measured: np.ndarray) -> tuple[np.ndarray, Edges]:
+    """Theory's gradients, from the ends of chains back, and between which layers it reaches."""
+    readers: dict[int, list[int]] = {}
+    for row, layer in enumerate(layers):
+        if layer.source is not None:
+            readers.setdefault(layer.source, []).append(row)
+    theory, edges = measured.copy(), []
+    for row in reversed(range(len(layers))):
+        layer, ratio = layers[row], layers[row].predicted_gradient_ratio
+        if len(readers.get(row, [])) != 1 or not 0 < ratio < math.inf:
+            continue
+        (reader,) = readers[row]
+        # Of squared norms; their means are over so many numbers.
+        counts = [part.units * part.samples for part in (layers[reader], layer)]
+        theory[row] = theory[reader] * math.sqrt(ratio * counts[0] / max(1, counts[1]))
+        if theory[row] > 0:
+            edges.append((row, reader))
+    return theory, edges
+
+
+def _band(layers: Sequence[Layer]) -> tuple[np.ndarray, np.ndarray]:
+    """Between which root mean squares 95 % of the networks of these widths lie.
+
+    To first order in 1/width, as `initjax.theory.finite_width.log_norm_moments`: the variance of a
+    log mean square is multiplied by the squared slope of the log variance map, and every layer adds
+    its own.
+    """
+    means, spreads = np.zeros((2, len(layers)))
+    for row, layer in enumerate(layers):
+        after = layer.predicted_rms**2
+        source = layers[layer.source] if layer.source is not None else layer
+        if source is layer or source.expression is None or not 0 < after < math.inf:
+            continue
+        before, weights = source.predicted_rms**2, layer.weight_variance
+        one = single(source.expression, before)
+        second = float(one.second)
+        added = (weights * second / after) ** 2 * max(0.0, float(one.fourth) / second**2 - 1)
+        slope = before * weights * float(one.slope) / after
+        bend = slope - slope**2 + before**2 * weights * float(one.curvature) / after
+        mean, spread = means[layer.source], spreads[layer.source]
+        means[row] = slope * mean + bend / 2 * spread - added / source.units / 2
+        spreads[row] = slope**2 * spread + added / source.units
+    # What is measured is a mean over the layer's own units.
+    own = [0.0 if layer.kind == "embedding" else 2 / layer.units for layer in layers]
+    middle = np.array([layer.predicted_rms for layer in layers]) * np.exp(means / 2)
+    factor = np.exp(np.sqrt(spreads + own))  # twice the deviation of half of the log
+    return middle / factor, middle * factor
+
+
+def _draw_theory(
+    axes: Axes, theory: np.ndarray, edges: Edges, band: tuple[np.ndarray, np.ndarray] | None = None
+) -> None:
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    def drawable(*values: np.ndarray) -> Edges:
+        return [
+            edge for edge in edges if all(np.isfinite(value[list(edge)]).all() for value in values)
+        ]
+
+    if band is not None:
+        low, high = band
+        axes.add_collection(
+            PolyCollection(
+                [
+                    [(a, low[a]), (b, low[b]), (b, high[b]), (a, high[a])]
+                    for a, b in drawable(low, high)
+                ],
+                facecolors=_BAND,
+                edgecolors=_BAND,
+                lw=0.3,
+                zorder=1,
+            ),
+            autolim=False,
+        )
+    axes.add_collection(
+        LineCollection(
+            [[(a, theory[a]), (b, theory[b])] for a, b in drawable(theory)],
+            colors=_THEORY,
+            lw=1.3,
+            capstyle="round",
+            zorder=4 if len(theory) > _MANY else 2,  # many dots would hide it
+        ),
+        autolim=False,
+    )
+
+
+def _draw_measured(
+    axes: Axes, values: np.ndarray, levels: Sequence[str], lost: np.ndarray | None = None
+) -> None:
+    """Dots; on a logarithmic axis zeros lie at its lower end, and what is not finite at the top."""
+    at = np.arange(len(values))
+    many = len(values) > _MANY
+    zero = (values == 0) & (axes.get_yscale() == "log")
+    lost = np.zeros(len(values), bool) if lost is None else lost
+    edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+    for level, (shape, colour) in _MARKS.items():
+        mine = np.array([one == level for one in levels])
+        style = {
+            "ls": "",
+            "color": colour,
+            "ms": 4 if many else 5.5,
+            "mec": "w",
+            "mew": 0 if many else 0.4,
+        }
+        drawn = mine & np.isfinite(values) & ~zero
+        axes.plot(at[drawn], values[drawn], marker=shape, zorder=3, **style)
+        for which, y in ((zero, 0.0), (lost, 1.0)):
+            marked = at[mine & which]
+            axes.plot(marked, np.full(len(marked), y), marker=shape, zorder=4, **style, **edge)
+    notes = [(zero, "lower edge: zero"), (lost, "upper edge: infinite or NaN")]
+    text = "; ".join(note for which, note in notes if which.any())
+    if text:
+        axes.set_title(text, loc="right", fontsize=8, color="0.35")
+
+
+def _draw_histograms(
+    axes: Axes, histograms: Sequence[Sequence[float]], levels: Sequence[str], title: str
+) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    blank = [math.nan] * (len(BINS) - 1)
+    table = np.array([list(histogram) or blank for histogram in histograms]).T
+    style: dict[str, Any] = {
+        "origin": "lower", "aspect": "auto", "interpolation": "nearest",
+        "cmap": LinearSegmentedColormap.from_list("shades", _SHADES),
+        "vmin": 0, "vmax": _DARKEST,
+    }  # fmt: skip
+    axes.imshow(table, extent=(-0.5, table.shape[1] - 0.5, BINS[0], BINS[-1]), **style)
+    axes.set_yticks([-4, -2, 0, 2, 4])
+    _title(axes, f"{title}, histogram in root mean squares", False)
+    for row, level in enumerate(levels):
+        if level != "ok" and "ok" in levels:  # else there is nothing to tell apart
+            shape, colour = _MARKS[level]
+            axes.plot(
+                row, 1, marker=shape, color=colour, ms=4, mec="w", mew=0.3, clip_on=False,
+                transform=axes.get_xaxis_transform(), zorder=4,
+            )  # fmt: skip
+    beside = axes.inset_axes((1.012, 0, 0.022, 1))
+    below = np.array([math.erf(edge / math.sqrt(2)) / 2 for edge in BINS])
+    below[[0, -1]] = -0.5, 0.5
+    beside.imshow(np.diff(below)[:, None], extent=(0, 1, BINS[0], BINS[-1]), **style)
+    beside.set(xticks=[], yticks=[])
+    beside.set_title("normal", fontsize=7, color="0.35", pad=3)
+
+
+def _value_axis(axes: Axes, measured: np.ndarray, edges: Edges, *theory: np.ndarray) -> bool:
+    """Sets the limits and the scale of a size; returns whether it is logarithmic."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    sizes = measured[np.isfinite(measured) & (measured > 0)]
+    drawn = np.array(theory)[:, sorted({row for edge in edges for row in edge})].ravel()
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    if len(sizes):
+        near = (drawn < sizes.max() * _BEYOND) & (drawn > sizes.min() / _BEYOND)
+        drawn = drawn[near]
+    sizes = np.append(sizes, drawn)
+    if not len(sizes):
+        axes.set_ylim(-0.02, 1)
+        return False
+    low, high = sizes.min(), sizes.max()
+    if high / low <= _DECADE:
+        axes.set_ylim(-0.02 * high, 1.25 * high)
+        return False
+    room = (high / low) ** 0.06
+    axes.set_yscale("log")
+    axes.set_ylim(low / room / 1.1, high * room * 1.1)
+    if high / low < 1e3:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return True
+
+
+def _title(axes: Axes, text: str, logarithmic: bool) -> None:
+    axes.set_title(text + (", log scale" if logarithmic else ""), loc="left", fontsize=10)
+
+
+def _name_layers(axes: Axes, names: Sequence[str], levels: Sequence[str]) -> None:
+    count = len(names)
+    at = range(0, count, -(-count // _MOST_NAMES))
+    axes.set_xlim(-0.5, count - 0.5)
+    labels = [names[row] for row in at]
+    for row, label in zip(at, axes.set_xticks(at, labels, rotation=90, fontsize=7.5), strict=True):
+        if levels[row] != "ok":
+            label.label1.set(color=_TEXT_COLOURS[levels[row]], fontweight="bold")
+
+
+def _legend(figure: Figure, levels: Sequence[str], y: float) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Line2D([], [], ls="", marker=shape, color=colour, ms=6, mec="w", mew=0.4,
+               label="measured" if level == "ok" else f"measured, named in a {level}")
+        for level, (shape, colour) in _MARKS.items()
+        if level in levels
+    ]  # fmt: skip
+    handles.append(Line2D([], [], color=_THEORY, lw=1.3, label="theory"))
+    handles.append(Patch(color=_BAND, label="95 % of networks of these widths"))
+    figure.legend(
+        handles=handles, loc="center left", bbox_to_anchor=(0.003, y), ncols=len(handles),
+        frameon=False, fontsize=8.5, columnspacing=1.4, handletextpad=0.5,
+    )  # fmt: skip

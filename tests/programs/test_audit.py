@@ -1,0 +1,155 @@
+"""`python -m experiments.audit`, run as a user runs it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments import audit
+from experiments.common import audits, data, runs
+
+COMMAND = [sys.executable, "-m", "experiments.audit"]
+
+
+def run(*flags, cwd, **options):
+    return subprocess.run(
+        [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def report(directory, name="audit"):
+    return json.loads((directory / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """What cannot train, with --check."""
+    folder = tmp_path_factory.mktemp("failed")
+    flags = ("--init=zeros", "--activation=tanh", "--depth=4", "--width=16", "--check")
+    return folder / "runs/audit-mnist-zeros-seed0", run(*flags, cwd=folder)
+
+
+def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
+    directory, result = failed
+    lines = result.stdout.splitlines()
+    assert result.stderr == "" and all(len(line) <= 100 for line in lines[:-4])
+    assert lines[:4] == [
+        "data    mnist: 256 of 60,000 training images, 28x28x1",
+        "model   MLP 784-4x16-10, tanh, float32",
+        "init    zeros; output glorot_uniform; bias zeros; seed 0",
+        "",
+    ]
+    assert lines[4].startswith("initjax audit: 1 failure. 5 layers, loss 2.303")
+    assert sum(line.startswith("x hidden/") for line in lines) == 4
+    assert any(line.startswith("failure, zero: hidden/0/kernel, ") for line in lines)
+    flags = "--init=zeros --seed=0 --activation=tanh --depth=4 --width=16"
+    verdict, *rest = lines[-4:]
+    assert re.fullmatch(r"verdict failure: zero; \d+\.\d s", verdict)
+    assert rest == [
+        f"mend    python -m experiments.audit {flags} --fix",
+        f"results runs/{directory.name}",
+        f"repeat  python -m experiments.audit {flags}",
+    ]
+
+
+def test_a_failure_fails_a_check(failed):
+    assert failed[1].returncode == 1
+
+
+def test_the_directory_holds_the_numbers_and_their_picture(failed):
+    directory, result = failed
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json", "audit.json", "audit.png",
+    }  # fmt: skip
+    found = report(directory)
+    assert found["format_version"] == 1 and found["verdict"] == "failure"
+    assert [layer["name"] for layer in found["layers"]][-1] == "output/kernel"
+    assert found["findings"][0]["cause"] == "zero" and len(found["findings"][0]["layers"]) == 4
+    assert (directory / "audit.png").read_bytes().startswith(b"\x89PNG")
+    config = report(directory, "config")
+    assert config["config"]["hidden"] == [16] * 4 and config["versions"]["jax"]
+    assert result.stdout.splitlines()[-1] == f"repeat  {config['command']}"
+
+
+def test_what_the_output_says_next_mends_the_network(failed, tmp_path):
+    _, before = failed
+    flags = before.stdout.splitlines()[-3].partition("experiments.audit ")[2].split()
+    result = run(*flags, "--check", "--workdir=a/b", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert before.stdout.partition("\n\n")[2].partition("\nverdict")[0] in result.stdout
+    assert "initjax fix: " in result.stdout
+    assert result.stdout.splitlines()[-3].startswith("use     params, repair = initjax.fix(")
+    directory = tmp_path / "a/b"
+    assert report(directory)["verdict"] == "failure"
+    fixed = report(directory, "fixed")
+    assert fixed["verdict"] == "ok" and fixed["layers"][0]["rms"] > 0.1
+    assert {change["name"] for change in fixed["changes"]} == {
+        f"hidden/{layer}/kernel" for layer in range(4)
+    }
+    assert (directory / "fixed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
+    """Adam's is the learning rate, wherever a pixel is not black on the whole batch."""
+    network = runs.Config(learning_rate=0.5, dtype="bfloat16", hidden=(), batch_size=64)
+    config = audit.Config(network, optimizer=True)
+    directory, found = audit.run(config, str(tmp_path / "audit"))
+    images, _ = audits.first_batch(network, runs.root_key(0), data.load())
+    step = 0.5 * images.reshape(64, -1).any(axis=0).mean() ** 0.5
+    stddev = (2 / (784 + 10)) ** 0.5
+    assert len(found.layers) == 1
+    assert found.layers[0].update_ratio == pytest.approx(step / stddev, rel=0.05)
+    assert [finding.cause for finding in found.findings] == ["update"]
+    assert audit.command(config) == (
+        "python -m experiments.audit --init=glorot_uniform --seed=0 --dtype=bfloat16"
+        " --learning_rate=0.5 --batch_size=64 --optimizer=adam --hidden="
+    )
+    assert report(directory, "config")["config"]["learning_rate"] == 0.5
+
+
+def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
+    assert audit.hidden_sizes(None, None, None) == runs.Config.hidden
+    assert audit.hidden_sizes(None, 3, None) == (128,) * 3
+    assert audit.hidden_sizes(None, 2, 7) == (7, 7)
+    assert audit.hidden_sizes(None, 0, None) == audit.hidden_sizes("", None, None) == ()
+    assert audit.hidden_sizes("5,6", None, None) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; valid names: he_normal, "),
+        (["--depth=3", "--hidden=8"], "--hidden says what --depth and --width say: give one or"),
+        (["--width=3"], "--width=3 needs --depth"),
+        (["--depth=-1"], "flag --depth=-1: "),
+        (["--hidden=8,x"], "--hidden=8,x: must be integers separated by commas"),
+        (["--learning_rate=0.1"], "--learning_rate=0.1 needs --optimizer"),
+        (["--optimizer=adamw"], "--optimizer=adamw: valid are adam, "),
+        (["--epochs=3"], "unknown flag --epochs; valid flags: "),
+        (["--workdir=."], "--workdir=. is not empty"),
+        (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, message, tmp_path):
+    (tmp_path / "file").touch()
+    result = run(*flags, cwd=tmp_path, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    *imports, last = result.stderr.splitlines()
+    assert result.returncode == 2 and result.stdout == ""
+    assert last.startswith(f"experiments.audit: {message}")
+    assert all(line.startswith("import time:") for line in imports)
+    heavy = re.compile(r"\| +(jax|flax|optax|matplotlib|tensorflow_datasets)$")
+    assert not [line for line in imports if heavy.search(line)]
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_help_groups_and_explains_all_flags(tmp_path):
+    result = run("--help", cwd=tmp_path, env={**os.environ, "COLUMNS": "80"})
+    assert result.returncode == 0 and result.stderr == ""
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    for group, names in audit._GROUPS.items():
+        assert f"\n{group}:\n" in result.stdout
+        assert all(f"\n  --{name}\n" in result.stdout for name in names)
+    assert {name for names in audit._GROUPS.values() for name in names} == {*audit._FLAGS, "help"}
