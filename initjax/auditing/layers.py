@@ -157,7 +157,7 @@ def layers(traced: Traced, measured: Measurements) -> list[Layer]:
         uses[name] = uses.get(name, 0) + 1
         if uses[name] > 1:
             name = f"{name} (use {uses[name]})"
-        source, reason = _source(site, index, numbers)
+        source, reason = _source(site, index, numbers, sites)
         if source is not None and source >= row:
             source, reason = None, "a loop"
         forecast = _forecast(
@@ -223,10 +223,17 @@ def _name(traced: Traced, site: Site, index: tuple[int, ...]) -> str:
 
 
 def _source(
-    site: Site, index: tuple[int, ...], numbers: dict[tuple[Path, tuple[int, ...]], int]
+    site: Site,
+    index: tuple[int, ...],
+    numbers: dict[tuple[Path, tuple[int, ...]], int],
+    sites: dict[Path, Site],
 ) -> tuple[int | None, str]:
     """The layer whose output this one reads, or why there is none."""
-    tag = site.inputs[-1] if index and index[-1] else site.inputs[0]
+    tag = site.inputs[0]
+    if index:
+        loop, length = _stacks(site)[-1]
+        first = length - 1 if loop in site.backward else 0
+        tag = tag if index[-1] == first else site.inputs[-1]
     if site.kind == "embedding":
         return None, "an embedding"
     if len(site.loops) > len(index):
@@ -243,9 +250,14 @@ def _source(
         if turn == wanted:
             return numbers[path, turn], ""
     if candidates and len(candidates[0][1]) > len(index):
+        stacks = [path for path, _ in _stacks(sites[signal.site])]
+        if set(stacks) & set(signal.layout):
+            return None, "all turns of a loop"
         same = [turn for _, turn in candidates if turn[: len(index)] == index]
-        if same:
-            return numbers[signal.site, max(same)], ""
+        if same:  # what a loop leaves is its last turn's
+            steps = [-1 if path in sites[signal.site].backward else 1 for path in stacks]
+            last = max(same, key=lambda turn: [a * b for a, b in zip(turn, steps, strict=True)])
+            return numbers[signal.site, last], ""
     if candidates and len(candidates[0][1]) < len(index):
         return numbers[candidates[0]], ""
     return None, _reason(tag)
@@ -450,6 +462,7 @@ def _with_ratios(found: list[Layer], sites: dict[Path, Site]) -> list[Layer]:
     for row, layer in enumerate(found):
         if layer.source is not None:
             readers.setdefault(layer.source, []).append(row)
+    known = {(layer.path, found[layer.source].path) for layer in found if layer.source is not None}
     done = []
     for row, layer in enumerate(found):
         mine = readers.get(row, [])
@@ -461,7 +474,9 @@ def _with_ratios(found: list[Layer], sites: dict[Path, Site]) -> list[Layer]:
                 ratio = math.exp(max(-700.0, min(700.0, difference)))
             elif layer.log_gradient == -math.inf and math.isfinite(found[next_row].log_gradient):
                 ratio = 0.0
-        if len(mine) == 1 and len(sites[layer.path].readers) == 1 and layer.expression is not None:
+        # In another turn of a loop another site may be the reader.
+        alone = all((reader, layer.path) in known for reader in sites[layer.path].readers)
+        if len(mine) == 1 and alone and layer.expression is not None:
             square = layer.predicted_rms**2
             if 0 < square < 1e30:
                 slope = float(single(layer.expression, square).derivative_second)

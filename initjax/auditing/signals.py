@@ -201,13 +201,14 @@ def applied(eqn: Any, tags: list[Tag]) -> Signal | str:
 def number(value: Any) -> np.generic | None:
     """An array of one number as that number, in a precision that NumPy has; None for a key."""
     import jax
+    import jax.numpy as jnp
 
-    if jax.dtypes.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key):
+    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key):
         return None
     array = np.asarray(value).reshape(())
     if _floating(array.dtype) and array.dtype.kind != "f":
         array = array.astype(np.float32)
-    return array[()] if array.dtype.kind in "biuf" else None
+    return array.dtype.type(array.item()) if array.dtype.kind in "biuf" else None
 
 
 def _floating(dtype: Any) -> bool:

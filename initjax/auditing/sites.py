@@ -75,6 +75,8 @@ class Site:
     """How many products an input enters, on average."""
     loops: tuple[tuple[Path, int | None], ...]
     """The loops around it, outermost first, with their lengths; None for a while loop."""
+    backward: frozenset[Path]
+    """Those of them that take the last slice first."""
     scopes: tuple[Path, ...]
     """The loops, branches and recomputed parts around it, outermost first."""
     inputs: list[Tag]
@@ -215,6 +217,7 @@ class _Walk:
         self.unread: dict[str, frozenset[int]] = {}
         self.loops: list[tuple[Path, int | None]] = []
         self.scopes: list[Path] = []
+        self.backward: set[Path] = set()
 
     def program(
         self, jaxpr: Any, constants: Sequence[Tag], arguments: Sequence[Tag], path: Path
@@ -365,6 +368,7 @@ class _Walk:
                 fan_in=fan_in,
                 fan_out=fan_in * leaving / max(1, entering),
                 loops=tuple(self.loops),
+                backward=frozenset(loop for loop, _ in self.loops if loop in self.backward),
                 scopes=tuple(self.scopes),
                 inputs=[],
                 size=leaving,
@@ -598,6 +602,8 @@ class _Walk:
             return self.program(inner.jaxpr, self.constants(inner), arguments, (*path, 0))
 
         forward = not params["reverse"]
+        if not forward:
+            self.backward.add(path)
         outs = self.turns(turn, carry, path, params["length"], num_carry, forward)
         stacked = [_stacked(tag, path) for tag in outs[num_carry:]]
         return [*outs[:num_carry], *stacked]
