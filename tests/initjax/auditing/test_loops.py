@@ -1,0 +1,265 @@
+"""Layers in loops and branches: found once, and followed by theory from turn to turn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from initjax.auditing.layers import layers
+from initjax.auditing.measure import measurer
+from initjax.auditing.trace import trace
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+X = normal(8, 5)
+STACK = {"w": normal(7, 5, 5) / 2, "bias": normal(7, 5) / 2, "out": normal(5, 3)}
+RNN = {"in": normal(5, 6), "own": normal(6, 6) / 3, "bias": normal(6), "out": normal(6, 2)}
+SERIES = normal(10, 8, 5)
+
+
+def square(z):
+    return jnp.square(z).mean()
+
+
+def sites(loss, params, *batch):
+    return list(trace("test", loss, params, batch, False).anatomy.sites.values())
+
+
+def told(loss, params, *batch):
+    """The layers with the names of those they read, or why they read none."""
+    traced = trace("test", loss, params, batch, False)
+    found = layers(traced, measurer(traced)(params, batch))
+    reads = [
+        layer.unpredicted if layer.source is None else found[layer.source].name for layer in found
+    ]
+    return dict(zip([layer.name for layer in found], reads, strict=True)), found
+
+
+def dense(h, layer):
+    return jnp.tanh(h @ layer[0] + layer[1]), None
+
+
+def stacked(p, x, **options):
+    h, _ = lax.scan(dense, x, (p["w"], p["bias"]), **options)
+    return square(h @ p["out"])
+
+
+def unrolled(p, x):
+    for w, bias in zip(p["w"], p["bias"], strict=True):
+        x = jnp.tanh(x @ w + bias)
+    return square(x @ p["out"])
+
+
+SPELLINGS = {
+    "scan": stacked,
+    "unroll": lambda p, x: stacked(p, x, unroll=True),
+    "reverse": lambda p, x: stacked({**p, "w": p["w"][::-1], "bias": p["bias"][::-1]}, x,
+                                    reverse=True),
+    "remat": lambda p, x: square(
+        lax.scan(jax.checkpoint(dense), x, (p["w"], p["bias"]))[0] @ p["out"]
+    ),
+    "jit": lambda p, x: square(lax.scan(jax.jit(dense), x, (p["w"], p["bias"]))[0] @ p["out"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_loop_over_stacked_layers_is_one_layer_with_weights_of_its_own_in_each_turn(loss):
+    inner, out = sites(loss, STACK, X)
+    ((loop, length),) = inner.loops
+    assert length == 7
+    assert inner.stacked == {loop}
+    assert (inner.fan_in, inner.bias, inner.output_axes) == (5, 1, (1,))
+    assert inner.activation is not None and inner.activation.text == "tanh(z)"
+    assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
+    assert out.stacked == frozenset()
+
+
+def test_theory_follows_stacked_layers_from_turn_to_turn():
+    reads, found = told(stacked, STACK, X)
+    names = [f"w[{turn}]" for turn in range(7)]
+    assert reads == dict(zip([*names, "out"], ["the batch", *names], strict=True))
+    _, plain = told(unrolled, STACK, X)
+    assert len(plain) == len(found) == 8
+    for one, other in zip(found, plain, strict=True):
+        for name in ("predicted_rms", "rms_z", "predicted_gradient_ratio", "rms", "gradient_ratio"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, nan_ok=True)
+    assert [layer.depth for layer in found] == list(range(8))
+
+
+def test_what_a_loop_leaves_is_read_from_its_last_turn():
+    """Which of a loop's turns is last, and that all of them are none of one layer's."""
+    reads, _ = told(SPELLINGS["reverse"], STACK, X)
+    assert reads["out"] == "w[0]"
+    assert [reads[f"w[{turn}]"] for turn in range(7)] == ["a loop"] * 6 + ["the batch"]
+
+    def supervised(p, x):
+        def step(h, w):
+            h = jnp.tanh(h @ w)
+            return h, h
+
+        _, hs = lax.scan(step, x, p["w"])
+        return square(hs @ p["out"])
+
+    reads, _ = told(supervised, STACK, X)
+    assert reads["out"] == "all turns of a loop"
+
+
+def test_theory_follows_an_activation_before_the_product_too():
+    def before(p, x):
+        h, _ = lax.scan(lambda h, w: (jnp.tanh(h) @ w, None), x, p["w"])
+        return square(jnp.tanh(h) @ p["out"])
+
+    inner, out = sites(before, STACK, X)
+    assert inner.activation is not None and inner.activation.text == "tanh(z)"
+    assert inner.inputs[-1].signal is not None and inner.inputs[-1].signal.earlier
+    assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
+
+
+def test_a_layer_before_the_loop_is_read_by_the_first_turn_only():
+    def loss(p, x):
+        h, _ = lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), jnp.tanh(x @ p["in"]), p["w"])
+        return square(h @ p["out"])
+
+    reads, found = told(loss, {**STACK, "in": normal(5, 5)}, X)
+    assert list(reads.values()) == ["the batch", "in", *(f"w[{turn}]" for turn in range(7))]
+    assert [layer.activation for layer in found] == ["tanh", *["relu"] * 7, ""]
+
+
+def rnn(p, x):
+    def step(h, x):
+        h = jnp.tanh(x @ p["in"] + h @ p["own"] + p["bias"])
+        return h, h
+
+    h, _ = lax.scan(step, jnp.zeros((8, 6)), x)
+    return square(h @ p["out"])
+
+
+def lstm(p, x):
+    def step(carry, x):
+        h, c = carry
+        gates = jnp.concatenate([x, h], -1) @ p["w"] + p["bias"]
+        i, f, g, o = jnp.split(gates, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+    (h, _), _ = lax.scan(step, (jnp.zeros((8, 6)),) * 2, x)
+    return square(h @ p["out"])
+
+
+LSTM = {"w": normal(11, 24), "bias": normal(24), "out": normal(6, 2)}
+
+
+def test_a_loop_over_time_uses_one_layer_many_times():
+    reads, found = told(rnn, RNN, SERIES)
+    assert list(reads) == ["in", "own", "out"]
+    assert [layer.uses for layer in found] == [10, 10, 1]
+    assert reads["in"] == "the batch"
+    assert reads["own"] == "a loop that shares its weights"
+    assert not any(site.stacked for site in sites(rnn, RNN, SERIES))
+
+
+def test_the_gates_of_an_lstm_are_one_layer_without_an_activation():
+    gates, out = sites(lstm, LSTM, SERIES)
+    assert (gates.fan_in, gates.activation, gates.bias) == (11, None, 1)
+    assert (gates.added, gates.residual) == (False, False)
+    assert out.inputs[0].lost == "a product of layers"
+
+
+def layers_around_time(p, x):
+    def layer(h, w):
+        def step(c, h):
+            c = jnp.tanh(h @ w["in"] + c @ w["own"])
+            return c, c
+
+        return lax.scan(step, jnp.zeros((8, 5)), h)[1], None
+
+    return square(lax.scan(layer, x, p)[0])
+
+
+def time_around_layers(p, x):
+    def step(c, x):
+        h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x + c, p["in"])
+        return h, h
+
+    return square(lax.scan(step, jnp.zeros((8, 5)), x)[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "params", "lengths", "stacked_by"),
+    [
+        (layers_around_time, {"in": normal(3, 5, 5), "own": normal(3, 5, 5)}, (3, 10), 0),
+        (time_around_layers, {"in": normal(3, 5, 5)}, (10, 3), 1),
+    ],
+)
+def test_nested_loops_tell_which_of_them_stacks_weights(loss, params, lengths, stacked_by):
+    for site in sites(loss, params, SERIES):
+        assert tuple(length for _, length in site.loops) == lengths
+        assert site.stacked == {site.loops[stacked_by][0]}
+    _, found = told(loss, params, SERIES)
+    assert len(found) == 3 * len(params)
+    assert [layer.uses for layer in found] == [10] * len(found)
+
+
+def test_a_scale_is_the_same_in_every_turn_or_none():
+    def twice(p, x):
+        return square(lax.scan(lambda h, w: (jnp.tanh(0.5 * (h @ w) / 2), None), x, p["w"])[0])
+
+    def carried(p, x):
+        (h, _), _ = lax.scan(
+            lambda c, w: ((jnp.tanh(c[0] @ w * c[1]), c[1] / 2), None), (x, 1.0), p["w"]
+        )
+        return square(h)
+
+    def counted(p, x):
+        return square(lax.fori_loop(0, 4, lambda i, h: jnp.tanh(h @ p["w"][0] / (i + 1)), x))
+
+    assert [site.scale for site in sites(twice, STACK, X)] == [0.25]
+    for loss in (carried, counted):
+        (site,) = sites(loss, STACK, X)
+        assert (site.scale, site.activation) == (1, None)
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["fori", "while"])
+def test_loops_that_count_share_their_weights(counted):
+    def loss(p, x, turns):
+        turns = 7 if counted else turns
+        h = lax.fori_loop(0, turns, lambda _, h: jnp.tanh(h @ p["own"]), x @ p["in"])
+        return square(h @ p["out"])
+
+    first, inner, last = sites(loss, RNN, X, 7)
+    ((_, length),) = inner.loops
+    assert length == (7 if counted else None)
+    assert inner.differentiable == counted
+    assert not inner.stacked
+    assert (first.fan_in, inner.fan_in, last.fan_in) == (5, 6, 6)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_every_branch_has_its_layers_and_theory_starts_anew_behind_them(number):
+    def loss(p, x, choice):
+        branches = [lambda x, w=w: jnp.tanh(x @ w) for w in p["w"][:number]]
+        h = lax.switch(choice, branches, x)
+        return square(h @ p["out"])
+
+    *inner, out = sites(loss, STACK, X, 1)
+    assert len(inner) == number
+    assert len({site.path for site in inner}) == number
+    assert out.inputs[0].lost == "a choice of branches"
+
+
+def test_a_function_that_is_called_twice_is_two_layers():
+    call = jax.jit(lambda w, bias, x: jnp.tanh(x @ w + bias))
+
+    def loss(p, x):
+        h = call(p["w"][0], p["bias"][0], x)
+        return square(call(p["w"][0], p["bias"][0], h) @ p["out"])
+
+    reads, _ = told(loss, STACK, X)
+    assert list(reads) == ["w", "w (use 2)", "out"]
+    assert list(reads.values()) == ["the batch", "w", "w (use 2)"]
