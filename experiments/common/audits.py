@@ -1,5 +1,6 @@
 """The audit of the network that a run starts from, on the first batch that it would train on."""
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,12 @@ def next_step(config: runs.Config, report: "Report", optimizer: bool = False) ->
     """What to do about what an audit found: a line, or none if there is nothing to do."""
     if report.verdict == "ok":
         return []
-    if any(finding.cause == "not_finite" for finding in report.findings):
+    causes = {finding.cause for finding in report.findings}
+    if "not_finite" in causes:
         return ["mend    take another --init, as said above: what is infinite cannot be rescaled"]
-    return [f"mend    {command(config, '--fix', optimizer=optimizer)}"]
+    more = ("--fix",)
+    if causes == {"batch"}:
+        config, more = dataclasses.replace(config, batch_size=BATCH_SIZE), ()
+    elif causes == {"update"} and config.learning_rate is not None:
+        config, more = dataclasses.replace(config, learning_rate=config.learning_rate / 10), ()
+    return [f"mend    {command(config, *more, optimizer=optimizer)}"]

@@ -10,7 +10,13 @@ import pytest
 
 from experiments import audit
 from experiments.common import audits, data, runs
+from initjax.auditing.judge import Finding, Network
+from initjax.auditing.report import Report
 
+NETWORK = Network(
+    loss=2.3, expected_loss=2.3, jacobian=1.0, jacobian_condition=1.0, depth=2,
+    correlation_depth=9.0, gradient_growth=1.0,
+)  # fmt: skip
 COMMAND = [sys.executable, "-m", "experiments.audit"]
 
 
@@ -108,6 +114,29 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
         " --learning_rate=0.5 --batch_size=64 --optimizer=adam --hidden="
     )
     assert report(directory, "config")["config"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("causes", "step"),
+    [
+        ([], []),
+        (["vanishing", "depth"], ["mend    python -m experiments.audit {} --optimizer=sgd --fix"]),
+        (
+            ["not_finite"],
+            ["mend    take another --init, as said above: what is infinite cannot be"],
+        ),
+        (["batch"], ["mend    python -m experiments.audit {} --optimizer=sgd"]),
+        (["update"], ["mend    python -m experiments.audit {} --learning_rate=0.001"]),
+    ],
+)
+def test_the_next_step_fits_what_was_found(causes, step):
+    network = runs.Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
+    findings = tuple(Finding("warning", cause, (), "", "") for cause in causes)
+    found = audits.next_step(network, Report((), NETWORK, findings, ()), True)
+    assert len(found) == len(step)
+    for line, start in zip(found, step, strict=True):
+        assert line.startswith(start.format("--init=glorot_uniform --seed=0"))
+        assert "--batch_size" not in line and ("--fix" in line) == ("--fix" in start)
 
 
 def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
