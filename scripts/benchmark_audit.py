@@ -173,7 +173,10 @@ def measure(name: str, what: str, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        usage="python scripts/benchmark_audit.py [options]", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--models", default=",".join(MODELS), help=f"any of {', '.join(MODELS)}")
     parser.add_argument("--rounds", type=int, default=7, help="calls of which the median is taken")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

@@ -33,6 +33,7 @@ def test_a_command_works(command, tmp_path):
     assert python == "python"
     shorter = {"experiments.mnist": ["--epochs=1"], "experiments.report": []}
     shorter["experiments.sweep"] = ["--epochs=1", "--seeds=2"]
+    shorter["experiments.audit"] = []
     commands = [[*arguments, *shorter[arguments[1]]]]
     if arguments[1] == "experiments.report":
         commands.insert(
@@ -53,7 +54,7 @@ def test_the_scripts_explain_themselves():
 
 
 def test_the_commands_and_every_public_name_are_there():
-    assert len(re.findall(r"^python3 -m venv .*", TEXT, re.M)) == 2 and len(COMMANDS) == 5
+    assert len(re.findall(r"^python3 -m venv .*", TEXT, re.M)) == 2 and len(COMMANDS) == 6
     assert "python -m experiments.mnist --init=glorot_uniform" in TEXT
     missing = []
     for name in initjax.__all__:

@@ -305,7 +305,7 @@ def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     others = [axis for axis in range(z.ndim) if axis not in axes and z.shape[axis] > 1]
     if not others:
         return jnp.float32(jnp.nan)
-    moved = jnp.moveaxis(z, others[0], 0)
+    moved = jnp.moveaxis(z / _whole(z), others[0], 0)  # squares stay within float32
     kept = tuple(axis + (axis < others[0]) for axis in axes)
     one, next_one = moved[:-1], moved[1:]
     squares = jnp.square(moved).sum(kept)
