@@ -132,11 +132,10 @@ def _product(site: Site, operands: list, results: list, slot: Any) -> tuple[list
         "weight_sample": _sample(_units_last(weight, site.weight_units)),
     }
     if site.kind == "embedding":
-        record["input_square"] = jnp.float32(1)
-        record["input_largest"] = jnp.float32(1)
+        record["input_square"] = record["input_largest"] = jnp.float32(1)
     else:
         inputs = operands[1 - site.weight].astype(jnp.float32)
-        record["input_square"] = jnp.square(inputs).mean()
+        record["input_square"] = jnp.square(inputs / _whole(inputs)).mean()
         record["input_largest"] = jnp.abs(inputs).max(initial=0)
     return results, record
 
@@ -148,12 +147,14 @@ def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list,
 
     output, *others = results
     z = output.astype(jnp.float32)
-    matrix = _units_last(z, site.output_axes)
+    whole = _whole(z)
+    matrix = _units_last(z / whole, site.output_axes)  # squares stay within float32
     record = {
-        "mean": z.mean(),
-        "square": jnp.square(z).mean(),
+        "whole": whole,
+        "mean": matrix.mean(),
+        "square": jnp.square(matrix).mean(),
         "unit_variance": matrix.var(axis=0).mean(),
-        "correlation": _correlation(z, site.output_axes),
+        "correlation": _correlation(z / whole, site.output_axes),
         "sample": _sample(matrix),
         "finite": jnp.isfinite(z).all().astype(jnp.float32),
         "samples": jnp.float32(matrix.shape[0]),
@@ -164,6 +165,7 @@ def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list,
         bias = operands[site.bias].astype(jnp.float32)
         record["bias_square"] = jnp.square(bias).mean()
     if site.activation is not None and site.activation != IDENTITY:
+        matrix = _units_last(z, site.output_axes)
         _, slope = jax.jvp(site.activation, (matrix,), (jnp.ones_like(matrix),))
         flat = jnp.abs(slope) < FLAT * steepest(site.activation)
         record["flat"] = flat.mean(dtype=jnp.float32)
@@ -249,8 +251,19 @@ def _sample(matrix: jax.Array) -> jax.Array:
 
 
 def _described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A record with ranks and a histogram in the place of samples."""
-    numbers = {name: array for name, array in record.items() if not name.endswith("sample")}
+    """A record with ranks and a histogram in the place of samples, and squares in float64."""
+    numbers = {
+        name: array.astype(np.float64)
+        for name, array in record.items()
+        if not name.endswith("sample")
+    }
+    if "input_square" in numbers:
+        largest = numbers["input_largest"]
+        numbers["input_square"] *= np.where(largest > 0, largest, 1) ** 2
+    if "whole" in numbers:
+        whole = numbers.pop("whole")
+        for name, power in (("mean", 1), ("square", 2), ("unit_variance", 2)):
+            numbers[name] *= whole**power
     if "sample" in record:
         numbers["rank"] = _over_turns(effective_rank, record["sample"])
         numbers["histogram"] = _over_turns(_histogram, record["sample"])
@@ -305,7 +318,7 @@ def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     others = [axis for axis in range(z.ndim) if axis not in axes and z.shape[axis] > 1]
     if not others:
         return jnp.float32(jnp.nan)
-    moved = jnp.moveaxis(z / _whole(z), others[0], 0)  # squares stay within float32
+    moved = jnp.moveaxis(z, others[0], 0)
     kept = tuple(axis + (axis < others[0]) for axis in axes)
     one, next_one = moved[:-1], moved[1:]
     squares = jnp.square(moved).sum(kept)
@@ -313,7 +326,7 @@ def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     products = (one * next_one).sum(kept)
     counted = norms > 0
     cosines = jnp.where(counted, products / jnp.where(counted, norms, 1), 0)
-    return cosines.sum() / jnp.maximum(counted.sum(), 1)
+    return jnp.where(counted.any(), cosines.sum() / jnp.maximum(counted.sum(), 1), jnp.nan)
 
 
 def _merged(records: dict[Path, Any], sites: dict[Path, Site]) -> dict[Path, Any]:
@@ -394,6 +407,8 @@ def _jacobian(traced: Traced) -> Callable | None:
     if len(ends) < 2 or ends[0].loops or ends[-1].loops:
         return None
     first, last = ends[0], ends[-1]
+    if not (first.differentiable and last.differentiable):
+        return None
     if _sample_axis(first) is None or _sample_axis(last) is None:
         return None
 

@@ -2,8 +2,9 @@
 
 A hook is called with what its equation computed and gives what shall be used instead, and a record.
 Nested programs are entered only on the way to a hook: all else runs as it stands, with its own
-rules of differentiation. Records of a loop are stacked, one for every turn; those of a while loop
-are the last turn's.
+rules of differentiation, and so does the pass back through a function with a rule of its own that
+has hooks in it. Records of a loop are stacked, one for every turn; those of a while loop are the
+last turn's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax.auditing.signals import Path
-from initjax.auditing.sites import RECOMPUTED, inner_programs, scan_counts
+from initjax.auditing.sites import RECOMPUTED, RULED, inner_programs, scan_counts
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
 """Maps the operands of an equation, its results, and the slot of this equation to the results that
@@ -135,7 +136,26 @@ def _nested(
         )
         inner = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
         return again(operands, inner)
+    if name in RULED:
+        results, records = run(0, jax.lax.stop_gradient(operands), slots)
+        return list(map(_instead, _bind(eqn, operands), results)), records
     return run(0, operands, slots)
+
+
+def _instead(known: Any, hooked: Any) -> Any:
+    """What hooks have made of a result, with the result's own derivative."""
+    import jax
+    import jax.numpy as jnp
+
+    if not jnp.issubdtype(known.dtype, jnp.inexact):
+        return hooked
+
+    @jax.custom_jvp
+    def instead(known: Any, hooked: Any) -> Any:
+        return hooked
+
+    instead.defjvp(lambda primals, tangents: (primals[1], tangents[0]))
+    return instead(known, hooked)
 
 
 def _scan(

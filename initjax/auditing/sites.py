@@ -87,6 +87,8 @@ class Site:
     """The equation whose result is the pre-activation: the last that adds a bias or multiplies
     by a number."""
     output_axes: tuple[int, ...] = ()
+    ruled: bool = False
+    """Whether its output is inside of a function with a rule of differentiation of its own."""
     scale: float = 1.0
     """The number by which the product is multiplied."""
     bias: int | None = None
@@ -115,8 +117,8 @@ class Site:
 
     @property
     def differentiable(self) -> bool:
-        """Whether JAX differentiates the loops around it."""
-        return all(length is not None for _, length in self.loops)
+        """Whether the gradient with respect to its output is one of the loss's own."""
+        return not self.ruled and all(length is not None for _, length in self.loops)
 
 
 @dataclasses.dataclass
@@ -155,6 +157,8 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
         outputs = walk.program(jaxpr.jaxpr, walk.constants(jaxpr), tags, ())
         if walk.sites:
             break
+    for site in walk.sites.values():
+        site.ruled = any(site.output[: len(path)] == path for path in walk.ruled)
     leaves = frozenset().union(*(tag.leaves for tag in outputs))
     return Anatomy(dict(sorted(walk.sites.items())), walk.unread, leaves, outputs)
 
@@ -204,6 +208,7 @@ _CALLS = frozenset(
     " custom_vmap_call remat remat2 checkpoint custom_lin".split()
 )
 RECOMPUTED = frozenset("remat remat2 checkpoint".split())
+RULED = frozenset("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 
 
@@ -218,6 +223,7 @@ class _Walk:
         self.loops: list[tuple[Path, int | None]] = []
         self.scopes: list[Path] = []
         self.backward: set[Path] = set()
+        self.ruled: set[Path] = set()
 
     def program(
         self, jaxpr: Any, constants: Sequence[Tag], arguments: Sequence[Tag], path: Path
@@ -257,6 +263,8 @@ class _Walk:
         name = eqn.primitive.name
         if name in _CALLS:
             (inner,) = inner_programs(eqn)
+            if name in RULED:
+                self.ruled.add(path)
             with self.scope(path, name in RECOMPUTED):
                 return self.program(inner.jaxpr, self.constants(inner), tags, (*path, 0))
         if name == "scan":
