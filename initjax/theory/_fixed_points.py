@@ -51,12 +51,14 @@ def root(function: Callable[[float], float], low: float, high: float) -> float:
     """The positive number between two at which a function changes sign."""
     import scipy.optimize
 
-    ends = function(low), function(high)
-    if ends[0] * ends[1] > 0:  # but for rounding
-        return low if abs(ends[0]) < abs(ends[1]) else high
-    logarithm: Any = scipy.optimize.brentq(
-        lambda x: function(math.exp(x)), math.log(low), math.log(high), xtol=1e-14
-    )
+    def of_logarithm(logarithm: float) -> float:
+        return function(math.exp(logarithm))
+
+    ends = math.log(low), math.log(high)
+    values = [of_logarithm(end) for end in ends]
+    if values[0] * values[1] > 0:  # the sign is rounding's
+        return low if abs(values[0]) < abs(values[1]) else high
+    logarithm: Any = scipy.optimize.brentq(of_logarithm, *ends, xtol=1e-14)
     return math.exp(logarithm)
 
 

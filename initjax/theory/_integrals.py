@@ -9,6 +9,7 @@ other one, but where two kinks meet, at half the difference of their places.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,11 +18,12 @@ import numpy as np
 from numpy.polynomial import legendre
 
 from initjax.theory._activation import differentiation
-from initjax.theory._pieces import Pieces, pieces
+from initjax.theory._pieces import Pieces, cached, pieces
 from initjax.theory.moments import moments
 
 SMALLEST = 1e-60  # a variance that stands for the limit at zero
 _REACH = 12.0  # standard deviations, as in moments
+_BOUND = 12.5  # within which an activation has to be finite
 _NODES, _WEIGHTS = legendre.leggauss(12)
 _DIFFERENTIATION = differentiation(_NODES)
 _TRANSFORM = (legendre.legvander(_NODES, 11) * _WEIGHTS[:, None]).T * (np.arange(12)[:, None] + 0.5)
@@ -30,6 +32,7 @@ _NARROW = np.array([0, 0.8, 1.7, 2.7, 4, 5.8, 8.5])
 _CLOSE = 1e-9  # what the last coefficients of a panel may be, relative to the integral
 _AT_ONCE = 512  # nodes of the narrower variable
 _HALVINGS = 8
+_MOST_MEETINGS = 200  # of kinks: where more meet, no single one matters
 
 
 class Single(NamedTuple):
@@ -66,32 +69,33 @@ def single(activation: Callable, variance: np.ndarray | float) -> Single:
     """
     q = np.maximum(np.asarray(variance, np.float64), SMALLEST)
     found = _pieces_for(activation, float(q.min()), float(q.max()))
-    square = found.nodes**2
-    near = square < (_REACH + 1) ** 2 * q.max()
-    square, weights = square[near], found.weights[near]
-    phi, derivative = found.value[near], found.derivative[near]
-    change = phi**2 - found.at_zero**2
-    with np.errstate(over="ignore"):
-        integrands = [phi, phi**2, phi**4, phi**6, derivative**2, derivative**4]
-        integrands += [change, square * change, square**2 * change]
-    scaled = square / q[..., None]
-    density = np.exp(-scaled / 2) * weights / np.sqrt(2 * math.pi * q[..., None])
-    sums = density @ np.stack(integrands, axis=1)
-    tail = np.where(scaled > (_REACH - 0.5) ** 2, density, 0) @ (phi**2)
+    scaled = found.nodes**2 / q[..., None]
+    density = np.exp(-scaled / 2) * found.weights / np.sqrt(2 * math.pi * q[..., None])
+    sums = density @ found.integrands
+    square = found.integrands[:, 1]
+    tail = np.where(scaled > (_REACH - 0.5) ** 2, density, 0) @ square
     if (tail > 1e-14 * sums[..., 1]).any():
-        raise ValueError(
-            f"theory: {activation!r} grows so fast that inputs beyond {_REACH:g} standard"
-            " deviations count in its moments"
-        )
+        # What is nothing within seven, as a ramp that starts beyond, just has tiny moments.
+        central = np.where(scaled < 49, square, 0).max(axis=-1) > 1e-200 * square.max()
+        if (central & (tail > 1e-14 * sums[..., 1])).any():
+            raise ValueError(
+                f"theory: {activation!r} grows so fast that inputs beyond {_REACH:g} standard"
+                " deviations count in its moments"
+            )
     columns = np.moveaxis(sums, -1, 0)
     mean, second, fourth, sixth, slope2, slope4 = columns[:6]
     zeroth, by_square, by_fourth = columns[6:]
     if found.singular:
-        exact = [moments(activation, value).derivative_second for value in q.ravel()]
+        exact = [cached(_slow, activation, value) for value in q.ravel().tolist()]
         slope2 = np.reshape(exact, q.shape)
     slope = (by_square / q - zeroth) / (2 * q)
     curvature = (by_fourth / q**2 - 6 * by_square / q + 3 * zeroth) / (4 * q**2)
     return Single(mean, second, fourth, sixth, slope2, slope4, slope, curvature)
+
+
+@functools.lru_cache(maxsize=4096)
+def _slow(activation: Callable, variance: float) -> float:
+    return moments(activation, variance).derivative_second  # knows of infinity
 
 
 def pair(activation: Callable, variance: float, correlation: float) -> Pair:
@@ -107,8 +111,9 @@ def pair(activation: Callable, variance: float, correlation: float) -> Pair:
     panels = base
     if narrow > 0:
         meetings = (breaks[:, None] - sign * breaks[None, :]).ravel() / (2 * narrow)
-        inside = meetings[(meetings > base[0]) & (meetings < base[-1])]
-        panels = np.unique(np.concatenate([base, np.round(inside, 14)]))
+        inside = np.unique(np.round(meetings[(meetings > base[0]) & (meetings < base[-1])], 14))
+        if len(inside) <= _MOST_MEETINGS:
+            panels = np.union1d(base, inside)
     left, right = panels[:-1], panels[1:]
     total, scale = np.zeros(2), np.full(2, 1e-300)
     close = max(_CLOSE, found.tolerance / 10)
@@ -165,6 +170,10 @@ def _inner(
         if derivatives is None:
             derivatives = values @ _DIFFERENTIATION.T / (half * stddev)
             derivatives[1] *= sign
+        if found.singular:  # and hit in a panel of no width to speak of
+            values, derivatives = (
+                np.where(np.isfinite(array), array, 0) for array in (values, derivatives)
+            )
         density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * half * _WEIGHTS
         gap = ((values[0] - values[1]) ** 2 / 2 * density).sum(axis=1)
         product = (derivatives[0] * derivatives[1] * density).sum(axis=1)
@@ -174,5 +183,5 @@ def _inner(
 
 def _pieces_for(activation: Callable, smallest: float, largest: float) -> Pieces:
     """The pieces for all variances between two."""
-    low, high = (2 * math.floor(math.log2(q) / 4) for q in (smallest, largest))
-    return pieces(activation, low - 3, high + 6)
+    low = 2 * math.floor(math.log2(smallest) / 4) - 3
+    return pieces(activation, low, math.ceil(math.log2(_BOUND * math.sqrt(largest))))

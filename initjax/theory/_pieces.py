@@ -24,11 +24,13 @@ NODES, WEIGHTS = legendre.leggauss(ORDER)
 _DIFFERENTIATION = differentiation(NODES)
 _DENSE = 1024  # places to look at in a quarter of an octave
 _DEEPEST = 52  # halvings
-_MOST = 4000  # pieces to be halved at once; only noise, as of a float32 function, has so many
+_MOST = 2000  # pieces; only noise, as of a float32 function, asks for so many
+_MOST_BREAKS = 300  # likewise: the steps of a function in bfloat16
 _TOLERANCES = (1e-10, 1e-6, 1e-3, np.inf)  # relative to the largest number no farther from zero
-_EPSILON = np.finfo(float).eps
 _ROUNDING = 1e-14  # of values, relative to the same
-_NARROW = 1e-11  # of its distance from zero: how closely a kink is found in rounded values
+_CLOSEST = 16 * np.finfo(float).eps  # how exactly a break is found, relative to where it is
+_CLOSEST_NUMERICAL = 1e-12  # the same where values have to do for derivatives
+_NARROW_NUMERICAL = 1e-6  # a piece that is not halved any more, since kinks vanish in rounding
 
 
 class Pieces(NamedTuple):
@@ -38,9 +40,8 @@ class Pieces(NamedTuple):
     nodes: np.ndarray
     weights: np.ndarray
     value: np.ndarray
-    derivative: np.ndarray
-    at_zero: float
-    """The activation there."""
+    integrands: np.ndarray
+    """Columns: phi, phi², phi⁴, phi⁶; phi'², phi'⁴; phi² - phi(0)², the same times u² and u⁴."""
     breaks: np.ndarray
     """Kinks and jumps."""
     edges: np.ndarray
@@ -109,14 +110,12 @@ def _pieces(activation: Callable, low: int, high: int) -> Pieces:
     edges = np.concatenate([-positive[::-1], [0], positive])
     scale = functools.partial(_scale, positive, _largest(function, positive))
     for tolerance in _TOLERANCES:
-        found = _resolved(function, edges, scale, tolerance)
-        breaks, singular = np.zeros(0), False
-        if found is not None and len(found.ends):
+        found, singular = _resolved(function, edges, scale, tolerance), False
+        if found is not None and 0 < len(found.ends) <= _MOST_BREAKS:
             # Again from the breaks that were found: what stays rough beside them is singular.
-            breaks = found.ends
-            found = _resolved(function, np.union1d(edges, breaks), scale, tolerance)
+            found = _resolved(function, np.union1d(edges, found.ends), scale, tolerance)
             singular = found is not None and len(found.ends) > 0
-        if found is not None:
+        if found is not None and len(found.ends) <= _MOST_BREAKS:
             break
     else:
         raise AssertionError("whatever is rough passes with an infinite tolerance")
@@ -125,18 +124,28 @@ def _pieces(activation: Callable, low: int, high: int) -> Pieces:
     ends = np.concatenate([edges[:1], breaks, found.ends, edges[-1:]])
     whole = _resolved(function, np.unique(ends), scale, tolerance) or found
     half = (right - left)[:, None] / 2
+    nodes = (left[:, None] + half * (NODES + 1)).ravel()
     return Pieces(
-        function,
-        (left[:, None] + half * (NODES + 1)).ravel(),
+        evaluate(activation, checked=not singular),
+        nodes,
         (half * WEIGHTS).ravel(),
         value.ravel(),
-        derivative.ravel(),
-        at_zero if math.isfinite(at_zero) else 0.0,
+        _integrands(nodes, value.ravel(), derivative.ravel(), at_zero),
         np.union1d(breaks, found.ends),
         np.union1d(whole.left, whole.right),
         tolerance,
         singular,
     )
+
+
+def _integrands(
+    nodes: np.ndarray, value: np.ndarray, derivative: np.ndarray, at_zero: float
+) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        change = value**2 - (at_zero**2 if math.isfinite(at_zero) else 0)
+        columns = [value, value**2, value**4, value**6, derivative**2, derivative**4]
+        columns += [change, nodes**2 * change, nodes**4 * change]
+        return np.clip(np.stack(columns, axis=1), -1e300, 1e300)
 
 
 def _largest(function: Evaluate, radii: np.ndarray) -> np.ndarray:
@@ -174,36 +183,47 @@ def _resolved(
 ) -> _Resolved | None:
     """Halves the pieces between edges until polynomials follow; None if they get too many."""
     left, right = edges[:-1], edges[1:]
-    done, ends = [], []
+    numerical = function(edges[:1])[1] is None
+    closest = _CLOSEST_NUMERICAL if numerical else _CLOSEST
+    narrowest = _NARROW_NUMERICAL if numerical else _CLOSEST
+    done, ends, settled = [], [], 0
     for level in range(_DEEPEST):
         places, interpolate = _looks(max(_DENSE >> level, 32))
         half = (right - left)[:, None] / 2
         radius = np.maximum(np.abs(left), np.abs(right))
-        near = 8 * _EPSILON * radius[:, None]
         at_nodes = left[:, None] + half * (NODES + 1)
         at_places = left[:, None] + half * (places + 1)
-        at_places = np.clip(at_places, left[:, None] + near, right[:, None] - near)
-        values, derivatives = function(np.concatenate([at_nodes, at_places], axis=1))
+        # Breaks are at edges, but for so much: nothing is looked at that may be beyond one.
+        near = np.minimum(closest * radius[:, None], half / 2)
+        inside = np.clip(at_places, left[:, None] + near, right[:, None] - near)
+        moved = inside - at_places
+        moved_little = np.abs(moved) < 0.01 * half
+        values, derivatives = function(np.concatenate([at_nodes, inside], axis=1))
         value, size = values[:, :ORDER], scale(radius)
-        rough = _error(value, interpolate, values[:, ORDER:])
         if derivatives is None:
-            # Errors of the derivative show in the value, as far as that is not rounded.
             derivative = value @ _DIFFERENTIATION.T / half
-            limit = np.maximum(tolerance * half[:, 0] / radius, _ROUNDING)
-            rough = rough > limit * np.maximum(size[0], np.abs(values).max(axis=1))
-            narrow = half[:, 0] <= _NARROW * radius
         else:
             derivative = derivatives[:, :ORDER]
-            error = _error(derivative, interpolate, derivatives[:, ORDER:])
-            size = np.maximum(size, [np.abs(array).max(axis=1) for array in (values, derivatives)])
-            rough = (rough > tolerance * size[0]) | (error > tolerance * size[1])
-            narrow = half[:, 0] <= 16 * _EPSILON * radius
+        slope = np.einsum("pn,nl->pl", derivative, interpolate)  # @ has threads that take longer
+        error = np.einsum("pn,nl->pl", value, interpolate) + slope * moved - values[:, ORDER:]
+        error = np.where(moved_little, np.abs(error), 0).max(axis=1)
+        limit = tolerance * np.maximum(size[0], np.abs(values).max(axis=1))
+        if derivatives is None:
+            # Errors of the derivative show in the value, as far as that is not rounded.
+            rough = error > np.maximum(half[:, 0] / radius, _ROUNDING / tolerance) * limit
+        else:
+            error_of_slope = np.abs(slope - derivatives[:, ORDER:])
+            error_of_slope = np.where(moved_little, error_of_slope, 0).max(axis=1)
+            steepest = np.maximum(size[1], np.abs(derivatives).max(axis=1))
+            rough = (error > limit) | (error_of_slope > tolerance * steepest)
+        narrow = half[:, 0] <= narrowest * radius
         done.append((left[~rough], right[~rough], value[~rough], derivative[~rough]))
         ends.append(np.stack([left, right])[:, rough & narrow])
         left, right = left[rough & ~narrow], right[rough & ~narrow]
         if not len(left):
             break
-        if len(left) > _MOST:
+        settled += (~rough).sum()
+        if max(len(left), settled) > _MOST:
             return None
         middle = (left + right) / 2
         left = np.stack([left, middle], axis=1).ravel()
@@ -214,14 +234,28 @@ def _resolved(
     left, right = np.sort(np.concatenate(ends, axis=1), axis=1)
     first = np.append(-np.inf, right)[:-1] < left  # neighbours are one place
     last = np.append(first[1:], True)[: len(left)]
-    places = (left[first] + right[last]) / 2
+    left, right = left[first], right[last]
+    places = _located(function, left, right) if numerical and len(left) else (left + right) / 2
     left, right, value, derivative = (column[order] for column in joined)
     return _Resolved(left, right, value, derivative, places)
 
 
-def _error(at_nodes: np.ndarray, interpolate: np.ndarray, at_places: np.ndarray) -> np.ndarray:
-    # Not by @, whose threads wait for each other longer than this takes.
-    return np.abs(np.einsum("pn,nl->pl", at_nodes, interpolate) - at_places).max(axis=1)
+def _located(function: Evaluate, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Where between two points the values leave the polynomial before for the one behind."""
+    reach = 100 * (right - left)[:, None]
+    nodes, power = (NODES - 1) / 2, legendre.legvander(NODES, 7)
+    fit = np.linalg.pinv(power)
+    sides = function(np.stack([left[:, None] + reach * nodes, right[:, None] - reach * nodes]))[0]
+    coefficients = sides @ fit.T
+    low, high = left, right
+    for _ in range(36):
+        middle = (low + high) / 2
+        x = 1 + 2 * (np.stack([middle - left, right - middle])) / reach[:, 0]
+        before, behind = (coefficients * legendre.legvander(x, 7)).sum(axis=-1)
+        value = function(middle)[0]
+        is_before = np.abs(value - before) <= np.abs(value - behind)
+        low, high = np.where(is_before, middle, low), np.where(is_before, high, middle)
+    return (low + high) / 2
 
 
 def _breaks(

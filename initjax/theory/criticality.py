@@ -75,16 +75,16 @@ def critical_line(activation: Callable | str, bias_variance: float = 0.0) -> Cri
                 f" weight_variance {everywhere.weight_variance:.6g}; got {bias_variance!r}"
             )
         return everywhere
-    if biases == 0 and _is_zero_at_zero(function):
+    if biases == 0 and _is_linear_at_zero(function):
         return _point(0.0, single(function, SMALLEST))
 
     def excess(variance):
         return float(_bias_variance(variance, single(function, variance))) - biases
 
-    previous, below, largest = None, -math.inf, -math.inf
+    previous, below, seen = None, -math.inf, []
     for q, found in strides(function, LOWEST, HIGHEST):
         needed = _bias_variance(q, found)
-        largest = max(largest, float(needed.max()))
+        seen.extend(needed[np.isfinite(needed)].tolist())
         for variance, here in zip(q.tolist(), (needed - biases).tolist(), strict=True):
             if previous is not None and below < 0 <= here:
                 variance = root(excess, previous, variance)
@@ -92,7 +92,7 @@ def critical_line(activation: Callable | str, bias_variance: float = 0.0) -> Cri
             previous, below = variance, here
     raise ValueError(
         f"critical_line: {activation!r} has no critical point with bias_variance {biases:g};"
-        f" it would take one of {largest:.3g} or less"
+        f" it would take one from {min(seen):.3g} to {max(seen):.3g}"
     )
 
 
@@ -144,7 +144,7 @@ def critical_points(activation: Callable | str) -> list[CriticalPoint]:
         ):
             if not 1e-9 < abs(here) < math.inf:
                 continue
-            if before == 0 and here < 0 and _is_zero_at_zero(function):
+            if before == 0 and here < 0 and _is_linear_at_zero(function):
                 points.append(_point(0.0, single(function, SMALLEST)))
             elif before * here < 0 and biases > 0:
                 middle = root(slope, previous, variance)
@@ -173,5 +173,9 @@ def _homogeneous(function: Callable) -> CriticalPoint | None:
     return CriticalPoint(math.nan, weights, 0.0, weights * float(single(function, 1.0).slope))
 
 
-def _is_zero_at_zero(function: Callable) -> bool:
-    return all(abs(at_point(function, point)) < 1e-50 for point in (-SMALLEST, SMALLEST))
+def _is_linear_at_zero(function: Callable) -> bool:
+    """Whether small signals pass as they are, up to a factor, or two on the two sides."""
+    values = [at_point(function, point) for point in (-SMALLEST, SMALLEST)]
+    return 1e-50 < float(single(function, SMALLEST).derivative_second) < math.inf and (
+        max(map(abs, values)) < 1e-50
+    )
