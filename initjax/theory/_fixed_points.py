@@ -75,25 +75,24 @@ def fixed_variance(
     if abs(here) <= _ROUNDING:
         return start
     direction = 1 if here > 0 else -1
-    previous = start
+    previous, slope = start, float(single(activation, start).slope)
     first = math.floor(math.log2(start) / 4)
-    lowest = None
     for q, found in strides(activation, first, HIGHEST if direction > 0 else LOWEST - 1):
-        lowest = q, found
         growths = (weight_variance * found.second + bias_variance) / q - 1
-        crossed = (growths * direction < -_ROUNDING) & ((q - start) * direction > 0)
-        if crossed.any():
-            place = np.flatnonzero(crossed)[0 if direction > 0 else -1]
-            if direction * (place - (0 if direction > 0 else _POINTS - 1)) > 0:
-                previous = max(previous * direction, q[place - direction] * direction) * direction
-            return root(growth, *sorted((float(previous), float(q[place]))))
-        previous = q[-1] if direction > 0 else q[0]
-    if direction > 0 or lowest is None:
+        slope = float(found.slope[0])
+        ahead = np.flatnonzero((q - start) * direction > 0)[::direction]
+        q, growths = q[ahead], growths[ahead]
+        crossed = np.flatnonzero(growths * direction < -_ROUNDING)
+        if len(crossed):
+            before = q[crossed[0] - 1] if crossed[0] else previous
+            return root(growth, *sorted((float(before), float(q[crossed[0]]))))
+        previous = q[-1] if len(q) else previous
+    if direction > 0:
         return math.inf
-    q, found = lowest  # below these variances the map is a straight line
+    # Below these variances the map is a straight line.
     at_zero = at_point(activation, SMALLEST)
     constant = weight_variance * at_zero**2 + bias_variance
-    return 0.0 if constant < SMALLEST else constant / (1 - weight_variance * float(found.slope[0]))
+    return 0.0 if constant < SMALLEST else constant / (1 - weight_variance * slope)
 
 
 def fixed_correlation(

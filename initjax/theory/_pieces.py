@@ -3,8 +3,8 @@
 They are found once, by looking densely at values and derivatives and halving where no polynomial
 follows them; kinks and jumps, wherever they are, become edges of pieces. From then on Gaussian
 expectations are a few vector operations. Pieces are laid out by powers of two, so that they serve
-all standard deviations within a factor of four, and no spike wider than 3e-4 of its distance from
-zero is missed.
+all standard deviations within a factor of four, and no spike is missed that is wider than 3e-4 of
+its distance from zero, or there than 2e-4 standard deviations.
 """
 
 from __future__ import annotations

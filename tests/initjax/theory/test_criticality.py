@@ -224,6 +224,9 @@ def test_tanh_without_biases_dies_up_to_a_weight_variance_of_one(weights):
 
 def test_a_tiny_bias_variance_is_a_tiny_fixed_point():
     assert depth_scales("tanh", 0.5, 1e-20).variance == pytest.approx(2e-20, rel=1e-9)
+    for start in (1e-30, 1e-3, 1e3, 1e20):
+        scales = depth_scales("tanh", 1.5, 0.05, variance=start)
+        assert scales.variance == pytest.approx(0.41803720, abs=1e-8)
 
 
 def test_of_several_fixed_points_the_start_decides():
