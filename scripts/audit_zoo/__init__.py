@@ -1,0 +1,1 @@
+"""The zoo of `scripts/audit_evidence.py`: models with a planted fault, and models without any."""
