@@ -345,12 +345,14 @@ def _parameters(
 
     updates: list[Any] = [None] * len(leaves)
     if optimizer is not None:
-        params = jax.tree.unflatten(traced.structure, leaves)
-        filled = [
-            gradients[index] if index in gradients else jnp.zeros_like(leaf)
-            for index, leaf in enumerate(leaves)
-        ]
-        tree = jax.tree.unflatten(traced.structure, filled)
+        # Keys and counts are nothing that an optimizer can calculate with.
+        params, tree = (
+            jax.tree.unflatten(
+                traced.structure,
+                [floats.get(index, jnp.zeros(())) for index in range(len(leaves))],
+            )
+            for floats in ({index: leaves[index] for index in gradients}, gradients)
+        )
         changes, _ = optimizer.update(tree, optimizer.init(params), params)
         updates = jax.tree.leaves(changes)
 
@@ -433,7 +435,7 @@ def _jacobian(traced: Traced) -> Callable | None:
         keys = jax.random.split(jax.random.key(0), directions)
 
         def pull(key: jax.Array) -> jax.Array:
-            (back,) = pullback(jax.random.normal(key, outputs.shape))
+            (back,) = pullback(jax.random.normal(key, outputs.shape, outputs.dtype))
             return jnp.moveaxis(back, _sample_axis(first) or 0, 0).reshape(
                 back.shape[_sample_axis(first) or 0], -1
             )
