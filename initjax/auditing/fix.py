@@ -19,6 +19,7 @@ import numpy as np
 from initjax._drawing import draw_dtypes
 from initjax._values import checked_choice
 from initjax.auditing.audit import reported
+from initjax.auditing.judge import some
 from initjax.auditing.measure import measurer
 from initjax.auditing.report import Report
 from initjax.auditing.rerun import rerun
@@ -39,6 +40,7 @@ _DRIFT = 10.0  # of the gradient's squared norm over a chain, that unit variance
 _STEPS = 100  # of the search for scales by gradient
 _GRID = np.exp(np.linspace(math.log(1e-8), math.log(1e3), 400))  # variances
 _WIDTH = 100
+_MOST_CHANGES = 16  # that are printed
 
 _WARNINGS = {
     "variance": "",
@@ -83,28 +85,30 @@ class Repair:
         return self.after.verdict
 
     def __str__(self) -> str:
-        count = len(self.changes)
+        count = len({change.name for change in self.changes})
         title = (
             f"initjax fix: {count} parameter{'' if count == 1 else 's'} changed;"
             f" {self.before.verdict} before, {self.after.verdict} after"
         )
-        lines = [title, *_wrapped(f"target: {self.target}", "  ")]
-        width = max((len(change.name) for change in self.changes), default=0)
-        width = min(width, 44)
-        for change in self.changes[:60]:
+        lines = [title, *_wrapped(f"target: {self.target}", "    ")]
+        width = min(44, max((len(change.name) for change in self.changes), default=0))
+        shown = self.changes
+        if len(shown) > _MOST_CHANGES:
+            shown = (*shown[: _MOST_CHANGES // 2], None, *shown[-_MOST_CHANGES // 2 :])
+        for change in shown:
+            if change is None:
+                lines.append(f"  ... {len(self.changes) - _MOST_CHANGES} more ...")
+                continue
             factors = ", ".join(f"{factor:.4g}" for factor in change.factors[:3])
             if len(change.factors) > 3:
                 factors += ", ..."
             times = f"times {factors}: " if factors else ""
             lines += _wrapped(f"  {change.name:{width}}  {times}{change.what}", " " * (width + 4))
-        if count > 60:
-            lines.append(f"  ... {count - 60} more")
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left:
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" * (len(names) > 3))
-            lines += _wrapped(f"left alone: {shown}: {reason}", "    ")
+            lines += _wrapped(f"left alone: {some(names)}: {reason}", "    ")
         if self.warning:
             lines += _wrapped(f"warning: {self.warning}", "    ")
         return "\n".join([*lines, "", "after:", str(self.after)])

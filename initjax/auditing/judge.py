@@ -64,6 +64,7 @@ _DEAD, _BAD_DEAD = 0.1, 0.5  # above what is expected
 _SATURATED, _BAD_SATURATED = 0.25, 0.5  # above that of unit normal inputs
 _ALIKE = 0.999  # correlation of two examples
 _STEP = 0.5  # of the weights' standard deviation
+_DEEP = 20  # layers from which on normal kernels spread singular values too far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _not_finite(
     first = [layer for layer in layers if not math.isfinite(layer.rms)]
     if first:
         message = f"from {first[0].name} on, pre-activations are infinite or NaN"
-        remedy = f"give the layers before it unit gain, as {_recommended(first[0])} does"
+        remedy = f"draw the kernels before it with {_recommended(first[0])}"
         return _find("failure", "not_finite", first, message, remedy)
     if not math.isfinite(measured.loss):
         message = f"the loss is {measured.loss}, though all pre-activations are finite"
@@ -414,7 +415,7 @@ def _gradients(layers: list[Layer], network: Network) -> list[Finding]:
     )
     if middle.activation:
         message += f" before {middle.activation}"
-    remedy = f"draw the kernels with {_recommended(middle)}"
+    remedy = f"draw the kernels with {_recommended(middle, len(chain))}"
     if len(chain) > 30:
         remedy += ", or add normalisation or residual connections"
     cause = "vanishing" if growth < 0 else "exploding"
@@ -488,7 +489,7 @@ def _dead(layers: list[Layer], network: Network) -> list[Finding]:
     expected = 0.0 if math.isnan(worst.predicted_dead) else worst.predicted_dead
     message = (
         f"{some([layer.name for layer in found])}: {worst.dead:.0%} of the units are flat on all"
-        f" {worst.samples} samples; {expected:.0%} is expected"
+        f" {worst.samples} samples; with biases of zero {expected:.0%} are expected"
     )
     if worst.bias_variance > worst.rms**2 / 2:
         message += "; the bias outweighs the input"
@@ -528,7 +529,8 @@ def _depth(layers: list[Layer], network: Network) -> list[Finding]:
         f"{network.depth} layers are deeper than six times the correlation depth of"
         f" {network.correlation_depth:.3g}: {6 * network.correlation_depth:.3g} can be trained"
     )
-    remedy = f"use fewer layers, or draw the kernels with {_recommended(chain[len(chain) // 2])}"
+    drawn = _recommended(chain[len(chain) // 2], len(chain))
+    remedy = f"use fewer layers, or draw the kernels with {drawn}"
     return _find("warning", "depth", chain, message, remedy)
 
 
@@ -610,18 +612,18 @@ def network_of(measured: Measurements, layers: Sequence[Layer]) -> Network:
     )
 
 
-def _recommended(layer: Layer) -> str:
+def _recommended(layer: Layer, depth: int = 0) -> str:
     """The initializer that keeps a signal's scale through this layer's activation."""
     name = layer.activation
-    if name in ("relu", "leaky_relu", "relu6", ""):
-        return "he_normal()" if name else "lecun_normal()"
-    if name in ("tanh", "selu", "identity", "erf", "soft_sign", "hard_tanh"):
-        return "lecun_normal(), or orthogonal() if deep" if name != "selu" else "lecun_normal()"
-    if name in ("gelu", "silu", "elu", "mish", "softplus", "celu"):
+    if name in ("relu", "leaky_relu", "relu6"):
+        return "he_normal()"
+    if name in ("tanh", "identity", "erf", "soft_sign", "hard_tanh"):
+        return "orthogonal()" if depth > _DEEP else "lecun_normal()"
+    if name in ("gelu", "silu", "elu", "mish", "celu"):
         return f"lecun_normal(gain={name!r})"
-    if name.startswith("sin("):
-        return "siren()"
-    return "lecun_normal(gain=activation)"
+    if name in ("sigmoid", "softplus", "hard_sigmoid", "squareplus"):
+        return f"lecun_normal(), and use tanh or relu: no scale keeps {name}'s gradient"
+    return "siren()" if name.startswith("sin(") else "lecun_normal()"
 
 
 def tells(params: Any) -> list[bool]:

@@ -80,6 +80,8 @@ class Layer:
     weight_rank: float
 
     predicted_rms: float
+    predicted_range: tuple[float, float]
+    """Between which root mean squares 95 % of the networks of these widths lie."""
     rms_z: float
     """How many standard deviations of finite width the measured log variance is off."""
     predicted_gradient_ratio: float
@@ -123,7 +125,10 @@ class _Forecast:
     square: float
     correlation: float
     variance_of_log: float
+    """Of the logarithm of `square` in networks of this width, and its mean below."""
     mean_of_log: float
+    own_variance: float
+    """What a mean square over this many units adds when it is measured."""
     depth: int
 
 
@@ -273,10 +278,13 @@ def _forecast(
     gain = site.scale**2 * site.fan_in * float(forward["weight_square"])
     bias = float(forward["bias_square"])
     units = max(1.0, float(forward["units"]))
-    # The mean square over a finite number of units.
-    own = 2 / units if site.kind != "embedding" else 0.0
     given = _Forecast(
-        gain * float(forward["input_square"]) + bias, float(forward["correlation"]), own, 0.0, 0
+        gain * float(forward["input_square"]) + bias,
+        float(forward["correlation"]),
+        0.0,
+        0.0,
+        2 / units * _together(float(forward["correlation"]), forward, 0),
+        0,
     )
     if source is None or before is None or source.expression is None:
         return given
@@ -295,16 +303,33 @@ def _forecast(
             correlation = (gain * (second - gap) + bias) / square if square else math.nan
     except (TypeError, ValueError):
         return given
+    # Of the mean of phi^2 over a finite number of units, and of what their own variance does to it.
     spread = max(0.0, fourth / second**2 - 1) / max(1, source.units)
+    spread *= _together(before.correlation, forward, before.depth)
+    slope = float(one.slope) * before.square / second
+    bend = slope - slope**2 + float(one.curvature) * before.square**2 / second
     part = gain * second / square if square else 0.0  # what a bias adds does not fluctuate
-    variance = part**2 * (before.variance_of_log + spread - 2 / max(1, source.units)) + own
     return _Forecast(
         square,
         correlation,
-        max(variance, own),
-        part * (before.mean_of_log - spread / 2),
+        part**2 * (slope**2 * before.variance_of_log + spread),
+        part * (slope * before.mean_of_log + bend / 2 * before.variance_of_log - spread / 2),
+        2 / units * _together(correlation, forward, before.depth + 1),
         before.depth + 1,
     )
+
+
+def _together(correlation: float, forward: dict[str, Any], depth: int) -> float:
+    """The variance of a mean over examples of squares, as a part of that of one example.
+
+    Two squares of normal numbers with correlation c have correlation c^2: examples that are alike
+    scatter together, others average out. Every layer of a finite width adds chance to c.
+    """
+    if not math.isfinite(correlation):
+        return 1.0
+    chance = (depth + 1) / max(1.0, float(forward["units"]))
+    square = min(1.0, correlation**2 + chance)
+    return square + (1 - square) / max(1.0, float(forward["samples"]))
 
 
 def _layer(
@@ -365,6 +390,7 @@ def _layer(
         update_ratio=found["update"] / stddev if "update" in found and stddev > 0 else math.nan,
         weight_rank=float(forward["weight_rank"]),
         predicted_rms=math.sqrt(forecast.square) if forecast.square < math.inf else math.inf,
+        predicted_range=_range(forecast),
         rms_z=_z(square, forecast),
         predicted_gradient_ratio=math.nan,
         predicted_correlation=forecast.correlation if forecast.depth else math.nan,
@@ -402,11 +428,21 @@ def _role(site: Site, last: bool) -> str:
     return "last" if last else ""
 
 
+def _range(forecast: _Forecast) -> tuple[float, float]:
+    if not 0 < forecast.square < math.inf:
+        return forecast.square**0.5, forecast.square**0.5
+    middle = math.log(forecast.square) + forecast.mean_of_log - forecast.own_variance / 2
+    # Half of the log, and twice its deviation.
+    half, deviation = middle / 2, math.sqrt(forecast.variance_of_log + forecast.own_variance)
+    return math.exp(half - deviation), math.exp(half + deviation)
+
+
 def _z(square: float, forecast: _Forecast) -> float:
     if not (0 < square < math.inf and 0 < forecast.square < math.inf):
         return math.nan if square == forecast.square else math.inf
-    error = math.log(square / forecast.square) - forecast.mean_of_log
-    return error / math.sqrt(forecast.variance_of_log + _SLACK**2)
+    error = math.log(square / forecast.square)
+    error -= forecast.mean_of_log - forecast.own_variance / 2
+    return error / math.sqrt(forecast.variance_of_log + forecast.own_variance + _SLACK**2)
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,8 +11,7 @@ import numpy as np
 
 from initjax.auditing.layers import Layer
 from initjax.auditing.measure import BINS
-from initjax.auditing.report import Report, _common_prefix, _shortened
-from initjax.theory._integrals import single
+from initjax.auditing.report import Report, short_names, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,15 +112,15 @@ def _findings(report: Report) -> list[tuple[str, str]]:
 
 
 def _names(layers: Sequence[Layer]) -> list[str]:
-    prefix = len(_common_prefix([layer.name for layer in layers]))
-    return [_shortened(layer.name[prefix:], _LONGEST_NAME) for layer in layers]
+    return [shortened(name, _LONGEST_NAME) for name in short_names(layers)]
 
 
 def _draw_rms(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> None:
     theory = np.array([layer.predicted_rms for layer in layers])
     edges = [(layer.source, row) for row, layer in enumerate(layers) if layer.source is not None]
     measured = np.array([layer.rms for layer in layers])
-    band = _band(layers)
+    ranges = np.array([layer.predicted_range for layer in layers])
+    band = ranges[:, 0], ranges[:, 1]
     logarithmic = _value_axis(axes, measured, edges, theory, *band)
     _title(axes, "Pre-activations, root mean square", logarithmic)
     _draw_theory(axes, theory, edges, band)
@@ -202,35 +201,6 @@ def _predicted_gradients(layers: Sequence[Layer], measured: np.ndarray) -> tuple
         if theory[row] > 0:
             edges.append((row, reader))
     return theory, edges
-
-
-def _band(layers: Sequence[Layer]) -> tuple[np.ndarray, np.ndarray]:
-    """Between which root mean squares 95 % of the networks of these widths lie.
-
-    To first order in 1/width, as `initjax.theory.finite_width.log_norm_moments`: the variance of a
-    log mean square is multiplied by the squared slope of the log variance map, and every layer adds
-    its own.
-    """
-    means, spreads = np.zeros((2, len(layers)))
-    for row, layer in enumerate(layers):
-        after = layer.predicted_rms**2
-        source = layers[layer.source] if layer.source is not None else layer
-        if source is layer or source.expression is None or not 0 < after < math.inf:
-            continue
-        before, weights = source.predicted_rms**2, layer.weight_variance
-        one = single(source.expression, before)
-        second = float(one.second)
-        added = (weights * second / after) ** 2 * max(0.0, float(one.fourth) / second**2 - 1)
-        slope = before * weights * float(one.slope) / after
-        bend = slope - slope**2 + before**2 * weights * float(one.curvature) / after
-        mean, spread = means[layer.source], spreads[layer.source]
-        means[row] = slope * mean + bend / 2 * spread - added / source.units / 2
-        spreads[row] = slope**2 * spread + added / source.units
-    # What is measured is a mean over the layer's own units.
-    own = [0.0 if layer.kind == "embedding" else 2 / layer.units for layer in layers]
-    middle = np.array([layer.predicted_rms for layer in layers]) * np.exp(means / 2)
-    factor = np.exp(np.sqrt(spreads + own))  # twice the deviation of half of the log
-    return middle / factor, middle * factor
 
 
 def _draw_theory(

@@ -7,6 +7,7 @@ import dataclasses
 import html
 import math
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,15 +147,14 @@ class Report:
         steps = any(not math.isnan(layer.update_ratio) for layer in self.layers)
         flat = any(layer.saturating for layer in self.layers)
         header = ["layer", "then", "gain", "rms", "theory", "z", "spread", "corr"]
-        header += ["flat" if flat else "dead", "step" if steps else "gradient", "ratio", "theory"]
-        prefix = _common_prefix([layer.name for layer in self.layers])
+        header += ["flat" if flat else "dead", "step" if steps else "gradient", "ratio", "chi_1"]
         rows = []
-        for layer in self.layers:
+        for layer, name in zip(self.layers, short_names(self.layers), strict=True):
             then = layer.activation or {"last": "logits" if layer.logits else ""}.get(
                 layer.role, layer.role
             )
             cells = [
-                layer.name[len(prefix) :] + (f" x{layer.uses}" if layer.uses > 1 else ""),
+                name + (f" x{layer.uses}" if layer.uses > 1 else ""),
                 then,
                 _number(layer.weight_variance),
                 _number(layer.rms),
@@ -189,7 +189,7 @@ class Report:
 
         def line(mark: str, cells: list[str]) -> str:
             texts = [
-                _shortened(cell, width).ljust(width) if column < 2 else cell.rjust(width)
+                shortened(cell, width).ljust(width) if column < 2 else cell.rjust(width)
                 for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
             ]
             return f"{mark} {' '.join(texts)}".rstrip()
@@ -215,7 +215,7 @@ class Report:
         if network.depth > 1 and not math.isnan(network.correlation_depth):
             reach = 6 * network.correlation_depth
             limit = "no limit" if math.isinf(reach) or reach > 1e5 else f"{reach:.3g}"
-            parts.append(f"longest chain {network.depth} layers, theory's limit 6 xi_c: {limit}")
+            parts.append(f"longest chain {network.depth} layers, trainable by theory: {limit}")
         lines += textwrap.wrap("; ".join(parts), _WIDTH)
         reasons = collections.Counter(
             layer.unpredicted for layer in self.layers if layer.unpredicted
@@ -278,7 +278,7 @@ def _number(value: float) -> str:
         return ""
     if value == 0 or 1e-3 <= abs(value) < 9999.5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _fixed(value: float, digits: int) -> str:
@@ -291,18 +291,22 @@ def _percent(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.0%}"
 
 
-def _common_prefix(names: Sequence[str]) -> str:
-    """The directories that all names share."""
+def short_names(layers: Sequence[Layer]) -> list[str]:
+    """The layers' names without the directories that all share, nor what all end with."""
+    names = [layer.name for layer in layers]
     if len(names) < 2:
-        return ""
-    parts = [name.split("/") for name in names]
+        return names
+    parts = [re.sub(r"\[.*| \(use.*", "", name).split("/") for name in names]
     shared = 0
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
         shared += 1
-    return "".join(f"{part}/" for part in parts[0][:shared])
+    skipped = sum(len(part) + 1 for part in parts[0][:shared])
+    ends = {part[-1] if len(part) > shared + 1 else "" for part in parts}
+    end = f"/{ends.pop()}" if len(ends) == 1 and "" not in ends else ""
+    return [name[skipped:].replace(end, "") if end else name[skipped:] for name in names]
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
     """The text, with its middle left out if it is too long."""
     if len(text) <= width:
         return text
