@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -223,6 +224,7 @@ def _text(name: str, params: dict[str, Any], inputs: tuple[Any, ...]) -> str:
     return f"{name}({', '.join([*texts, *numbers])})"
 
 
+@functools.lru_cache(maxsize=256)
 def name_of(expression: Expression | None) -> str:
     """The usual name of an activation: jax.nn's, if it is one of those, else its text.
 
