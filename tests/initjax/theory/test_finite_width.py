@@ -55,6 +55,21 @@ def test_log_norms_scatter_as_predicted(activation, weights, biases, key):
     assert measured.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / nets) + 0.03)
 
 
+@pytest.mark.parametrize(("weights", "biases"), [(1.0, 0.0), (1.5, 0.05), (3.0, 0.0)])
+def test_where_the_map_bends_the_mean_is_shifted(weights, biases, rng):
+    """Many more networks, by their law: given the variance, units are independent."""
+    width, depth, nets = 100, 10, 20_000
+    q, expected = np.ones(nets), 1.0
+    for _ in range(depth):
+        h = np.tanh(np.sqrt(q)[:, None] * rng.standard_normal((nets, width), np.float32))
+        q = weights * np.mean(h**2, axis=1) + biases
+        expected = variance_map("tanh", expected, weights, biases)
+    measured = np.log(q / expected)
+    mean, variance = log_norm_moments([width] * depth, "tanh", weights, biases)
+    assert measured.mean() == pytest.approx(mean, abs=5 * math.sqrt(variance / nets))
+    assert measured.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / nets) + 0.03)
+
+
 def test_log_norms_of_wide_layers_are_the_published_ones():
     """-5L/(2n) and 5L/n for ReLU, whose E[phi^4]/E[phi^2]^2 is 6; -L/n and 2L/n for lines."""
     n, depth = 10**6, 20

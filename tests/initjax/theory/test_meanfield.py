@@ -18,6 +18,7 @@ from initjax.theory import (
     relu_correlation_map,
     variance_map,
 )
+from initjax.theory._pieces import pieces
 from initjax.theory.meanfield import _layer
 
 CORRELATIONS = [-1, -0.99, -0.5, -0.001, 0, 0.25, 0.5, 0.9, 0.99, 0.9999, 1 - 1e-8, 1]
@@ -217,6 +218,16 @@ def test_the_isometric_corner_is_algebraic():
             assert q == pytest.approx(1 / (2 * layer + 1 / 0.05), rel=0.1)
             assert ratio == pytest.approx(1 / (1 + 2 * 0.05 * layer), rel=0.05)
     assert q * (2 * 1000 + 20) == pytest.approx(1, abs=0.03)
+
+
+def test_steep_ones_that_cancel_around_zero_are_followed():
+    def steep(z):
+        return jnp.tanh(20 * (z - 2)) + jnp.tanh(20 * (z + 2))
+
+    assert pieces(steep, -3, 4).tolerance == 1e-10  # not taken for noise
+    slow = moments(steep, 1.3)
+    assert variance_map(steep, 1.3, 1.0) == pytest.approx(slow.second, rel=1e-12)
+    assert chi(steep, 1.3, 1.0) == pytest.approx(slow.derivative_second, rel=1e-12)
 
 
 def test_singularities_are_integrated_where_they_can_be():
