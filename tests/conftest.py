@@ -17,6 +17,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same cases each time: whether a change lands is no matter of luck.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+# More of them, for who changes what they are about: `pytest --hypothesis-profile=thorough`.
+hypothesis.settings.register_profile(
+    "thorough", hypothesis.settings.get_profile("same"), max_examples=500
+)
 hypothesis.settings.load_profile("same")
 
 

@@ -23,7 +23,7 @@ LIKE_JAX = {
     "ones": "ones",
     "constant(-0.3)": "constant(-0.3)",
     "constant(7)": "constant(7)",
-    "constant([1, 2, 3, 4, 5, 6])": "constant(np.arange(1, 7))",
+    f"constant({list(range(24))})": "constant(np.arange(24))",
     "uniform": "uniform()",
     "uniform(3.0)": "uniform(3.0)",
     "normal": "normal()",
@@ -45,7 +45,7 @@ LIKE_JAX = {
         for name in (f"{kind}_uniform", f"{kind}_normal")
     },
 }
-# One of each of those that JAX lacks, for shapes whose last axes are 4 and 6.
+# One of each of those that JAX lacks.
 OTHERS = [
     "random_uniform",
     "random_uniform(-0.1, 0.3)",
@@ -73,6 +73,9 @@ OTHERS = [
 ALL = [*LIKE_JAX, *OTHERS]
 FIXED = ("zeros", "ones", "constant", "identity", "dirac", "hadamard")
 DRAWN = [spec for spec in ALL if not spec.startswith(FIXED)]
+# One for most tests, so that a program is compiled for it once; and of such a size that XLA does so
+# in a third of the time that (5, 4, 6) takes, in a sixth of that of (3, 3, 8, 6).
+SHAPE = (5, 16, 24)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -81,15 +84,12 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
     with jax.enable_x64(dtype == "float64"):
         mine = initjax.parse(spec)
         theirs = eval(f"jax.nn.initializers.{LIKE_JAX[spec]}", {"jax": jax, "np": np})
-        shape = (
-            (9, 8, 6) if "0, 1, 2" in spec else (3, 3, 6, 8) if "delta" in spec else (3, 3, 8, 6)
-        )
-        expected = theirs(key, shape, jnp.dtype(dtype))
-        drawn = mine(key, shape, jnp.dtype(dtype))
+        expected = theirs(key, SHAPE, jnp.dtype(dtype))
+        drawn = mine(key, SHAPE, jnp.dtype(dtype))
         assert drawn.dtype == expected.dtype == dtype
         np.testing.assert_array_equal(drawn, expected)
-        jitted = jax.jit(mine, static_argnums=(1, 2))(key, shape, jnp.dtype(dtype))
-        expected = jax.jit(lambda key: theirs(key, shape, jnp.dtype(dtype)))(key)
+        jitted = jax.jit(mine, static_argnums=(1, 2))(key, SHAPE, jnp.dtype(dtype))
+        expected = jax.jit(lambda key: theirs(key, SHAPE, jnp.dtype(dtype)))(key)
         np.testing.assert_array_equal(jitted, expected)
 
 
@@ -113,7 +113,7 @@ def test_equals_jax_to_the_bit_between_any_bounds(lower, upper, dtype, key):
         np.testing.assert_array_equal(jitted, expected)
 
 
-@pytest.mark.parametrize("shape", [(), (7,), (1001, 3), (2, 8, 4, 6), (3, 3, 8, 5), (180_000, 6)])
+@pytest.mark.parametrize("shape", [(), (7,), (1001, 3), (3, 1, 8, 5), (180_000, 6)])
 @pytest.mark.parametrize("name", ["normal", "truncated_normal"])
 def test_equals_jax_to_the_bit_in_any_shape(name, shape, key):
     """JAX 0.12 rounds otherwise along short axes, and outside of jit otherwise than inside."""
@@ -149,7 +149,7 @@ def test_thirty_standard_deviations_are_compiled_once(key, caplog):
 @pytest.mark.parametrize("name", ["normal", "he_normal", "uniform", "glorot_uniform"])
 def test_blocks_hold_the_same_bits(name, dtype, key):
     with jax.enable_x64(dtype == "float64"):
-        shape = (3, 999, 1001)  # almost three blocks
+        shape = (3 * 999, 1001)  # almost three blocks
         theirs = getattr(jax.nn.initializers, name)()
         wide = "float32" if dtype == "bfloat16" else dtype
         expected = theirs(key, shape, jnp.dtype(wide)).astype(dtype)
@@ -271,9 +271,6 @@ def test_complex_draws_agree_with_jax(distribution, key):
     np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-6)
 
 
-SHAPE = (5, 4, 6)  # one for most tests, so that a program is compiled for it once
-
-
 @pytest.mark.parametrize("spec", ALL)
 def test_gives_the_shape_and_dtype_asked_for(spec, key):
     initializer = initjax.parse(spec)
@@ -313,9 +310,9 @@ def test_jit_and_vmap_over_keys_equal_single_calls(spec):
 
 @pytest.mark.parametrize("spec", ALL)
 def test_a_shape_without_elements_is_drawn(spec, key):
-    assert initjax.parse(spec)(key, (0, 4, 6)).shape == (0, 4, 6)
-    drawn = jax.eval_shape(lambda key: initjax.parse(spec)(key, (3, 0, 6)), key)
-    assert drawn.shape == (3, 0, 6)
+    assert initjax.parse(spec)(key, (0, 16, 24)).shape == (0, 16, 24)
+    drawn = jax.eval_shape(lambda key: initjax.parse(spec)(key, (3, 0, 24)), key)
+    assert drawn.shape == (3, 0, 24)
 
 
 @pytest.mark.parametrize("spec", ALL)
@@ -375,9 +372,11 @@ def test_works_under_strict_promotion_of_dtypes_and_ranks():
         "import jax, initjax\n"
         "jax.config.update('jax_numpy_dtype_promotion', 'strict')\n"
         "jax.config.update('jax_numpy_rank_promotion', 'raise')\n"
+        "key = jax.random.key(0)\n"
         f"for spec in {[*DRAWN, 'zeros', 'constant(2.0)']!r}:\n"
-        "    for dtype in ('float32', 'bfloat16'):\n"
-        "        initjax.parse(spec)(jax.random.key(0), (5, 4, 6), dtype)\n"
+        "    initializer = initjax.parse(spec)\n"
+        f"    initializer(key, {SHAPE}, 'float32')\n"
+        f"    jax.eval_shape(lambda key: initializer(key, {SHAPE}, 'bfloat16'), key)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -410,8 +409,8 @@ def test_a_maker_in_place_of_an_initializer_is_explained(name, make_key):
     "spec", [spec for spec in DRAWN if "orthogonal" not in spec and "sparse" not in spec]
 )
 def test_draws_under_one_key_are_correlated_across_initializers(spec, key):
-    drawn = initjax.parse(spec)(key, (50, 40, 6))
-    other = initjax.glorot_uniform()(key, (50, 40, 6))
+    drawn = initjax.parse(spec)(key, (1, 200, 60))
+    other = initjax.glorot_uniform()(key, (1, 200, 60))
     assert np.corrcoef(np.ravel(drawn), np.ravel(other))[0, 1] > 0.97
 
 
@@ -425,10 +424,13 @@ mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
 key = jax.random.key(0)
 for spec in {specs!r}:
     initializer = initjax.parse(spec)
-    plain = initializer(key, (8, 12))
+    plain = initializer(key, (8, 96))
+    shardings = [PartitionSpec("x")]
+    if spec in ("zeros", "normal", "orthogonal"):
+        shardings.append(NamedSharding(mesh, PartitionSpec("x")))
     with jax.set_mesh(mesh):
-        for sharding in (PartitionSpec("x"), NamedSharding(mesh, PartitionSpec("x"))):
-            drawn = initializer(key, (8, 12), out_sharding=sharding)
+        for sharding in shardings:
+            drawn = initializer(key, (8, 96), out_sharding=sharding)
             assert drawn.sharding.spec[0] == "x", (spec, drawn.sharding)
             np.testing.assert_array_equal(plain, drawn)
 """
@@ -457,7 +459,7 @@ def outcome(initializer, shape, dtype):
 
 
 @hypothesis.given(st.sampled_from(ALL), shapes, kinds)
-@hypothesis.settings(max_examples=2000)
+@hypothesis.settings(max_examples=5 * hypothesis.settings().max_examples)
 def test_any_shape_and_dtype_is_drawn_or_refused_for_a_reason(spec, shape, dtype):
     ours = outcome(initjax.parse(spec), shape, dtype)
     if isinstance(ours, Exception):
@@ -488,7 +490,7 @@ some_axes = st.integers(-3, 2) | st.lists(st.integers(-3, 2), max_size=3).map(tu
     some_axes,
     some_axes,
 )
-@hypothesis.settings(max_examples=1000)
+@hypothesis.settings(max_examples=3 * hypothesis.settings().max_examples)
 def test_any_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
     arguments = (1.0, mode, "uniform", in_axis, out_axis, batch_axis)
     ours = outcome(initjax.variance_scaling(*arguments), shape, "float32")
