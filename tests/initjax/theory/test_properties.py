@@ -17,7 +17,7 @@ numbers = st.floats(-2, 2).map(lambda x: round(x, 3))
 smooth = st.sampled_from(SMOOTH)
 lines = st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_size=5)
 variances = st.sampled_from([0.01, 0.3, 1.0, 2.7, 40.0])
-few, many = hypothesis.settings(max_examples=12), hypothesis.settings(max_examples=40)
+few, many = hypothesis.settings(max_examples=8), hypothesis.settings(max_examples=40)
 
 
 def mixture(first, second, a, b, c, composed):
