@@ -1,0 +1,176 @@
+"""What theory predicts of layers against many random networks, within what chance allows."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from initjax.auditing.layers import layers
+from initjax.auditing.measure import measurer
+from initjax.auditing.trace import trace
+
+DEPTH, KEYS = 10, 48
+NETWORKS = {  # activation, gain, variance of biases, width, examples
+    "relu": (jax.nn.relu, 2.0, 0.0, 64, 32),
+    "relu, one example": (jax.nn.relu, 2.0, 0.0, 64, 1),
+    "tanh": (jnp.tanh, 1.5, 0.05, 64, 32),
+    "linear": (lambda z: z, 1.0, 0.0, 64, 32),
+}
+WIDE = {
+    "wide relu": (jax.nn.relu, 2.0, 0.0, 256, 32),
+    "wide tanh": (jnp.tanh, 1.5, 0.05, 256, 32),
+    "wide linear": (lambda z: z, 1.0, 0.0, 256, 32),
+}
+
+
+@functools.cache
+def networks(name):
+    """The layers of networks from many keys: the numbers of each, as (keys, layers)."""
+    activation, gain, biases, width, examples = {**NETWORKS, **WIDE}[name]
+    x = jax.random.normal(jax.random.key(1), (examples, 48))
+    target = jax.random.normal(jax.random.key(2), (width,))
+
+    def turn(h, layer):
+        return activation(h) @ layer["w"] + layer["bias"], None
+
+    def loss(params, x):  # linear in the output: its gradient knows nothing of the network
+        z, _ = jax.lax.scan(turn, x @ params["in"], params["stack"])
+        return (z @ target).mean()
+
+    @jax.jit
+    def draw(key):
+        first, inner, bias = jax.random.split(key, 3)
+        return {
+            "in": jax.random.normal(first, (48, width)) * (gain / 48) ** 0.5,
+            "stack": {
+                "w": jax.random.normal(inner, (DEPTH - 1, width, width)) * (gain / width) ** 0.5,
+                "bias": jax.random.normal(bias, (DEPTH - 1, width)) * biases**0.5,
+            },
+        }
+
+    traced = trace("test", loss, draw(jax.random.key(0)), (x,), False)
+    measure = measurer(traced)
+    runs = [layers(traced, measure(draw(jax.random.key(seed)), (x,))) for seed in range(KEYS)]
+    fields = ["rms_z", "gradient_ratio", "predicted_gradient_ratio", "correlation"]
+    fields += ["predicted_correlation", "dead", "predicted_dead", "rms", "predicted_rms"]
+    return {
+        field: np.array([[getattr(layer, field) for layer in run] for run in runs])
+        for field in fields
+    }
+
+
+every = pytest.mark.parametrize(
+    "name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in WIDE)]
+)
+
+
+@every
+def test_deviations_from_theory_are_as_large_as_said(name):
+    """z has mean 0 and, where the input of the network no longer decides, variance 1."""
+    z = networks(name)["rms_z"]
+    error = 1 / math.sqrt(KEYS)
+    assert np.abs(z.mean(0)).max() < 0.25 + 4 * error  # the law is skewed, of which z knows little
+    spread = z.std(0, ddof=1)
+    certain = math.sqrt(scipy.stats.chi2.ppf(1 - 1e-4, KEYS - 1) / (KEYS - 1))
+    assert spread.max() < 1.25 * certain
+    assert spread[3:].min() > 0.6 / certain
+
+
+@every
+def test_the_gradients_ratio_is_predicted(name):
+    found = networks(name)
+    error = np.log(found["gradient_ratio"] / found["predicted_gradient_ratio"])[:, :-1]
+    assert np.isnan(found["predicted_gradient_ratio"][:, -1]).all()
+    assert np.abs(error.mean(0)).max() < 0.05 + 5 * error.std() / math.sqrt(KEYS)
+    assert error.std(0).max() < 0.5
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "linear"])
+def test_the_correlation_is_predicted(name):
+    found = networks(name)
+    error = (found["correlation"] - found["predicted_correlation"])[:, 1:]
+    assert np.isnan(found["predicted_correlation"][:, 0]).all()
+    assert np.abs(error.mean(0)).max() < 0.01 + 5 * error.std() / math.sqrt(KEYS)
+    if name != "linear":
+        assert (np.diff(found["predicted_correlation"].mean(0)[1:]) > 0.01).all()
+
+
+def test_the_share_of_dead_units_is_predicted():
+    found = networks("relu")
+    error = (found["dead"] - found["predicted_dead"])[:, :-1]
+    assert np.abs(error.mean(0)).max() < 0.01 + 5 * error.std() / math.sqrt(KEYS)
+    assert found["predicted_dead"].mean(0)[DEPTH - 2] > 0.1  # more with depth, and nothing is wrong
+    assert np.isnan(networks("tanh")["predicted_dead"]).all()
+    assert np.isnan(networks("relu, one example")["dead"]).all()
+
+
+# What a layer says
+
+
+def one_layer(loss, params, *batch, optimizer=None):
+    traced = trace("test", loss, params, batch, False)
+    return layers(traced, measurer(traced, optimizer)(params, batch))
+
+
+def test_a_layer_says_what_was_measured_in_units_of_its_own():
+    rng = np.random.default_rng(0)
+    params = {
+        "in": {"kernel": rng.normal(size=(16, 32)), "bias": rng.normal(size=32)},
+        "out": rng.normal(size=(32, 4)),
+    }
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    x = jnp.asarray(rng.normal(size=(24, 16)), jnp.float32)
+
+    def loss(p, x, shifts=(0.0, 0.0)):
+        h = jnp.tanh(x @ p["in"]["kernel"] / 4 + p["in"]["bias"] + shifts[0])
+        return jnp.square(h @ p["out"] + shifts[1]).mean()
+
+    first, last = one_layer(loss, params, x, optimizer=optax.sgd(0.1))
+    z = np.asarray(x @ params["in"]["kernel"] / 4 + params["in"]["bias"])
+    kernel = np.asarray(params["in"]["kernel"])
+    assert (first.name, first.kind, first.shape) == ("in/kernel", "dense", (16, 32))
+    assert (first.units, first.samples, first.uses) == (32, 24, 1)
+    assert (first.activation, last.activation) == ("tanh", "")
+    assert (first.role, last.role) == ("", "last")
+    assert (first.unpredicted, last.unpredicted) == ("the batch", "")
+    assert first.weight_variance == pytest.approx(np.square(kernel).mean(), rel=1e-5)  # 16 / 4**2
+    assert first.bias_variance == pytest.approx(np.square(params["in"]["bias"]).mean(), rel=1e-5)
+    assert first.rms == pytest.approx(np.sqrt(np.square(z).mean()), rel=1e-5)
+    assert first.stddev == pytest.approx(z.std(), rel=1e-5)
+    assert first.unit_stddev == pytest.approx(np.sqrt(z.var(0).mean()), rel=1e-5)
+    shifts = (jnp.zeros(z.shape), jnp.zeros((24, 4)))
+    gradients = jax.grad(lambda shifts: loss(params, x, shifts))(shifts)
+    squares = [float(jnp.square(gradient).sum()) for gradient in gradients]
+    assert first.gradient == pytest.approx(math.sqrt(squares[0] / z.size), rel=1e-4)
+    assert first.gradient_ratio == pytest.approx(squares[0] / squares[1], rel=1e-4)
+    assert math.isnan(last.gradient_ratio)
+    step = 0.1 * float(jnp.std(jax.grad(loss)(params, x)["in"]["kernel"]))
+    assert first.update_ratio == pytest.approx(step / kernel.std(), rel=1e-4)
+    # Beyond this tanh is less steep than .06.
+    edge = math.atanh(math.sqrt(0.94))
+    assert first.predicted_saturated == pytest.approx(2 * scipy.stats.norm.sf(edge), abs=1e-3)
+    assert first.saturated == pytest.approx((np.abs(z) > edge).mean(), abs=1e-6)
+
+
+def test_the_scale_of_the_ntk_parametrisation_is_part_of_the_gain():
+    key = jax.random.key(0)
+    params = [jax.random.normal(key, (32, 64)), jax.random.normal(key, (64, 8))]
+    x = jax.random.normal(key, (16, 32))
+
+    def ntk(p, x):
+        return jnp.square(jax.nn.relu(x @ p[0] / jnp.sqrt(32)) @ p[1] * (2 / 64) ** 0.5).mean()
+
+    def standard(p, x):
+        return jnp.square(jax.nn.relu(x @ p[0]) @ p[1]).mean()
+
+    scaled = [params[0] / 32**0.5, params[1] * (2 / 64) ** 0.5]
+    for one, other in zip(one_layer(ntk, params, x), one_layer(standard, scaled, x), strict=True):
+        for field in ("weight_variance", "rms", "predicted_rms", "rms_z", "gradient"):
+            assert getattr(one, field) == pytest.approx(
+                getattr(other, field), rel=1e-3, nan_ok=True
+            )

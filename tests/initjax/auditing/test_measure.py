@@ -1,0 +1,400 @@
+"""What is measured, against a plain NumPy twin, wherever a layer stands and whatever its type."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from initjax.auditing import measure
+from initjax.auditing.measure import BINS, FLAT, effective_rank, measurer
+from initjax.auditing.trace import trace
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def measured(loss, params, *batch, optimizer=None):
+    traced = trace("test", loss, params, batch, False)
+    found = measurer(traced, optimizer)(params, batch)
+    return traced, found
+
+
+def close(found, expected, rel=2e-5):
+    assert float(found) == pytest.approx(float(expected), rel=rel, abs=1e-7)
+
+
+# The model of the twin: (examples, places, features), a bias first, a scale, sparse weights, and
+# units that are dead.
+
+X = normal(20, 3, 5)
+Y = normal(20, 3, 4)
+PARAMS = {
+    "in": {"kernel": normal(5, 7), "bias": normal(7).at[jnp.array([2, 5])].set(-20.0)},
+    "mid": jnp.where(normal(7, 9) > 0, normal(7, 9), 0),
+    "out": {"kernel": normal(9, 4), "bias": 0.3 * normal(4)},
+}
+NAMES = ["in/kernel", "mid", "out/kernel"]
+SGD = optax.sgd(0.5)
+
+
+def model(p, x, shifts=(0.0, 0.0, 0.0)):
+    z1 = p["in"]["bias"] + x @ p["in"]["kernel"] + shifts[0]
+    z2 = 0.5 * (jax.nn.relu(z1) @ p["mid"]) + shifts[1]
+    z3 = jnp.tanh(z2) @ p["out"]["kernel"] + p["out"]["bias"] + shifts[2]
+    return z1, z2, z3
+
+
+def loss(p, x, y):
+    return jnp.square(model(p, x)[-1] - y).mean()
+
+
+@functools.cache
+def found():
+    traced, result = measured(loss, PARAMS, X, Y, optimizer=SGD)
+    assert [traced.names[min(site.sources).leaf] for site in traced.anatomy.sites.values()] == NAMES
+    return traced, result, list(result.forward.values()), list(result.backward.values())
+
+
+@functools.cache
+def twin():
+    """Pre-activations, weights, inputs, biases and gradients in float64, by layer."""
+    values = [np.asarray(z, np.float64) for z in model(PARAMS, X)]
+    zeros = [np.zeros(z.shape, np.float32) for z in values]
+
+    def shifted(shifts):
+        return jnp.square(model(PARAMS, X, shifts)[-1] - Y).mean()
+
+    gradients = [np.asarray(g, np.float64) for g in jax.grad(shifted)(zeros)]
+    weights = [np.asarray(w, np.float64) for w in
+               (PARAMS["in"]["kernel"], PARAMS["mid"], PARAMS["out"]["kernel"])]  # fmt: skip
+    inputs = [np.asarray(X), np.maximum(values[0], 0), np.tanh(values[1])]
+    biases = [np.asarray(PARAMS["in"]["bias"]), np.zeros(1), np.asarray(PARAMS["out"]["bias"])]
+    return values, weights, inputs, biases, gradients
+
+
+def participation(matrix):
+    """Of the eigenvalues of the units' covariance, from its definition."""
+    eigenvalues = np.linalg.eigvalsh(matrix.T @ matrix)
+    return eigenvalues.sum() ** 2 / np.square(eigenvalues).sum()
+
+
+@pytest.mark.parametrize("layer", range(3), ids=NAMES)
+def test_forward_statistics_are_those_of_a_plain_twin(layer):
+    _, _, forward, _ = found()
+    record = forward[layer]
+    values, weights, inputs, biases, _ = twin()
+    z, w, x, bias = values[layer], weights[layer], inputs[layer], biases[layer]
+    units = z.reshape(-1, z.shape[-1])
+    close(record["mean"], z.mean())
+    close(record["square"], np.square(z).mean())
+    close(record["unit_variance"], units.var(axis=0).mean())
+    close(record["weight_square"], np.square(w).mean())
+    close(record["weight_zeros"], (w == 0).mean())
+    close(record["input_square"], np.square(x).mean())
+    close(record["input_largest"], np.abs(x).max())
+    close(record["bias_square"], np.square(bias).mean())
+    assert (record["samples"], record["units"], record["finite"]) == (60, z.shape[-1], 1)
+    norms = np.linalg.norm(z[1:], axis=-1) * np.linalg.norm(z[:-1], axis=-1)
+    products = (z[1:] * z[:-1]).sum(-1)
+    close(record["correlation"], (products[norms > 0] / norms[norms > 0]).mean())
+    close(record["rank"], participation(units - units.mean(0)), rel=1e-3)
+    close(record["weight_rank"], participation(w), rel=1e-3)
+    counts, _ = np.histogram(np.clip(z / np.sqrt(np.square(z).mean()), -4, 4), BINS)
+    np.testing.assert_allclose(record["histogram"], counts / z.size, atol=2.1 / z.size)
+
+
+def test_flat_and_dead_units_are_those_of_the_activation():
+    _, _, (first, second, third), _ = found()
+    values, *_ = twin()
+    close(first["flat"], (values[0] <= 0).mean())
+    close(first["dead"], (values[0] <= 0).all((0, 1)).mean())
+    assert float(first["dead"]) >= 2 / 7
+    close(second["flat"], (1 - np.tanh(values[1]) ** 2 < FLAT).mean())
+    assert 0 < float(second["flat"]) < 1
+    assert "flat" not in third  # nothing follows
+
+
+@pytest.mark.parametrize("layer", range(3), ids=NAMES)
+def test_backward_statistics_are_those_of_perturbations(layer):
+    _, _, _, backward = found()
+    record, gradient = backward[layer], twin()[-1][layer]
+    units = gradient.reshape(-1, gradient.shape[-1])
+    close(record["log_square"], np.log(np.square(gradient).sum()))
+    close(record["silent"], (units == 0).all(0).mean())
+    close(record["rank"], participation(units - units.mean(0)), rel=1e-3)
+    counts, _ = np.histogram(np.clip(gradient / np.sqrt(np.square(gradient).mean()), -4, 4), BINS)
+    np.testing.assert_allclose(record["histogram"], counts / gradient.size, atol=2.1 / 180)
+
+
+def test_loss_parameters_and_first_update_are_measured():
+    traced, result, *_ = found()
+    close(result.loss, loss(PARAMS, X, Y))
+    leaves, gradients = jax.tree.leaves(PARAMS), jax.tree.leaves(jax.grad(loss)(PARAMS, X, Y))
+    assert len(result.parameters) == len(leaves) == 5
+    for record, leaf, gradient in zip(result.parameters, leaves, gradients, strict=True):
+        close(record["stddev"], np.std(leaf))
+        close(record["update"], 0.5 * np.std(gradient))
+        assert record["finite"] == 1
+    kernel = traced.names.index("in/kernel")
+    np.testing.assert_array_equal(result.prints[kernel], PARAMS["in"]["kernel"].reshape(1, -1))
+    assert result.prints[traced.names.index("in/bias")].size == 0
+
+
+def test_the_jacobian_is_that_of_the_last_layer_by_the_first():
+    def small(p, x):
+        return jnp.square(jnp.tanh(x @ p["in"]) @ p["out"]).mean()
+
+    params, x = {"in": normal(5, 6), "out": normal(6, 3)}, normal(8, 5)
+    _, result = measured(small, params, x)
+    z = x @ params["in"]
+    blocks = jax.vmap(jax.jacrev(lambda z: jnp.tanh(z) @ params["out"]))(z)
+    squares = np.square(np.linalg.svd(blocks, compute_uv=False))  # (examples, outputs)
+    assert result.jacobian is not None
+    mean, condition = result.jacobian
+    # Of three outputs all directions are looked at, in random combinations.
+    directions = jax.random.split(jax.random.key(0), 3)
+    pulled = np.stack([
+        np.einsum("eo,eoi->ei", jax.random.normal(key, (8, 3)), blocks) for key in directions
+    ])  # fmt: skip
+    close(mean, np.square(pulled).sum() / 8 / 3 / 3, rel=1e-4)
+    gram = np.einsum("ien,jen->eij", pulled, pulled)
+    spectrum = np.linalg.eigvalsh(gram)
+    close(condition, np.median(np.sqrt(spectrum[:, -1] / spectrum[:, 0])), rel=1e-3)
+    # The estimate itself: a mean over 24 pulled vectors of a quadratic form.
+    spread = np.sqrt(2 * np.square(squares).sum(1).mean() / 24) / 3
+    assert mean == pytest.approx(squares.mean(), abs=5 * float(spread))
+
+
+# Wherever a layer stands
+
+STACK = {"w": normal(3, 6, 6), "bias": normal(3, 6)}
+H = normal(12, 6)
+
+
+def dense(h, layer):
+    return jnp.tanh(h @ layer["w"] + layer["bias"]), None
+
+
+def unrolled(p, x):
+    for layer in range(3):
+        x, _ = dense(x, jax.tree.map(lambda leaf, layer=layer: leaf[layer], p))
+    return x
+
+
+def backwards(p, x):
+    return lax.scan(dense, x, jax.tree.map(lambda leaf: leaf[::-1], p), reverse=True)[0]
+
+
+def nested(p, x):
+    layer = jax.checkpoint(jax.jit(dense))
+    return lax.cond(x.sum() > -1e9, lambda x: lax.scan(layer, x, p)[0], lambda x: x, x)
+
+
+PLACES = {"scan": lambda p, x: lax.scan(dense, x, p)[0], "backwards": backwards, "nested": nested}
+
+
+WHOLE = {"stack": STACK, "out": normal(6, 2)}
+
+
+def with_readout(hidden):
+    return lambda p, x: jnp.square(hidden(p["stack"], x) @ p["out"]).sum()
+
+
+@functools.cache
+def records_unrolled():
+    traced, result = measured(with_readout(unrolled), WHOLE, H)
+    paths = list(traced.anatomy.sites)[:3]
+    return [result.forward[path] for path in paths], [result.backward[path] for path in paths]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_statistics_do_not_depend_on_where_a_layer_stands(place):
+    traced, result = measured(with_readout(PLACES[place]), WHOLE, H)
+    path, _ = traced.anatomy.sites
+    for records, found in zip(records_unrolled(), (result.forward, result.backward), strict=True):
+        names = set(records[0]) - ({"flat", "dead"} if place == "nested" else set())
+        assert set(found[path]) >= names  # what follows a choice of branches is not known
+        for name in names:
+            array = found[path][name]
+            assert array.shape[:1] == (3,)
+            order = slice(None, None, -1 if place == "backwards" else 1)
+            expected = np.stack([record[name] for record in records])
+            np.testing.assert_allclose(array[order], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_while_loop_is_measured_at_its_last_turn_and_only_forward():
+    def looped(p, x, turns):
+        return jnp.square(lax.fori_loop(0, turns, lambda _, h: jnp.tanh(h @ p), x)).sum()
+
+    def objective(p, x, turns):  # JAX differentiates no while loop
+        return looped(lax.stop_gradient(p), x, turns) + jnp.square(x @ p).sum()
+
+    w = STACK["w"][0]
+    traced, result = measured(objective, w, H, 3)
+    first, *_ = traced.anatomy.sites
+    h = H
+    for _ in range(2):
+        h = jnp.tanh(h @ w)
+    close(result.forward[first]["square"], jnp.square(h @ w).mean())
+    assert set(result.backward) == set(traced.anatomy.sites) - {first}
+
+
+def test_a_layer_inside_of_a_rule_is_measured_forward_and_leaves_the_gradient_alone():
+    @jax.custom_vjp
+    def straight_through(w, x):
+        return x @ jnp.round(w)
+
+    straight_through.defvjp(
+        lambda w, x: (straight_through(w, x), (w, x)),
+        lambda kept, g: (kept[1].T @ g, g @ kept[0].T),
+    )
+
+    def rounded(p, x):
+        return jnp.square(jnp.tanh(straight_through(p["a"], x) + p["bias"]) @ p["b"]).sum()
+
+    params = {"a": normal(6, 6), "bias": normal(6), "b": normal(6, 2)}
+    traced, result = measured(rounded, params, H, optimizer=optax.sgd(1.0))
+    update = dict(zip(traced.names, result.parameters, strict=True))["a"]["update"]
+    close(update, jnp.std(jax.grad(rounded)(params, H)["a"]), rel=1e-4)
+    assert len(result.backward) == 2  # the bias is outside
+
+
+# Whatever its type
+
+
+def test_parameters_in_bfloat16_are_measured_in_float32():
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    batch = (X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16))
+    _, result = measured(loss, narrow, *batch, optimizer=SGD)
+    values, *_, gradients = twin()
+    for record, z in zip(result.forward.values(), values, strict=True):
+        close(record["square"], np.square(z).mean(), rel=0.02)
+    for record, gradient in zip(result.backward.values(), gradients, strict=True):
+        assert float(record["log_square"]) == pytest.approx(
+            np.log(np.square(gradient).sum()), abs=0.06
+        )
+    weight = np.asarray(narrow["in"]["kernel"], np.float32)
+    close(result.forward[min(result.forward)]["weight_square"], np.square(weight).mean(), rel=1e-6)
+    assert result.parameters[0]["update"] > 0
+
+
+def test_float64_gives_the_same():
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (PARAMS, X, Y))
+        _, result = measured(loss, *wide)
+    _, narrow, forward, _ = found()
+    for record, other in zip(result.forward.values(), forward, strict=True):
+        for name in ("square", "correlation", "unit_variance", "weight_rank"):
+            close(record[name], other[name], rel=1e-4)
+    close(result.loss, narrow.loss)
+
+
+def test_numbers_at_the_ends_of_float32_are_measured():
+    def tiny(p, x):
+        return 1e-30 * jnp.square(x @ p).sum()
+
+    kernel, x = np.float32(1e25) * normal(5, 6), 1e-10 * normal(8, 5)
+    traced, result = measured(tiny, kernel, x)
+    (path,) = traced.anatomy.sites
+    square = np.square(np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)).mean()
+    close(result.forward[path]["square"], square, rel=1e-4)
+    gradient = np.log(4e-60 * square * 48)  # beyond float32
+    assert float(result.backward[path]["log_square"]) == pytest.approx(gradient, abs=1e-3)
+
+
+def test_a_leaf_that_is_no_float_is_left_out():
+    def counted(p, x):
+        noise = jax.random.normal(p["key"], (6,)) * p["count"]
+        return jnp.square(x @ p["w"] + noise).mean()
+
+    params = {"w": normal(6, 6), "key": jax.random.key(0), "count": jnp.int32(2)}
+    traced, result = measured(counted, params, H, optimizer=optax.sgd(1.0))
+    described = dict(zip(traced.names, result.parameters, strict=True))
+    assert described["key"] == described["count"] == {}
+    assert described["w"]["update"] > 0
+
+
+# The program itself
+
+
+def test_the_program_is_traced_once_for_many_calls_and_keeps_no_activations(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(1)
+        return rerun(*arguments)
+
+    rerun = measure.rerun
+    monkeypatch.setattr(measure, "rerun", counted)
+    big = normal(2048, 6)
+    traced = trace("test", with_readout(PLACES["scan"]), WHOLE, (big,), False)
+    run = measurer(traced)
+    one, other = run(WHOLE, (big,)), run(jax.tree.map(lambda leaf: 2 * leaf, WHOLE), (big,))
+    assert len(calls) == 1
+    path, _ = traced.anatomy.sites
+    close(other.forward[path]["weight_square"][0], 4 * one.forward[path]["weight_square"][0])
+    assert (
+        sum(np.size(leaf) for leaf in jax.tree.leaves((one.forward, one.backward))) < big.size / 4
+    )
+
+
+def test_the_rank_of_large_layers_is_that_of_a_sample():
+    column, row = normal(1000, 1), normal(1, 300)
+    assert effective_rank(np.asarray(column * row)[::16, ::5]) == pytest.approx(1, abs=1e-4)
+
+    def rank(p, x):
+        return jnp.square(x @ p["one"] + x @ p["many"]).mean()
+
+    params = {"one": normal(5, 1) * row, "many": normal(5, 300)}
+    _, result = measured(rank, params, normal(1000, 5))
+    one, many = result.forward.values()
+    assert float(one["rank"]) == pytest.approx(1, abs=1e-3)
+    assert float(one["weight_rank"]) == pytest.approx(1, abs=1e-3)
+    assert 3 < float(many["rank"]) < 5.01
+    assert effective_rank(np.full((3, 3), np.nan)) != effective_rank(np.zeros((3, 3))) == 0
+
+
+SHARDED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+import initjax
+
+def loss_fn(p, x):
+    h, _ = jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x @ p["in"], p["w"])
+    return jnp.square(h @ p["out"]).mean()
+
+rng = np.random.default_rng(0)
+params = {"in": rng.normal(size=(16, 32)), "w": rng.normal(size=(3, 32, 32)) / 4,
+          "out": rng.normal(size=(32, 8))}
+params = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in params.items()}
+x = jnp.asarray(rng.normal(size=(64, 16)), jnp.float32)
+plain = initjax.audit(loss_fn, params, x)
+mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+place = lambda leaf, *spec: jax.device_put(leaf, NamedSharding(mesh, P(*spec)))
+sharded = {"in": place(params["in"], None, "model"), "w": place(params["w"], None, "model", None),
+           "out": place(params["out"], "model", None)}
+split = initjax.audit(loss_fn, sharded, place(x, "data", None))
+assert len(sharded["w"].addressable_shards) == 8
+assert str(plain) == str(split), f"{plain}\\n{split}"
+print(len(split.layers), "layers alike")
+"""
+
+
+def test_sharded_parameters_give_the_same_report():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == "5 layers alike\n", done.stderr
