@@ -1,0 +1,298 @@
+"""Every cause is found in the simplest model that has it, and in none that has not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import initjax
+from initjax.auditing.audit import reported
+from initjax.auditing.judge import CAUSES
+from initjax.auditing.measure import measurer
+from initjax.auditing.trace import trace
+
+DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32
+X = jax.random.normal(jax.random.key(0), (64, INPUTS))
+Y = jnp.arange(64) % CLASSES
+
+
+def normal(number, *shape):
+    """Of unit variance, times the root of what follows the shape's fan-in."""
+    return jax.random.normal(jax.random.key(number), shape) / shape[-2] ** 0.5
+
+
+class Model:
+    """A loss that is compiled once, and audited with many parameters."""
+
+    def __init__(self, loss, params, *batch, optimizer=None):
+        self.traced = trace("test", loss, params, batch, False)
+        self.measure = measurer(self.traced, optimizer)
+
+    def __call__(self, params, *batch):
+        return reported(self.traced, self.measure(params, batch), params, batch)
+
+
+def causes(report):
+    return [(finding.cause, finding.level) for finding in report.findings]
+
+
+def audited(loss, params, *batch):
+    return causes(Model(loss, params, *batch)(params, *batch))
+
+
+@functools.cache
+def deep(activation):
+    """A classifier of 14 layers, of which the inner ones are stacked."""
+
+    def turn(z, layer):
+        return activation(z) @ layer["kernel"] + layer["bias"], None
+
+    def loss(p, x, y):
+        z, _ = jax.lax.scan(turn, x @ p["in"]["kernel"] + p["in"]["bias"], p["stack"])
+        logits = activation(z) @ p["out"]["kernel"] + p["out"]["bias"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    return Model(loss, params(), X, Y, optimizer=optax.sgd(0.1))
+
+
+def params(gain=1.05, biases=0.0, **changes):
+    """Parameters of that, critical for tanh; with changes to one leaf each."""
+    tree = {
+        "in": {"kernel": normal(1, INPUTS, WIDTH), "bias": jnp.zeros(WIDTH)},
+        "stack": {
+            "kernel": normal(2, DEPTH, WIDTH, WIDTH) * gain**0.5,
+            "bias": normal(3, DEPTH, 1, WIDTH)[:, 0] * biases**0.5,
+        },
+        "out": {"kernel": normal(4, WIDTH, CLASSES), "bias": jnp.zeros(CLASSES)},
+    }
+    for name, change in changes.items():
+        layer, leaf = name.split("_")
+        tree[layer][leaf] = change(tree[layer][leaf])
+    return tree
+
+
+def tanh(tree, x=X):
+    return deep(jnp.tanh)(tree, x, Y)
+
+
+def relu(tree, x=X):
+    return deep(jax.nn.relu)(tree, x, Y)
+
+
+ALIKE = X / 10 + jax.random.normal(jax.random.key(5), (INPUTS,))  # examples that differ little
+
+
+def test_a_network_on_the_critical_line_is_healthy():
+    report = tanh(params())
+    assert causes(report) == []
+    assert report.verdict == "ok"
+    assert causes(relu(params(gain=2.0))) == []
+
+
+def constant(leaf):
+    return jnp.full_like(leaf, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "level", "network", "tree", "x"),
+    [
+        ("not_finite", "failure", tanh, params(out_bias=lambda b: b.at[0].set(jnp.nan)), X),
+        ("not_finite", "failure", tanh, params(), X.at[0, 0].set(jnp.inf)),
+        ("not_finite", "failure", relu, params(gain=1e12), X),
+        ("zero", "failure", tanh, params(stack_kernel=lambda k: k.at[3].set(0)), X),
+        ("zero", "failure", tanh, jax.tree.map(jnp.zeros_like, params()), X),
+        ("symmetry", "warning", tanh, params(stack_kernel=lambda k: k.at[3].set(0.1)), X),
+        ("symmetry", "failure", tanh, jax.tree.map(constant, params()), X),
+        ("duplicate", "warning", tanh, params(stack_kernel=lambda k: k.at[3].set(2 * k[7])), X),
+        ("input_scale", "warning", relu, params(gain=2.0), 10 * X),
+        ("input_scale", "failure", tanh, params(), 255 * X),
+        ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
+        ("input_scale", "warning", tanh, params(), X / 100),
+        ("vanishing", "warning", tanh, params(gain=0.5), X),
+        ("vanishing", "failure", tanh, params(gain=0.2), X),
+        ("exploding", "failure", relu, params(gain=8.0), X),
+        ("depth", "warning", tanh, params(gain=1.0, biases=0.15), X),
+        ("collapse", "warning", tanh, params(gain=1.0, biases=0.2), ALIKE),
+        ("dead", "failure", relu, params(gain=2.0, stack_bias=lambda b: b - 1.0), X),
+        ("output_scale", "warning", tanh, params(out_kernel=lambda k: 20 * k), X),
+        ("output_scale", "failure", tanh, params(out_kernel=lambda k: 99 * k), X),
+        ("update", "warning", tanh, params(in_kernel=lambda k: 1e-5 * k, in_bias=jnp.ones_like), X),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
+    found = causes(network(tree, x))
+    assert (cause, level) in found
+    if level == "warning":
+        assert all(level == "warning" for _, level in found)
+
+
+@pytest.mark.parametrize(
+    ("cause", "network", "tree", "x"),
+    [
+        ("zero", tanh, params(stack_kernel=lambda k: k.at[3].set(0)), X),
+        ("symmetry", tanh, params(stack_kernel=lambda k: k.at[3].set(0.1)), X),
+        ("duplicate", tanh, params(stack_kernel=lambda k: k.at[3].set(k[7])), X),
+        ("vanishing", tanh, params(gain=0.2), X),
+        ("exploding", relu, params(gain=8.0), X),
+        ("input_scale", tanh, params(), 255 * X),
+        ("output_scale", tanh, params(out_kernel=lambda k: 50 * k), X),
+        ("collapse", tanh, params(gain=1.0, biases=0.2), ALIKE),
+    ],
+)
+def test_what_follows_from_a_cause_is_not_told(cause, network, tree, x):
+    assert [found for found, _ in causes(network(tree, x))] == [cause]
+
+
+def test_the_layers_at_fault_are_named_and_the_remedy_fits_them():
+    (finding,) = tanh(params(stack_kernel=lambda k: k.at[3].set(0))).findings
+    assert finding.layers == ("stack/kernel[3]",)
+    assert "lecun_normal()" in finding.remedy
+    (finding,) = tanh(params(stack_kernel=lambda k: k.at[3].set(k[7]))).findings
+    assert finding.layers == ("stack/kernel[3]", "stack/kernel[7]")
+    assert "key" in finding.remedy
+    (finding,) = tanh(params(out_bias=lambda b: b * jnp.nan)).findings
+    assert finding.layers == ("out/bias",)
+    (finding,) = relu(params(gain=8.0)).findings
+    assert "he_normal()" in finding.remedy
+    (finding,) = tanh(params(), 255 * X).findings
+    assert finding.layers == ("in/kernel",) and "257" in finding.message
+    (finding,) = relu(params(gain=1e12)).findings
+    assert finding.layers[0] == "stack/kernel[6]" and "in/kernel" not in finding.layers
+
+
+def test_a_readout_of_zeros_is_on_purpose():
+    assert causes(tanh(params(out_kernel=jnp.zeros_like))) == []
+
+
+@pytest.mark.xfail(strict=True, reason="exploding and saturated hide each other")
+@pytest.mark.parametrize("gain", [10.0, 100.0])
+def test_a_saturated_network_whose_gradients_explode_is_not_healthy(gain):
+    found = [cause for cause, _ in causes(tanh(params(gain=gain)))]
+    assert "saturated" in found or "exploding" in found
+
+
+@pytest.mark.xfail(strict=True, reason="dead units are counted without error bars")
+def test_healthy_networks_of_any_key_are_healthy():
+    """In narrow networks chance makes many dead units; not one in 25 may be called ill."""
+    for seed in range(25):
+        keys = iter(jax.random.split(jax.random.key(seed), 9))
+        drawn = jax.tree.map(
+            lambda leaf, keys=keys: jax.random.normal(next(keys), leaf.shape) * leaf.std(),
+            params(gain=2.0),
+        )
+        assert causes(relu(drawn)) == []
+
+
+def square(z):
+    return jnp.square(z).mean()
+
+
+def test_saturation_alone_is_found():
+    def loss(p, x):
+        return square(jnp.tanh(x @ p["in"]) @ p["out"])
+
+    model = Model(loss, {"in": normal(1, INPUTS, WIDTH), "out": normal(2, WIDTH, 4)}, X)
+    for scale, found in (
+        (1, []),
+        (2.5, [("saturated", "warning")]),
+        (20, [("saturated", "failure")]),
+    ):
+        tree = {"in": scale * normal(1, INPUTS, WIDTH), "out": normal(2, WIDTH, 4)}
+        assert causes(model(tree, X)) == found
+
+
+def test_a_fan_that_the_kernels_shape_misleads_about_is_found():
+    def heads(p, x):
+        h = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, p["in"]))
+        return square(h.reshape(len(x), -1) @ p["out"])
+
+    model = Model(heads, {"in": jnp.ones((INPUTS, 8, 16)), "out": jnp.ones((128, 4))}, X)
+    right = initjax.he_normal(**initjax.einsum_fans("bd,dnh->bnh"))
+    for init, found in ((initjax.he_normal(), [("wrong_fan", "warning")]), (right, [])):
+        tree = {"in": init(jax.random.key(1), (INPUTS, 8, 16)), "out": normal(2, 128, 4)}
+        assert causes(model(tree, X)) == found
+
+
+def test_residual_branches_that_add_up_are_found():
+    def turn(h, block):
+        return h + jax.nn.relu(h @ block["up"]) @ block["down"], None
+
+    def loss(p, x):
+        return square(jax.lax.scan(turn, x @ p["in"], p["blocks"])[0] @ p["out"])
+
+    def tree(scale):
+        return {
+            "in": normal(1, INPUTS, 32),
+            "blocks": {"up": normal(2, 24, 32, 64) * 2**0.5, "down": scale * normal(3, 24, 64, 32)},
+            "out": normal(4, 32, 4),
+        }
+
+    model = Model(loss, tree(1.0), X)
+    for scale, found in ((1.0, ("branch_scale", "failure")), (0.5, ("branch_scale", "warning"))):
+        assert causes(model(tree(scale), X)) == [found]
+    for scale in (24**-0.5, 0.0):  # the residual scaling, and branches that start as nothing
+        assert causes(model(tree(scale), X)) == []
+
+
+def test_parameters_that_never_enter_are_found():
+    tree = {"in": normal(1, INPUTS, 8), "lost": jnp.ones(3)}
+    assert audited(lambda p, x: square(x @ p["in"]), tree, X) == [("unused", "warning")]
+    assert audited(lambda p, x: square(x @ p["in"] + p["lost"].sum()), tree, X) == []
+
+
+def test_a_model_without_layers_is_no_model():
+    tree = {"in": normal(1, INPUTS, 8)}
+    found = Model(lambda p, x: square(p["in"]) + square(x), tree, X)(tree, X).findings
+    assert [(finding.cause, finding.level) for finding in found] == [("no_layers", "warning")]
+    (finding,) = Model(lambda p: square(p["in"]), tree)(tree).findings
+    assert "*batch" in finding.remedy
+
+
+def test_one_example_is_too_few():
+    def loss(p, x):
+        return square(jax.nn.relu(x @ p["in"]) @ p["out"])
+
+    tree = {"in": normal(1, INPUTS, 64) * 2**0.5, "out": normal(2, 64, 4)}
+    assert audited(loss, tree, X[:1]) == [("batch", "warning")]
+    assert audited(loss, tree, X) == []
+
+
+def test_a_loss_that_is_not_finite_is_told_from_layers_that_are_not():
+    def loss(p, x):
+        return jnp.log(square(x @ p["in"]) - 1e9)
+
+    tree = {"in": normal(1, INPUTS, 8)}
+    assert audited(loss, tree, X) == [("not_finite", "failure")]
+
+
+def test_statistics_of_normalisation_may_stay_out_of_the_loss():
+    from flax import nnx
+
+    model = nnx.BatchNorm(8, rngs=nnx.Rngs(0))
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.linear, self.norm = nnx.Linear(INPUTS, 8, rngs=rngs), model
+
+        def __call__(self, x):
+            return self.norm(self.linear(x))
+
+    net = Net(nnx.Rngs(0))
+    assert causes(initjax.audit(lambda net, x: square(net(x)), net, X)) == []
+
+
+def test_every_cause_has_a_test_of_its_own():
+    with open(__file__) as file:
+        text = file.read()
+    assert [cause for cause in CAUSES if f'("{cause}", "' not in text] == []
+
+
+def test_findings_are_sorted_by_level_and_causes_are_explained():
+    found = relu(params(gain=4.0)).findings
+    assert [finding.level for finding in found] == sorted(finding.level for finding in found)
+    assert len(found) > 1
+    assert all(finding.cause in CAUSES and CAUSES[finding.cause] for finding in found)
+    assert np.all([finding.message and finding.remedy for finding in found])
