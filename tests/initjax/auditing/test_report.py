@@ -79,8 +79,9 @@ def test_layers_that_are_left_out_are_counted_and_those_at_fault_are_not():
 def test_columns_show_the_numbers_in_their_place():
     shown = layer(
         "dense/kernel", activation="tanh", uses=1, weight_variance=1.5, rms=0.8125,
-        predicted_rms=0.9, rms_z=-1.26, unit_stddev=0.5, correlation=0.25, dead=0.125, saturated=0.375,
-        update_ratio=math.nan, gradient=0.001, gradient_ratio=1.1, predicted_gradient_ratio=1.2,
+        predicted_rms=0.9, rms_z=-1.26, unit_stddev=0.5, correlation=0.25, dead=0.125,
+        saturated=0.375, update_ratio=math.nan, gradient=0.001, gradient_ratio=1.1,
+        predicted_gradient_ratio=1.2,
     )  # fmt: skip
     header, row = str(report([shown])).splitlines()[2:4]
     cells = dict(zip(header.split(), row.split(), strict=True))
