@@ -71,9 +71,7 @@ def test_what_cannot_be_audited_is_refused_by_name(loss_fn, given, error, told):
 
 
 def test_a_loss_without_an_aux_is_refused_where_one_was_told():
-    with pytest.raises(
-        ValueError, match=r"audit: with has_aux, loss_fn must give \(loss"
-    ):
+    with pytest.raises(ValueError, match=r"audit: with has_aux, loss_fn must give \(loss"):
         initjax.audit(loss, params(), X, Y, has_aux=True)
     with pytest.raises(ValueError, match="one number, got an array of shape"):
         initjax.audit(lambda p, x, y: (x, None), params(), X, Y, has_aux=True)
