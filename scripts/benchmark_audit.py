@@ -121,7 +121,8 @@ def gpt2() -> tuple[Callable, Any, tuple]:
     params = jax.jit(model.init)(key, tokens)
 
     def loss_fn(params: Any, tokens: Any) -> Any:
-        return _cross_entropy(model.apply(params, tokens)[:, :-1], tokens[:, 1:])
+        logits: Any = model.apply(params, tokens)
+        return _cross_entropy(logits[:, :-1], tokens[:, 1:])
 
     print(sum(leaf.size for leaf in jax.tree.leaves(params)), "parameters", file=sys.stderr)
     return loss_fn, params, (jnp.asarray(tokens),)
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*arguments.one, arguments.rounds)))
+        print(json.dumps(measure(arguments.one[0], arguments.one[1], arguments.rounds)))
         return
     names = arguments.models.split(",")
     unknown = [name for name in names if name not in MODELS]

@@ -167,7 +167,7 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, tokens):
         x = nn.Embed(11, 16)(tokens)
-        x = nn.RNN(nn.SimpleCell(16))(x)[:, -1]
+        x = jnp.asarray(nn.RNN(nn.SimpleCell(16))(x))[:, -1]
         x = nn.LayerNorm()(nn.Dense(16)(x))
         return nn.Dense(10)(nn.relu(x))
 
@@ -199,6 +199,7 @@ def test_modules_keep_their_kind_dtype_and_what_is_no_parameter():
     fixed, _ = initjax.fix(lambda state, x: cross_entropy(nnx.merge(graph, state)(x)), state, X)
     assert jax.tree.structure(fixed) == jax.tree.structure(state)
     first = nnx.merge(graph, fixed).layers[0]
+    assert isinstance(first, nnx.Linear)
     assert first.kernel.get_value().dtype == jnp.bfloat16
     assert float(first(X).std()) == pytest.approx(1, abs=0.02)
     network = eqx.nn.MLP(24, 10, 32, 2, key=KEY)
