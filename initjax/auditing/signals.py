@@ -238,29 +238,32 @@ def name_of(expression: Expression | None) -> str:
         return ""
     if expression == IDENTITY:
         return "identity"
-    import jax
-
-    with jax.ensure_compile_time_eval():
-        z = np.linspace(-7.3, 7.1, 97, dtype=np.float32)
-        mine = np.asarray(expression(z))
-        named = {name: np.asarray(function(z)) for name, function in _named().items()}
+    mine = _values(expression)
     for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits
-        for name, theirs in named.items():
-            if np.allclose(mine, theirs, rtol=rtol, atol=atol):
+        for name, function in _named().items():  # each is compiled once, if it comes to that
+            if np.allclose(mine, _values(function), rtol=rtol, atol=atol):
                 return name
     text = expression.text
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+@functools.lru_cache(maxsize=256)
+def _values(function: Callable) -> np.ndarray:
+    import jax
+
+    with jax.ensure_compile_time_eval():
+        return np.asarray(function(np.linspace(-7.3, 7.1, 97, dtype=np.float32)))
+
+
+@functools.cache
 def _named() -> dict[str, Callable]:
     import jax
     import jax.numpy as jnp
 
-    names = "relu leaky_relu tanh sigmoid silu softplus elu selu celu relu6 mish hard_tanh".split()
-    names += "soft_sign hard_sigmoid hard_silu log_sigmoid squareplus".split()
+    names = "relu gelu tanh silu leaky_relu sigmoid softplus elu selu celu relu6 mish".split()
+    names += "hard_tanh soft_sign hard_sigmoid hard_silu log_sigmoid squareplus".split()
     return {
         **{name: getattr(jax.nn, name) for name in names},
-        "gelu": jax.nn.gelu,
         "gelu (exact)": lambda z: jax.nn.gelu(z, approximate=False),
         "leaky_relu(0.2)": lambda z: jax.nn.leaky_relu(z, 0.2),
         "squared relu": lambda z: jax.nn.relu(z) ** 2,
