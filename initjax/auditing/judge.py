@@ -31,9 +31,9 @@ CAUSES = {
     "input_scale": "the input is far from unit scale",
     "wrong_fan": "the initializer has counted another fan-in or fan-out than the layer has",
     "branch_scale": "residual branches add up",
+    "saturated": "pre-activations lie where the activation is flat",
     "vanishing": "gradients shrink from layer to layer",
     "exploding": "gradients or signals grow from layer to layer",
-    "saturated": "pre-activations lie where the activation is flat",
     "dead": "units are flat on the whole batch",
     "collapse": "all inputs look alike to a layer",
     "depth": "the network is deeper than its signal reaches",
@@ -46,7 +46,15 @@ CAUSES = {
 _HIDES = {
     "zero": {"symmetry", "vanishing", "dead", "depth", "collapse", "update"},
     "symmetry": {"vanishing", "exploding", "dead", "depth", "collapse", "duplicate", "saturated"},
-    "input_scale": {"saturated", "exploding", "output_scale", "dead", "collapse", "branch_scale"},
+    "input_scale": {
+        "saturated",
+        "vanishing",
+        "exploding",
+        "output_scale",
+        "dead",
+        "collapse",
+        "branch_scale",
+    },
     "wrong_fan": {"vanishing", "exploding", "depth", "saturated", "output_scale"},
     "branch_scale": {"exploding", "vanishing", "output_scale", "saturated"},
     "exploding": {"depth", "output_scale", "saturated", "update"},
@@ -133,22 +141,20 @@ def judge(
         for check in _CHECKS:
             findings += check(list(layers), network)
         findings += _duplicates(traced, measured)
-    kept = [
-        finding
-        for finding in findings
-        if not any(
+    order = {cause: number for number, cause in enumerate(CAUSES)}
+    told: dict[str, Finding] = {}  # what gradients and signals both show is told once
+    # Causes come before their consequences, and only what is told hides another.
+    for finding in sorted(findings, key=lambda finding: order[finding.cause]):
+        hidden = any(
             finding.cause in _HIDES.get(other.cause, ())
             # A warning is no excuse for a failure.
             and (other.level == "failure" or finding.level == "warning")
-            for other in findings
+            for other in told.values()
         )
-    ]
-    order = {cause: number for number, cause in enumerate(CAUSES)}
-    kept.sort(key=lambda finding: (finding.level != "failure", order[finding.cause]))
-    told: dict[str, Finding] = {}
-    for finding in kept:  # what gradients and signals both show is told once
-        told.setdefault(finding.cause, finding)
-    return list(told.values())
+        known = told.get(finding.cause)
+        if not hidden and (known is None or known.level == "warning"):
+            told[finding.cause] = finding
+    return sorted(told.values(), key=lambda finding: finding.level != "failure")
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -501,8 +507,10 @@ def _dead(layers: list[Layer], network: Network) -> list[Finding]:
 
 
 def _excess(layer: Layer) -> float:
+    """By how much the part of dead units is beyond what chance explains in a layer this narrow."""
     expected = 0.0 if math.isnan(layer.predicted_dead) else layer.predicted_dead
-    return 0.0 if math.isnan(layer.dead) else layer.dead - expected
+    chance = math.sqrt(max(expected, 0.05) * (1 - expected) / max(1, layer.units))
+    return 0.0 if math.isnan(layer.dead) else layer.dead - expected - 3 * chance
 
 
 def _collapse(layers: list[Layer], network: Network) -> list[Finding]:

@@ -1,7 +1,10 @@
-"""Programs that are run once or twice are not worth optimizing: it takes longer than they do."""
+"""What keeps these tests quick: they compile many programs, and run each once or twice."""
 
 import jax
+import numpy as np
 import pytest
+
+from initjax.auditing import measure
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -9,3 +12,30 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def without_jacobian():
+    """Leaves out a program of its own, which takes as long to compile as all else."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(measure, "_jacobian", lambda traced: None)
+        yield
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A `measurer` that compiles nothing: all that it finds is one."""
+
+    def instead(function):
+        def ones(*arguments):
+            shapes = jax.eval_shape(function, *arguments)
+            return jax.tree.map(lambda shape: np.ones(shape.shape, shape.dtype), shapes)
+
+        return ones
+
+    def measurer(traced):
+        with monkeypatch.context() as patched:
+            patched.setattr(jax, "jit", instead)
+            return measure.measurer(traced)
+
+    return measurer

@@ -14,16 +14,19 @@ from flax import linen, nnx
 import initjax
 
 KEY = jax.random.key(0)
-X = jax.random.normal(KEY, (64, 16))
-Y = jnp.arange(64) % 4
+rng = np.random.default_rng(0)
 
 
-def params(key=KEY):
-    first, second = jax.random.split(key)
-    return {
-        "in": {"kernel": initjax.he_normal()(first, (16, 32)), "bias": jnp.zeros(32)},
-        "out": {"kernel": initjax.lecun_normal()(second, (32, 4)), "bias": jnp.zeros(4)},
-    }
+def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+X, Y = normal(64, 16), np.arange(64) % 4
+KERNEL = normal(16, 8) / 4
+PARAMS = {
+    "in": {"kernel": normal(16, 32) / 8**0.5, "bias": np.zeros(32, np.float32)},
+    "out": {"kernel": normal(32, 4) / 32**0.5, "bias": np.zeros(4, np.float32)},
+}
 
 
 def loss(p, x, y):
@@ -47,14 +50,14 @@ def untouched(p, x, y):
 @pytest.mark.parametrize(
     ("loss_fn", "given", "error", "told"),
     [
-        (params(), loss, TypeError, ["loss_fn must be a function of (params, *batch)", "'in'"]),
-        (None, params(), TypeError, ["loss_fn must be a function", "None"]),
-        (with_aux, params(), ValueError, ["one number", "((), {'loss': ()})", "has_aux=True"]),
-        (lambda p, x, y: {"a": loss(p, x, y)}, params(), ValueError, ["{'a': ()}", "has_aux"]),
-        (lambda p, x, y: x @ p["in"]["kernel"], params(), ValueError,
+        (PARAMS, loss, TypeError, ["loss_fn must be a function of (params, *batch)", "'in'"]),
+        (None, PARAMS, TypeError, ["loss_fn must be a function", "None"]),
+        (with_aux, PARAMS, ValueError, ["one number", "((), {'loss': ()})", "has_aux=True"]),
+        (lambda p, x, y: {"a": loss(p, x, y)}, PARAMS, ValueError, ["{'a': ()}", "has_aux"]),
+        (lambda p, x, y: x @ p["in"]["kernel"], PARAMS, ValueError,
          ["shape (64, 32)", "take its mean"]),
-        (lambda p, x, y: y.sum(), params(), ValueError, ["a floating number", "int32"]),
-        (lambda p, x, y: x.mean() > 0, params(), ValueError, ["a floating number", "bool"]),
+        (lambda p, x, y: y.sum(), PARAMS, ValueError, ["a floating number", "int32"]),
+        (lambda p, x, y: x.mean() > 0, PARAMS, ValueError, ["a floating number", "bool"]),
         (untouched, {}, ValueError, ["no floating array", "audit(loss_fn, params, *batch)"]),
         (untouched, {"n": jnp.arange(3), "k": KEY}, ValueError, ["no floating array"]),
         (untouched, {"w": jnp.ones(3), "name": "relu"}, TypeError,
@@ -72,89 +75,99 @@ def test_what_cannot_be_audited_is_refused_by_name(loss_fn, given, error, told):
 
 def test_a_loss_without_an_aux_is_refused_where_one_was_told():
     with pytest.raises(ValueError, match=r"audit: with has_aux, loss_fn must give \(loss"):
-        initjax.audit(loss, params(), X, Y, has_aux=True)
+        initjax.audit(loss, PARAMS, X, Y, has_aux=True)
     with pytest.raises(ValueError, match="one number, got an array of shape"):
-        initjax.audit(lambda p, x, y: (x, None), params(), X, Y, has_aux=True)
+        initjax.audit(lambda p, x, y: (x, None), PARAMS, X, Y, has_aux=True)
 
 
 def test_an_error_of_the_users_function_is_the_users():
     with pytest.raises(RuntimeError, match="should not be called"):
-        initjax.audit(untouched, params(), X, Y)
+        initjax.audit(untouched, PARAMS, X, Y)
 
 
 # What is given back
 
 
-def test_the_report_is_that_of_the_model_and_the_model_is_left_as_it_was():
-    given, before = params(), jax.tree.map(np.array, params())
-    report = initjax.audit(loss, given, X, Y, optimizer=optax.adam(1e-3))
-    jax.tree.map(np.testing.assert_array_equal, given, before)
+def plain(p, x):
+    return jnp.square(x @ p).mean()
+
+
+@functools.cache
+def audited():
+    return initjax.audit(loss, jax.tree.map(jnp.asarray, PARAMS), X, Y, optimizer=optax.adam(1e-3))
+
+
+def test_the_report_is_that_of_the_model():
+    report = audited()
     assert report.verdict == "ok"
     report.assert_healthy()
     assert [layer.name for layer in report.layers] == ["in/kernel", "out/kernel"]
-    assert report.network.loss == pytest.approx(float(loss(given, X, Y)), rel=1e-5)
+    assert report.network.loss == pytest.approx(float(loss(PARAMS, X, Y)), rel=1e-5)
     assert report.network.expected_loss == pytest.approx(np.log(4))
     # Adam's first step has the learning rate's size whatever the gradient.
-    kernel = np.std(given["in"]["kernel"])
-    assert report.layers[0].update_ratio == pytest.approx(1e-3 / float(kernel), rel=0.05)
+    kernel = float(np.std(PARAMS["in"]["kernel"]))
+    assert report.layers[0].update_ratio == pytest.approx(1e-3 / kernel, rel=0.05)
     assert report.unread == ()
     found = report.to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-@functools.cache
-def plain():
-    return str(initjax.audit(loss, params(), X, Y))
+def test_an_aux_a_jitted_loss_and_leaves_of_any_kind_change_nothing():
+    """NumPy's arrays and Python's numbers are parameters like others, and are left as they were."""
+    given = {**PARAMS, "scale": 1.0, "steps": 3}
+    before = jax.tree.map(np.array, given)
 
+    def scaled(p, x, y):
+        value, aux = with_aux(p, x, y)
+        return p["scale"] * value, aux
 
-def test_an_aux_and_a_jitted_loss_change_nothing():
-    report = initjax.audit(jax.jit(with_aux), params(), X, Y, has_aux=True)
-    assert str(report) == plain()
-
-
-def test_leaves_may_be_numpys_or_pythons():
-    numpys = jax.tree.map(np.asarray, params())
-    assert str(initjax.audit(loss, numpys, np.asarray(X), np.asarray(Y))) == plain()
-    scaled = {**params(), "scale": 1.5, "steps": 3}
-    report = initjax.audit(lambda p, x, y: p["scale"] * loss(p, x, y), scaled, X, Y)
-    assert report.verdict == "ok"
+    report = initjax.audit(jax.jit(scaled), given, X, Y, has_aux=True)
+    jax.tree.map(np.testing.assert_array_equal, given, before)
+    assert [finding.cause for finding in report.findings] == []
+    for one, other in zip(report.layers, audited().layers, strict=True):
+        for field in ("rms", "gradient", "rms_z", "correlation", "rank"):
+            assert getattr(one, field) == pytest.approx(
+                getattr(other, field), rel=1e-4, nan_ok=True
+            )
 
 
 def test_a_bare_array_is_a_parameter_too():
-    kernel = initjax.lecun_normal()(KEY, (16, 8))
-    report = initjax.audit(lambda p, x: jnp.square(x @ p).mean(), kernel, X)
+    report = initjax.audit(plain, KERNEL, X)
     assert [layer.name for layer in report.layers] == ["params"]
     assert report.verdict == "ok"
 
 
-def test_numbers_that_are_not_finite_are_found_where_they_are():
-    sick = params()
-    sick["in"]["bias"] = sick["in"]["bias"].at[3].set(jnp.nan)
-    report = initjax.audit(loss, sick, X, Y)
-    assert "in/bias: infinite or NaN" in str(report)
-    (finding,) = report.findings
-    assert (finding.cause, finding.level, finding.layers) == ("not_finite", "failure", ("in/bias",))
-    (finding,) = initjax.audit(loss, params(), X.at[5, 0].set(jnp.inf), Y).findings
-    assert finding.cause == "not_finite" and "batch[0]" in finding.message
-
-
 def test_without_a_batch_data_are_those_that_the_loss_closes_over():
-    report = initjax.audit(lambda p: loss(p, X, Y), params())
+    report = initjax.audit(lambda p: plain(p, X), KERNEL)
     assert report.verdict == "ok"
-    assert [layer.samples for layer in report.layers] == [64, 64]
+    assert [layer.samples for layer in report.layers] == [64]
+
+
+def test_numbers_that_are_not_finite_are_found_where_they_are():
+    sick = {"kernel": np.where(np.eye(16, 8), np.nan, KERNEL)}
+    report = initjax.audit(lambda p, x: plain(p["kernel"], x), sick, X)
+    (finding,) = report.findings
+    assert (finding.cause, finding.level, finding.layers) == ("not_finite", "failure", ("kernel",))
+    assert "kernel: infinite or NaN" in str(report)
+    infinite = np.where(np.eye(64, 16), np.inf, X)
+    (finding,) = initjax.audit(
+        lambda p, batch: plain(p, batch["x"]), KERNEL, {"x": infinite}
+    ).findings
+    assert finding.cause == "not_finite" and "batch[0]['x']" in finding.message
 
 
 def test_what_could_not_be_read_is_said():
-    def opaque(p, x, y):
-        shape = jax.ShapeDtypeStruct((64, 32), jnp.float32)
-        h = jax.lax.stop_gradient(
-            jax.pure_callback(lambda x, w: np.asarray(x) @ np.asarray(w), shape,
-                              *jax.lax.stop_gradient((x, p["in"]["kernel"])))
-        )  # fmt: skip
-        return jnp.square(h @ p["out"]["kernel"]).mean() + 0 * p["in"]["bias"].sum()
+    shape = jax.ShapeDtypeStruct((64, 8), jnp.float32)
 
-    report = initjax.audit(opaque, params(), X, Y)
-    assert report.unread == ("pure_callback, which takes in/kernel",)
+    def opaque(p, x):
+        hidden = jax.pure_callback(lambda x, w: np.asarray(x) @ np.asarray(w), shape, x, p["w"])
+        return jnp.square(hidden @ p["out"]).mean()
+
+    def without_gradient(p, x):
+        return opaque({**p, "w": jax.lax.stop_gradient(p["w"])}, x)
+
+    report = initjax.audit(without_gradient, {"w": KERNEL, "out": normal(8, 4) / 8**0.5}, X)
+    assert report.unread == ("pure_callback, which takes w",)
     assert "not read: pure_callback" in str(report)
 
 
@@ -184,7 +197,7 @@ def cross_entropy(logits, y):
 
 def linen_model():
     model = Linen()
-    variables = model.init(KEY, X)
+    variables = model.init(KEY, X[:1])
     return lambda v, x, y: cross_entropy(model.apply(v, x), y), variables
 
 

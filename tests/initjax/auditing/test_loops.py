@@ -10,6 +10,7 @@ from initjax.auditing.layers import layers
 from initjax.auditing.measure import measurer
 from initjax.auditing.trace import trace
 
+pytestmark = pytest.mark.usefixtures("without_jacobian")
 rng = np.random.default_rng(0)
 
 
@@ -31,7 +32,7 @@ def sites(loss, params, *batch):
     return list(trace("test", loss, params, batch, False).anatomy.sites.values())
 
 
-def told(loss, params, *batch):
+def told(measurer, loss, params, *batch):
     """The layers with the names of those they read, or why they read none."""
     traced = trace("test", loss, params, batch, False)
     found = layers(traced, measurer(traced)(params, batch))
@@ -81,10 +82,10 @@ def test_a_loop_over_stacked_layers_is_one_layer_with_weights_of_its_own_in_each
 
 
 def test_theory_follows_stacked_layers_from_turn_to_turn():
-    reads, found = told(stacked, STACK, X)
+    reads, found = told(measurer, stacked, STACK, X)
     names = [f"w[{turn}]" for turn in range(7)]
     assert reads == dict(zip([*names, "out"], ["the batch", *names], strict=True))
-    _, plain = told(unrolled, STACK, X)
+    _, plain = told(measurer, unrolled, STACK, X)
     assert len(plain) == len(found) == 8
     for one, other in zip(found, plain, strict=True):
         for name in ("predicted_rms", "rms_z", "predicted_gradient_ratio", "rms", "gradient_ratio"):
@@ -92,9 +93,9 @@ def test_theory_follows_stacked_layers_from_turn_to_turn():
     assert [layer.depth for layer in found] == list(range(8))
 
 
-def test_what_a_loop_leaves_is_read_from_its_last_turn():
+def test_what_a_loop_leaves_is_read_from_its_last_turn(pretended):
     """Which of a loop's turns is last, and that all of them are none of one layer's."""
-    reads, _ = told(SPELLINGS["reverse"], STACK, X)
+    reads, _ = told(pretended, SPELLINGS["reverse"], STACK, X)
     assert reads["out"] == "w[0]"
     assert [reads[f"w[{turn}]"] for turn in range(7)] == ["a loop"] * 6 + ["the batch"]
 
@@ -106,7 +107,7 @@ def test_what_a_loop_leaves_is_read_from_its_last_turn():
         _, hs = lax.scan(step, x, p["w"])
         return square(hs @ p["out"])
 
-    reads, _ = told(supervised, STACK, X)
+    reads, _ = told(pretended, supervised, STACK, X)
     assert reads["out"] == "all turns of a loop"
 
 
@@ -121,12 +122,12 @@ def test_theory_follows_an_activation_before_the_product_too():
     assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
 
 
-def test_a_layer_before_the_loop_is_read_by_the_first_turn_only():
+def test_a_layer_before_the_loop_is_read_by_the_first_turn_only(pretended):
     def loss(p, x):
         h, _ = lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), jnp.tanh(x @ p["in"]), p["w"])
         return square(h @ p["out"])
 
-    reads, found = told(loss, {**STACK, "in": normal(5, 5)}, X)
+    reads, found = told(pretended, loss, {**STACK, "in": normal(5, 5)}, X)
     assert list(reads.values()) == ["the batch", "in", *(f"w[{turn}]" for turn in range(7))]
     assert [layer.activation for layer in found] == ["tanh", *["relu"] * 7, ""]
 
@@ -155,8 +156,8 @@ def lstm(p, x):
 LSTM = {"w": normal(11, 24), "bias": normal(24), "out": normal(6, 2)}
 
 
-def test_a_loop_over_time_uses_one_layer_many_times():
-    reads, found = told(rnn, RNN, SERIES)
+def test_a_loop_over_time_uses_one_layer_many_times(pretended):
+    reads, found = told(pretended, rnn, RNN, SERIES)
     assert list(reads) == ["in", "own", "out"]
     assert [layer.uses for layer in found] == [10, 10, 1]
     assert reads["in"] == "the batch"
@@ -197,11 +198,13 @@ def time_around_layers(p, x):
         (time_around_layers, {"in": normal(3, 5, 5)}, (10, 3), 1),
     ],
 )
-def test_nested_loops_tell_which_of_them_stacks_weights(loss, params, lengths, stacked_by):
+def test_nested_loops_tell_which_of_them_stacks_weights(
+    pretended, loss, params, lengths, stacked_by
+):
     for site in sites(loss, params, SERIES):
         assert tuple(length for _, length in site.loops) == lengths
         assert site.stacked == {site.loops[stacked_by][0]}
-    _, found = told(loss, params, SERIES)
+    _, found = told(pretended, loss, params, SERIES)
     assert len(found) == 3 * len(params)
     assert [layer.uses for layer in found] == [10] * len(found)
 
@@ -253,13 +256,13 @@ def test_every_branch_has_its_layers_and_theory_starts_anew_behind_them(number):
     assert out.inputs[0].lost == "a choice of branches"
 
 
-def test_a_function_that_is_called_twice_is_two_layers():
+def test_a_function_that_is_called_twice_is_two_layers(pretended):
     call = jax.jit(lambda w, bias, x: jnp.tanh(x @ w + bias))
 
     def loss(p, x):
         h = call(p["w"][0], p["bias"][0], x)
         return square(call(p["w"][0], p["bias"][0], h) @ p["out"])
 
-    reads, _ = told(loss, STACK, X)
+    reads, _ = told(pretended, loss, STACK, X)
     assert list(reads) == ["w", "w (use 2)", "out"]
     assert list(reads.values()) == ["the batch", "w", "w (use 2)"]
