@@ -14,12 +14,10 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module")
-def without_jacobian():
+@pytest.fixture
+def without_jacobian(monkeypatch):
     """Leaves out a program of its own, which takes as long to compile as all else."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measure, "_jacobian", lambda traced: None)
-        yield
+    monkeypatch.setattr(measure, "_jacobian", lambda traced: None)
 
 
 @pytest.fixture

@@ -219,6 +219,7 @@ def equinox_model():
         (equinox_model, ["layers/0/weight", "layers/1/weight"]),
     ],
 )
+@pytest.mark.usefixtures("without_jacobian")
 def test_models_of_every_library_are_audited_as_they_are(make, names):
     loss_fn, given = make()
     report = initjax.audit(loss_fn, given, X, Y)

@@ -148,7 +148,7 @@ def test_without_hooks_a_program_is_bound_equation_by_equation(program):
     assert str(again.jaxpr) == str(closed.jaxpr)
 
 
-@settings(max_examples=12, phases=PHASES)
+@settings(max_examples=10, phases=PHASES)
 @given(programs(STEPS))
 def test_hooks_change_nothing_and_record_every_turn(program):
     closed, hooks = traced(program)
@@ -170,7 +170,7 @@ def test_hooks_change_nothing_and_record_every_turn(program):
         assert record.ndim == len(next(iter(values))) + 2
 
 
-@settings(max_examples=8, phases=PHASES)
+@settings(max_examples=6, phases=PHASES)
 @given(programs(DIFFERENTIABLE))
 def test_hooks_leave_gradients_alone(program):
     closed, hooks = traced(program)
