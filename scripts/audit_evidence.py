@@ -10,7 +10,8 @@ counts say that it does what it is meant to do, not how often it errs on other m
 What a fault costs, and what `initjax.fix` regains, is shown by training: 200 steps from the
 parameters as they are, and 200 from the mended ones; the loss and the accuracy are those on 1,000
 training examples afterwards, of one seed. Healthy models are trained too, as proof that they are.
-Needs Equinox (`pip install equinox`). About 8 minutes on 2 cores of a CPU.
+Needs Equinox (`pip install equinox`). 16 minutes on 2 busy cores of a CPU, 10 of
+computing.
 """
 
 import argparse
