@@ -243,6 +243,20 @@ def test_loops_that_count_share_their_weights(counted):
     assert (first.fan_in, inner.fan_in, last.fan_in) == (5, 6, 6)
 
 
+def test_gradients_are_predicted_of_layers_with_one_reader_only(pretended):
+    """A loop that shares its weights reads the layer too: its gradient is a sum of two."""
+
+    def loss(p, x, turns=0):
+        h = jnp.tanh(x @ p["in"])
+        looped = lax.fori_loop(0, 3, lambda _, g: jnp.tanh(g @ p["own"]), h) if turns else 0
+        return square(h @ p["out"]) + square(looped)
+
+    _, found = told(pretended, loss, RNN, X)
+    assert found[0].predicted_gradient_ratio > 0
+    _, found = told(pretended, lambda p, x: loss(p, x, 3), RNN, X)
+    assert np.isnan(found[0].predicted_gradient_ratio)
+
+
 @pytest.mark.parametrize("number", [2, 3])
 def test_every_branch_has_its_layers_and_theory_starts_anew_behind_them(number):
     def loss(p, x, choice):

@@ -124,6 +124,9 @@ def test_flat_and_dead_units_are_those_of_the_activation():
     assert float(first["dead"]) >= 2 / 7
     close(second["flat"], (1 - np.tanh(values[1]) ** 2 < FLAT).mean())
     assert 0 < float(second["flat"]) < 1
+    falling, _ = measured_small().forward.values()
+    params, x = SMALL
+    close(falling["flat"], (1 - np.tanh(x @ params["in"]) ** 2 < FLAT).mean())
     assert "flat" not in third  # nothing follows
 
 
@@ -157,7 +160,7 @@ SMALL = {"in": normal(5, 6), "out": normal(6, 3)}, normal(8, 5)
 
 
 def small(p, x):
-    return jnp.square(jnp.tanh(x @ p["in"]) @ p["out"]).mean()
+    return jnp.square(-jnp.tanh(x @ p["in"]) @ p["out"]).mean()
 
 
 @functools.cache
@@ -167,7 +170,7 @@ def measured_small():
 
 def test_the_jacobian_is_that_of_the_last_layer_by_the_first():
     params, x = SMALL
-    blocks = jax.vmap(jax.jacrev(lambda z: jnp.tanh(z) @ params["out"]))(x @ params["in"])
+    blocks = jax.vmap(jax.jacrev(lambda z: -jnp.tanh(z) @ params["out"]))(x @ params["in"])
     squares = np.square(np.linalg.svd(blocks, compute_uv=False))  # (examples, outputs)
     found = measured_small().jacobian
     assert found is not None
