@@ -56,9 +56,10 @@ def audit(
       with `report.plot()`, and asserted healthy in a test with `report.assert_healthy()`.
 
     Raises:
-      TypeError: loss_fn is not callable, or params holds something else than arrays.
-      ValueError: loss_fn gives something else than one floating number, or params holds no floating
-        array.
+      TypeError: loss_fn is not callable, params holds something else than arrays, or optimizer is
+        none.
+      ValueError: loss_fn gives something else than one floating number, params holds no floating
+        array, or a layer gives an empty one, as for a batch without examples.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -81,6 +82,8 @@ def audit(
       Initialization of Wide and Deep Neural Networks using Partial Jacobians",
       https://arxiv.org/abs/2111.12143.
     """
+    if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+        raise TypeError(f"audit: optimizer must be an Optax transformation, got {optimizer!r}")
     traced = trace("audit", loss_fn, params, batch, has_aux)
     return reported(traced, measurer(traced, optimizer)(params, batch), params, batch)
 

@@ -56,7 +56,8 @@ def trace(
 
     Raises:
       TypeError: loss_fn is not callable, or params holds something else than arrays.
-      ValueError: there are no floating parameters, or loss_fn does not give one floating number.
+      ValueError: there are no floating parameters, loss_fn does not give one floating number, or a
+        layer gives nothing.
     """
     import jax
     import jax.numpy as jnp
@@ -101,12 +102,20 @@ def trace(
         return result
 
     closed = jax.make_jaxpr(flat)(leaves, batch)
+    anatomy = find(closed, len(leaves))
+    for site in anatomy.sites.values():
+        if not site.size:
+            name = " @ ".join(names[source.leaf] or "params" for source in sorted(site.sources))
+            raise ValueError(
+                f"{owner}: the layer of {name} gives an empty array; give a batch of 64 examples or"
+                " more, and layers at least one unit"
+            )
     return Traced(
         jaxpr=closed.jaxpr,
         constants=list(closed.consts),
         structure=structure,
         names=names,
         shapes=shapes,
-        anatomy=find(closed, len(leaves)),
+        anatomy=anatomy,
         has_batch=bool(jax.tree.leaves(batch)),
     )
