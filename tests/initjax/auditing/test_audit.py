@@ -80,6 +80,13 @@ def test_a_loss_without_an_aux_is_refused_where_one_was_told():
         initjax.audit(lambda p, x, y: (x, None), PARAMS, X, Y, has_aux=True)
 
 
+def test_a_batch_without_examples_and_an_optimizer_that_is_none_are_refused():
+    with pytest.raises(ValueError, match=r"audit: the layer of params gives an empty array; give"):
+        initjax.audit(plain, KERNEL, X[:0])
+    with pytest.raises(TypeError, match=r"optimizer must be an Optax transformation, got 0\.001"):
+        initjax.audit(plain, KERNEL, X, optimizer=1e-3)
+
+
 def test_an_error_of_the_users_function_is_the_users():
     with pytest.raises(RuntimeError, match="should not be called"):
         initjax.audit(untouched, PARAMS, X, Y)
