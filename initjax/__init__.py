@@ -1,12 +1,14 @@
 """initjax: weight initialization in JAX, as pure functions `init(key, shape, dtype)`.
 
-`zeros` and `ones` are initializers; every other name makes one. An initializer is a value: it can
-be hashed, compared and pickled, and its `repr` is a specification that `parse` reads.
+`zeros` and `ones` are initializers; the names of other laws make one. An initializer is a value: it
+can be hashed, compared and pickled, and its `repr` is a specification that `parse` reads. `audit`
+says what is wrong with the initialization of a model, and `fix` repairs it.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from initjax._values import Initializer
-from initjax.auditing.audit import audit
-from initjax.auditing.fix import fix
 from initjax.constants import constant, dirac, hadamard_identity, identity, ones, stft, zeros
 from initjax.fans import (
     compute_fans,
@@ -60,6 +62,10 @@ from initjax.structured import (
 )
 from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key, rescale
+
+if TYPE_CHECKING:
+    from initjax.auditing.audit import audit
+    from initjax.auditing.fix import fix
 
 __all__ = [
     "NAMES",
@@ -124,3 +130,14 @@ __all__ = [
     "xavier_uniform",
     "zeros",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`audit` and `fix`: as large as all the rest, and imported when they are asked for."""
+    if name in ("audit", "fix"):
+        return getattr(importlib.import_module(f"initjax.auditing.{name}"), name)
+    raise AttributeError(f"module 'initjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

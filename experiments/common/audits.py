@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optax
 
     from experiments.common import models
-    from initjax.auditing.fix import Repair
+    from initjax.auditing.repair import Repair
     from initjax.auditing.report import Report
 
 COMMAND = "python -m experiments.audit"

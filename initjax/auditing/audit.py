@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from initjax.auditing.judge import judge, network_of, tells
+from initjax.auditing.judge import judge
 from initjax.auditing.layers import layers
 from initjax.auditing.measure import Measurements, measurer
+from initjax.auditing.network import network_of
 from initjax.auditing.report import Report, unread_lines
 from initjax.auditing.trace import Traced, trace
+from initjax.auditing.trainable import tells
 
 
 def audit(

@@ -8,21 +8,27 @@ no function of one other layer, a new chain begins there, and the layer says why
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-from initjax.auditing.measure import FLAT, Measurements, steepest
-from initjax.auditing.signals import IDENTITY, Expression, Path, Tag, name_of
+from initjax.auditing.forecasts import (
+    Forecast,
+    flat_sides,
+    forecast_of,
+    normal_flat,
+    predicted_dead,
+    range_of,
+    z_score,
+)
+from initjax.auditing.measure import Measurements
+from initjax.auditing.signals import IDENTITY, Expression, Path, name_of
 from initjax.auditing.sites import Site
+from initjax.auditing.tags import Tag
 from initjax.auditing.trace import Traced
-from initjax.theory._integrals import pair, single
-from initjax.theory.finite_width import dead_fraction
-
-_SLACK = 0.02  # of a log variance: what no theory of random weights is asked to explain
+from initjax.theory._integrals import single
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,20 +124,6 @@ class Layer:
     """The number of layers in its chain before it."""
 
 
-@dataclasses.dataclass
-class _Forecast:
-    """What theory says of one layer's pre-activations."""
-
-    square: float
-    correlation: float
-    variance_of_log: float
-    """Of the logarithm of `square` in networks of this width, and its mean below."""
-    mean_of_log: float
-    own_variance: float
-    """What a mean square over this many units adds when it is measured."""
-    depth: int
-
-
 def layers(traced: Traced, measured: Measurements) -> list[Layer]:
     """Puts measurements and predictions together.
 
@@ -154,7 +146,7 @@ def layers(traced: Traced, measured: Measurements) -> list[Layer]:
     last = max(logits, default=len(rows) - 1)
     uses: dict[str, int] = {}
     found: list[Layer] = []
-    forecasts: list[_Forecast] = []
+    forecasts: list[Forecast] = []
     for row, (site, index) in enumerate(rows):
         forward = _at(measured.forward[site.path], site, index)
         backward = _at(measured.backward.get(site.path, {}), site, index)
@@ -165,7 +157,7 @@ def layers(traced: Traced, measured: Measurements) -> list[Layer]:
         source, reason = _source(site, index, numbers, sites)
         if source is not None and source >= row:
             source, reason = None, "a loop"
-        forecast = _forecast(
+        forecast = forecast_of(
             site,
             forward,
             found[source] if source is not None else None,
@@ -272,66 +264,6 @@ def _reason(tag: Tag) -> str:
     return {"the batch": "the batch", "": "a loop"}.get(tag.lost, tag.lost)
 
 
-def _forecast(
-    site: Site, forward: dict[str, Any], source: Layer | None, before: _Forecast | None
-) -> _Forecast:
-    gain = site.scale**2 * site.fan_in * float(forward["weight_square"])
-    bias = float(forward["bias_square"])
-    units = max(1.0, float(forward["units"]))
-    given = _Forecast(
-        gain * float(forward["input_square"]) + bias,
-        float(forward["correlation"]),
-        0.0,
-        0.0,
-        2 / units * _together(float(forward["correlation"]), forward, 0),
-        0,
-    )
-    if source is None or before is None or source.expression is None:
-        return given
-    if not (math.isfinite(before.square) and 0 < before.square < 1e30):
-        return given
-    try:
-        one = single(source.expression, before.square)
-        second, fourth = float(one.second), float(one.fourth)
-        if not second > 0:
-            return given
-        square = gain * second + bias
-        correlation = math.nan
-        if math.isfinite(before.correlation):
-            c = min(1.0, max(-1.0, before.correlation))
-            gap = pair(source.expression, before.square, c).gap
-            correlation = (gain * (second - gap) + bias) / square if square else math.nan
-    except (TypeError, ValueError):
-        return given
-    # Of the mean of phi^2 over a finite number of units, and of what their own variance does to it.
-    spread = max(0.0, fourth / second**2 - 1) / max(1, source.units)
-    spread *= _together(before.correlation, forward, before.depth)
-    slope = float(one.slope) * before.square / second
-    bend = slope - slope**2 + float(one.curvature) * before.square**2 / second
-    part = gain * second / square if square else 0.0  # what a bias adds does not fluctuate
-    return _Forecast(
-        square,
-        correlation,
-        part**2 * (slope**2 * before.variance_of_log + spread),
-        part * (slope * before.mean_of_log + bend / 2 * before.variance_of_log - spread / 2),
-        2 / units * _together(correlation, forward, before.depth + 1),
-        before.depth + 1,
-    )
-
-
-def _together(correlation: float, forward: dict[str, Any], depth: int) -> float:
-    """The variance of a mean over examples of squares, as a part of that of one example.
-
-    Two squares of normal numbers with correlation c have correlation c^2: examples that are alike
-    scatter together, others average out. Every layer of a finite width adds chance to c.
-    """
-    if not math.isfinite(correlation):
-        return 1.0
-    chance = (depth + 1) / max(1.0, float(forward["units"]))
-    square = min(1.0, correlation**2 + chance)
-    return square + (1 - square) / max(1.0, float(forward["samples"]))
-
-
 def _layer(
     traced: Traced,
     measured: Measurements,
@@ -340,7 +272,7 @@ def _layer(
     name: str,
     forward: dict[str, Any],
     backward: dict[str, Any],
-    forecast: _Forecast,
+    forecast: Forecast,
     source: int | None,
     reason: str,
     last: bool,
@@ -390,12 +322,12 @@ def _layer(
         update_ratio=found["update"] / stddev if "update" in found and stddev > 0 else math.nan,
         weight_rank=float(forward["weight_rank"]),
         predicted_rms=math.sqrt(forecast.square) if forecast.square < math.inf else math.inf,
-        predicted_range=_range(forecast),
-        rms_z=_z(square, forecast),
+        predicted_range=range_of(forecast),
+        rms_z=z_score(square, forecast),
         predicted_gradient_ratio=math.nan,
         predicted_correlation=forecast.correlation if forecast.depth else math.nan,
-        predicted_dead=_predicted_dead(activation, forward),
-        predicted_saturated=_normal_flat(activation) if flat and activation else math.nan,
+        predicted_dead=predicted_dead(activation, forward),
+        predicted_saturated=normal_flat(activation) if flat and activation else math.nan,
         unpredicted=reason,
         histogram=tuple(np.atleast_1d(forward["histogram"]).tolist()),
         gradient_histogram=tuple(np.atleast_1d(backward["histogram"]).tolist())
@@ -405,7 +337,7 @@ def _layer(
         index=index,
         source=source if forecast.depth else None,
         logits=site.softmax,
-        saturating=activation is not None and _flat_sides(activation) == (True, True),
+        saturating=activation is not None and flat_sides(activation) == (True, True),
         whole=len(site.sources) == 1 and all(source.how == "whole" for source in site.sources),
         weight_zeros=float(forward["weight_zeros"]),
         weight_square=float(forward["weight_square"]),
@@ -426,70 +358,6 @@ def _role(site: Site, last: bool) -> str:
     if site.added:
         return "sum"
     return "last" if last else ""
-
-
-def _range(forecast: _Forecast) -> tuple[float, float]:
-    if not 0 < forecast.square < math.inf:
-        return forecast.square**0.5, forecast.square**0.5
-    middle = math.log(forecast.square) + forecast.mean_of_log - forecast.own_variance / 2
-    # Half of the log, and twice its deviation.
-    half, deviation = middle / 2, math.sqrt(forecast.variance_of_log + forecast.own_variance)
-    return math.exp(half - deviation), math.exp(half + deviation)
-
-
-def _z(square: float, forecast: _Forecast) -> float:
-    if not (0 < square < math.inf and 0 < forecast.square < math.inf):
-        return math.nan if square == forecast.square else math.inf
-    error = math.log(square / forecast.square)
-    error -= forecast.mean_of_log - forecast.own_variance / 2
-    return error / math.sqrt(forecast.variance_of_log + forecast.own_variance + _SLACK**2)
-
-
-@functools.lru_cache(maxsize=256)
-def _flat_sides(expression: Expression) -> tuple[bool, bool]:
-    """Whether an activation is flat at -6, and at 6."""
-    slope = np.abs(_slopes(expression, np.array([-6, 6], np.float32)))
-    left, right = (slope < FLAT * steepest(expression)).tolist()
-    return left, right
-
-
-def _slopes(expression: Expression, z: np.ndarray) -> np.ndarray:
-    import jax
-
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jax.jvp(expression, (z,), (np.ones_like(z),))[1])
-
-
-@functools.lru_cache(maxsize=256)
-def _rectifies(expression: Expression) -> bool:
-    """Whether it is exactly flat on one side of zero and not on the other."""
-    flat = (_slopes(expression, np.array([-4, -1, -0.01, 0.01, 1, 4], np.float32)) == 0).tolist()
-    return flat in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3)
-
-
-def _predicted_dead(expression: Expression | None, forward: dict[str, Any]) -> float:
-    """The part of a rectifier's units that are flat on a whole batch, if biases were zero.
-
-    It follows from the measured correlation, less what the biases add to it: chance makes a narrow
-    layer's inputs more alike than those of an infinite one.
-    """
-    square, bias = float(forward["square"]), float(forward["bias_square"])
-    samples, correlation = int(forward["samples"]), float(forward["correlation"])
-    if expression is None or samples < 2 or not _rectifies(expression):
-        return math.nan
-    if not (math.isfinite(correlation) and square - bias > 1e-6 * square):
-        return math.nan
-    alike = (correlation * square - bias) / (square - bias)
-    return float(dead_fraction(min(1.0, max(0.0, alike)), samples))
-
-
-@functools.lru_cache(maxsize=256)
-def _normal_flat(expression: Expression) -> float:
-    """The part of unit normal inputs at which an activation is flat."""
-    z = np.linspace(-6, 6, 4001, dtype=np.float32)
-    flat = np.abs(_slopes(expression, z)) < FLAT * steepest(expression)
-    density = np.exp(-(z.astype(np.float64) ** 2) / 2)
-    return float((density * flat).sum() / density.sum())
 
 
 def _with_ratios(found: list[Layer], sites: dict[Path, Site]) -> list[Layer]:

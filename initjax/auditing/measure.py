@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax.auditing.jacobian import jacobian_measurer
 from initjax.auditing.rerun import rerun
+from initjax.auditing.samples import described
 from initjax.auditing.signals import IDENTITY, Expression, Path
 from initjax.auditing.sites import Site
-from initjax.auditing.trace import Traced
+from initjax.auditing.trace import Traced, output_aval
 
 if TYPE_CHECKING:
     import jax
 
-BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 FLAT = 0.06  # of its largest slope: tanh is less steep than that where it is beyond .97
 _SAMPLE = 64  # rows, and columns, of what a rank and a histogram are taken of
-_PROBES = 4  # random directions in which the Jacobian is looked at
 _PRINT = 4096  # numbers of a parameter that are compared with another's
 
 
@@ -86,7 +86,7 @@ def measurer(
         )
 
     compiled = jax.jit(passes)
-    jacobian = _jacobian(traced)
+    jacobian = jacobian_measurer(traced)
 
     def measure(params: Any, batch: tuple[Any, ...]) -> Measurements:
         leaves, inputs = jax.tree.leaves(params), jax.tree.leaves(batch)
@@ -94,8 +94,8 @@ def measurer(
         loss, forward, backward, parameters, prints = jax.tree.map(np.asarray, results)
         return Measurements(
             float(loss),
-            {path: _described(record) for path, record in forward.items()},
-            {path: _described(record) for path, record in backward.items()},
+            {path: described(record) for path, record in forward.items()},
+            {path: described(record) for path, record in backward.items()},
             [{name: float(value) for name, value in found.items()} for found in parameters],
             prints,
             jacobian and jacobian(leaves, inputs),
@@ -223,7 +223,7 @@ def _gradient(cotangent: jax.Array, axes: tuple[int, ...]) -> dict[str, jax.Arra
 def _slot(traced: Traced, site: Site) -> dict[str, np.ndarray]:
     """Zeros of the shapes of what `_gradient` gives, for every turn of the loops around a site."""
     lengths = tuple(length or 0 for _, length in site.loops)
-    output = _output_aval(traced, site)
+    output = output_aval(traced, site)
     units = math.prod(output.shape[axis] for axis in site.output_axes)
     sizes = (output.size // max(1, units), units)
     sample = [len(range(0, size, _stride(size))) for size in sizes]
@@ -248,67 +248,6 @@ def _sample(matrix: jax.Array) -> jax.Array:
     """At most 64 rows and 64 columns, evenly spread."""
     rows, columns = matrix.shape
     return matrix[:: _stride(rows), :: _stride(columns)]
-
-
-def _described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A record with ranks and a histogram in the place of samples, and squares in float64."""
-    numbers = {
-        name: array.astype(np.float64)
-        for name, array in record.items()
-        if not name.endswith("sample")
-    }
-    if "input_square" in numbers:
-        largest = numbers["input_largest"]
-        numbers["input_square"] *= np.where(largest > 0, largest, 1) ** 2
-    if "whole" in numbers:
-        whole = numbers.pop("whole")
-        for name, power in (("mean", 1), ("square", 2), ("unit_variance", 2)):
-            numbers[name] *= whole**power
-    if "sample" in record:
-        numbers["rank"] = _over_turns(effective_rank, record["sample"])
-        numbers["histogram"] = _over_turns(_histogram, record["sample"])
-    if "weight_sample" in record:
-        uncentered = functools.partial(effective_rank, centered=False)
-        numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
-    return numbers
-
-
-def _over_turns(function: Callable[[np.ndarray], Any], samples: np.ndarray) -> np.ndarray:
-    """A function of one sample over those of all turns of loops."""
-    *turns, rows, columns = samples.shape
-    found = [function(sample) for sample in samples.reshape(-1, rows, columns)]
-    return np.array(found).reshape((*turns, *np.shape(found[0])))
-
-
-def effective_rank(sample: np.ndarray, centered: bool = True) -> float:
-    """The effective rank of the units' functions: the participation ratio of their covariance.
-
-    Args:
-      sample: (samples, units).
-      centered: whether a unit's mean over samples does not count.
-
-    Returns:
-      1 if all units compute the same function of the batch but for a factor and, if centered, an
-      offset; 0 if they compute nothing; NaN if a number is not finite.
-    """
-    largest = np.abs(sample).max(initial=0)
-    if not np.isfinite(largest):
-        return math.nan
-    scaled = sample.astype(np.float64) / (largest or 1)
-    if centered:
-        scaled -= scaled.mean(axis=0)
-        scaled[np.abs(scaled) < 1e-5] = 0  # rounding in float32 is not a direction
-    gram = scaled @ scaled.T
-    return float(np.trace(gram) ** 2 / (np.square(gram).sum() or 1))
-
-
-def _histogram(sample: np.ndarray) -> np.ndarray:
-    """The part of the numbers in every bin, in their root mean squares."""
-    largest = np.abs(sample).max(initial=0)
-    scaled = sample.astype(np.float64) / (largest or 1)
-    scaled /= np.sqrt(np.square(scaled).mean()) or 1
-    counts, _ = np.histogram(np.clip(scaled, BINS[0], BINS[-1]), BINS)
-    return counts / max(1, sample.size)
 
 
 def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -397,78 +336,3 @@ def _print(leaf: Any, stacked: int) -> Any:
         return jnp.zeros((0, 0), jnp.float32)
     slices = leaf.reshape(int(np.prod(leaf.shape[:stacked], initial=1)), -1)
     return jax.lax.slice_in_dim(slices, 0, min(_PRINT, slices.shape[1]), axis=1).astype(jnp.float32)
-
-
-def _jacobian(traced: Traced) -> Callable | None:
-    """A function that measures the Jacobian between the first site and the last."""
-    import jax
-    import jax.numpy as jnp
-
-    sites = traced.anatomy.sites
-    ends = list(sites.values())
-    if len(ends) < 2 or ends[0].loops or ends[-1].loops:
-        return None
-    first, last = ends[0], ends[-1]
-    if not (first.differentiable and last.differentiable):
-        return None
-    if _sample_axis(first) is None or _sample_axis(last) is None:
-        return None
-
-    def passes(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
-        def add(operands: list, results: list, slot: Any) -> tuple[list, Any]:
-            return [results[0] + slot.astype(results[0].dtype), *results[1:]], None
-
-        def keep(operands: list, results: list, slot: Any) -> tuple[list, Any]:
-            return results, results[0]
-
-        def between(shift: Any) -> Any:
-            hooks = {first.output: add, last.output: keep}
-            slots = {first.output: shift}
-            _, records = rerun(traced.jaxpr, constants, [*leaves, *batch], hooks, slots)
-            return records[last.output].astype(jnp.float32)
-
-        shape = _output_aval(traced, first)
-        outputs, pullback = jax.vjp(between, jnp.zeros(shape.shape, jnp.float32))
-        examples = outputs.shape[_sample_axis(last) or 0]
-        per_example = outputs.size // examples
-        directions = min(_PROBES, per_example)
-        keys = jax.random.split(jax.random.key(0), directions)
-
-        def pull(key: jax.Array) -> jax.Array:
-            (back,) = pullback(jax.random.normal(key, outputs.shape, outputs.dtype))
-            return jnp.moveaxis(back, _sample_axis(first) or 0, 0).reshape(
-                back.shape[_sample_axis(first) or 0], -1
-            )
-
-        back = jax.lax.map(pull, keys)  # (directions, examples, numbers)
-        scale = _whole(back)
-        gram = jnp.einsum("ien,jen->eij", back / scale, back / scale, precision="highest")
-        norm = jnp.trace(gram, axis1=1, axis2=2).mean() / directions / per_example
-        spectrum = jnp.linalg.eigvalsh(gram)
-        condition = jnp.sqrt(spectrum[:, -1] / jnp.maximum(spectrum[:, 0], 1e-30))
-        return jnp.log(norm) + 2 * jnp.log(scale), jnp.median(condition)
-
-    compiled = jax.jit(passes)
-
-    def measure(leaves: list[Any], batch: list[Any]) -> tuple[float, float]:
-        log_norm, condition = compiled(leaves, batch, traced.constants)
-        return float(np.exp(np.float64(log_norm))), float(condition)
-
-    return measure
-
-
-def _sample_axis(site: Site) -> int | None:
-    """The first axis of a site's output that is none of its units'."""
-    axis = 0
-    while axis in site.output_axes:
-        axis += 1
-    return axis if axis <= len(site.output_axes) else None
-
-
-def _output_aval(traced: Traced, site: Site) -> Any:
-    from initjax.auditing.sites import inner_programs
-
-    jaxpr = traced.jaxpr
-    for index, number in zip(site.output[:-1:2], site.output[1::2], strict=True):
-        jaxpr = inner_programs(jaxpr.eqns[index])[number].jaxpr
-    return jaxpr.eqns[site.output[-1]].outvars[0].aval

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing.layers import Layer
-from initjax.auditing.measure import BINS
 from initjax.auditing.report import Report, short_names, shortened
+from initjax.auditing.samples import BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

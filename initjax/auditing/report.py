@@ -12,8 +12,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from initjax.auditing.judge import CAUSES, Finding, Network, some
+from initjax.auditing.findings import CAUSES, Finding, some
 from initjax.auditing.layers import Layer
+from initjax.auditing.network import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.sites import Anatomy, find
+from initjax.auditing.primitives import inner_programs
+from initjax.auditing.sites import Anatomy, Site
+from initjax.auditing.walk import find
 from initjax.trees import paths
 
 
@@ -119,3 +121,11 @@ def trace(
         anatomy=anatomy,
         has_batch=bool(jax.tree.leaves(batch)),
     )
+
+
+def output_aval(traced: Traced, site: Site) -> Any:
+    """The shape and dtype of a site's pre-activation."""
+    jaxpr = traced.jaxpr
+    for index, number in zip(site.output[:-1:2], site.output[1::2], strict=True):
+        jaxpr = inner_programs(jaxpr.eqns[index])[number].jaxpr
+    return jaxpr.eqns[site.output[-1]].outvars[0].aval

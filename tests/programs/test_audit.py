@@ -10,7 +10,8 @@ import pytest
 
 from experiments import audit
 from experiments.common import audits, data, runs
-from initjax.auditing.judge import Finding, Network
+from initjax.auditing.findings import Finding
+from initjax.auditing.network import Network
 from initjax.auditing.report import Report
 
 NETWORK = Network(

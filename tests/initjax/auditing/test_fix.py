@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import initjax
-from initjax.auditing.fix import Repair
+from initjax.auditing.repair import Repair
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (256, 24))

@@ -11,7 +11,7 @@ import pytest
 
 import initjax
 from initjax.auditing.audit import reported
-from initjax.auditing.judge import CAUSES
+from initjax.auditing.findings import CAUSES
 from initjax.auditing.measure import measurer
 from initjax.auditing.trace import trace
 

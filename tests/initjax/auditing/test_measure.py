@@ -13,7 +13,8 @@ import pytest
 from jax import lax
 
 from initjax.auditing import measure
-from initjax.auditing.measure import BINS, FLAT, effective_rank, measurer
+from initjax.auditing.measure import FLAT, measurer
+from initjax.auditing.samples import BINS, effective_rank
 from initjax.auditing.trace import trace
 
 rng = np.random.default_rng(0)
@@ -27,7 +28,7 @@ def measured(loss, params, *batch, optimizer=None, jacobian=False):
     traced = trace("test", loss, params, batch, False)
     with pytest.MonkeyPatch.context() as patched:
         if not jacobian:  # a program of its own, which takes as long to compile as all else
-            patched.setattr(measure, "_jacobian", lambda traced: None)
+            patched.setattr(measure, "jacobian_measurer", lambda traced: None)
         return traced, measurer(traced, optimizer)(params, batch)
 
 
@@ -236,7 +237,7 @@ def placed(place):
     rerun = measure.rerun
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(measure, "rerun", counted)
-        patched.setattr(measure, "_jacobian", lambda traced: None)
+        patched.setattr(measure, "jacobian_measurer", lambda traced: None)
         traced = trace("test", loss, WHOLE, (MANY,), False)
         run = measurer(traced)
         result = run(WHOLE, (MANY,))

@@ -15,8 +15,9 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.text import Text
 
 import initjax
-from initjax.auditing.judge import Finding, Network
+from initjax.auditing.findings import Finding
 from initjax.auditing.layers import Layer
+from initjax.auditing.network import Network
 from initjax.auditing.pictures import draw
 from initjax.auditing.report import Report
 from initjax.theory.meanfield import chi, correlation_map, variance_map

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from initjax.auditing.judge import CAUSES, Finding, Network
+from initjax.auditing.findings import CAUSES, Finding
 from initjax.auditing.layers import Layer
+from initjax.auditing.network import Network
 from initjax.auditing.report import Report, unread_lines
 
 NETWORK = Network(

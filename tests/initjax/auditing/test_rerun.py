@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from initjax.auditing.rerun import rerun
-from initjax.auditing.sites import find
+from initjax.auditing.walk import find
 
 rng = np.random.default_rng(0)
 SIZE = 3

@@ -1,0 +1,209 @@
+"""What is wrong with how parameters were drawn, and with what they meet first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from initjax.auditing.findings import Finding, finding, recommended, some
+from initjax.auditing.layers import Layer
+from initjax.auditing.measure import Measurements
+from initjax.auditing.network import Network
+from initjax.auditing.trace import Traced
+from initjax.fans import compute_fans
+
+_LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 25.0, 1000.0, 1e-3  # mean squares
+_FANS = 1.9  # a fan-in off by less than that is no fault
+
+
+def not_finite(
+    traced: Traced, measured: Measurements, layers: Sequence[Layer], batch: Sequence[str]
+) -> list[Finding]:
+    names = [
+        name or "params"
+        for name, found in zip(traced.names, measured.parameters, strict=True)
+        if found and not found["finite"]
+    ]
+    if names:
+        message = f"{some(names)}: infinite or NaN"
+        return finding("failure", "not_finite", names, message, "draw these parameters again")
+    if batch:
+        message = f"the batch holds numbers that are infinite or NaN ({some(batch)})"
+        return finding("failure", "not_finite", batch, message, "clean the data")
+    first = [layer for layer in layers if not math.isfinite(layer.rms)]
+    if first:
+        message = f"from {first[0].name} on, pre-activations are infinite or NaN"
+        remedy = f"draw the kernels before it with {recommended(first[0])}"
+        return finding("failure", "not_finite", first, message, remedy)
+    if not math.isfinite(measured.loss):
+        message = f"the loss is {measured.loss}, though all pre-activations are finite"
+        remedy = "look for a logarithm of zero, a division by zero or an overflow in the loss"
+        return finding("failure", "not_finite", [], message, remedy)
+    return []
+
+
+def unused(traced: Traced, trainable: Sequence[bool]) -> list[Finding]:
+    names = [
+        traced.names[index] or "params"
+        for index in traced.inexact
+        if index not in traced.anatomy.leaves and trainable[index]
+    ]
+    if not names:
+        return []
+    verb = "enters" if len(names) == 1 else "enter"
+    message = f"{some(names)}: never {verb} the loss, and will not be trained"
+    remedy = "use them, or leave them out of params"
+    return finding("warning", "unused", names, message, remedy)
+
+
+def without_layers(traced: Traced) -> list[Finding]:
+    message = "no matrix product, convolution or embedding of params with the batch was found"
+    remedy = (
+        "give the data as *batch, so that it can be told from the parameters"
+        if not traced.has_batch
+        else "see whether loss_fn uses the params that it is given"
+    )
+    return finding("warning", "no_layers", [], message, remedy)
+
+
+def batch(layers: list[Layer], network: Network) -> list[Finding]:
+    if any(layer.samples > 1 for layer in layers):
+        return []
+    message = (
+        "a batch of one: spread over examples, dead units, correlation and rank cannot be measured"
+    )
+    return finding("warning", "batch", [], message, "give a batch of 64 examples or more")
+
+
+def zero(layers: list[Layer], network: Network) -> list[Finding]:
+    blocking = [
+        layer
+        for layer in layers
+        if layer.weight_square == 0 and layer.role not in ("branch end", "sum", "last")
+    ]
+    if not blocking:
+        return []
+    silent = [layer for layer in layers if layer.log_gradient == -math.inf]
+    message = (
+        f"{some([layer.name for layer in blocking])}: the kernel is zero, so that all units compute"
+        " the same and no gradient passes"
+    )
+    if len(silent) >= len(layers) - 1 and len(layers) > 1:
+        message += "; nothing but the last bias can learn"
+    remedy = f"draw the kernel at random: {recommended(blocking[0])}"
+    return finding("failure", "zero", blocking, message, remedy)
+
+
+def symmetry(layers: list[Layer], network: Network) -> list[Finding]:
+    alike = [
+        layer
+        for layer in layers
+        if layer.weight_square > 0
+        and layer.weight_rank < 1.0001
+        and layer.units > 1
+        and layer.fan_in > 1
+        and layer.kind != "embedding"
+    ]
+    if not alike:
+        return []
+    stuck = [layer for layer in alike if layer.gradient_rank < 1.01]
+    named = stuck or alike
+    constant = all(layer.weight_zeros == 0 for layer in named)
+    message = (
+        f"{some([layer.name for layer in named])}: all units compute the same function"
+        f" ({'kernel is constant' if constant else 'kernel has rank one'})"
+    )
+    message += (
+        "; they also get the same gradient, and will stay alike"
+        if stuck
+        else "; only the layers above can tell them apart"
+    )
+    remedy = f"draw the kernel at random: {recommended(named[0])}"
+    return finding("failure" if stuck else "warning", "symmetry", alike, message, remedy)
+
+
+def duplicates(traced: Traced, measured: Measurements) -> list[Finding]:
+    names, prints = [], []
+    for name, slices in zip(traced.names, measured.prints, strict=True):
+        for number, row in enumerate(slices[:64]):
+            if row.size < 32 or not row.std() > 0 or (row == 0).mean() > 0.5:
+                continue
+            names.append(f"{name or 'params'}[{number}]" if len(slices) > 1 else name or "params")
+            prints.append(row.astype(np.float64))
+    pairs = []
+    for (i, one), (j, other) in itertools.combinations(enumerate(prints[:512]), 2):
+        size = min(one.size, other.size)
+        a, b = one[:size] - one[:size].mean(), other[:size] - other[:size].mean()
+        if abs(a @ b) > 0.95 * math.sqrt((a @ a) * (b @ b)) > 0:
+            pairs.append((names[i], names[j]))
+    if not pairs:
+        return []
+    involved = list(dict.fromkeys(name for names in pairs for name in names))
+    message = f"{some(involved)}: drawn from the same random numbers"
+    remedy = "split the key, or fold the layer's name into it; initialize() does that for a tree"
+    return finding("warning", "duplicate", involved, message, remedy)
+
+
+def input_scale(layers: list[Layer], network: Network) -> list[Finding]:
+    entering = [
+        layer for layer in layers if layer.unpredicted == "the batch" and layer.kind != "embedding"
+    ]
+    large = [layer for layer in entering if layer.input_square > _LARGE_INPUT]
+    if large:
+        rms = math.sqrt(max(layer.input_square for layer in large))
+        level = "failure" if rms**2 > _VERY_LARGE_INPUT else "warning"
+        message = f"the input of {some([layer.name for layer in large])} has root mean square"
+        message += f" {rms:.3g}; initializers expect about 1"
+        return finding(level, "input_scale", large, message, f"divide the input by {rms:.2g}")
+    small = [
+        layer
+        for layer in entering
+        if 0 < layer.input_square < _SMALL_INPUT and layer.input_largest < 0.5
+    ]
+    if small:
+        rms = math.sqrt(min(layer.input_square for layer in small))
+        message = f"the input of {some([layer.name for layer in small])} has root mean square"
+        message += f" {rms:.2g}; initializers expect about 1"
+        return finding("warning", "input_scale", small, message, f"divide the input by {rms:.2g}")
+    return []
+
+
+def wrong_fan(layers: list[Layer], network: Network) -> list[Finding]:
+    found, told = [], []
+    for layer in layers:
+        if layer.kind == "embedding" or not layer.whole or len(layer.shape) < 2:
+            continue
+        gain = layer.weight_variance
+        if 1 / _FANS < gain < 2 * _FANS or _near(gain, 1 / 3) or layer.weight_square == 0:
+            continue
+        square = gain / layer.fan_in
+        counted = compute_fans(layer.shape)
+        averages = [(fans[0] + fans[1]) / 2 for fans in (counted, (layer.fan_in, layer.fan_out))]
+        options = [
+            ("fan_in", counted[0], layer.fan_in),
+            ("fan_out", counted[1], layer.fan_out),
+            ("fan_avg", *averages),
+        ]
+        for mode, theirs, mine in options:
+            off = not 1 / _FANS < theirs / mine < _FANS
+            meant = _near(theirs * square, 1) or _near(theirs * square, 2)
+            if off and meant and not any(_near(mine * square, scale) for scale in (1, 2)):
+                found.append(layer)
+                told.append(f"{mode} {theirs:g} where {mine:.4g} is right")
+                break
+    if not found:
+        return []
+    message = f"{some([layer.name for layer in found])}: drawn as if {told[0]}; its gain is"
+    message += f" {found[0].weight_variance:.2g}"
+    remedy = (
+        "tell the initializer with conv_fans, conv_transpose_fans, einsum_fans, stacked_fans or"
+        " packed_fans, or in_axis, out_axis and batch_axis"
+    )
+    return finding("warning", "wrong_fan", found, message, remedy)
+
+
+def _near(value: float, target: float) -> bool:
+    return abs(value / target - 1) < 0.15

@@ -1,0 +1,109 @@
+"""What scaling cannot repair: kernels that are drawn anew, biases that are set to zero."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from initjax.auditing.repair import Change
+from initjax.auditing.report import Report
+from initjax.auditing.sites import Site
+from initjax.auditing.trace import Traced
+from initjax.trees import named_key, placed_like
+
+if TYPE_CHECKING:
+    import jax
+
+_KILLING = 0.5  # variance of biases that is too much beside pre-activations of variance one
+
+
+def redraw(
+    traced: Traced,
+    before: Report,
+    leaves: list[Any],
+    key: jax.Array | None,
+    changes: list[Change],
+    left: list[tuple[str, str]],
+) -> None:
+    names = {name or "params": index for index, name in enumerate(traced.names)}
+    sites = {
+        source.leaf: site
+        for site in traced.anatomy.sites.values()
+        for source in site.sources
+        if len(site.sources) == 1 and source.how == "whole" and site.kind != "embedding"
+    }
+    for finding in before.findings:
+        if finding.cause not in ("zero", "symmetry", "duplicate"):
+            continue
+        involved = list(
+            dict.fromkeys(name.split("[")[0].split(" (use")[0] for name in finding.layers)
+        )
+        if finding.cause == "duplicate" and len(involved) > 1:
+            involved = involved[1:]  # the first keeps its draw
+        for name in involved:
+            index = names.get(name, -1)
+            if index not in sites or any(change.name == name for change in changes):
+                continue
+            if key is None:
+                reason = "scaling cannot repair it; give key= to draw it anew"
+                left.append((name, f"{finding.cause}: {reason}"))
+                continue
+            leaves[index] = _orthogonal(
+                sites[index], named_key(key, name), leaves[index], _spread(leaves[index])
+            )
+            changes.append(Change(name, f"drawn anew, orthogonal ({finding.cause})", ()))
+
+
+def _spread(leaf: Any) -> float:
+    """The standard deviation of a random kernel, which a new draw keeps; 0 for a constant one."""
+    import jax.numpy as jnp
+
+    wide = leaf.astype(jnp.float32)
+    stddev, largest = float(wide.std()), float(jnp.abs(wide).max(initial=0))
+    return stddev if stddev > 1e-3 * largest else 0.0
+
+
+def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
+    """A leaf drawn anew with orthogonal units, of unit gain or of the standard deviation it had."""
+    import jax
+
+    from initjax.orthogonal import orthogonal
+
+    (source,) = site.sources
+    stacked = len(source.stacked)
+    shape = leaf.shape[stacked:]
+    units = math.prod(shape[axis] for axis in site.weight_units) if not source.laid_out else 0
+    rows = math.prod(shape) // units if units else shape[0]
+    columns = units or math.prod(shape[1:])
+    count = math.prod(leaf.shape[:stacked])
+    flat = [orthogonal()(k, (rows, columns), "float32") for k in jax.random.split(key, count)]
+    others = [axis for axis in range(len(shape)) if axis not in site.weight_units]
+    drawn = []
+    for matrix in flat:
+        gain = matrix * (stddev / float(matrix.std()) if stddev > 0 else 1.0)
+        if units:
+            order = [*others, *site.weight_units]
+            array = gain.reshape([shape[axis] for axis in order])
+            gain = array.transpose([order.index(axis) for axis in range(len(shape))])
+        drawn.append(gain.reshape(shape))
+    import jax.numpy as jnp
+
+    whole = jnp.stack(drawn).reshape(leaf.shape).astype(leaf.dtype)
+    return placed_like(leaf, whole)
+
+
+def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
+    """Sets biases to zero that outweigh their inputs in layers with dead units."""
+    import jax.numpy as jnp
+
+    dead = {name for f in before.findings if f.cause == "dead" for name in f.layers}
+    for layer in before.layers:
+        site = traced.anatomy.sites[layer.path]
+        whole = [source for source in site.bias_sources if source.how == "whole"]
+        if layer.name not in dead or len(whole) != 1 or len(site.bias_sources) != 1:
+            continue
+        name = traced.names[whole[0].leaf]
+        large = layer.bias_variance > _KILLING  # kernels are going to be scaled to variance one
+        if large and not any(change.name == name for change in changes):
+            leaves[whole[0].leaf] = jnp.zeros_like(leaves[whole[0].leaf])
+            changes.append(Change(name, "set to zero: it has killed units", ()))

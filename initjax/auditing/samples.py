@@ -1,0 +1,73 @@
+"""What is calculated of samples, outside of the passes that take them: ranks and histograms."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
+
+
+def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A record with ranks and a histogram in the place of samples, and squares in float64."""
+    numbers = {
+        name: array.astype(np.float64)
+        for name, array in record.items()
+        if not name.endswith("sample")
+    }
+    if "input_square" in numbers:
+        largest = numbers["input_largest"]
+        numbers["input_square"] *= np.where(largest > 0, largest, 1) ** 2
+    if "whole" in numbers:
+        whole = numbers.pop("whole")
+        for name, power in (("mean", 1), ("square", 2), ("unit_variance", 2)):
+            numbers[name] *= whole**power
+    if "sample" in record:
+        numbers["rank"] = _over_turns(effective_rank, record["sample"])
+        numbers["histogram"] = _over_turns(_histogram, record["sample"])
+    if "weight_sample" in record:
+        uncentered = functools.partial(effective_rank, centered=False)
+        numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
+    return numbers
+
+
+def _over_turns(function: Callable[[np.ndarray], Any], samples: np.ndarray) -> np.ndarray:
+    """A function of one sample over those of all turns of loops."""
+    *turns, rows, columns = samples.shape
+    found = [function(sample) for sample in samples.reshape(-1, rows, columns)]
+    return np.array(found).reshape((*turns, *np.shape(found[0])))
+
+
+def effective_rank(sample: np.ndarray, centered: bool = True) -> float:
+    """The effective rank of the units' functions: the participation ratio of their covariance.
+
+    Args:
+      sample: (samples, units).
+      centered: whether a unit's mean over samples does not count.
+
+    Returns:
+      1 if all units compute the same function of the batch but for a factor and, if centered, an
+      offset; 0 if they compute nothing; NaN if a number is not finite.
+    """
+    largest = np.abs(sample).max(initial=0)
+    if not np.isfinite(largest):
+        return math.nan
+    scaled = sample.astype(np.float64) / (largest or 1)
+    if centered:
+        scaled -= scaled.mean(axis=0)
+        scaled[np.abs(scaled) < 1e-5] = 0  # rounding in float32 is not a direction
+    gram = scaled @ scaled.T
+    return float(np.trace(gram) ** 2 / (np.square(gram).sum() or 1))
+
+
+def _histogram(sample: np.ndarray) -> np.ndarray:
+    """The part of the numbers in every bin, in their root mean squares."""
+    largest = np.abs(sample).max(initial=0)
+    scaled = sample.astype(np.float64) / (largest or 1)
+    scaled /= np.sqrt(np.square(scaled).mean()) or 1
+    counts, _ = np.histogram(np.clip(scaled, BINS[0], BINS[-1]), BINS)
+    return counts / max(1, sample.size)
