@@ -1,8 +1,10 @@
 """What all tests share. Set before JAX is imported: compiled programs are kept between sessions."""
 
+import gzip
 import os
 import pathlib
 import signal
+import struct
 
 import hypothesis
 import numpy as np
@@ -34,6 +36,24 @@ def key():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Real MNIST images, fewer: 1,000 to train on and 300 to test on, neither a round number."""
+    from experiments.common import data
+
+    mnist = data.load()
+    path = tmp_path_factory.mktemp("digits")
+    for split, images, labels, n in (
+        ("train", mnist.train_images, mnist.train_labels, 1000),
+        ("t10k", mnist.test_images, mnist.test_labels, 300),
+    ):
+        for name, array in (("images", images[:n, ..., 0]), ("labels", labels[:n])):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            file = path / f"{split}-{name}-idx{array.ndim}-ubyte.gz"
+            file.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    return str(path)
 
 
 def _row(kind, seed, rng, /, **changes):

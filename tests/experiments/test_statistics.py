@@ -49,7 +49,8 @@ def test_the_interval_of_a_share_is_scipys(n, data):
 
 
 @pytest.mark.parametrize("n", [5, 30])
-def test_tests_of_a_difference_keep_their_level_and_find_what_is_there(n, rng):
+def test_tests_of_a_difference_keep_their_level_and_find_what_is_there(n, rng, monkeypatch):
+    monkeypatch.setattr(statistics, "_RESAMPLES", 999)  # as good a test, and ten times as fast
     noise = rng.normal(0, 1, (2, 200, n))
     same = [statistics.compare(a, b, rng) for a, b in zip(noise[0], noise[1], strict=True)]
     for name in ("p", "p_sign_flip"):
@@ -65,7 +66,8 @@ def test_tests_of_a_difference_keep_their_level_and_find_what_is_there(n, rng):
     assert np.mean(found) == pytest.approx(0.8, abs=5 * (0.8 * 0.2 / 200) ** 0.5)
 
 
-def test_settings_at_the_margin_are_seldom_called_equivalent_and_equal_ones_often(rng):
+def test_settings_at_the_margin_are_seldom_called_equivalent_and_equal_ones_often(rng, monkeypatch):
+    monkeypatch.setattr(statistics, "_RESAMPLES", 99)  # of which nothing is looked at
     first, second = rng.normal(0, 0.001, (2, 200, 30))
     pairs = list(zip(first, second, strict=True))
 

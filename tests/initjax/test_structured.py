@@ -151,14 +151,14 @@ def test_the_fans_are_told_by_the_same_arguments_everywhere(spec, key):
         assert initjax.parse(repr(initializer)) == initializer
         return np.asarray(initializer(key, shape))
 
-    plain = draw((64, 12))
-    transposed = draw((12, 64), in_axis=-1, out_axis=-2)  # a kernel of Equinox or PyTorch
+    plain = draw((64, 24))
+    transposed = draw((24, 64), in_axis=-1, out_axis=-2)  # a kernel of Equinox or PyTorch
     np.testing.assert_array_equal(transposed.ravel(), plain.ravel())
-    stacked = draw((8 * 64, 12), **initjax.stacked_fans(8))
-    assert np.std(stacked) == pytest.approx(float(np.std(draw((64, 8 * 12)))), rel=0.05)
-    in_a_batch = draw((8, 64, 12), batch_axis=0)
+    stacked = draw((8 * 64, 24), **initjax.stacked_fans(8))
+    assert np.std(stacked) == pytest.approx(float(np.std(draw((64, 8 * 24)))), rel=0.05)
+    in_a_batch = draw((8, 64, 24), batch_axis=0)
     np.testing.assert_array_equal(in_a_batch.ravel(), stacked.ravel())
-    np.testing.assert_array_equal(draw((64, 12), **initjax.conv_fans(3)), plain)
+    np.testing.assert_array_equal(draw((64, 24), **initjax.conv_fans(3)), plain)
 
 
 def test_torch_kaiming_counts_fan_out_with_its_divisor():

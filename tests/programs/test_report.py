@@ -87,20 +87,22 @@ def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, wi
 
 def report(directory, *flags):
     command = [sys.executable, "-m", "experiments.report", str(directory), *flags]
-    return subprocess.run(command, capture_output=True, text=True)
+    # What draws the kernels runs once, and is compiled in half the time.
+    fast = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    return subprocess.run(command, env=fast, capture_output=True, text=True)
 
 
 def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
-    tmp_path, row, fill, rng
+    reported, tmp_path, row, fill, rng
 ):
     """Two learning rates; runs that diverged from infinite weights; long names."""
-    fill(tmp_path, seeds=2)
-    assert report(tmp_path).returncode == 0
+    shutil.copytree(reported[0] / "report", tmp_path / "report")
     assert (tmp_path / "report" / "differences.png").exists()
+    fill(tmp_path, seeds=2)
     (tmp_path / "report" / "mine.png").touch()
     nan = float("nan")
     failed = {"status": "diverged", "loss": [nan, nan], "val_loss": [2.3, nan, nan]}
-    names = ["normal(stddev=3e+37)", "lecun_normal", "orthogonal", "siren(first=True)"]
+    names = ["normal(stddev=3e+37)", "lecun_normal", "siren(first=True)"]
     with results.Results(tmp_path) as stored:
         stored.add([row("he_normal", seed, rng, learning_rate=0.1) for seed in range(2)])
         stored.add(
@@ -109,8 +111,7 @@ def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
                 for seed in range(2)
                 for changes in (
                     {"init": names[0], "step_loss": [nan] * 938, **failed},
-                    *({"init": name} for name in names[1:3]),
-                    {"init": names[3]},
+                    *({"init": name} for name in names[1:]),
                 )
             ]
         )

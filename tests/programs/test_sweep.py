@@ -1,13 +1,11 @@
 """`python -m experiments.sweep`: each run as if alone, nothing lost, nothing done twice."""
 
 import collections
-import gzip
 import itertools
 import multiprocessing
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -21,23 +19,9 @@ from experiments import sweep
 from experiments.common import data, models, results, runs, training
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
+# Where it is not a run's bits that are tested, XLA compiles in half the time what runs once.
+FAST = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 _INPUTS = [name for name in results.SCHEMA.names if name not in ("seconds", "finished", "host")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Real MNIST images, fewer: 1,000 to train on and 300 to test on, neither a round number."""
-    mnist = data.load()
-    path = tmp_path_factory.mktemp("digits")
-    for split, images, labels, n in (
-        ("train", mnist.train_images, mnist.train_labels, 1000),
-        ("t10k", mnist.test_images, mnist.test_labels, 300),
-    ):
-        for name, array in (("images", images[:n, ..., 0]), ("labels", labels[:n])):
-            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-            file = path / f"{split}-{name}-idx{array.ndim}-ubyte.gz"
-            file.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
-    return str(path)
 
 
 def configs(folder, seeds=2, **options):
@@ -49,15 +33,15 @@ def configs(folder, seeds=2, **options):
     ]
 
 
-def run(*flags, cwd, **options):
+def run(*flags, cwd, env=FAST):
     return subprocess.run(
-        [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
+        [*COMMAND, *flags], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
 
 
 def piped(*flags, cwd):
     """A sweep that runs, what it says kept back as it is in any pipe."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment = {name: value for name, value in FAST.items() if name != "PYTHONUNBUFFERED"}
     process: Any = subprocess.Popen(
         [*COMMAND, *flags], cwd=cwd, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -116,9 +100,8 @@ def alone(config):
     "settings",
     [
         {},
-        {"activation": "tanh", "optimizer": "momentum", "learning_rate": 0.1},
-        {"dtype": "bfloat16", "optimizer": "sgd"},
-        {"dtype": "float64"},
+        {"activation": "tanh", "optimizer": "momentum", "learning_rate": 0.1, "dtype": "bfloat16"},
+        {"dtype": "float64", "optimizer": "sgd"},
         {"epochs": 1, "batch_size": 1000},  # an epoch of one step
         {"batch_size": 3000, "hidden": (), "learning_rate": 1e30},  # which diverges
     ],
@@ -139,17 +122,17 @@ def test_a_run_in_a_sweep_is_the_run_alone_to_the_bit(folder, tmp_path, settings
 
 def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
     flags = ["--hidden=16", "--epochs=2", f"--data_dir={folder}", "--init=he_normal,zeros"]
-    for devices, seeds in ((1, 2), (2, 7), (3, 2)):
+    for devices, seeds in ((1, 2), (3, 5)):
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
         result = run(
             *flags, f"--seeds={seeds}", f"--workdir={devices}", cwd=tmp_path, env=environment
         )
         assert result.returncode == 0, result.stderr
         assert f"on {devices} x cpu" in result.stdout
-    many = {row["key"]: row for row in outcome(tmp_path / "2")}
-    for few in ("1", "3"):
-        rows = outcome(tmp_path / few)
-        assert len(rows) == 4 and all(same(row, many[row["key"]]) for row in rows)
+    many = {row["key"]: row for row in outcome(tmp_path / "3")}
+    few = outcome(tmp_path / "1")
+    assert len(many) == 10 and len(few) == 4
+    assert all(same(row, many[row["key"]]) for row in few)
 
 
 def test_only_what_is_missing_is_trained(folder, tmp_path):
@@ -175,9 +158,9 @@ def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path
     def programs():
         return training.train_runs._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
 
-    train(configs(folder, hidden=(17,)), tmp_path)
+    train(configs(folder), tmp_path)
     compiled = programs()
-    train(configs(folder, seeds=4, hidden=(17,), learning_rate=0.01), tmp_path)
+    assert train(configs(folder, seeds=4, learning_rate=0.01), tmp_path) == 12
     assert programs() == compiled
 
 
@@ -194,15 +177,15 @@ def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
 
 def test_shards_add_up_to_the_grid(folder, tmp_path):
     flags = [
-        "--init=he_normal,random_uniform(-0.1, 0.1)", "--seeds=2,5-6", "--hidden=8",
-        "--hidden=16,8", "--learning_rate=.01,.1", "--epochs=1", f"--data_dir={folder}",
+        "--init=he_normal,random_uniform(-0.1, 0.1)", "--seeds=2,5-6", "--hidden=16",
+        "--hidden=16,8", "--learning_rate=.01,.1", f"--data_dir={folder}",
     ]  # fmt: skip
     for shard in range(2):
         result = run(*flags, f"--shard={shard}/2", "--workdir=r", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     rows = outcome(tmp_path / "r")
     inits = ("he_normal", "random_uniform(minval=-0.1, maxval=0.1)")
-    grid = set(itertools.product(inits, (2, 5, 6), ((8,), (16, 8)), (0.01, 0.1)))
+    grid = set(itertools.product(inits, (2, 5, 6), ((16,), (16, 8)), (0.01, 0.1)))
     found = [(row["init"], row["seed"], tuple(row["hidden"]), row["learning_rate"]) for row in rows]
     assert len(found) == len(grid) == 24 and set(found) == grid
 
@@ -228,8 +211,8 @@ def test_each_part_of_a_grid_is_a_fair_sample(number):
 
 def test_what_is_named_twice_counts_once(folder, tmp_path):
     flags = [
-        "--init=he_normal,kaiming_normal(), he_normal", "--seeds=0,0-1", "--hidden=8", "--hidden=8",
-        "--learning_rate=.1,0.10", "--optimizer=adam,adam", "--activation=relu,relu", "--epochs=1",
+        "--init=he_normal,kaiming_normal(), he_normal", "--seeds=0,0-1", "--hidden=16",
+        "--hidden=16", "--learning_rate=.1,0.10", "--optimizer=adam,adam", "--activation=relu,relu",
         f"--data_dir={folder}", "--shard=0/2",
     ]  # fmt: skip
     result = run(*flags, cwd=tmp_path)
@@ -247,8 +230,7 @@ with results.Results(sys.argv[1]) as stored:
 """
 
 
-@pytest.mark.parametrize("held", [1, 4])
-def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path, held):
+def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     digest = data.load(None, folder).digest
     wanted = [
@@ -256,26 +238,29 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path, he
         for seed in range(2)
         for init in ("he_normal", "zeros")
     ]
-    other = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, tmp_path / "runs/sweep", *wanted[:held]],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert other.stdout and other.stdout.readline() == f"{held}\n"
-        result = run(*flags, cwd=tmp_path)
-    finally:
-        other.kill()
-        other.communicate()
-    assert result.returncode == 0 and result.stderr == ""
-    lines = result.stdout.splitlines()
-    left = "1 run is" if held == 1 else "4 runs are"
-    assert lines[-3] == f"{left} in the hands of other processes: give the command again to compare"
-    assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
-    assert "0:00:00 left" not in result.stdout  # that would mean all
-    # Claims end with the process that holds them, however it ends.
+    # Claims end with the process that holds them, however it ends: then come those of the next.
+    for held, left in ((4, "4 runs are"), (1, "1 run is")):
+        other = subprocess.Popen(
+            [sys.executable, "-c", _HOLD, tmp_path / "runs/sweep", *wanted[:held]],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert other.stdout and other.stdout.readline() == f"{held}\n"
+            result = run(*flags, cwd=tmp_path)
+        finally:
+            other.kill()
+            other.communicate()
+        assert result.returncode == 0 and result.stderr == ""
+        lines = result.stdout.splitlines()
+        assert (
+            lines[-3]
+            == f"{left} in the hands of other processes: give the command again to compare"
+        )
+        assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
+        assert "0:00:00 left" not in result.stdout  # that would mean all
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"\nruns    4, {4 - held} of them there already" in result.stdout
+    assert "\nruns    4, 3 of them there already" in result.stdout
     assert re.search(r"\n4/4 runs, [\d.]+ runs/s, 0:00:00 left", result.stdout)
     assert "test accuracy" in result.stdout
 
@@ -298,9 +283,10 @@ def test_a_directory_that_nothing_is_to_be_added_to_need_not_be_writable(folder,
 
 
 def test_two_processes_share_the_work(folder, tmp_path):
-    flags = ["--init=he_normal", "--seeds=40", "--hidden=64", "--epochs=3", f"--data_dir={folder}"]
+    flags = ["--init=he_normal", "--seeds=200", "--hidden=16", f"--data_dir={folder}"]
+    command = [*COMMAND, *flags, "--workdir=r"]
     started = [
-        subprocess.Popen([*COMMAND, *flags, "--workdir=r"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        subprocess.Popen(command, cwd=tmp_path, env=FAST, stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
     assert [process.wait(timeout=300) for process in started] == [0, 0]
@@ -309,8 +295,8 @@ def test_two_processes_share_the_work(folder, tmp_path):
         for part in (tmp_path / "r").glob("*.parquet")
         for key in results._read(part, ["key"])["key"].to_pylist()
     ]
-    assert len(set(keys)) == 40
-    assert len(keys) == 40  # none was trained twice
+    assert len(set(keys)) == 200
+    assert len(keys) == 200  # none was trained twice
 
 
 def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
@@ -327,8 +313,10 @@ def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
-    flags = ["--init=he_normal", "--seeds=2000", "--hidden=64", f"--data_dir={folder}"]
-    process = subprocess.Popen([*COMMAND, *flags], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    flags = ["--init=he_normal", "--seeds=2000", "--hidden=16", f"--data_dir={folder}"]
+    process = subprocess.Popen(
+        [*COMMAND, *flags], cwd=tmp_path, env=FAST, stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/sweep/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
