@@ -13,6 +13,9 @@ import pytest
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# LLVM takes up to eight times as long for a draw at its third level, by what it unrolls there. The
+# bits are the same: test_the_tests_are_compiled_to_the_bits_of_the_default in test_golden.py.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=2"
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
