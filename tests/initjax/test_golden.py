@@ -83,28 +83,25 @@ KINDS = ["uniform(3.0)", "normal(0.3)", "truncated_normal", "random_normal(1.0, 
 KINDS += ["truncated_normal(0.3, None, -1.0, 3.0)", "bounded_normal(1.0, 0.5, 0.0, inf)"]
 KINDS += ["glorot_uniform", "he_normal", "sparse(3)", "icnr(normal(0.5), 1)"]
 DRAW = """
-import initjax, jax, numpy as np
+import initjax, jax, numpy as np, sys
 
-def draw(path, specs):
-    key, shape = jax.random.key(0), (5, 16, 24)
-    drawn = {}
-    for spec in specs:
-        initializer = initjax.parse(spec)
-        drawn[spec] = initializer(key, shape, "float32")
-        inside = jax.jit(initializer, static_argnums=(1, 2))
-        drawn[spec + " inside of jit"] = inside(key, shape, "float32")
-    np.savez(path, **drawn)
+path, *specs = sys.argv[1:]
+drawn = {}
+for spec in specs:
+    initializer = initjax.parse(spec)
+    arguments = jax.random.key(0), (5, 16, 24), "float32"
+    drawn[spec] = initializer(*arguments)
+    drawn[spec + " inside of jit"] = jax.jit(initializer, static_argnums=(1, 2))(*arguments)
+np.savez(path, **drawn)
 """
 
 
 def test_the_tests_are_compiled_to_the_bits_of_the_default(tmp_path):
     """As users compile: the flags of conftest.py, which spare LLVM's third level, change no bit."""
-    names = {}
-    exec(DRAW, names)
-    names["draw"](tmp_path / "fast.npz", KINDS)
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    code = f"{DRAW}\ndraw({str(tmp_path / 'default.npz')!r}, {KINDS!r})"
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    for name, environment in (("fast", os.environ), ("default", plain)):
+        command = [sys.executable, "-c", DRAW, tmp_path / f"{name}.npz", *KINDS]
+        subprocess.run(command, env=environment, check=True)
     fast, default = np.load(tmp_path / "fast.npz"), np.load(tmp_path / "default.npz")
     assert len(default.files) == 2 * len(KINDS)
     for name in default.files:
