@@ -41,8 +41,8 @@ def audit(
       pre-activations where the activation is.
     - *gradient*: root mean square of the loss's gradient with respect to z; or *step*: size of the
       optimizer's first update, as a part of the weights'; *ratio*: squared norm of that gradient,
-      as a part of the next layer's: the partial Jacobian norm, for which *theory* is
-      :math:`\chi_1`.
+      as a part of that at the layer which reads this one, or along a residual stream at the next
+      end of a branch: the partial Jacobian norm, for which theory says :math:`\chi_1`.
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar, and can be differentiated by params.

@@ -79,7 +79,8 @@ class Layer:
     gradient: float
     """Root mean square of the loss's gradient with respect to the pre-activations."""
     gradient_ratio: float
-    """Squared norm of that gradient as a part of the next layer's: a partial Jacobian norm."""
+    """Squared norm of that gradient as a part of that of the layer which reads this one: a partial
+    Jacobian norm. Along a residual stream, of the next end of a branch."""
     gradient_rank: float
     update_ratio: float
     """Standard deviation of the optimizer's first update as a part of the weights'."""
@@ -361,22 +362,41 @@ def _role(site: Site, last: bool) -> str:
 
 
 def _with_ratios(found: list[Layer], sites: dict[Path, Site]) -> list[Layer]:
-    """The layers with the ratio of each one's gradient to its reader's, measured and predicted."""
+    """The layers with the ratio of each one's gradient to its reader's, measured and predicted.
+
+    Where no layer reads it through an activation alone, it is the next end of a branch for what is
+    itself added to a stream, and else the first layer that it enters, as that behind an attention.
+    """
     readers: dict[int, list[int]] = {}
     for row, layer in enumerate(found):
         if layer.source is not None:
             readers.setdefault(layer.source, []).append(row)
     known = {(layer.path, found[layer.source].path) for layer in found if layer.source is not None}
+
+    def next_row(row: int) -> int | None:
+        layer, later = found[row], range(row + 1, len(found))
+        if readers.get(row):
+            return readers[row][0]
+        entered = (
+            other
+            for other in later
+            if any(layer.path in tag.near for tag in sites[found[other].path].inputs)
+        )
+        if not sites[layer.path].added:
+            return next(entered, None)
+        stream = (other for other in later if sites[found[other].path].added)
+        return next(stream, next(entered, None))
+
     done = []
     for row, layer in enumerate(found):
         mine = readers.get(row, [])
-        next_row = mine[0] if mine else row + 1
+        following = next_row(row)
         ratio = predicted = math.nan
-        if next_row < len(found):
-            difference = layer.log_gradient - found[next_row].log_gradient
+        if following is not None:
+            difference = layer.log_gradient - found[following].log_gradient
             if math.isfinite(difference):
                 ratio = math.exp(max(-700.0, min(700.0, difference)))
-            elif layer.log_gradient == -math.inf and math.isfinite(found[next_row].log_gradient):
+            elif layer.log_gradient == -math.inf and math.isfinite(found[following].log_gradient):
                 ratio = 0.0
         # In another turn of a loop another site may be the reader.
         alone = all((reader, layer.path) in known for reader in sites[layer.path].readers)

@@ -211,7 +211,8 @@ class Report:
         if network.jacobian > 0:
             parts.append(
                 f"Jacobian from first to last layer: mean squared singular value"
-                f" {_number(network.jacobian)}, condition {_number(network.jacobian_condition)}"
+                f" {_number(network.jacobian)}, condition number in four random directions"
+                f" {_number(network.jacobian_condition)}"
             )
         if network.depth > 1 and not math.isnan(network.correlation_depth):
             reach = 6 * network.correlation_depth
@@ -293,18 +294,21 @@ def _percent(value: float) -> str:
 
 
 def short_names(layers: Sequence[Layer]) -> list[str]:
-    """The layers' names without the directories that all share, nor what all end with."""
+    """The layers' names without the directories that all share, nor what most of them end with."""
     names = [layer.name for layer in layers]
     if len(names) < 2:
         return names
-    parts = [re.sub(r"\[.*| \(use.*", "", name).split("/") for name in names]
+    parts = [re.split(r"(?=\[| \(use)", name, maxsplit=1)[0].split("/") for name in names]
     shared = 0
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
         shared += 1
-    skipped = sum(len(part) + 1 for part in parts[0][:shared])
-    ends = {part[-1] if len(part) > shared + 1 else "" for part in parts}
-    end = f"/{ends.pop()}" if len(ends) == 1 and "" not in ends else ""
-    return [name[skipped:].replace(end, "") if end else name[skipped:] for name in names]
+    ends = collections.Counter(part[-1] for part in parts if len(part) > shared + 1)
+    usual = ends.most_common(1)[0][0] if ends else ""
+    short = []
+    for name, part in zip(names, parts, strict=True):
+        kept = part[shared:-1] if len(part) > shared + 1 and part[-1] == usual else part[shared:]
+        short.append("/".join(kept) + name[len("/".join(part)) :])
+    return short if len(set(short)) == len(set(names)) else names
 
 
 def shortened(text: str, width: int) -> str:

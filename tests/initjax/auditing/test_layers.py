@@ -190,3 +190,36 @@ def test_the_scale_of_the_ntk_parametrisation_is_part_of_the_gain():
     predicted = np.square(x).mean() * first.weight_variance
     assert first.predicted_rms**2 == pytest.approx(predicted, rel=1e-5)
     assert last.predicted_rms**2 == pytest.approx(predicted / 2 * last.weight_variance, rel=1e-5)
+
+
+def test_a_gradient_is_compared_where_its_layer_leads():
+    """Behind an attention, and along a residual stream, not with whichever layer comes next."""
+    rng = np.random.default_rng(0)
+    names = ["in", "query", "key", "value", "out", "up", "down", "head"]
+    params = {name: jnp.asarray(rng.normal(size=(8, 8)) / 3, jnp.float32) for name in names}
+    x = jnp.asarray(rng.normal(size=(6, 5, 8)), jnp.float32)
+
+    def norm(h):
+        return h / jnp.sqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-6)
+
+    def loss(p, x, shifts=None):
+        def dense(name, h):
+            return h @ p[name] + shifts[name] if shifts else h @ p[name]
+
+        h = dense("in", x)
+        query, key, value = (dense(name, norm(h)) for name in ("query", "key", "value"))
+        scores = jnp.einsum("bqd,bkd->bqk", query, key)
+        h += dense("out", jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores), value))
+        h += dense("down", jax.nn.relu(dense("up", norm(h))))
+        return jnp.square(dense("head", norm(h)) - 1).mean()
+
+    shifts = {name: jnp.zeros((6, 5, 8)) for name in names}
+    gradients = jax.grad(lambda shifts: loss(params, x, shifts))(shifts)
+    squares = {name: float(jnp.square(gradients[name]).sum()) for name in names}
+    found = {layer.name: layer for layer in one_layer(loss, params, x)}
+    follows = {"query": "out", "key": "out", "value": "out", "up": "down"}
+    follows |= {"in": "out", "out": "down", "down": "head"}
+    for name, follower in follows.items():
+        ratio = squares[name] / squares[follower]
+        assert found[name].gradient_ratio == pytest.approx(ratio, rel=1e-3), name
+    assert math.isnan(found["head"].gradient_ratio)

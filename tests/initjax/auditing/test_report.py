@@ -9,7 +9,7 @@ import pytest
 from initjax.auditing.findings import CAUSES, Finding
 from initjax.auditing.layers import Layer
 from initjax.auditing.network import Network
-from initjax.auditing.report import Report, unread_lines
+from initjax.auditing.report import Report, short_names, unread_lines
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
@@ -179,3 +179,18 @@ def test_what_was_not_read_names_the_first_of_its_parameters():
     lines = unread_lines(["a", "b", "c", "d", ""], {"lu": frozenset(range(5)), "sort": frozenset()})
     assert lines == ("lu, which takes a, b, c and 2 more", "sort")
     assert unread_lines([""], {"lu": frozenset([0])}) == ("lu, which takes params",)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["a/in/kernel", "a/out/kernel"], ["in", "out"]),
+        (["a/embed/table", "a/out/kernel[0]", "a/out/kernel[1] (use 2)"],
+         ["embed/table", "out[0]", "out[1] (use 2)"]),
+        (["a/in/kernel", "a/in"], ["a/in/kernel", "a/in"]),
+        (["kernel", "bias"], ["kernel", "bias"]),
+        (["a/kernel"], ["a/kernel"]),
+    ],
+)  # fmt: skip
+def test_names_are_shortened_by_what_tells_no_two_apart(names, short):
+    assert short_names(list(map(layer, names))) == short
