@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from initjax.auditing.judge import judge
-from initjax.auditing.layers import layers
+from initjax.auditing.layers import layers, that_ran
 from initjax.auditing.measure import Measurements, measurer
 from initjax.auditing.network import network_of
 from initjax.auditing.report import Report, unread_lines
@@ -93,8 +93,9 @@ def audit(
 def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:
     """Predicts, judges, and puts the report together."""
     found = layers(traced, measured)
-    network = network_of(measured, found)
-    findings = judge(traced, measured, found, network, _not_finite(batch), tells(params))
+    ran = that_ran(found)
+    network = network_of(measured, ran)
+    findings = judge(traced, measured, ran, network, _not_finite(batch), tells(params))
     return Report(
         tuple(found), network, tuple(findings), unread_lines(traced.names, traced.anatomy.unread)
     )

@@ -13,9 +13,9 @@ from initjax.auditing.learn_scales import by_gradient
 from initjax.auditing.measure import measurer
 from initjax.auditing.redraw import clear_biases, redraw
 from initjax.auditing.repair import Change, Repair
-from initjax.auditing.report import Report
 from initjax.auditing.rescale import by_pass
-from initjax.auditing.signals import IDENTITY, Expression
+from initjax.auditing.signals import IDENTITY, Expression, Path
+from initjax.auditing.sites import Site
 from initjax.auditing.trace import trace
 from initjax.theory._integrals import single
 
@@ -123,7 +123,7 @@ def fix(
             target = "the least loss after the optimizer's first step"
             by_gradient(traced, leaves, batch, optimizer, changes, left)
         else:
-            critical = method == "variance" and _drifts(before)
+            critical = method == "variance" and _drifts(traced.anatomy.sites)
             target = _target(method, critical)
             by_pass(traced, leaves, batch, method, critical, changes, left)
     params = jax.tree.unflatten(traced.structure, leaves)
@@ -143,19 +143,27 @@ def _target(method: str, critical: bool) -> str:
     return "pre-activations of variance one in every layer"
 
 
-def _drifts(before: Report) -> bool:
-    """Whether gradients would grow tenfold in the longest chain if all variances were one."""
-    layers = [layer for layer in before.layers if layer.expression is not None]
-    growth = 0.0
-    for layer in layers[: before.network.depth] if before.network.depth else []:
-        growth += _critical_growth(layer.expression)
-    return growth > math.log(_DRIFT)
+def _drifts(sites: dict[Path, Site]) -> bool:
+    """Whether gradients would grow tenfold in the longest chain if all variances were one.
+
+    The chain is read from the program: what was measured may be as broken as the network.
+    """
+    growth: dict[Path, float] = {}
+    for path, site in sites.items():
+        signal = site.inputs[-1].signal
+        if signal is None or signal.site is None or not isinstance(signal.expression, Expression):
+            growth[path] = 0.0
+            continue
+        turns = math.prod(length or 1 for loop, length in site.loops if loop in site.stacked)
+        here = _critical_growth(signal.expression) * turns
+        growth[path] = here + growth.get(signal.site, 0.0)
+    return max(growth.values(), default=0.0) > math.log(_DRIFT)
 
 
 @functools.lru_cache(maxsize=256)
-def _critical_growth(expression: Expression | None) -> float:
+def _critical_growth(expression: Expression) -> float:
     """log chi_1 at unit variance; zero where no smaller variance has chi_1 = 1."""
-    if expression is None or expression == IDENTITY:
+    if expression == IDENTITY:
         return 0.0
     try:
         one = single(expression, 1.0)

@@ -119,13 +119,13 @@ def predicted_dead(expression: Expression | None, forward: dict[str, Any]) -> fl
     layer's inputs more alike than those of an infinite one.
     """
     square, bias = float(forward["square"]), float(forward["bias_square"])
-    samples, correlation = int(forward["samples"]), float(forward["correlation"])
-    if expression is None or samples < 2 or not _rectifies(expression):
+    samples, correlation = float(forward["samples"]), float(forward["correlation"])
+    if expression is None or not samples > 1 or not _rectifies(expression):
         return math.nan
     if not (math.isfinite(correlation) and square - bias > 1e-6 * square):
         return math.nan
     alike = (correlation * square - bias) / (square - bias)
-    return float(dead_fraction(min(1.0, max(0.0, alike)), samples))
+    return float(dead_fraction(min(1.0, max(0.0, alike)), int(samples)))
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax.auditing.meshes import automatic
 from initjax.auditing.rerun import rerun
 from initjax.auditing.sites import Site
 from initjax.auditing.trace import Traced, output_aval
@@ -18,18 +20,23 @@ _PROBES = 4  # random directions in which the Jacobian is looked at
 
 
 def jacobian_measurer(traced: Traced) -> Callable | None:
-    """A function that measures the Jacobian between the first site and the last."""
+    """A function that measures the Jacobian between the first site and the last.
+
+    None where the first is not upstream of all others, so that it would be that of a part.
+    """
     import jax
     import jax.numpy as jnp
 
-    sites = traced.anatomy.sites
-    ends = list(sites.values())
-    if len(ends) < 2 or ends[0].loops or ends[-1].loops:
+    first, *others = traced.anatomy.sites.values()
+    if not others or first.loops or others[-1].loops:
         return None
-    first, last = ends[0], ends[-1]
-    if not (first.differentiable and last.differentiable):
+    last = others[-1]
+    upstream = all(any(first.path in tag.sites for tag in site.inputs) for site in others)
+    shape = output_aval(traced, first)
+    axis, last_axis = _sample_axis(first, shape), _sample_axis(last, output_aval(traced, last))
+    if not (upstream and first.differentiable and last.differentiable):
         return None
-    if _sample_axis(first) is None or _sample_axis(last) is None:
+    if axis is None or last_axis is None:
         return None
 
     def passes(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
@@ -45,27 +52,16 @@ def jacobian_measurer(traced: Traced) -> Callable | None:
             _, records = rerun(traced.jaxpr, constants, [*leaves, *batch], hooks, slots)
             return records[last.output].astype(jnp.float32)
 
-        shape = output_aval(traced, first)
         outputs, pullback = jax.vjp(between, jnp.zeros(shape.shape, jnp.float32))
-        examples = outputs.shape[_sample_axis(last) or 0]
-        per_example = outputs.size // examples
+        per_example = outputs.size // outputs.shape[last_axis]
         directions = min(_PROBES, per_example)
         keys = jax.random.split(jax.random.key(0), directions)
 
         def pull(key: jax.Array) -> jax.Array:
             (back,) = pullback(jax.random.normal(key, outputs.shape, outputs.dtype))
-            return jnp.moveaxis(back, _sample_axis(first) or 0, 0).reshape(
-                back.shape[_sample_axis(first) or 0], -1
-            )
+            return back
 
-        back = jax.lax.map(pull, keys)  # (directions, examples, numbers)
-        largest = jnp.abs(back).max(initial=0)
-        scale = jnp.where(largest > 0, largest, 1)
-        gram = jnp.einsum("ien,jen->eij", back / scale, back / scale, precision="highest")
-        norm = jnp.trace(gram, axis1=1, axis2=2).mean() / directions / per_example
-        spectrum = jnp.linalg.eigvalsh(gram)
-        condition = jnp.sqrt(spectrum[:, -1] / jnp.maximum(spectrum[:, 0], 1e-30))
-        return jnp.log(norm) + 2 * jnp.log(scale), jnp.median(condition)
+        return automatic(functools.partial(_spectrum, axis, per_example))(jax.lax.map(pull, keys))
 
     compiled = jax.jit(passes)
 
@@ -76,9 +72,22 @@ def jacobian_measurer(traced: Traced) -> Callable | None:
     return measure
 
 
-def _sample_axis(site: Site) -> int | None:
+def _spectrum(axis: int, per_example: int, back: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The logarithm of the mean squared singular value, and the condition number in the directions
+    that were pulled back: (directions, *shape of the first output)."""
+    import jax.numpy as jnp
+
+    back = jnp.moveaxis(back, axis + 1, 1)
+    back = back.reshape(*back.shape[:2], -1)  # (directions, examples, numbers)
+    largest = jnp.abs(back).max(initial=0)
+    scale = jnp.where(largest > 0, largest, 1)
+    gram = jnp.einsum("ien,jen->eij", back / scale, back / scale, precision="highest")
+    norm = jnp.trace(gram, axis1=1, axis2=2).mean() / back.shape[0] / per_example
+    spectrum = jnp.linalg.eigvalsh(gram)
+    condition = jnp.sqrt(spectrum[:, -1] / jnp.maximum(spectrum[:, 0], 1e-30))
+    return jnp.log(norm) + 2 * jnp.log(scale), jnp.median(condition)
+
+
+def _sample_axis(site: Site, output: Any) -> int | None:
     """The first axis of a site's output that is none of its units'."""
-    axis = 0
-    while axis in site.output_axes:
-        axis += 1
-    return axis if axis <= len(site.output_axes) else None
+    return next((axis for axis in range(output.ndim) if axis not in site.output_axes), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from initjax.auditing.forecasts import (
     z_score,
 )
 from initjax.auditing.measure import Measurements
+from initjax.auditing.samples import over_turns
 from initjax.auditing.signals import IDENTITY, Expression, Path, name_of
 from initjax.auditing.sites import Site
 from initjax.auditing.tags import Tag
@@ -47,7 +49,8 @@ class Layer:
     """How many products an input enters, on average."""
     units: int
     samples: int
-    """The examples and positions that each unit was seen at."""
+    """The examples and positions that each unit was seen at; 0 if the layer did not run, as in a
+    branch that was not taken."""
     uses: int
     """How often a loop uses it; the numbers are means over them."""
     activation: str
@@ -117,7 +120,6 @@ class Layer:
     weight_square: float = dataclasses.field(repr=False)
     log_gradient: float = dataclasses.field(repr=False)
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
-    silent: float = dataclasses.field(repr=False)
     input_largest: float = dataclasses.field(repr=False)
     expression: Expression | None = dataclasses.field(repr=False)
     parameters: tuple[int, ...] = dataclasses.field(repr=False)
@@ -183,6 +185,18 @@ def layers(traced: Traced, measured: Measurements) -> list[Layer]:
     return _with_ratios(found, sites)
 
 
+def that_ran(found: Sequence[Layer]) -> list[Layer]:
+    """The layers that ran, with their sources numbered among them."""
+    numbers = {
+        row: number for number, row in enumerate(r for r, f in enumerate(found) if f.samples)
+    }
+    return [
+        dataclasses.replace(layer, source=numbers.get(-1 if layer.source is None else layer.source))
+        for layer in found
+        if layer.samples
+    ]
+
+
 def _nests(sites: list[Site]) -> list[list[Site]]:
     """Sites that are stacked by the same loops and follow each other."""
     groups: list[list[Site]] = []
@@ -206,12 +220,8 @@ def _at(record: dict[str, np.ndarray], site: Site, index: tuple[int, ...]) -> di
     stacks = [path for path, _ in _stacks(site)]
     loops = [path for path, length in site.loops if length is not None]
     where = tuple(index[stacks.index(path)] if path in stacks else slice(None) for path in loops)
-    shared = sum(isinstance(part, slice) for part in where)
-    taken = {}
-    for name, array in record.items():
-        part = array[where].astype(np.float64)
-        taken[name] = part.mean(axis=tuple(range(shared))) if shared else part
-    return taken
+    taken = {name: array[where].astype(np.float64) for name, array in record.items()}
+    return over_turns(taken, sum(isinstance(part, slice) for part in where))
 
 
 def _name(traced: Traced, site: Site, index: tuple[int, ...]) -> str:
@@ -288,14 +298,14 @@ def _layer(
     stddev = found.get("stddev", 0.0)
     activation = site.activation if isinstance(site.activation, Expression) else None
     flat = activation is not None and activation != IDENTITY
-    samples = int(forward["samples"])
+    samples, units = (int(np.nan_to_num(forward[name])) for name in ("samples", "units"))
     return Layer(
         name=name,
         kind=site.kind,
         shape=tuple(shape),
         fan_in=site.fan_in,
         fan_out=site.fan_out,
-        units=int(forward["units"]),
+        units=units,
         samples=samples,
         uses=math.prod(
             length for path, length in site.loops if length and path not in site.stacked
@@ -343,7 +353,6 @@ def _layer(
         weight_zeros=float(forward["weight_zeros"]),
         weight_square=float(forward["weight_square"]),
         log_gradient=log_gradient,
-        silent=float(backward.get("silent", math.nan)),
         input_largest=float(forward["input_largest"]),
         expression=activation,
         parameters=tuple(sorted({source.leaf for source in site.sources})),

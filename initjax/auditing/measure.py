@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing.jacobian import jacobian_measurer
+from initjax.auditing.meshes import automatic
 from initjax.auditing.rerun import rerun
 from initjax.auditing.samples import described
 from initjax.auditing.signals import IDENTITY, Expression, Path
@@ -123,29 +124,44 @@ def _product_and_output(site: Site, operands: list, results: list, slot: Any) ->
 
 def _product(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
     """Measures a weight and what it is applied to."""
+    measured = automatic(functools.partial(_of_operands, site))
+    return results, measured(operands[site.weight], operands[1 - site.weight])
+
+
+def _of_operands(site: Site, weight: jax.Array, inputs: jax.Array) -> dict[str, jax.Array]:
     import jax.numpy as jnp
 
-    weight = operands[site.weight].astype(jnp.float32)
+    weight = weight.astype(jnp.float32)
     record = {
         "weight_square": jnp.square(weight).mean(),
         "weight_zeros": (weight == 0).mean(dtype=jnp.float32),
-        "weight_sample": _sample(_units_last(weight, site.weight_units)),
+        "weight_sample": _sketch(_units_last(weight, site.weight_units)),
     }
     if site.kind == "embedding":
         record["input_square"] = record["input_largest"] = jnp.float32(1)
     else:
-        inputs = operands[1 - site.weight].astype(jnp.float32)
+        inputs = inputs.astype(jnp.float32)
         record["input_square"] = jnp.square(inputs / _whole(inputs)).mean()
         record["input_largest"] = jnp.abs(inputs).max(initial=0)
-    return results, record
+    return record
 
 
 def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
     """Measures a pre-activation, and in the pass back its gradient."""
     import jax
-    import jax.numpy as jnp
 
     output, *others = results
+    bias = [] if site.bias is None else [operands[site.bias]]
+    record = automatic(functools.partial(_of_output, site))(output, *bias)
+    if slot is not None:
+        output = _probe(tuple(site.output_axes), output, slot)
+    return [output, *others], jax.lax.stop_gradient(record)
+
+
+def _of_output(site: Site, output: jax.Array, *bias: jax.Array) -> dict[str, jax.Array]:
+    import jax
+    import jax.numpy as jnp
+
     z = output.astype(jnp.float32)
     whole = _whole(z)
     matrix = _units_last(z / whole, site.output_axes)  # squares stay within float32
@@ -156,23 +172,19 @@ def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list,
         "unit_variance": matrix.var(axis=0).mean(),
         "correlation": _correlation(z / whole, site.output_axes),
         "sample": _sample(matrix),
-        "finite": jnp.isfinite(z).all().astype(jnp.float32),
         "samples": jnp.float32(matrix.shape[0]),
         "units": jnp.float32(matrix.shape[1]),
         "bias_square": jnp.float32(0),
     }
-    if site.bias is not None:
-        bias = operands[site.bias].astype(jnp.float32)
-        record["bias_square"] = jnp.square(bias).mean()
+    if bias:
+        record["bias_square"] = jnp.square(bias[0].astype(jnp.float32)).mean()
     if site.activation is not None and site.activation != IDENTITY:
         matrix = _units_last(z, site.output_axes)
         _, slope = jax.jvp(site.activation, (matrix,), (jnp.ones_like(matrix),))
         flat = jnp.abs(slope) < FLAT * steepest(site.activation)
         record["flat"] = flat.mean(dtype=jnp.float32)
         record["dead"] = flat.all(axis=0).mean(dtype=jnp.float32)
-    if slot is not None:
-        output = _probe(tuple(site.output_axes), output, slot)
-    return [output, *others], jax.lax.stop_gradient(record)
+    return record
 
 
 @functools.lru_cache(maxsize=256)
@@ -198,36 +210,38 @@ def _probe(axes: tuple[int, ...], z: jax.Array, slot: Any) -> jax.Array:
         return z, None
 
     def backward(_: None, cotangent: jax.Array) -> Any:
-        return cotangent, _gradient(cotangent, axes)
+        return cotangent, automatic(functools.partial(_gradient, axes))(cotangent)
 
     probe.defvjp(forward, backward)
     return probe(z, slot)
 
 
-def _gradient(cotangent: jax.Array, axes: tuple[int, ...]) -> dict[str, jax.Array]:
+def _gradient(axes: tuple[int, ...], cotangent: jax.Array) -> dict[str, jax.Array]:
     import jax.numpy as jnp
 
     gradient = cotangent.astype(jnp.float32)
     # A gradient of a mean over many examples may have squares that float32 cannot hold.
     largest = jnp.abs(gradient).max(initial=0)
     scaled = gradient / jnp.where(largest > 0, largest, 1)
-    matrix = _units_last(scaled, axes)
     square = jnp.square(scaled).sum()
     return {
+        "called": jnp.float32(1),
         "log_square": jnp.log(square) + 2 * jnp.log(largest),
-        "sample": _sample(matrix),
-        "silent": (matrix == 0).all(axis=0).mean(dtype=jnp.float32),
+        "sample": _sample(_units_last(scaled, axes)),
     }
 
 
 def _slot(traced: Traced, site: Site) -> dict[str, np.ndarray]:
-    """Zeros of the shapes of what `_gradient` gives, for every turn of the loops around a site."""
+    """Zeros of the shapes of what `_gradient` gives, for every turn of the loops around a site.
+
+    They are what comes out where no gradient comes to a site: then it is not `called`.
+    """
     lengths = tuple(length or 0 for _, length in site.loops)
     output = output_aval(traced, site)
     units = math.prod(output.shape[axis] for axis in site.output_axes)
     sizes = (output.size // max(1, units), units)
     sample = [len(range(0, size, _stride(size))) for size in sizes]
-    shapes = {"log_square": (), "sample": sample, "silent": ()}
+    shapes = {"called": (), "log_square": (), "sample": sample}
     return {name: np.zeros((*lengths, *shape), np.float32) for name, shape in shapes.items()}
 
 
@@ -250,6 +264,18 @@ def _sample(matrix: jax.Array) -> jax.Array:
     return matrix[:: _stride(rows), :: _stride(columns)]
 
 
+def _sketch(matrix: jax.Array) -> jax.Array:
+    """All rows in 64 sums of random signs, which keep the rank: the rows of a kernel may be zero
+    but for a few, which a sample would miss."""
+    import jax.numpy as jnp
+
+    rows, columns = matrix.shape
+    taken = matrix[:, :: _stride(columns)]
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (rows, 1))
+    signed = jnp.pad(taken * signs.astype(np.float32), ((0, -rows % _SAMPLE), (0, 0)))
+    return signed.reshape(-1, _SAMPLE, signed.shape[1]).sum(axis=0)
+
+
 def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The mean cosine of the pre-activations of one example and the next."""
     import jax.numpy as jnp
@@ -265,7 +291,8 @@ def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     products = (one * next_one).sum(kept)
     counted = norms > 0
     cosines = jnp.where(counted, products / jnp.where(counted, norms, 1), 0)
-    return jnp.where(counted.any(), cosines.sum() / jnp.maximum(counted.sum(), 1), jnp.nan)
+    count = counted.sum(dtype=jnp.float32)
+    return jnp.where(count > 0, cosines.sum() / jnp.maximum(count, 1), jnp.nan)
 
 
 def _merged(records: dict[Path, Any], sites: dict[Path, Site]) -> dict[Path, Any]:
@@ -328,11 +355,14 @@ def _depths(traced: Traced) -> list[int]:
 
 
 def _print(leaf: Any, stacked: int) -> Any:
-    import jax
     import jax.numpy as jnp
 
     leaf = jnp.asarray(leaf)
     if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.ndim - stacked < 2:
         return jnp.zeros((0, 0), jnp.float32)
-    slices = leaf.reshape(int(np.prod(leaf.shape[:stacked], initial=1)), -1)
-    return jax.lax.slice_in_dim(slices, 0, min(_PRINT, slices.shape[1]), axis=1).astype(jnp.float32)
+
+    def first(leaf: jax.Array) -> jax.Array:
+        slices = leaf.reshape(int(np.prod(leaf.shape[:stacked], initial=1)), -1)
+        return slices[:, :_PRINT].astype(jnp.float32)
+
+    return automatic(first)(leaf)

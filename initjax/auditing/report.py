@@ -154,6 +154,8 @@ class Report:
             then = layer.activation or {"last": "logits" if layer.logits else ""}.get(
                 layer.role, layer.role
             )
+            if not layer.samples:
+                then = "not run"
             cells = [
                 name + (f" x{layer.uses}" if layer.uses > 1 else ""),
                 then,
@@ -303,7 +305,9 @@ def short_names(layers: Sequence[Layer]) -> list[str]:
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
         shared += 1
     ends = collections.Counter(part[-1] for part in parts if len(part) > shared + 1)
-    usual = ends.most_common(1)[0][0] if ends else ""
+    usual, count = ends.most_common(1)[0] if ends else ("", 0)
+    if 2 * count <= len(names):
+        usual = ""
     short = []
     for name, part in zip(names, parts, strict=True):
         kept = part[shared:-1] if len(part) > shared + 1 and part[-1] == usual else part[shared:]

@@ -4,7 +4,7 @@ A hook is called with what its equation computed and gives what shall be used in
 Nested programs are entered only on the way to a hook: all else runs as it stands, with its own
 rules of differentiation, and so does the pass back through a function with a rule of its own that
 has hooks in it. Records of a loop are stacked, one for every turn; those of a while loop are the
-last turn's.
+last turn's. What did not run, as a branch that was not taken, has a record of NaN.
 """
 
 from __future__ import annotations
@@ -191,7 +191,6 @@ def _while(
     params: dict[str, Any], operands: list[Any], run: Callable
 ) -> tuple[list[Any], dict[Path, Any]]:
     import jax
-    import jax.numpy as jnp
 
     num_test, num_body = params["cond_nconsts"], params["body_nconsts"]
     test_constants = operands[:num_test]
@@ -205,8 +204,7 @@ def _while(
     def body(state: Any) -> Any:
         return run(1, [*body_constants, *state[0]], {})
 
-    shapes = jax.eval_shape(lambda: body((start, {}))[1])
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    nothing = _not_run(jax.eval_shape(lambda: body((start, {}))[1]))
     outs, records = jax.lax.while_loop(test, body, (start, nothing))
     return list(outs), records
 
@@ -226,19 +224,26 @@ def _cond(
     everything = {key: record for shape in shapes for key, record in shape.items()}
 
     def filled(branch: Callable) -> Callable:
-        """The branch, with records of zeros for the hooks of the others."""
+        """The branch, with records of NaN for the hooks of the others."""
 
         def run_and_fill(arguments: Any, slots: Any) -> Any:
             outs, records = branch(arguments, slots)
-            nothing = {
-                key: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-                for key, shape in everything.items()
-                if key not in records
-            }
-            return outs, {key: {**records, **nothing}[key] for key in everything}
+            return outs, {**_not_run(everything), **records}
 
         return run_and_fill
 
     position = jnp.asarray(index, jnp.int32)
     outs, records = jax.lax.switch(position, list(map(filled, branches)), arguments, slots)
     return list(outs), records
+
+
+def _not_run(shapes: Any) -> Any:
+    """Records of hooks that are not called."""
+    import jax
+    import jax.numpy as jnp
+
+    def nothing(leaf: Any) -> Any:
+        floats = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.full(leaf.shape, jnp.nan if floats else 0, leaf.dtype)
+
+    return jax.tree.map(nothing, shapes)

@@ -243,11 +243,15 @@ def _apply(
     (source,) = site.sources
     name = traced.names[source.leaf] or "params"
     factor = np.asarray(record["factor"], np.float64)
-    before, after = np.asarray(record["before"]), np.asarray(record["after"])
-    if not (before > 0).all():
+    before, after = (np.ravel(record[name]) for name in ("before", "after"))
+    ran = np.flatnonzero(~np.isnan(before))
+    if ran.size < before.size:
+        left.append((name, "did not run on this batch, or not in every turn"))
+        factor = np.where(np.isnan(factor), 1, factor)
+    if not (before[ran] > 0).all():
         left.append((name, "its output is constant: no factor gives it a variance"))
-        if not (before > 0).any():
-            return
+    if not (before[ran] > 0).any():
+        return
     if np.allclose(factor, 1, rtol=1e-6):
         why = "small enough as it is" if site.residual or site.softmax else "right as it is"
         left.append((name, why))
@@ -271,8 +275,7 @@ def _apply(
     else:
         spread = factor.reshape(factor.shape + (1,) * (leaf.ndim - factor.ndim))
         factors = tuple(float(number) for number in np.ravel(factor))
-        aim, was = float(np.ravel(after)[0]), float(np.ravel(before)[0])
-        what = f"standard deviation {was:.3g} to {aim:.3g}"
+        what = f"standard deviation {before[ran[0]]:.3g} to {after[ran[0]]:.3g}"
         if site.residual:
             what += ", as the end of a residual branch"
         elif site.softmax:
@@ -289,6 +292,7 @@ def _set_bias(
 
     (source,) = site.bias_sources
     leaf = leaves[source.leaf]
+    bias = np.where(np.isnan(bias), np.asarray(leaf, bias.dtype).reshape(bias.shape), bias)
     leaves[source.leaf] = placed_like(leaf, jnp.asarray(bias.reshape(leaf.shape), leaf.dtype))
     name = traced.names[source.leaf] or "params"
     changes.append(Change(name, "minus the units' means, scaled", ()))

@@ -13,7 +13,10 @@ BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 
 
 def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A record with ranks and a histogram in the place of samples, and squares in float64."""
+    """A record with ranks and a histogram in the place of samples, and squares in float64.
+
+    Where no gradient has come to a site, what is known of it is NaN.
+    """
     numbers = {
         name: array.astype(np.float64)
         for name, array in record.items()
@@ -32,7 +35,38 @@ def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "weight_sample" in record:
         uncentered = functools.partial(effective_rank, centered=False)
         numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
+    if "called" in numbers:
+        called = numbers.pop("called") > 0
+        for name in ("log_square", "rank"):
+            numbers[name] = np.where(called, numbers[name], math.nan)
     return numbers
+
+
+def over_turns(record: dict[str, np.ndarray], turns: int) -> dict[str, Any]:
+    """The means of a record over the turns of loops: of those turns in which it was measured.
+
+    Args:
+      record: what was measured, with the turns as leading axes.
+      turns: how many such axes there are.
+
+    Returns:
+      The record without these axes; NaN for what was never measured.
+    """
+    axes = tuple(range(turns))
+    means = {}
+    for name, array in record.items():
+        known = ~np.isnan(array)
+        count = known.sum(axes)
+        if name == "log_square":  # of the squares, which a float may not hold
+            largest = np.where(known, array, -math.inf).max(axes, initial=-math.inf)
+            unit = np.where(np.isfinite(largest), largest, 0)
+            parts = np.exp(np.where(known, array, -math.inf) - unit).sum(axes)
+            with np.errstate(divide="ignore"):
+                mean = np.log(parts / np.maximum(count, 1)) + unit
+        else:
+            mean = np.where(known, array, 0).sum(axes) / np.maximum(count, 1)
+        means[name] = np.where(count > 0, mean, math.nan)
+    return means
 
 
 def _over_turns(function: Callable[[np.ndarray], Any], samples: np.ndarray) -> np.ndarray:

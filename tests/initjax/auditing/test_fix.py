@@ -276,3 +276,11 @@ def test_an_unknown_method_is_refused():
     loss_fn, params, _ = perceptron(jax.nn.relu, 1)
     with pytest.raises(ValueError, match="method"):
         initjax.fix(loss_fn, params, X, method="lsuv")
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e3])
+def test_the_target_is_that_of_the_program_however_broken_the_network(scale):
+    loss, params, _ = perceptron(jnp.tanh, 16)
+    broken = jax.tree.map(lambda leaf: scale * leaf, params)
+    _, repair = initjax.fix(loss, broken, X, key=KEY)
+    assert repair.target.startswith("chi_1 = 1")

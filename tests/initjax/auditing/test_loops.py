@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import initjax
 from initjax.auditing.layers import layers
 from initjax.auditing.measure import measurer
 from initjax.auditing.trace import trace
@@ -280,3 +281,47 @@ def test_a_function_that_is_called_twice_is_two_layers(pretended):
     reads, _ = told(pretended, loss, STACK, X)
     assert list(reads) == ["w", "w (use 2)", "out"]
     assert list(reads.values()) == ["the batch", "w", "w (use 2)"]
+
+
+def test_a_layer_that_a_loop_uses_has_the_mean_of_its_turns():
+    """Of squared gradients too; what is known of some turns only is the mean of those."""
+    p, x = RNN, SERIES
+
+    def loss(p, x, shifts=None):
+        def turn(h, now):
+            x, shift = now
+            h = jnp.tanh(x @ p["in"] + h @ p["own"] + shift + p["bias"])
+            return h, None
+
+        shifts = jnp.zeros((10, 8, 6)) if shifts is None else shifts
+        h, _ = lax.scan(turn, jnp.zeros((8, 6)), (x, shifts))
+        return jnp.square(h @ p["out"]).sum()
+
+    gradients = jax.grad(lambda shifts: loss(p, x, shifts))(jnp.zeros((10, 8, 6)))
+    squares = np.square(gradients).sum((1, 2))
+    traced = trace("test", loss, p, (x,), False)
+    into, own, _ = layers(traced, measurer(traced)(p, (x,)))
+    assert into.uses == own.uses == 10
+    assert own.log_gradient == pytest.approx(np.log(squares.mean()), rel=1e-4)
+    assert np.ptp(np.log(squares)) > 3  # the mean of logarithms is another
+    assert -1 < own.correlation < 1  # h is zero in the first turn, and has none
+
+
+def test_layers_of_a_branch_that_was_not_taken_did_not_run():
+    def turn(h, layer):
+        w, keep = layer
+        return lax.cond(keep, lambda h: h + jnp.tanh(h @ w), lambda h: h, h), None
+
+    def loss(p, x, keep):
+        return jnp.square(lax.scan(turn, x, (p["w"], keep))[0] @ p["out"]).mean()
+
+    params = {"w": STACK["w"][:4], "out": STACK["out"]}
+    keep = np.array([True, False, True, False])
+    found = initjax.audit(loss, params, X, keep)
+    assert [layer.samples > 0 for layer in found.layers] == [*keep, True]
+    assert found.findings == ()
+    assert str(found).count("not run") == 2
+    mended, repair = initjax.fix(loss, params, X, keep, key=jax.random.key(0))
+    ratios = np.abs(mended["w"] / params["w"]).mean((1, 2))
+    assert ratios[1] == ratios[3] == 1 and ratios[0] != 1 and ratios[2] != 1
+    assert ("w", "did not run on this batch, or not in every turn") in repair.left
