@@ -125,7 +125,8 @@ def _header(config: Config, dataset: data.Dataset, features: tuple[int, ...]) ->
     ]
     if config.optimizer:
         lines.append(f"step    {network.optimizer} {network.learning_rate:g}")
-    return lines
+    layers = len(features) - 1  # a word before a deep network is compiled, which takes a while
+    return [*lines, f"audit   compiles and measures {layers} layer{'' if layers == 1 else 's'}"]
 
 
 def _sizes(features: tuple[int, ...]) -> str:

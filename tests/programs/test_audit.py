@@ -43,13 +43,14 @@ def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
     directory, result = failed
     lines = result.stdout.splitlines()
     assert result.stderr == "" and all(len(line) <= 100 for line in lines[:-4])
-    assert lines[:4] == [
+    assert lines[:5] == [
         "data    mnist: 256 of 60,000 training images, 28x28x1",
         "model   MLP 784-4x16-10, tanh, float32",
         "init    zeros; output glorot_uniform; bias zeros; seed 0",
+        "audit   compiles and measures 5 layers",
         "",
     ]
-    assert lines[4].startswith("initjax audit: 1 failure. 5 layers, loss 2.303")
+    assert lines[5].startswith("initjax audit: 1 failure. 5 layers, loss 2.303")
     assert sum(line.startswith("x hidden/") for line in lines) == 4
     assert any(line.startswith("failure, zero: hidden/0/kernel, ") for line in lines)
     flags = "--init=zeros --seed=0 --activation=tanh --depth=4 --width=16"
