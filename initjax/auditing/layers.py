@@ -102,7 +102,8 @@ class Layer:
     """Why theory takes this layer's input as given; "" where it follows from another layer."""
 
     histogram: tuple[float, ...]
-    """Of the pre-activations, in root mean squares from -4 to 4; the parts in 41 bins."""
+    """Of the pre-activations, in root mean squares from -4 to 4; the parts in 41 bins. Empty for
+    what was not measured."""
     gradient_histogram: tuple[float, ...]
 
     # For the judgement; not shown.
@@ -340,10 +341,10 @@ def _layer(
         predicted_dead=predicted_dead(activation, forward),
         predicted_saturated=normal_flat(activation) if flat and activation else math.nan,
         unpredicted=reason,
-        histogram=tuple(np.atleast_1d(forward["histogram"]).tolist()),
-        gradient_histogram=tuple(np.atleast_1d(backward["histogram"]).tolist())
-        if "histogram" in backward
-        else (),
+        histogram=tuple(forward["histogram"].tolist()) if samples else (),
+        gradient_histogram=()
+        if math.isnan(log_gradient)
+        else tuple(backward["histogram"].tolist()),
         path=site.path,
         index=index,
         source=source if forecast.depth else None,

@@ -124,7 +124,8 @@ def _draw_rms(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> Non
     logarithmic = _value_axis(axes, measured, edges, theory, *band)
     _title(axes, "Pre-activations, root mean square", logarithmic)
     _draw_theory(axes, theory, edges, band)
-    _draw_measured(axes, measured, levels, ~np.isfinite(measured))
+    seen = np.array([layer.samples > 0 for layer in layers])
+    _draw_measured(axes, measured, levels, seen & ~np.isfinite(measured))
 
 
 def _draw_gradient(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]) -> None:

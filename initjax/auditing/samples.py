@@ -15,7 +15,7 @@ BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A record with ranks and a histogram in the place of samples, and squares in float64.
 
-    Where no gradient has come to a site, what is known of it is NaN.
+    Where no gradient has come to a site, what is known of it is NaN; a gradient of NaN is infinite.
     """
     numbers = {
         name: array.astype(np.float64)
@@ -37,8 +37,9 @@ def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
     if "called" in numbers:
         called = numbers.pop("called") > 0
-        for name in ("log_square", "rank"):
-            numbers[name] = np.where(called, numbers[name], math.nan)
+        numbers["rank"] = np.where(called, numbers["rank"], math.nan)
+        size = np.where(np.isnan(numbers["log_square"]), math.inf, numbers["log_square"])
+        numbers["log_square"] = np.where(called, size, math.nan)
     return numbers
 
 

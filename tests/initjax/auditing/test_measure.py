@@ -464,3 +464,14 @@ def test_promotion_may_be_strict():
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         _, result = measured(small, *SMALL, jacobian=True, optimizer=SGD)
     close(result.loss, measured_small().loss)
+
+
+def test_a_gradient_that_is_not_a_number_is_infinite_and_not_missing():
+    def loss(p, x):
+        z = jnp.maximum(x @ p["in"], 1e9) - 1e9  # zero everywhere
+        return jnp.sqrt(jnp.square(z).sum()) + (z @ p["out"]).sum()
+
+    _, result = measured(loss, *SMALL)
+    assert np.isfinite(result.loss)
+    first, _ = result.backward.values()
+    assert first["log_square"] == np.inf
