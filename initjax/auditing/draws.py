@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from initjax.auditing.findings import Finding, finding, recommended, some
+from initjax.auditing.flow import ends, layers_after, layers_before
 from initjax.auditing.layers import Layer
 from initjax.auditing.measure import Measurements
 from initjax.auditing.network import Network
@@ -78,23 +79,46 @@ def batch(layers: list[Layer], network: Network) -> list[Finding]:
     return finding("warning", "batch", [], message, "give a batch of 64 examples or more")
 
 
-def zero(layers: list[Layer], network: Network) -> list[Finding]:
-    blocking = [
-        layer
-        for layer in layers
-        if layer.weight_square == 0 and layer.role not in ("branch end", "sum", "last")
-    ]
-    if not blocking:
+def zero(layers: list[Layer], traced: Traced) -> list[Finding]:
+    """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
+    sites = traced.anatomy.sites
+    readouts = {layer.name for layer in ends(layers, sites)}
+    stuck, waiting, cut = [], [], []
+    for layer in layers:
+        if layer.weight_square != 0 or layer.role in ("branch end", "sum", "last"):
+            continue
+        if layer.name in readouts:
+            continue
+        after = [o for o in layers_after(layer, layers, sites) if o.weight_square > 0]
+        passing = any(other.unit_stddev > 0 for other in after)
+        silent = [o for o in layers_before(layer, layers, sites) if o.log_gradient == -math.inf]
+        # The gradient of one number has rank one whatever the weights.
+        alike = layer.gradient_rank < 1.01 and all(other.units > 1 for other in after)
+        if layer.log_gradient == -math.inf or alike or (silent and not passing):
+            stuck.append(layer)
+            cut += [] if passing else [other.name for other in silent]
+        elif not passing:
+            waiting.append(layer)
+    if not stuck and not waiting:
         return []
-    silent = [layer for layer in layers if layer.log_gradient == -math.inf]
-    message = (
-        f"{some([layer.name for layer in blocking])}: the kernel is zero, so that all units compute"
-        " the same and no gradient passes"
-    )
-    if len(silent) >= len(layers) - 1 and len(layers) > 1:
+    named = stuck or waiting
+    remedy = f"draw the kernel at random: {recommended(named[0])}"
+    message = f"{some([layer.name for layer in named])}: the kernel is zero, so that all units"
+    message += " compute the same"
+    if not stuck:
+        message += ", and the layers after it learn nothing from the first step"
+        return finding("warning", "zero", waiting, message, remedy)
+    below = [name for name in cut if name not in {layer.name for layer in stuck}]
+    if below:
+        message += f" and no gradient passes to {some(below)}"
+    elif any(layer.log_gradient == -math.inf for layer in stuck):
+        message += " and get no gradient"
+    else:
+        message += " and get the same gradient"
+    learning = [layer for layer in layers if layer.log_gradient != -math.inf]
+    if len(learning) <= 1 < len(layers):
         message += "; nothing but the last bias can learn"
-    remedy = f"draw the kernel at random: {recommended(blocking[0])}"
-    return finding("failure", "zero", blocking, message, remedy)
+    return finding("failure", "zero", stuck, message, remedy)
 
 
 def symmetry(layers: list[Layer], network: Network) -> list[Finding]:

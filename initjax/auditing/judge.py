@@ -37,7 +37,6 @@ _HIDES = {
 }
 _CHECKS: tuple[Callable[[list[Layer], Network], list[Finding]], ...] = (
     draws.batch,
-    draws.zero,
     draws.symmetry,
     draws.input_scale,
     draws.wrong_fan,
@@ -84,6 +83,7 @@ def judge(
     if layers:
         for check in _CHECKS:
             findings += check(list(layers), network)
+        findings += draws.zero(list(layers), traced)
         findings += draws.duplicates(traced, measured)
     order = {cause: number for number, cause in enumerate(CAUSES)}
     told: dict[str, Finding] = {}  # what gradients and signals both show is told once

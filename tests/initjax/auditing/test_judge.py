@@ -269,3 +269,50 @@ def test_findings_are_sorted_by_level_and_causes_are_explained():
     assert len(found) > 1
     assert all(finding.cause in CAUSES and CAUSES[finding.cause] for finding in found)
     assert np.all([finding.message and finding.remedy for finding in found])
+
+
+def cross_entropy(logits):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+
+def test_readouts_of_zeros_are_on_purpose_however_many():
+    def actor_critic(p, x):
+        h = jnp.tanh(x @ p["in"])
+        return cross_entropy(h @ p["actor"]) + square(h @ p["critic"] - 1)
+
+    tree = {"in": normal(1, INPUTS, 32), "actor": np.zeros((32, CLASSES), np.float32)}
+    assert audited(actor_critic, {**tree, "critic": np.zeros((32, 1), np.float32)}, X) == []
+
+    def regression(p, x):
+        h = jnp.tanh(x @ p["in"])
+        return square(h @ p["one"] - 1) + square(h @ p["other"] + 1)
+
+    heads = np.zeros((2, 32, 1), np.float32)
+    tree = {"in": normal(1, INPUTS, 32), "one": heads[0], "other": heads[1]}
+    assert audited(regression, tree, X) == []
+
+
+def test_a_gate_of_zeros_is_on_purpose():
+    """As adaLN-zero has it: what conditions a block opens it from nothing."""
+
+    def loss(p, x, condition):
+        h = x @ p["in"]
+        gate = jax.nn.silu(condition @ p["condition"]) @ p["gate"]
+        return square((h + gate * (jax.nn.relu(h @ p["up"]) @ p["down"])) @ p["out"] - 1)
+
+    shapes = {"in": (INPUTS, 32), "condition": (INPUTS, 32), "up": (32, 64), "down": (64, 32)}
+    tree = {name: normal(number, *shape) for number, (name, shape) in enumerate(shapes.items())}
+    tree |= {"gate": np.zeros((32, 32), np.float32), "out": normal(9, 32, 4)}
+    assert "zero" not in dict(audited(loss, tree, X, X[::-1]))
+
+
+@pytest.mark.parametrize(("activation", "level"), [(jnp.tanh, "warning"), (jax.nn.relu, "failure")])
+def test_a_hidden_kernel_of_zeros_is_a_failure_where_it_cannot_learn(activation, level):
+    def loss(p, x):
+        return cross_entropy(activation(x @ p["in"]) @ p["out"])
+
+    tree = {"in": np.zeros((INPUTS, 32), np.float32), "out": normal(1, 32, CLASSES)}
+    (finding,) = Model(loss, tree, X)(tree, X).findings
+    assert (finding.cause, finding.level, finding.layers) == ("zero", level, ("in",))
+    gradient = jax.grad(loss)(tree, X)["in"]
+    assert (np.linalg.matrix_rank(gradient) > 1) == (level == "warning")
