@@ -18,6 +18,11 @@ from initjax.fans import compute_fans
 
 _LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 25.0, 1000.0, 1e-3  # mean squares
 _FANS = 1.9  # a fan-in off by less than that is no fault
+_STRUCTURED = 0.4  # part of zeros of a kernel that was not simply drawn
+_CHANCE = 5.0  # standard deviations of a mean of centred weights
+# fan_in mean^2 / E[w^2] from which on the mean alone has a larger singular value than all random
+# weights together have in a square kernel; it then doubles the mean square behind a rectifier.
+_COMMON, _MOSTLY_COMMON = 4.0, 25.0
 
 
 def not_finite(
@@ -193,6 +198,36 @@ def input_scale(layers: list[Layer], network: Network) -> list[Finding]:
         message += f" {rms:.2g}; initializers expect about 1"
         return finding("warning", "input_scale", small, message, f"divide the input by {rms:.2g}")
     return []
+
+
+def not_centred(layers: list[Layer], network: Network) -> list[Finding]:
+    def common(layer: Layer) -> float:
+        return layer.fan_in * layer.weight_mean**2 / layer.weight_square
+
+    def drawn_about_a_mean(layer: Layer) -> bool:
+        variance = layer.weight_square - layer.weight_mean**2
+        by_chance = _CHANCE**2 * variance / (layer.fan_in * layer.units)
+        return (
+            variance > 1e-6 * layer.weight_square  # no constant one
+            and layer.weight_rank >= 1.0001
+            and layer.weight_zeros < _STRUCTURED
+            and layer.weight_mean**2 > by_chance
+            and common(layer) > _COMMON
+        )
+
+    found = [layer for layer in layers if layer.kind != "embedding" and drawn_about_a_mean(layer)]
+    if not found:
+        return []
+    worst = max(found, key=common)
+    spread = math.sqrt(worst.weight_square - worst.weight_mean**2)
+    message = (
+        f"{some([layer.name for layer in found])}: the weights have mean {worst.weight_mean:.2g}"
+        f" beside a standard deviation of {spread:.2g}; that adds up over {worst.fan_in:.4g} inputs"
+        " to a signal that all units share"
+    )
+    remedy = f"draw the kernel with mean zero, as {recommended(worst)} does"
+    level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
+    return finding(level, "not_centred", found, message, remedy)
 
 
 def wrong_fan(layers: list[Layer], network: Network) -> list[Finding]:

@@ -16,6 +16,7 @@ CAUSES = {
     "symmetry": "all units of a layer compute the same function",
     "duplicate": "two layers have the same weights",
     "input_scale": "the input is far from unit scale",
+    "not_centred": "the weights of a layer have a mean, which adds up over its inputs",
     "wrong_fan": "the initializer has counted another fan-in or fan-out than the layer has",
     "branch_scale": "residual branches add up",
     "saturated": "pre-activations lie where the activation is flat",

@@ -115,6 +115,7 @@ class Layer:
     """Whether its weight is one parameter, as it stands."""
     weight_zeros: float = dataclasses.field(repr=False)
     weight_square: float = dataclasses.field(repr=False)
+    weight_mean: float = dataclasses.field(repr=False)
     log_gradient: float = dataclasses.field(repr=False)
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
     silent: float = dataclasses.field(repr=False)
@@ -342,6 +343,7 @@ def _layer(
         whole=len(site.sources) == 1 and all(source.how == "whole" for source in site.sources),
         weight_zeros=float(forward["weight_zeros"]),
         weight_square=float(forward["weight_square"]),
+        weight_mean=float(forward["weight_mean"]),
         log_gradient=log_gradient,
         silent=float(backward.get("silent", math.nan)),
         input_largest=float(forward["input_largest"]),

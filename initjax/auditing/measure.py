@@ -128,6 +128,7 @@ def _product(site: Site, operands: list, results: list, slot: Any) -> tuple[list
     weight = operands[site.weight].astype(jnp.float32)
     record = {
         "weight_square": jnp.square(weight).mean(),
+        "weight_mean": weight.mean(),
         "weight_zeros": (weight == 0).mean(dtype=jnp.float32),
         "weight_sample": _sample(_units_last(weight, site.weight_units)),
     }

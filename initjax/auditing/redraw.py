@@ -1,4 +1,4 @@
-"""What scaling cannot repair: kernels that are drawn anew, biases that are set to zero."""
+"""What scaling cannot repair: kernels drawn anew or centred, biases that are set to zero."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ def redraw(
     left: list[tuple[str, str]],
 ) -> None:
     names = {name or "params": index for index, name in enumerate(traced.names)}
-    sites = {
-        source.leaf: site
-        for site in traced.anatomy.sites.values()
-        for source in site.sources
-        if len(site.sources) == 1 and source.how == "whole" and site.kind != "embedding"
-    }
+    sites = _kernels(traced)
     for finding in before.findings:
         if finding.cause not in ("zero", "symmetry", "duplicate"):
             continue
@@ -52,6 +47,37 @@ def redraw(
                 sites[index], named_key(key, name), leaves[index], _spread(leaves[index])
             )
             changes.append(Change(name, f"drawn anew, orthogonal ({finding.cause})", ()))
+    _centre(traced, before, leaves, changes)
+
+
+def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
+    """Takes away the mean of kernels that are at fault for having one."""
+    import jax.numpy as jnp
+
+    sites = _kernels(traced)
+    involved = {name for f in before.findings if f.cause == "not_centred" for name in f.layers}
+    for layer in before.layers:
+        index = layer.parameters[0] if layer.parameters else -1
+        name = traced.names[index] or "params"
+        if layer.name not in involved or index not in sites:
+            continue
+        if any(change.name == name for change in changes):
+            continue
+        (source,) = sites[index].sources
+        leaf = jnp.asarray(leaves[index])
+        mean = leaf.mean(tuple(range(len(source.stacked), leaf.ndim)), keepdims=True)
+        leaves[index] = placed_like(leaves[index], leaf - mean)
+        changes.append(Change(name, "centred: its mean is taken away (not_centred)", ()))
+
+
+def _kernels(traced: Traced) -> dict[int, Site]:
+    """The sites, by the parameter that is their kernel as it stands."""
+    return {
+        source.leaf: site
+        for site in traced.anatomy.sites.values()
+        for source in site.sources
+        if len(site.sources) == 1 and source.how == "whole" and site.kind != "embedding"
+    }
 
 
 def _spread(leaf: Any) -> float:

@@ -120,6 +120,8 @@ def constant(leaf):
         ("input_scale", "failure", tanh, params(), 255 * X),
         ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
         ("input_scale", "warning", tanh, params(), X / 100),
+        ("not_centred", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
+        ("not_centred", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),
         ("vanishing", "failure", tanh, params(gain=0.2), X),
         ("exploding", "failure", relu, params(gain=8.0), X),
@@ -146,6 +148,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("zero", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0)), X),
         ("symmetry", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0.1)), X),
         ("duplicate", tanh, params(stack_kernel=lambda k: with_value(k, 3, k[7])), X),
+        ("not_centred", relu, params(gain=2.0, stack_kernel=np.abs, out_kernel=np.abs), X),
         ("vanishing", tanh, params(gain=0.2), X),
         ("exploding", relu, params(gain=8.0), X),
         ("input_scale", tanh, params(), 255 * X),
@@ -316,3 +319,15 @@ def test_a_hidden_kernel_of_zeros_is_a_failure_where_it_cannot_learn(activation,
     assert (finding.cause, finding.level, finding.layers) == ("zero", level, ("in",))
     gradient = jax.grad(loss)(tree, X)["in"]
     assert (np.linalg.matrix_rank(gradient) > 1) == (level == "warning")
+
+
+def test_weights_whose_mean_is_chance_are_centred():
+    def loss(p, x):
+        return square(jax.nn.relu(x @ p["in"]) @ p["out"])
+
+    model = Model(loss, {"in": normal(1, INPUTS, 32), "out": normal(2, 32, 1)}, X)
+    for seed in range(40):
+        tree = {"in": normal(seed, INPUTS, 32), "out": normal(seed + 99, 32, 1)}
+        assert causes(model(tree, X)) == []
+    averages = {"in": np.eye(INPUTS, 32, dtype=np.float32) + 0.01, "out": normal(2, 32, 1)}
+    assert "not_centred" not in dict(causes(model(averages, X)))
