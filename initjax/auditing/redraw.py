@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from initjax.auditing.copies import copies
 from initjax.auditing.repair import Change
 from initjax.auditing.report import Report
 from initjax.auditing.sites import Site
@@ -33,8 +37,8 @@ def redraw(
         involved = list(
             dict.fromkeys(name.split("[")[0].split(" (use")[0] for name in finding.layers)
         )
-        if finding.cause == "duplicate" and len(involved) > 1:
-            involved = involved[1:]  # the first keeps its draw
+        if finding.cause == "duplicate":
+            involved = _all_but_the_first(finding.layers, names, leaves, sites)
         for name in involved:
             index = names.get(name, -1)
             if index not in sites or any(change.name == name for change in changes):
@@ -48,6 +52,24 @@ def redraw(
             )
             changes.append(Change(name, f"drawn anew, orthogonal ({finding.cause})", ()))
     _centre(traced, before, leaves, changes)
+
+
+def _all_but_the_first(
+    copied: Sequence[str], names: dict[str, int], leaves: list[Any], sites: dict[int, Site]
+) -> list[str]:
+    """The parameters to draw anew so that one of each group of copies is left."""
+    kernels, prints = [], []
+    for text in copied:
+        name, _, number = text.partition("[")
+        if names.get(name, -1) not in sites:
+            continue
+        (source,) = sites[names[name]].sources
+        leaf = np.asarray(leaves[names[name]]).astype(np.float32)
+        slices = leaf.reshape(math.prod(leaf.shape[: len(source.stacked)]), -1)
+        kernels.append(name)
+        prints.append(slices[int(number[:-1] or 0)])
+    anew = [kernels[row] for group in copies(prints) for row in group[1:]]
+    return list(dict.fromkeys(anew))
 
 
 def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:

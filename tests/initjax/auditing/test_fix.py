@@ -287,3 +287,12 @@ def test_kernels_whose_weights_have_a_mean_are_centred():
     np.testing.assert_allclose([float(z.std()) for z in hidden(fixed, X)[0]], 1, atol=1e-5)
     spread = fixed[1]["kernel"] / (params[1]["kernel"] - params[1]["kernel"].mean())
     np.testing.assert_allclose(spread, spread[0, 0], rtol=1e-3)
+
+
+def test_one_of_each_group_of_copies_keeps_its_draw():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 5)
+    for one, other in ((1, 3), (2, 4)):
+        params[other]["kernel"] = params[one]["kernel"]
+    _, repair = initjax.fix(loss_fn, params, X, key=KEY)
+    drawn = [change.name for change in repair.changes if "drawn anew" in change.what]
+    assert drawn == ["3/kernel", "4/kernel"] and repair.verdict == "ok"
