@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import collections
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
+from initjax.auditing.copies import copies
 from initjax.auditing.findings import Finding, finding, recommended, some
-from initjax.auditing.flow import ends, layers_after, layers_before
+from initjax.auditing.flow import layers_after, layers_before
 from initjax.auditing.layers import Layer
 from initjax.auditing.measure import Measurements
 from initjax.auditing.network import Network
@@ -26,20 +25,26 @@ _COMMON, _MOSTLY_COMMON = 4.0, 25.0
 
 
 def not_finite(
-    traced: Traced, measured: Measurements, layers: Sequence[Layer], batch: Sequence[str]
+    traced: Traced,
+    measured: Measurements,
+    layers: Sequence[Layer],
+    nan: Sequence[str],
+    infinite: Sequence[str],
 ) -> list[Finding]:
     names = [
         name or "params"
         for name, found in zip(traced.names, measured.parameters, strict=True)
-        if found and not found["finite"]
+        if found and found["broken"]
     ]
     if names:
         message = f"{some(names)}: infinite or NaN"
         return finding("failure", "not_finite", names, message, "draw these parameters again")
-    if batch:
-        message = f"the batch holds numbers that are infinite or NaN ({some(batch)})"
-        return finding("failure", "not_finite", batch, message, "clean the data")
     first = [layer for layer in layers if not math.isfinite(layer.rms)]
+    # A mask of infinite numbers is meant, as long as nothing comes of it.
+    data = [*nan, *(infinite if first or not math.isfinite(measured.loss) else [])]
+    if data:
+        message = f"the batch holds numbers that are infinite or NaN ({some(data)})"
+        return finding("failure", "not_finite", data, message, "clean the data")
     if first:
         message = f"from {first[0].name} on, pre-activations are infinite or NaN"
         remedy = f"draw the kernels before it with {recommended(first[0])}"
@@ -84,15 +89,15 @@ def batch(layers: list[Layer], network: Network) -> list[Finding]:
     return finding("warning", "batch", [], message, "give a batch of 64 examples or more")
 
 
-def zero(layers: list[Layer], traced: Traced) -> list[Finding]:
+def zero(layers: list[Layer], readouts: list[Layer], traced: Traced) -> list[Finding]:
     """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
     sites = traced.anatomy.sites
-    readouts = {layer.name for layer in ends(layers, sites)}
+    meant = {layer.name for layer in readouts}
     stuck, waiting, cut = [], [], []
     for layer in layers:
         if layer.weight_square != 0 or layer.role in ("branch end", "sum", "last"):
             continue
-        if layer.name in readouts:
+        if layer.name in meant:
             continue
         after = [o for o in layers_after(layer, layers, sites) if o.weight_square > 0]
         passing = any(other.unit_stddev > 0 for other in after)
@@ -154,24 +159,35 @@ def symmetry(layers: list[Layer], network: Network) -> list[Finding]:
     return finding("failure" if stuck else "warning", "symmetry", alike, message, remedy)
 
 
-def duplicates(traced: Traced, measured: Measurements) -> list[Finding]:
+def duplicates(traced: Traced, measured: Measurements, layers: list[Layer]) -> list[Finding]:
+    """Kernels drawn with one key; what is not trained may be a copy, as a target network is."""
+    learning = {leaf for leaf, found in enumerate(measured.parameters) if found.get("learning")}
+    waiting = {  # for a kernel of zeros above to learn first
+        leaf
+        for zeros in layers
+        if zeros.weight_square == 0 and learning.issuperset(zeros.parameters)
+        for layer in layers_before(zeros, layers, traced.anatomy.sites)
+        for leaf in layer.parameters
+    }
+    weights = {leaf for layer in layers for leaf in layer.parameters}
     names, prints = [], []
-    for name, slices in zip(traced.names, measured.prints, strict=True):
-        for number, row in enumerate(slices[:64]):
-            if row.size < 32 or not row.std() > 0 or (row == 0).mean() > 0.5:
-                continue
-            names.append(f"{name or 'params'}[{number}]" if len(slices) > 1 else name or "params")
-            prints.append(row.astype(np.float64))
-    pairs = []
-    for (i, one), (j, other) in itertools.combinations(enumerate(prints[:512]), 2):
-        size = min(one.size, other.size)
-        a, b = one[:size] - one[:size].mean(), other[:size] - other[:size].mean()
-        if abs(a @ b) > 0.95 * math.sqrt((a @ a) * (b @ b)) > 0:
-            pairs.append((names[i], names[j]))
-    if not pairs:
+    for leaf in sorted(weights & (learning | waiting)):
+        slices = measured.prints[leaf]
+        name = traced.names[leaf] or "params"
+        names += (
+            [f"{name}[{number}]" for number in range(len(slices))]
+            if len(slices) > 1
+            else [name] * len(slices)
+        )
+        prints += list(slices)
+    groups = [[names[row] for row in group] for group in copies(prints)]
+    if not groups:
         return []
-    involved = list(dict.fromkeys(name for names in pairs for name in names))
-    message = f"{some(involved)}: drawn from the same random numbers"
+    involved = [name for group in groups for name in group]
+    message = "; ".join(some(group) for group in groups[:3])
+    if len(groups) > 3:
+        message += f" and {len(groups) - 3} groups more"
+    message += ": drawn from the same random numbers"
     remedy = "split the key, or fold the layer's name into it; initialize() does that for a tree"
     return finding("warning", "duplicate", involved, message, remedy)
 
@@ -232,8 +248,13 @@ def not_centred(layers: list[Layer], network: Network) -> list[Finding]:
 
 def wrong_fan(layers: list[Layer], network: Network) -> list[Finding]:
     found, told = [], []
+    used = {(layer.path, leaf) for layer in layers for leaf in layer.parameters}
+    uses = collections.Counter(leaf for _, leaf in used)
     for layer in layers:
         if layer.kind == "embedding" or not layer.whole or len(layer.shape) < 2:
+            continue
+        # An embedding that is the readout too was drawn for its rows, and zeros are no draw.
+        if uses[layer.parameters[0]] > 1 or layer.weight_zeros > _STRUCTURED:
             continue
         gain = layer.weight_variance
         if 1 / _FANS < gain < 2 * _FANS or _near(gain, 1 / 3) or layer.weight_square == 0:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_dtypes
+from initjax.auditing.optimizers import first_update
 from initjax.auditing.repair import Change
 from initjax.auditing.rerun import rerun
 from initjax.auditing.trace import Traced
@@ -52,12 +53,17 @@ def by_gradient(
             )
             for index in traced.inexact
         }
-        gradients = jax.grad(loss)(floats, given)
+        value, gradients = jax.value_and_grad(loss)(floats, given)
         full = [floats.get(index, leaf) for index, leaf in enumerate(leaves)]
         slopes = [gradients.get(index, jnp.zeros_like(leaf)) for index, leaf in enumerate(leaves)]
         params = jax.tree.unflatten(traced.structure, full)
-        steps, _ = optimizer.update(
-            jax.tree.unflatten(traced.structure, slopes), optimizer.init(params), params
+
+        def loss_of(tree: Any) -> Any:
+            leaves = jax.tree.leaves(tree)
+            return loss({index: leaves[index] for index in floats}, given)
+
+        steps = first_update(
+            optimizer, jax.tree.unflatten(traced.structure, slopes), params, value, loss_of
         )
         steps = jax.lax.stop_gradient(jax.tree.leaves(steps))
         return loss({index: floats[index] + steps[index] for index in floats}, given)

@@ -85,6 +85,10 @@ def test_a_batch_without_examples_and_an_optimizer_that_is_none_are_refused():
         initjax.audit(plain, KERNEL, X[:0])
     with pytest.raises(TypeError, match=r"optimizer must be an Optax transformation, got 0\.001"):
         initjax.audit(plain, KERNEL, X, optimizer=1e-3)
+    module = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(module, optax.adam(1e-3), wrt=nnx.Param)
+    with pytest.raises(TypeError, match="transformation, got Optimizer: give its tx"):
+        initjax.audit(plain, KERNEL, X, optimizer=optimizer)
 
 
 def test_an_error_of_the_users_function_is_the_users():
@@ -234,3 +238,29 @@ def test_models_of_every_library_are_audited_as_they_are(make, names):
     assert report.verdict == "ok"
     json.dumps(report.to_dict(), allow_nan=False)
     assert max(map(len, str(report).splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.lbfgs(), optax.contrib.reduce_on_plateau(), optax.chain(optax.adam(1e-3))],
+    ids=["lbfgs", "plateau", "chain"],
+)
+@pytest.mark.usefixtures("without_jacobian")
+def test_an_optimizer_gets_what_its_update_asks_for(optimizer):
+    report = initjax.audit(plain, KERNEL, X, optimizer=optimizer)
+    value, gradient = jax.value_and_grad(plain)(KERNEL, X)
+    extra = {"value": value, "grad": gradient, "value_fn": lambda p: plain(p, X)}
+    step, _ = optax.with_extra_args_support(optimizer).update(
+        gradient, optimizer.init(KERNEL), jnp.asarray(KERNEL), **extra
+    )
+    (layer,) = report.layers
+    assert layer.update_ratio == pytest.approx(float(step.std() / KERNEL.std()), rel=1e-3)
+
+
+def test_an_optimizer_that_asks_for_more_is_refused():
+    def update(gradients, state, params, *, oracle):
+        return gradients, state
+
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    with pytest.raises(TypeError, match=r"update wants more than gradients, .*'oracle'"):
+        initjax.audit(plain, KERNEL, X, optimizer=optimizer)
