@@ -64,9 +64,9 @@ def unused(traced: Traced, trainable: Sequence[bool]) -> list[Finding]:
     ]
     if not names:
         return []
-    verb = "enters" if len(names) == 1 else "enter"
+    verb, object_ = ("enters", "it") if len(names) == 1 else ("enter", "them")
     message = f"{some(names)}: never {verb} the loss, and will not be trained"
-    remedy = "use them, or leave them out of params"
+    remedy = f"use {object_}, or leave {object_} out of params"
     return finding("warning", "unused", names, message, remedy)
 
 

@@ -218,7 +218,7 @@ def _at(record: dict[str, np.ndarray], site: Site, index: tuple[int, ...]) -> di
 def _name(traced: Traced, site: Site, index: tuple[int, ...]) -> str:
     names = [traced.names[source.leaf] or "params" for source in sorted(site.sources)]
     number = "".join(f"[{turn}]" for turn in index)
-    return " @ ".join(dict.fromkeys(names)) + number
+    return " and ".join(dict.fromkeys(names)) + number
 
 
 def _source(
