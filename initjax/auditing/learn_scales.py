@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw_dtypes
 from initjax.auditing.optimizers import first_update
-from initjax.auditing.repair import Change
+from initjax.auditing.repair import Change, scaled
 from initjax.auditing.rerun import rerun
 from initjax.auditing.trace import Traced
-from initjax.trees import placed_like
 
 if TYPE_CHECKING:
     import jax
@@ -89,9 +87,6 @@ def by_gradient(
         if abs(scale - 1) < 1e-6:
             left.append((name, "right as it is"))
             continue
-        leaf = leaves[index]
-        _, wide = draw_dtypes(leaf.dtype, None)
-        scaled = (jnp.asarray(leaf).astype(wide) * wide.type(scale)).astype(leaf.dtype)
-        leaves[index] = placed_like(leaf, scaled)
+        leaves[index] = scaled(leaves[index], np.array(scale))
         what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, all together"
         changes.append(Change(name, what, (float(scale),)))

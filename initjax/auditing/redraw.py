@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing.copies import copies
-from initjax.auditing.repair import Change
+from initjax.auditing.repair import Change, like
 from initjax.auditing.report import Report
 from initjax.auditing.sites import Site
 from initjax.auditing.trace import Traced
-from initjax.trees import named_key, placed_like
+from initjax.trees import named_key
 
 if TYPE_CHECKING:
     import jax
@@ -74,8 +74,6 @@ def _all_but_the_first(
 
 def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
     """Takes away the mean of kernels that are at fault for having one."""
-    import jax.numpy as jnp
-
     sites = _kernels(traced)
     involved = {name for f in before.findings if f.cause == "not_centred" for name in f.layers}
     for layer in before.layers:
@@ -86,9 +84,9 @@ def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Cha
         if any(change.name == name for change in changes):
             continue
         (source,) = sites[index].sources
-        leaf = jnp.asarray(leaves[index])
+        leaf = leaves[index]
         mean = leaf.mean(tuple(range(len(source.stacked), leaf.ndim)), keepdims=True)
-        leaves[index] = placed_like(leaves[index], leaf - mean)
+        leaves[index] = like(leaf, leaf - mean)
         changes.append(Change(name, "centred: its mean is taken away (not_centred)", ()))
 
 
@@ -136,13 +134,11 @@ def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
         drawn.append(gain.reshape(shape))
     import jax.numpy as jnp
 
-    whole = jnp.stack(drawn).reshape(leaf.shape).astype(leaf.dtype)
-    return placed_like(leaf, whole)
+    return like(leaf, jnp.stack(drawn).reshape(leaf.shape))
 
 
 def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
     """Sets biases to zero that outweigh their inputs in layers with dead units."""
-    import jax.numpy as jnp
 
     dead = {name for f in before.findings if f.cause == "dead" for name in f.layers}
     for layer in before.layers:
@@ -153,5 +149,6 @@ def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: lis
         name = traced.names[whole[0].leaf]
         large = layer.bias_variance > _KILLING  # kernels are going to be scaled to variance one
         if large and not any(change.name == name for change in changes):
-            leaves[whole[0].leaf] = jnp.zeros_like(leaves[whole[0].leaf])
+            leaf = leaves[whole[0].leaf]
+            leaves[whole[0].leaf] = like(leaf, np.zeros(leaf.shape, np.float32))
             changes.append(Change(name, "set to zero: it has killed units", ()))

@@ -87,18 +87,18 @@ def trace(
             if not isinstance(result, tuple) or len(result) != 2:
                 raise ValueError(f"{owner}: with has_aux, loss_fn must give (loss, anything)")
             result, _ = result
-        numeric = isinstance(result, int | float | complex) or hasattr(result, "dtype")
-        if not numeric and not isinstance(result, tuple | list | dict):
-            raise ValueError(f"{owner}: loss_fn must give one number, got {result!r}")
-        if not numeric or jnp.shape(result) != ():
-            given = jax.tree.map(jnp.shape, result)
+        if isinstance(result, tuple | list | dict):
+            given = jax.tree.map(np.shape, result)
             raise ValueError(
-                f"{owner}: loss_fn must give one number, got"
-                + (
-                    f" {given}; with a loss and something else, has_aux=True leaves that out"
-                    if isinstance(result, tuple | list | dict)
-                    else f" an array of shape {given}; take its mean"
-                )
+                f"{owner}: loss_fn must give one number, got {given}; with a loss and something"
+                " else, has_aux=True leaves that out"
+            )
+        if not isinstance(result, int | float | complex) and not hasattr(result, "dtype"):
+            raise ValueError(f"{owner}: loss_fn must give one number, got {result!r}")
+        if jnp.shape(result) != ():
+            raise ValueError(
+                f"{owner}: loss_fn must give one number, got an array of shape"
+                f" {jnp.shape(result)}; take its mean"
             )
         if not jnp.issubdtype(jnp.result_type(result), jnp.floating):
             raise ValueError(

@@ -56,6 +56,8 @@ def untouched(p, x, y):
         (lambda p, x, y: {"a": loss(p, x, y)}, PARAMS, ValueError, ["{'a': ()}", "has_aux"]),
         (lambda p, x, y: x @ p["in"]["kernel"], PARAMS, ValueError,
          ["shape (64, 32)", "take its mean"]),
+        (lambda p, x, y: None, PARAMS, ValueError, ["one number, got None"]),
+        (lambda p, x, y: "low", PARAMS, ValueError, ["one number, got 'low'"]),
         (lambda p, x, y: y.sum(), PARAMS, ValueError, ["a floating number", "int32"]),
         (lambda p, x, y: x.mean() > 0, PARAMS, ValueError, ["a floating number", "bool"]),
         (untouched, {}, ValueError, ["no floating array", "audit(loss_fn, params, *batch)"]),
@@ -264,3 +266,38 @@ def test_an_optimizer_that_asks_for_more_is_refused():
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
     with pytest.raises(TypeError, match=r"update wants more than gradients, .*'oracle'"):
         initjax.audit(plain, KERNEL, X, optimizer=optimizer)
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_of_complex_numbers_are_named_as_not_read():
+    def loss_fn(p, x):
+        modes = jnp.fft.rfft(jax.nn.relu(x @ p["in"]), axis=0)[:9]
+        mixed = jnp.einsum("mi,mio->mo", modes, p["spectral"])
+        return jnp.square(jnp.fft.irfft(mixed, n=64, axis=0) @ p["out"]).mean()
+
+    spectral = (normal(9, 32, 32) + 1j * normal(9, 32, 32)) / 8
+    given = {"in": PARAMS["in"]["kernel"], "spectral": spectral, "out": normal(32, 4) / 32**0.5}
+    report = initjax.audit(loss_fn, given, X, optimizer=optax.adam(1e-3))
+    assert [layer.name for layer in report.layers] == ["in", "out"]
+    assert report.unread == ("complex numbers, which takes spectral",)
+    assert report.verdict == "ok"
+
+
+def test_a_layer_of_several_parameters_has_all_their_names():
+    report = initjax.audit(
+        lambda p, x: plain(p["base"] + p["change"], x), {"base": KERNEL, "change": 0 * KERNEL}, X
+    )
+    assert [layer.name for layer in report.layers] == ["base and change"]
+
+
+def test_the_dictionary_of_a_model_that_is_ill_is_json_too():
+    report = initjax.audit(loss, jax.tree.map(lambda leaf: np.nan * leaf, PARAMS), X, Y)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_what_is_unused_is_told_in_good_english():
+    unused = {"kernel": KERNEL, "one": X}
+    (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), unused, X).findings
+    assert finding.remedy == "use it, or leave it out of params"
+    (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), {**unused, "two": X}, X).findings
+    assert finding.remedy == "use them, or leave them out of params"

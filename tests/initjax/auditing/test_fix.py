@@ -1,3 +1,5 @@
+import warnings
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -296,3 +298,19 @@ def test_one_of_each_group_of_copies_keeps_its_draw():
     _, repair = initjax.fix(loss_fn, params, X, key=KEY)
     drawn = [change.name for change in repair.changes if "drawn anew" in change.what]
     assert drawn == ["3/kernel", "4/kernel"] and repair.verdict == "ok"
+
+
+@pytest.mark.parametrize("method", ["variance", "units", "gradient"])
+def test_numpys_doubles_stay_doubles(method):
+    loss_fn, params, _ = perceptron(jax.nn.relu, 3)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) * 2, params)
+    params[0]["kernel"] = np.abs(params[0]["kernel"])
+    params[1]["kernel"] = np.full_like(params[1]["kernel"], 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fixed, repair = initjax.fix(
+            loss_fn, params, X, key=KEY, method=method, optimizer=optax.sgd(0.1)
+        )
+    assert {change.name for change in repair.changes} >= {"0/kernel", "1/kernel"}
+    for leaf in jax.tree.leaves(fixed):
+        assert isinstance(leaf, np.ndarray) and leaf.dtype == np.float64
