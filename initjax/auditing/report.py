@@ -10,7 +10,7 @@ import os
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from initjax.auditing.findings import CAUSES, Finding, some
 from initjax.auditing.layers import Layer
@@ -37,8 +37,8 @@ class Report:
     """Parts of the computation that could not be read, with the parameters that enter there."""
 
     @property
-    def verdict(self) -> str:
-        """'ok', 'warning' or 'failure': the worst of the findings."""
+    def verdict(self) -> Literal["ok", "warning", "failure"]:
+        """The worst of the findings."""
         return self.findings[0].level if self.findings else "ok"
 
     def assert_healthy(self, ignore: Sequence[str] = ()) -> None:
@@ -139,8 +139,8 @@ class Report:
         ]
         return f"initjax audit: {', '.join(counts) or 'ok'}. {layers}, {loss}"
 
-    def level(self, layer: Layer) -> str:
-        """The worst level of a finding that names a layer: 'ok', 'warning' or 'failure'."""
+    def level(self, layer: Layer) -> Literal["ok", "warning", "failure"]:
+        """The worst level of a finding that names a layer."""
         named = [finding for finding in self.findings if layer.name in finding.layers]
         return named[0].level if named else "ok"
 
