@@ -221,6 +221,8 @@ def not_centred(layers: list[Layer], network: Network) -> list[Finding]:
         return layer.fan_in * layer.weight_mean**2 / layer.weight_square
 
     def drawn_about_a_mean(layer: Layer) -> bool:
+        if not layer.whole:  # a function of parameters may be positive on purpose
+            return False
         variance = layer.weight_square - layer.weight_mean**2
         by_chance = _CHANCE**2 * variance / (layer.fan_in * layer.units)
         return (

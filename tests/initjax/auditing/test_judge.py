@@ -334,6 +334,11 @@ def test_weights_whose_mean_is_chance_are_centred():
     averages = {"in": np.eye(INPUTS, 32, dtype=np.float32) + 0.01, "out": normal(2, 32, 1)}
     assert "not_centred" not in dict(causes(model(averages, X)))
 
+    def convex(p, x):  # in its input, as its kernels are positive
+        return square(jax.nn.relu(x @ jax.nn.softplus(p["in"])) @ p["out"])
+
+    assert "not_centred" not in dict(audited(convex, averages, X))
+
 
 def test_copies_are_found_among_kernels_that_learn():
     """A target network is a copy on purpose, and a table of constants is no draw."""
