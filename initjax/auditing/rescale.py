@@ -288,4 +288,4 @@ def _set_bias(
 
 
 def _name(traced: Traced, site: Site) -> str:
-    return " @ ".join(sorted({traced.names[source.leaf] or "params" for source in site.sources}))
+    return " and ".join(sorted({traced.names[source.leaf] or "params" for source in site.sources}))
