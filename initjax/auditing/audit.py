@@ -9,9 +9,10 @@ from initjax.auditing.judge import judge
 from initjax.auditing.layers import layers, that_ran
 from initjax.auditing.measure import Measurements, measurer
 from initjax.auditing.network import network_of
+from initjax.auditing.optimizers import check_optimizer
 from initjax.auditing.report import Report, unread_lines
 from initjax.auditing.trace import Traced, trace
-from initjax.auditing.trainable import tells
+from initjax.auditing.trainable import trainable_leaves
 
 
 def audit(
@@ -84,30 +85,40 @@ def audit(
       Initialization of Wide and Deep Neural Networks using Partial Jacobians",
       https://arxiv.org/abs/2111.12143.
     """
-    if optimizer is not None and not callable(getattr(optimizer, "update", None)):
-        raise TypeError(f"audit: optimizer must be an Optax transformation, got {optimizer!r}")
+    if optimizer is not None:
+        check_optimizer("audit", optimizer)
     traced = trace("audit", loss_fn, params, batch, has_aux)
     return reported(traced, measurer(traced, optimizer)(params, batch), params, batch)
 
 
 def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:
     """Predicts, judges, and puts the report together."""
+    import jax.numpy as jnp
+
     found = layers(traced, measured)
     ran = that_ran(found)
     network = network_of(measured, ran)
-    findings = judge(traced, measured, ran, network, _not_finite(batch), tells(params))
+    findings = judge(
+        traced,
+        measured,
+        ran,
+        network,
+        _parts(batch, jnp.isnan),
+        _parts(batch, jnp.isinf),
+        trainable_leaves(params),
+    )
     return Report(
         tuple(found), network, tuple(findings), unread_lines(traced.names, traced.anatomy.unread)
     )
 
 
-def _not_finite(batch: tuple[Any, ...]) -> list[str]:
-    """The parts of a batch that are not finite."""
+def _parts(batch: tuple[Any, ...], test: Callable[[Any], Any]) -> list[str]:
+    """The parts of a batch of which a number passes a test."""
     import jax
     import jax.numpy as jnp
 
-    names = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.isfinite(leaf).all():
-            names.append("batch" + jax.tree_util.keystr(path))
-    return names
+    return [
+        "batch" + jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and test(leaf).any()
+    ]

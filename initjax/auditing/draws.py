@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import collections
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
+from initjax.auditing.copies import copies
 from initjax.auditing.findings import Finding, finding, recommended, some
+from initjax.auditing.flow import layers_after, layers_before
 from initjax.auditing.layers import Layer
 from initjax.auditing.measure import Measurements
 from initjax.auditing.network import Network
@@ -17,23 +17,34 @@ from initjax.fans import compute_fans
 
 _LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 25.0, 1000.0, 1e-3  # mean squares
 _FANS = 1.9  # a fan-in off by less than that is no fault
+_STRUCTURED = 0.4  # part of zeros of a kernel that was not simply drawn
+_CHANCE = 5.0  # standard deviations of a mean of centred weights
+# fan_in mean^2 / E[w^2] from which on the mean alone has a larger singular value than all random
+# weights together have in a square kernel; it then doubles the mean square behind a rectifier.
+_COMMON, _MOSTLY_COMMON = 4.0, 25.0
 
 
 def not_finite(
-    traced: Traced, measured: Measurements, layers: Sequence[Layer], batch: Sequence[str]
+    traced: Traced,
+    measured: Measurements,
+    layers: Sequence[Layer],
+    nan: Sequence[str],
+    infinite: Sequence[str],
 ) -> list[Finding]:
     names = [
         name or "params"
         for name, found in zip(traced.names, measured.parameters, strict=True)
-        if found and not found["finite"]
+        if found and found["broken"]
     ]
     if names:
         message = f"{some(names)}: infinite or NaN"
         return finding("failure", "not_finite", names, message, "draw these parameters again")
-    if batch:
-        message = f"the batch holds numbers that are infinite or NaN ({some(batch)})"
-        return finding("failure", "not_finite", batch, message, "clean the data")
     first = [layer for layer in layers if not math.isfinite(layer.rms)]
+    # A mask of infinite numbers is meant, as long as nothing comes of it.
+    data = [*nan, *(infinite if first or not math.isfinite(measured.loss) else [])]
+    if data:
+        message = f"the batch holds numbers that are infinite or NaN ({some(data)})"
+        return finding("failure", "not_finite", data, message, "clean the data")
     if first:
         message = f"from {first[0].name} on, pre-activations are infinite or NaN"
         remedy = f"draw the kernels before it with {recommended(first[0])}"
@@ -53,9 +64,9 @@ def unused(traced: Traced, trainable: Sequence[bool]) -> list[Finding]:
     ]
     if not names:
         return []
-    verb = "enters" if len(names) == 1 else "enter"
+    verb, object_ = ("enters", "it") if len(names) == 1 else ("enter", "them")
     message = f"{some(names)}: never {verb} the loss, and will not be trained"
-    remedy = "use them, or leave them out of params"
+    remedy = f"use {object_}, or leave {object_} out of params"
     return finding("warning", "unused", names, message, remedy)
 
 
@@ -78,23 +89,46 @@ def batch(layers: list[Layer], network: Network) -> list[Finding]:
     return finding("warning", "batch", [], message, "give a batch of 64 examples or more")
 
 
-def zero(layers: list[Layer], network: Network) -> list[Finding]:
-    blocking = [
-        layer
-        for layer in layers
-        if layer.weight_square == 0 and layer.role not in ("branch end", "sum", "last")
-    ]
-    if not blocking:
+def zero(layers: list[Layer], readouts: list[Layer], traced: Traced) -> list[Finding]:
+    """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
+    sites = traced.anatomy.sites
+    meant = {layer.name for layer in readouts}
+    stuck, waiting, cut = [], [], []
+    for layer in layers:
+        if layer.weight_square != 0 or layer.role in ("branch end", "sum", "last"):
+            continue
+        if layer.name in meant:
+            continue
+        after = [o for o in layers_after(layer, layers, sites) if o.weight_square > 0]
+        passing = any(other.unit_stddev > 0 for other in after)
+        silent = [o for o in layers_before(layer, layers, sites) if o.log_gradient == -math.inf]
+        # The gradient of one number has rank one whatever the weights.
+        alike = layer.gradient_rank < 1.01 and all(other.units > 1 for other in after)
+        if layer.log_gradient == -math.inf or alike or (silent and not passing):
+            stuck.append(layer)
+            cut += [] if passing else [other.name for other in silent]
+        elif not passing:
+            waiting.append(layer)
+    if not stuck and not waiting:
         return []
-    silent = [layer for layer in layers if layer.log_gradient == -math.inf]
-    message = (
-        f"{some([layer.name for layer in blocking])}: the kernel is zero, so that all units compute"
-        " the same and no gradient passes"
-    )
-    if len(silent) >= len(layers) - 1 and len(layers) > 1:
+    named = stuck or waiting
+    remedy = f"draw the kernel at random: {recommended(named[0])}"
+    message = f"{some([layer.name for layer in named])}: the kernel is zero, so that all units"
+    message += " compute the same"
+    if not stuck:
+        message += ", and the layers after it learn nothing from the first step"
+        return finding("warning", "zero", waiting, message, remedy)
+    below = [name for name in cut if name not in {layer.name for layer in stuck}]
+    if below:
+        message += f" and no gradient passes to {some(below)}"
+    elif any(layer.log_gradient == -math.inf for layer in stuck):
+        message += " and get no gradient"
+    else:
+        message += " and get the same gradient"
+    learning = [layer for layer in layers if layer.log_gradient != -math.inf]
+    if len(learning) <= 1 < len(layers):
         message += "; nothing but the last bias can learn"
-    remedy = f"draw the kernel at random: {recommended(blocking[0])}"
-    return finding("failure", "zero", blocking, message, remedy)
+    return finding("failure", "zero", stuck, message, remedy)
 
 
 def symmetry(layers: list[Layer], network: Network) -> list[Finding]:
@@ -125,24 +159,35 @@ def symmetry(layers: list[Layer], network: Network) -> list[Finding]:
     return finding("failure" if stuck else "warning", "symmetry", alike, message, remedy)
 
 
-def duplicates(traced: Traced, measured: Measurements) -> list[Finding]:
+def duplicates(traced: Traced, measured: Measurements, layers: list[Layer]) -> list[Finding]:
+    """Kernels drawn with one key; what is not trained may be a copy, as a target network is."""
+    learning = {leaf for leaf, found in enumerate(measured.parameters) if found.get("learning")}
+    waiting = {  # for a kernel of zeros above to learn first
+        leaf
+        for zeros in layers
+        if zeros.weight_square == 0 and learning.issuperset(zeros.parameters)
+        for layer in layers_before(zeros, layers, traced.anatomy.sites)
+        for leaf in layer.parameters
+    }
+    weights = {leaf for layer in layers for leaf in layer.parameters}
     names, prints = [], []
-    for name, slices in zip(traced.names, measured.prints, strict=True):
-        for number, row in enumerate(slices[:64]):
-            if row.size < 32 or not row.std() > 0 or (row == 0).mean() > 0.5:
-                continue
-            names.append(f"{name or 'params'}[{number}]" if len(slices) > 1 else name or "params")
-            prints.append(row.astype(np.float64))
-    pairs = []
-    for (i, one), (j, other) in itertools.combinations(enumerate(prints[:512]), 2):
-        size = min(one.size, other.size)
-        a, b = one[:size] - one[:size].mean(), other[:size] - other[:size].mean()
-        if abs(a @ b) > 0.95 * math.sqrt((a @ a) * (b @ b)) > 0:
-            pairs.append((names[i], names[j]))
-    if not pairs:
+    for leaf in sorted(weights & (learning | waiting)):
+        slices = measured.prints[leaf]
+        name = traced.names[leaf] or "params"
+        names += (
+            [f"{name}[{number}]" for number in range(len(slices))]
+            if len(slices) > 1
+            else [name] * len(slices)
+        )
+        prints += list(slices)
+    groups = [[names[row] for row in group] for group in copies(prints)]
+    if not groups:
         return []
-    involved = list(dict.fromkeys(name for names in pairs for name in names))
-    message = f"{some(involved)}: drawn from the same random numbers"
+    involved = [name for group in groups for name in group]
+    message = "; ".join(some(group) for group in groups[:3])
+    if len(groups) > 3:
+        message += f" and {len(groups) - 3} groups more"
+    message += ": drawn from the same random numbers"
     remedy = "split the key, or fold the layer's name into it; initialize() does that for a tree"
     return finding("warning", "duplicate", involved, message, remedy)
 
@@ -171,10 +216,47 @@ def input_scale(layers: list[Layer], network: Network) -> list[Finding]:
     return []
 
 
+def not_centred(layers: list[Layer], network: Network) -> list[Finding]:
+    def common(layer: Layer) -> float:
+        return layer.fan_in * layer.weight_mean**2 / layer.weight_square
+
+    def drawn_about_a_mean(layer: Layer) -> bool:
+        if not layer.whole:  # a function of parameters may be positive on purpose
+            return False
+        variance = layer.weight_square - layer.weight_mean**2
+        by_chance = _CHANCE**2 * variance / (layer.fan_in * layer.units)
+        return (
+            variance > 1e-6 * layer.weight_square  # no constant one
+            and layer.weight_rank >= 1.0001
+            and layer.weight_zeros < _STRUCTURED
+            and layer.weight_mean**2 > by_chance
+            and common(layer) > _COMMON
+        )
+
+    found = [layer for layer in layers if layer.kind != "embedding" and drawn_about_a_mean(layer)]
+    if not found:
+        return []
+    worst = max(found, key=common)
+    spread = math.sqrt(worst.weight_square - worst.weight_mean**2)
+    message = (
+        f"{some([layer.name for layer in found])}: the weights have mean {worst.weight_mean:.2g}"
+        f" beside a standard deviation of {spread:.2g}; that adds up over {worst.fan_in:.4g} inputs"
+        " to a signal that all units share"
+    )
+    remedy = f"draw the kernel with mean zero, as {recommended(worst)} does"
+    level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
+    return finding(level, "not_centred", found, message, remedy)
+
+
 def wrong_fan(layers: list[Layer], network: Network) -> list[Finding]:
     found, told = [], []
+    used = {(layer.path, leaf) for layer in layers for leaf in layer.parameters}
+    uses = collections.Counter(leaf for _, leaf in used)
     for layer in layers:
         if layer.kind == "embedding" or not layer.whole or len(layer.shape) < 2:
+            continue
+        # An embedding that is the readout too was drawn for its rows, and zeros are no draw.
+        if uses[layer.parameters[0]] > 1 or layer.weight_zeros > _STRUCTURED:
             continue
         gain = layer.weight_variance
         if 1 / _FANS < gain < 2 * _FANS or _near(gain, 1 / 3) or layer.weight_square == 0:

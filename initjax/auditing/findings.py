@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from initjax.auditing.layers import Layer
+
+Level = Literal["warning", "failure"]
 
 CAUSES = {
     "not_finite": "a number is infinite or NaN",
@@ -16,6 +19,7 @@ CAUSES = {
     "symmetry": "all units of a layer compute the same function",
     "duplicate": "two layers have the same weights",
     "input_scale": "the input is far from unit scale",
+    "not_centred": "the weights of a layer have a mean, which adds up over its inputs",
     "wrong_fan": "the initializer has counted another fan-in or fan-out than the layer has",
     "branch_scale": "residual branches add up",
     "saturated": "pre-activations lie where the activation is flat",
@@ -34,8 +38,7 @@ CAUSES = {
 class Finding:
     """One thing that is wrong."""
 
-    level: str
-    """'warning' or 'failure'."""
+    level: Level
     cause: str
     """A key of `CAUSES`."""
     layers: tuple[str, ...]
@@ -45,7 +48,7 @@ class Finding:
 
 
 def finding(
-    level: str, cause: str, layers: Sequence[Layer] | Sequence[str], message: str, remedy: str
+    level: Level, cause: str, layers: Sequence[Layer] | Sequence[str], message: str, remedy: str
 ) -> list[Finding]:
     names = tuple(layer if isinstance(layer, str) else layer.name for layer in layers)
     return [Finding(level, cause, tuple(dict.fromkeys(names)), message, remedy)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from initjax.auditing import draws, propagation
 from initjax.auditing.findings import CAUSES, Finding
+from initjax.auditing.flow import ends
 from initjax.auditing.layers import Layer
 from initjax.auditing.measure import Measurements
 from initjax.auditing.network import Network
@@ -27,6 +28,18 @@ _HIDES = {
         "collapse",
         "branch_scale",
     },
+    "not_centred": {
+        "wrong_fan",
+        "branch_scale",
+        "saturated",
+        "vanishing",
+        "exploding",
+        "dead",
+        "collapse",
+        "depth",
+        "output_scale",
+        "update",
+    },
     "wrong_fan": {"vanishing", "exploding", "depth", "saturated", "output_scale"},
     "branch_scale": {"exploding", "vanishing", "output_scale", "saturated"},
     "exploding": {"depth", "output_scale", "saturated", "update"},
@@ -37,9 +50,9 @@ _HIDES = {
 }
 _CHECKS: tuple[Callable[[list[Layer], Network], list[Finding]], ...] = (
     draws.batch,
-    draws.zero,
     draws.symmetry,
     draws.input_scale,
+    draws.not_centred,
     draws.wrong_fan,
     propagation.branch_scale,
     propagation.gradients,
@@ -49,7 +62,6 @@ _CHECKS: tuple[Callable[[list[Layer], Network], list[Finding]], ...] = (
     propagation.collapse,
     propagation.depth,
     propagation.output_scale,
-    propagation.update,
 )
 
 
@@ -58,7 +70,8 @@ def judge(
     measured: Measurements,
     layers: Sequence[Layer],
     network: Network,
-    not_finite: Sequence[str],
+    nan: Sequence[str],
+    infinite: Sequence[str],
     trainable: Sequence[bool],
 ) -> list[Finding]:
     """Judges an initialization.
@@ -68,13 +81,14 @@ def judge(
       measured: what was measured.
       layers: its layers.
       network: the whole network.
-      not_finite: what of the batch is not finite.
+      nan: the parts of the batch with numbers that are NaN.
+      infinite: those with infinite numbers.
       trainable: which parameters are to be trained.
 
     Returns:
       The findings, failures first, each kind in the order of `CAUSES`.
     """
-    broken = draws.not_finite(traced, measured, layers, not_finite)
+    broken = draws.not_finite(traced, measured, layers, nan, infinite)
     if broken:
         return broken
     findings = [
@@ -84,7 +98,10 @@ def judge(
     if layers:
         for check in _CHECKS:
             findings += check(list(layers), network)
-        findings += draws.duplicates(traced, measured)
+        readouts = ends(layers, traced.anatomy.sites)
+        findings += draws.zero(list(layers), readouts, traced)
+        findings += propagation.update(list(layers), readouts)
+        findings += draws.duplicates(traced, measured, list(layers))
     order = {cause: number for number, cause in enumerate(CAUSES)}
     told: dict[str, Finding] = {}  # what gradients and signals both show is told once
     # Causes come before their consequences, and only what is told hides another.

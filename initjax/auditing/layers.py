@@ -119,6 +119,7 @@ class Layer:
     """Whether its weight is one parameter, as it stands."""
     weight_zeros: float = dataclasses.field(repr=False)
     weight_square: float = dataclasses.field(repr=False)
+    weight_mean: float = dataclasses.field(repr=False)
     log_gradient: float = dataclasses.field(repr=False)
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
     input_largest: float = dataclasses.field(repr=False)
@@ -228,7 +229,7 @@ def _at(record: dict[str, np.ndarray], site: Site, index: tuple[int, ...]) -> di
 def _name(traced: Traced, site: Site, index: tuple[int, ...]) -> str:
     names = [traced.names[source.leaf] or "params" for source in sorted(site.sources)]
     number = "".join(f"[{turn}]" for turn in index)
-    return " @ ".join(dict.fromkeys(names)) + number
+    return " and ".join(dict.fromkeys(names)) + number
 
 
 def _source(
@@ -353,6 +354,7 @@ def _layer(
         whole=len(site.sources) == 1 and all(source.how == "whole" for source in site.sources),
         weight_zeros=float(forward["weight_zeros"]),
         weight_square=float(forward["weight_square"]),
+        weight_mean=float(forward["weight_mean"]),
         log_gradient=log_gradient,
         input_largest=float(forward["input_largest"]),
         expression=activation,

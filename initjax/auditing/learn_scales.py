@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw_dtypes
-from initjax.auditing.repair import Change
+from initjax.auditing.optimizers import first_update
+from initjax.auditing.repair import Change, scaled
 from initjax.auditing.rerun import rerun
 from initjax.auditing.trace import Traced
-from initjax.trees import placed_like
 
 if TYPE_CHECKING:
     import jax
@@ -52,12 +51,17 @@ def by_gradient(
             )
             for index in traced.inexact
         }
-        gradients = jax.grad(loss)(floats, given)
+        value, gradients = jax.value_and_grad(loss)(floats, given)
         full = [floats.get(index, leaf) for index, leaf in enumerate(leaves)]
         slopes = [gradients.get(index, jnp.zeros_like(leaf)) for index, leaf in enumerate(leaves)]
         params = jax.tree.unflatten(traced.structure, full)
-        steps, _ = optimizer.update(
-            jax.tree.unflatten(traced.structure, slopes), optimizer.init(params), params
+
+        def loss_of(tree: Any) -> Any:
+            leaves = jax.tree.leaves(tree)
+            return loss({index: leaves[index] for index in floats}, given)
+
+        steps = first_update(
+            optimizer, jax.tree.unflatten(traced.structure, slopes), params, value, loss_of
         )
         steps = jax.lax.stop_gradient(jax.tree.leaves(steps))
         return loss({index: floats[index] + steps[index] for index in floats}, given)
@@ -83,9 +87,6 @@ def by_gradient(
         if abs(scale - 1) < 1e-6:
             left.append((name, "right as it is"))
             continue
-        leaf = leaves[index]
-        _, wide = draw_dtypes(leaf.dtype, None)
-        scaled = (jnp.asarray(leaf).astype(wide) * wide.type(scale)).astype(leaf.dtype)
-        leaves[index] = placed_like(leaf, scaled)
+        leaves[index] = scaled(leaves[index], np.array(scale))
         what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, all together"
         changes.append(Change(name, what, (float(scale),)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from initjax.auditing.jacobian import jacobian_measurer
 from initjax.auditing.meshes import automatic
+from initjax.auditing.optimizers import first_update
 from initjax.auditing.rerun import rerun
 from initjax.auditing.samples import described
 from initjax.auditing.signals import IDENTITY, Expression, Path
@@ -82,7 +83,14 @@ def measurer(
             loss,
             _merged(records, sites),
             {path: backward[sites[path].output] for path in slots},
-            _parameters(traced, leaves, gradients, optimizer),
+            _parameters(
+                traced,
+                leaves,
+                gradients,
+                loss,
+                lambda inexact: objective(inexact, by_output)[0],
+                optimizer,
+            ),
             [_print(leaf, stacked) for leaf, stacked in zip(leaves, _depths(traced), strict=True)],
         )
 
@@ -134,6 +142,7 @@ def _of_operands(site: Site, weight: jax.Array, inputs: jax.Array) -> dict[str, 
     weight = weight.astype(jnp.float32)
     record = {
         "weight_square": jnp.square(weight).mean(),
+        "weight_mean": weight.mean(),
         "weight_zeros": (weight == 0).mean(dtype=jnp.float32),
         "weight_sample": _sketch(_units_last(weight, site.weight_units)),
     }
@@ -304,7 +313,12 @@ def _merged(records: dict[Path, Any], sites: dict[Path, Site]) -> dict[Path, Any
 
 
 def _parameters(
-    traced: Traced, leaves: list[Any], gradients: dict[int, Any], optimizer: Any
+    traced: Traced,
+    leaves: list[Any],
+    gradients: dict[int, Any],
+    loss: Any,
+    loss_fn: Callable[[dict[int, Any]], Any],
+    optimizer: Any,
 ) -> list[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
@@ -319,20 +333,30 @@ def _parameters(
             )
             for floats in ({index: leaves[index] for index in gradients}, gradients)
         )
-        changes, _ = optimizer.update(tree, optimizer.init(params), params)
-        updates = jax.tree.leaves(changes)
+
+        def loss_of(tree: Any) -> Any:
+            floats = jax.tree.leaves(tree)
+            return loss_fn({index: floats[index] for index in gradients})
+
+        updates = jax.tree.leaves(first_update(optimizer, tree, params, loss, loss_of))
 
     def describe(index: int) -> dict[str, Any]:
         if index not in gradients:
             return {}
-        leaf = jnp.asarray(leaves[index]).astype(jnp.float32)
+        leaf, learning = wide(leaves[index]), gradients[index] != 0
         found = {
             "stddev": leaf.std(),
-            "finite": jnp.isfinite(leaf).all().astype(jnp.float32),
+            # An infinite number without a gradient may be meant, as in a mask.
+            "broken": (jnp.isnan(leaf) | (jnp.isinf(leaf) & learning)).any().astype(jnp.float32),
+            "learning": learning.any().astype(jnp.float32),
         }
         if updates[index] is not None:
-            found["update"] = jnp.std(updates[index].astype(jnp.float32))
+            found["update"] = wide(updates[index]).std()
         return found
+
+    def wide(array: Any) -> Any:
+        array = jnp.asarray(array)
+        return array if jnp.iscomplexobj(array) else array.astype(jnp.float32)
 
     return [describe(index) for index in range(len(leaves))]
 

@@ -94,8 +94,12 @@ def _without_small_end(chain: list[Layer]) -> list[Layer]:
     *hidden, last = chain
     if last.role != "last" or len(hidden) < 2:
         return chain
-    typical = float(np.median([layer.weight_variance for layer in hidden]))
-    return hidden if last.weight_variance < 0.05 * typical else chain
+    return hidden if _small(last, hidden) else chain
+
+
+def _small(end: Layer, others: list[Layer]) -> bool:
+    typical = float(np.median([layer.weight_variance for layer in others]))
+    return end.weight_variance < 0.05 * typical
 
 
 def forward(layers: list[Layer], network: Network) -> list[Finding]:
@@ -202,8 +206,16 @@ def output_scale(layers: list[Layer], network: Network) -> list[Finding]:
     return finding(level, "output_scale", found, message, remedy)
 
 
-def update(layers: list[Layer], network: Network) -> list[Finding]:
-    found = [layer for layer in layers if layer.update_ratio > _STEP]
+def update(layers: list[Layer], readouts: list[Layer]) -> list[Finding]:
+    """A first step as large as the weights, which readouts that are small on purpose want."""
+    ends = {layer.name for layer in readouts}
+    hidden = [layer for layer in layers if layer.name not in ends]
+    found = [
+        layer
+        for layer in layers
+        if layer.update_ratio > _STEP
+        and not (layer.name in ends and hidden and _small(layer, hidden))
+    ]
     if not found:
         return []
     worst = max(found, key=lambda layer: layer.update_ratio)

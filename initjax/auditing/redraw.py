@@ -1,15 +1,19 @@
-"""What scaling cannot repair: kernels that are drawn anew, biases that are set to zero."""
+"""What scaling cannot repair: kernels drawn anew or centred, biases that are set to zero."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from initjax.auditing.repair import Change
+import numpy as np
+
+from initjax.auditing.copies import copies
+from initjax.auditing.repair import Change, like
 from initjax.auditing.report import Report
 from initjax.auditing.sites import Site
 from initjax.auditing.trace import Traced
-from initjax.trees import named_key, placed_like
+from initjax.trees import named_key
 
 if TYPE_CHECKING:
     import jax
@@ -26,20 +30,15 @@ def redraw(
     left: list[tuple[str, str]],
 ) -> None:
     names = {name or "params": index for index, name in enumerate(traced.names)}
-    sites = {
-        source.leaf: site
-        for site in traced.anatomy.sites.values()
-        for source in site.sources
-        if len(site.sources) == 1 and source.how == "whole" and site.kind != "embedding"
-    }
+    sites = _kernels(traced)
     for finding in before.findings:
         if finding.cause not in ("zero", "symmetry", "duplicate"):
             continue
         involved = list(
             dict.fromkeys(name.split("[")[0].split(" (use")[0] for name in finding.layers)
         )
-        if finding.cause == "duplicate" and len(involved) > 1:
-            involved = involved[1:]  # the first keeps its draw
+        if finding.cause == "duplicate":
+            involved = _all_but_the_first(finding.layers, names, leaves, sites)
         for name in involved:
             index = names.get(name, -1)
             if index not in sites or any(change.name == name for change in changes):
@@ -52,6 +51,53 @@ def redraw(
                 sites[index], named_key(key, name), leaves[index], _spread(leaves[index])
             )
             changes.append(Change(name, f"drawn anew, orthogonal ({finding.cause})", ()))
+    _centre(traced, before, leaves, changes)
+
+
+def _all_but_the_first(
+    copied: Sequence[str], names: dict[str, int], leaves: list[Any], sites: dict[int, Site]
+) -> list[str]:
+    """The parameters to draw anew so that one of each group of copies is left."""
+    kernels, prints = [], []
+    for text in copied:
+        name, _, number = text.partition("[")
+        if names.get(name, -1) not in sites:
+            continue
+        (source,) = sites[names[name]].sources
+        leaf = np.asarray(leaves[names[name]]).astype(np.float32)
+        slices = leaf.reshape(math.prod(leaf.shape[: len(source.stacked)]), -1)
+        kernels.append(name)
+        prints.append(slices[int(number[:-1] or 0)])
+    anew = [kernels[row] for group in copies(prints) for row in group[1:]]
+    return list(dict.fromkeys(anew))
+
+
+def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
+    """Takes away the mean of kernels that are at fault for having one."""
+    sites = _kernels(traced)
+    involved = {name for f in before.findings if f.cause == "not_centred" for name in f.layers}
+    for layer in before.layers:
+        index = layer.parameters[0] if layer.parameters else -1
+        name = traced.names[index] or "params"
+        if layer.name not in involved or index not in sites:
+            continue
+        if any(change.name == name for change in changes):
+            continue
+        (source,) = sites[index].sources
+        leaf = leaves[index]
+        mean = leaf.mean(tuple(range(len(source.stacked), leaf.ndim)), keepdims=True)
+        leaves[index] = like(leaf, leaf - mean)
+        changes.append(Change(name, "centred: its mean is taken away (not_centred)", ()))
+
+
+def _kernels(traced: Traced) -> dict[int, Site]:
+    """The sites, by the parameter that is their kernel as it stands."""
+    return {
+        source.leaf: site
+        for site in traced.anatomy.sites.values()
+        for source in site.sources
+        if len(site.sources) == 1 and source.how == "whole" and site.kind != "embedding"
+    }
 
 
 def _spread(leaf: Any) -> float:
@@ -88,13 +134,11 @@ def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
         drawn.append(gain.reshape(shape))
     import jax.numpy as jnp
 
-    whole = jnp.stack(drawn).reshape(leaf.shape).astype(leaf.dtype)
-    return placed_like(leaf, whole)
+    return like(leaf, jnp.stack(drawn).reshape(leaf.shape))
 
 
 def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
     """Sets biases to zero that outweigh their inputs in layers with dead units."""
-    import jax.numpy as jnp
 
     dead = {name for f in before.findings if f.cause == "dead" for name in f.layers}
     for layer in before.layers:
@@ -105,5 +149,6 @@ def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: lis
         name = traced.names[whole[0].leaf]
         large = layer.bias_variance > _KILLING  # kernels are going to be scaled to variance one
         if large and not any(change.name == name for change in changes):
-            leaves[whole[0].leaf] = jnp.zeros_like(leaves[whole[0].leaf])
+            leaf = leaves[whole[0].leaf]
+            leaves[whole[0].leaf] = like(leaf, np.zeros(leaf.shape, np.float32))
             changes.append(Change(name, "set to zero: it has killed units", ()))

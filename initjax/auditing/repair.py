@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from initjax._drawing import draw_dtypes
 from initjax.auditing.findings import some
 from initjax.auditing.report import Report
+from initjax.trees import placed_like
 
 _WIDTH = 100
 _MOST_CHANGES = 16  # that are printed
@@ -76,3 +80,23 @@ def wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, drop_whitespace=True,
                          break_long_words=False, break_on_hyphens=False,
                          replace_whitespace=False)  # fmt: skip
+
+
+def scaled(leaf: Any, factor: np.ndarray) -> Any:
+    """A leaf times numbers, rounded once."""
+    import jax.numpy as jnp
+
+    if isinstance(leaf, np.ndarray):
+        wide = np.result_type(leaf.dtype, np.float32)
+        return like(leaf, leaf.astype(wide) * factor.astype(wide))
+    _, wide = draw_dtypes(leaf.dtype, None)
+    return like(leaf, jnp.asarray(leaf).astype(wide) * factor.astype(wide))
+
+
+def like(leaf: Any, array: Any) -> Any:
+    """An array of the leaf's dtype and in its place; NumPy's stay NumPy's, with or without x64."""
+    import jax.numpy as jnp
+
+    if isinstance(leaf, np.ndarray):
+        return np.asarray(array).astype(leaf.dtype)
+    return placed_like(leaf, jnp.asarray(array).astype(leaf.dtype))

@@ -10,7 +10,7 @@ import os
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from initjax.auditing.findings import CAUSES, Finding, some
 from initjax.auditing.layers import Layer
@@ -37,15 +37,16 @@ class Report:
     """Parts of the computation that could not be read, with the parameters that enter there."""
 
     @property
-    def verdict(self) -> str:
-        """'ok', 'warning' or 'failure': the worst of the findings."""
+    def verdict(self) -> Literal["ok", "warning", "failure"]:
+        """The worst of the findings."""
         return self.findings[0].level if self.findings else "ok"
 
     def assert_healthy(self, ignore: Sequence[str] = ()) -> None:
         """Fails if anything is wrong: for a test of your model.
 
         Args:
-          ignore: causes, keys of `initjax.auditing.judge.CAUSES`, that are none of your concern.
+          ignore: causes that are none of your concern: the words that the printed report has after
+            'failure' and 'warning', as 'output_scale'.
 
         Raises:
           AssertionError: there is a finding of another cause; the message has them all.
@@ -138,8 +139,8 @@ class Report:
         ]
         return f"initjax audit: {', '.join(counts) or 'ok'}. {layers}, {loss}"
 
-    def level(self, layer: Layer) -> str:
-        """The worst level of a finding that names a layer: 'ok', 'warning' or 'failure'."""
+    def level(self, layer: Layer) -> Literal["ok", "warning", "failure"]:
+        """The worst level of a finding that names a layer."""
         named = [finding for finding in self.findings if layer.name in finding.layers]
         return named[0].level if named else "ok"
 
@@ -243,22 +244,23 @@ class Report:
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     lines = []
     for finding in findings:
-        lines += textwrap.wrap(
-            f"{finding.level}, {finding.cause}: {finding.message}.",
-            _WIDTH,
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        lines += textwrap.wrap(
-            f"{finding.remedy[0].upper()}{finding.remedy[1:]}.",
-            _WIDTH,
-            initial_indent="    ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        remedy = f"{finding.remedy[0].upper()}{finding.remedy[1:]}."
+        lines += _wrapped(f"{finding.level}, {finding.cause}: {finding.message}.", "")
+        lines += _wrapped(remedy, "    ")
     return lines
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Lines that fit, with the middle left out of paths that do not."""
+    words = [shortened(word, _WIDTH - 4) for word in text.split()]
+    return textwrap.wrap(
+        " ".join(words),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def unread_lines(names: Sequence[str], unread: dict[str, frozenset[int]]) -> tuple[str, ...]:
@@ -274,7 +276,7 @@ def unread_lines(names: Sequence[str], unread: dict[str, frozenset[int]]) -> tup
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return list(value) if isinstance(value, tuple) else value
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def _number(value: float) -> str:

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from initjax._drawing import draw_dtypes
-from initjax.auditing.repair import Change
+from initjax.auditing.repair import Change, like, scaled
 from initjax.auditing.rerun import rerun
 from initjax.auditing.signals import IDENTITY, Expression, Path
 from initjax.auditing.sites import Site
 from initjax.auditing.trace import Traced
 from initjax.theory._integrals import single
-from initjax.trees import placed_like
 
 _LOGITS = 0.45  # standard deviation of logits that costs a tenth in the initial loss
 _LARGE_LOGITS = 1.0
@@ -238,7 +236,6 @@ def _apply(
     left: list[tuple[str, str]],
 ) -> None:
     """Multiplies a site's parameter by the factors of the pass."""
-    import jax.numpy as jnp
 
     (source,) = site.sources
     name = traced.names[source.leaf] or "params"
@@ -258,7 +255,6 @@ def _apply(
         return
     leaf = leaves[source.leaf]
     stacked = len(source.stacked)
-    _, wide = draw_dtypes(leaf.dtype, None)
     if factor.ndim > stacked:  # unit by unit
         shape = list(factor.shape[:stacked]) + [
             leaf.shape[stacked + axis] if axis in site.weight_units else 1
@@ -280,23 +276,20 @@ def _apply(
             what += ", as the end of a residual branch"
         elif site.softmax:
             what += ", as logits"
-    scaled = (jnp.asarray(leaf).astype(wide) * spread.astype(wide)).astype(leaf.dtype)
-    leaves[source.leaf] = placed_like(leaf, scaled)
+    leaves[source.leaf] = scaled(leaf, spread)
     changes.append(Change(name, what, factors))
 
 
 def _set_bias(
     traced: Traced, site: Site, bias: np.ndarray, leaves: list[Any], changes: list[Change]
 ) -> None:
-    import jax.numpy as jnp
-
     (source,) = site.bias_sources
     leaf = leaves[source.leaf]
     bias = np.where(np.isnan(bias), np.asarray(leaf, bias.dtype).reshape(bias.shape), bias)
-    leaves[source.leaf] = placed_like(leaf, jnp.asarray(bias.reshape(leaf.shape), leaf.dtype))
+    leaves[source.leaf] = like(leaf, bias.reshape(leaf.shape))
     name = traced.names[source.leaf] or "params"
     changes.append(Change(name, "minus the units' means, scaled", ()))
 
 
 def _name(traced: Traced, site: Site) -> str:
-    return " @ ".join(sorted({traced.names[source.leaf] or "params" for source in site.sources}))
+    return " and ".join(sorted({traced.names[source.leaf] or "params" for source in site.sources}))

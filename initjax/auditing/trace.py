@@ -87,15 +87,18 @@ def trace(
             if not isinstance(result, tuple) or len(result) != 2:
                 raise ValueError(f"{owner}: with has_aux, loss_fn must give (loss, anything)")
             result, _ = result
-        if isinstance(result, tuple | list | dict) or jnp.shape(result) != ():
-            given = jax.tree.map(jnp.shape, result)
+        if isinstance(result, tuple | list | dict):
+            given = jax.tree.map(np.shape, result)
             raise ValueError(
-                f"{owner}: loss_fn must give one number, got"
-                + (
-                    f" {given}; with a loss and something else, has_aux=True leaves that out"
-                    if isinstance(result, tuple | list | dict)
-                    else f" an array of shape {given}; take its mean"
-                )
+                f"{owner}: loss_fn must give one number, got {given}; with a loss and something"
+                " else, has_aux=True leaves that out"
+            )
+        if not isinstance(result, int | float | complex) and not hasattr(result, "dtype"):
+            raise ValueError(f"{owner}: loss_fn must give one number, got {result!r}")
+        if jnp.shape(result) != ():
+            raise ValueError(
+                f"{owner}: loss_fn must give one number, got an array of shape"
+                f" {jnp.shape(result)}; take its mean"
             )
         if not jnp.issubdtype(jnp.result_type(result), jnp.floating):
             raise ValueError(
@@ -107,12 +110,12 @@ def trace(
     anatomy = find(closed, len(leaves))
     for site in anatomy.sites.values():
         if not site.size:
-            name = " @ ".join(names[source.leaf] or "params" for source in sorted(site.sources))
+            name = " and ".join(names[source.leaf] or "params" for source in sorted(site.sources))
             raise ValueError(
                 f"{owner}: the layer of {name} gives an empty array; give a batch of 64 examples or"
                 " more, and layers at least one unit"
             )
-    return Traced(
+    traced = Traced(
         jaxpr=closed.jaxpr,
         constants=list(closed.consts),
         structure=structure,
@@ -121,6 +124,23 @@ def trace(
         anatomy=anatomy,
         has_batch=bool(jax.tree.leaves(batch)),
     )
+    return dataclasses.replace(traced, anatomy=_of_real_sites(traced))
+
+
+def _of_real_sites(traced: Traced) -> Anatomy:
+    """The anatomy without sites of complex numbers, for which no theory is at hand."""
+    import jax.numpy as jnp
+
+    anatomy = traced.anatomy
+    sites = {
+        path: site
+        for path, site in anatomy.sites.items()
+        if not jnp.issubdtype(output_aval(traced, site).dtype, jnp.complexfloating)
+    }
+    left = [site for path, site in anatomy.sites.items() if path not in sites]
+    entering = frozenset(source.leaf for site in left for source in site.sources)
+    unread = {**anatomy.unread, "complex numbers": entering} if left else anatomy.unread
+    return dataclasses.replace(anatomy, sites=sites, unread=unread)
 
 
 def output_aval(traced: Traced, site: Site) -> Any:

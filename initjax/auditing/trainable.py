@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def tells(params: Any) -> list[bool]:
+def trainable_leaves(params: Any) -> list[bool]:
     """Which leaves of a tree are to be trained, as far as Flax tells: not statistics or counts."""
     import sys
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 
 import equinox
 import jax
@@ -56,6 +57,8 @@ def untouched(p, x, y):
         (lambda p, x, y: {"a": loss(p, x, y)}, PARAMS, ValueError, ["{'a': ()}", "has_aux"]),
         (lambda p, x, y: x @ p["in"]["kernel"], PARAMS, ValueError,
          ["shape (64, 32)", "take its mean"]),
+        (lambda p, x, y: None, PARAMS, ValueError, ["one number, got None"]),
+        (lambda p, x, y: "low", PARAMS, ValueError, ["one number, got 'low'"]),
         (lambda p, x, y: y.sum(), PARAMS, ValueError, ["a floating number", "int32"]),
         (lambda p, x, y: x.mean() > 0, PARAMS, ValueError, ["a floating number", "bool"]),
         (untouched, {}, ValueError, ["no floating array", "audit(loss_fn, params, *batch)"]),
@@ -85,6 +88,10 @@ def test_a_batch_without_examples_and_an_optimizer_that_is_none_are_refused():
         initjax.audit(plain, KERNEL, X[:0])
     with pytest.raises(TypeError, match=r"optimizer must be an Optax transformation, got 0\.001"):
         initjax.audit(plain, KERNEL, X, optimizer=1e-3)
+    module = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(module, optax.adam(1e-3), wrt=nnx.Param)
+    with pytest.raises(TypeError, match="transformation, got Optimizer: give its tx"):
+        initjax.audit(plain, KERNEL, X, optimizer=optimizer)
 
 
 def test_an_error_of_the_users_function_is_the_users():
@@ -234,3 +241,66 @@ def test_models_of_every_library_are_audited_as_they_are(make, names):
     assert report.verdict == "ok"
     json.dumps(report.to_dict(), allow_nan=False)
     assert max(map(len, str(report).splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.lbfgs(), optax.contrib.reduce_on_plateau(), optax.chain(optax.adam(1e-3))],
+    ids=["lbfgs", "plateau", "chain"],
+)
+@pytest.mark.usefixtures("without_jacobian")
+def test_an_optimizer_gets_what_its_update_asks_for(optimizer):
+    report = initjax.audit(plain, KERNEL, X, optimizer=optimizer)
+    value, gradient = jax.value_and_grad(plain)(KERNEL, X)
+    extra = {"value": value, "grad": gradient, "value_fn": lambda p: plain(p, X)}
+    step, _ = optax.with_extra_args_support(optimizer).update(
+        gradient, optimizer.init(KERNEL), jnp.asarray(KERNEL), **extra
+    )
+    (layer,) = report.layers
+    assert layer.update_ratio == pytest.approx(
+        float(jnp.std(jnp.asarray(step)) / KERNEL.std()), rel=1e-3
+    )
+
+
+def test_an_optimizer_that_asks_for_more_is_refused():
+    def update(gradients, state, params, *, oracle):
+        return gradients, state
+
+    optimizer = types.SimpleNamespace(init=lambda params: (), update=update)
+    with pytest.raises(TypeError, match=r"update wants more than gradients, .*'oracle'"):
+        initjax.audit(plain, KERNEL, X, optimizer=optimizer)
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_of_complex_numbers_are_named_as_not_read():
+    def loss_fn(p, x):
+        modes = jnp.fft.rfft(jax.nn.relu(x @ p["in"]), axis=0)[:9]
+        mixed = jnp.einsum("mi,mio->mo", modes, p["spectral"])
+        return jnp.square(jnp.fft.irfft(mixed, n=64, axis=0) @ p["out"]).mean()
+
+    spectral = (normal(9, 32, 32) + 1j * normal(9, 32, 32)) / 8
+    given = {"in": PARAMS["in"]["kernel"], "spectral": spectral, "out": normal(32, 4) / 32**0.5}
+    report = initjax.audit(loss_fn, given, X, optimizer=optax.adam(1e-3))
+    assert [layer.name for layer in report.layers] == ["in", "out"]
+    assert report.unread == ("complex numbers, which takes spectral",)
+    assert report.verdict == "ok"
+
+
+def test_a_layer_of_several_parameters_has_all_their_names():
+    report = initjax.audit(
+        lambda p, x: plain(p["base"] + p["change"], x), {"base": KERNEL, "change": 0 * KERNEL}, X
+    )
+    assert [layer.name for layer in report.layers] == ["base and change"]
+
+
+def test_the_dictionary_of_a_model_that_is_ill_is_json_too():
+    report = initjax.audit(loss, jax.tree.map(lambda leaf: np.nan * leaf, PARAMS), X, Y)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_what_is_unused_is_told_in_good_english():
+    unused = {"kernel": KERNEL, "one": X}
+    (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), unused, X).findings
+    assert finding.remedy == "use it, or leave it out of params"
+    (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), {**unused, "two": X}, X).findings
+    assert finding.remedy == "use them, or leave them out of params"

@@ -1,3 +1,5 @@
+import warnings
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -284,3 +286,39 @@ def test_the_target_is_that_of_the_program_however_broken_the_network(scale):
     broken = jax.tree.map(lambda leaf: scale * leaf, params)
     _, repair = initjax.fix(loss, broken, X, key=KEY)
     assert repair.target.startswith("chi_1 = 1")
+
+
+def test_kernels_whose_weights_have_a_mean_are_centred():
+    loss_fn, params, hidden = perceptron(jax.nn.relu, 3)
+    params[1]["kernel"] = jnp.abs(params[1]["kernel"])
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    assert [finding.cause for finding in repair.before.findings] == ["not_centred"]
+    assert abs(float(fixed[1]["kernel"].mean())) < 1e-6 and repair.verdict == "ok"
+    np.testing.assert_allclose([float(z.std()) for z in hidden(fixed, X)[0]], 1, atol=1e-5)
+    spread = fixed[1]["kernel"] / (params[1]["kernel"] - params[1]["kernel"].mean())
+    np.testing.assert_allclose(spread, spread[0, 0], rtol=1e-3)
+
+
+def test_one_of_each_group_of_copies_keeps_its_draw():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 5)
+    for one, other in ((1, 3), (2, 4)):
+        params[other]["kernel"] = params[one]["kernel"]
+    _, repair = initjax.fix(loss_fn, params, X, key=KEY)
+    drawn = [change.name for change in repair.changes if "drawn anew" in change.what]
+    assert drawn == ["3/kernel", "4/kernel"] and repair.verdict == "ok"
+
+
+@pytest.mark.parametrize("method", ["variance", "units", "gradient"])
+def test_numpys_doubles_stay_doubles(method):
+    loss_fn, params, _ = perceptron(jax.nn.relu, 3)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) * 2, params)
+    params[0]["kernel"] = np.abs(params[0]["kernel"])
+    params[1]["kernel"] = np.full_like(params[1]["kernel"], 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fixed, repair = initjax.fix(
+            loss_fn, params, X, key=KEY, method=method, optimizer=optax.sgd(0.1)
+        )
+    assert {change.name for change in repair.changes} >= {"0/kernel", "1/kernel"}
+    for leaf in jax.tree.leaves(fixed):
+        assert isinstance(leaf, np.ndarray) and leaf.dtype == np.float64

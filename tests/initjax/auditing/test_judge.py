@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 import initjax
 from initjax.auditing.audit import reported
+from initjax.auditing.copies import copies
 from initjax.auditing.findings import CAUSES
 from initjax.auditing.measure import measurer
 from initjax.auditing.trace import trace
@@ -120,6 +122,8 @@ def constant(leaf):
         ("input_scale", "failure", tanh, params(), 255 * X),
         ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
         ("input_scale", "warning", tanh, params(), X / 100),
+        ("not_centred", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
+        ("not_centred", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),
         ("vanishing", "failure", tanh, params(gain=0.2), X),
         ("exploding", "failure", relu, params(gain=8.0), X),
@@ -146,6 +150,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("zero", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0)), X),
         ("symmetry", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0.1)), X),
         ("duplicate", tanh, params(stack_kernel=lambda k: with_value(k, 3, k[7])), X),
+        ("not_centred", relu, params(gain=2.0, stack_kernel=np.abs, out_kernel=np.abs), X),
         ("vanishing", tanh, params(gain=0.2), X),
         ("exploding", relu, params(gain=8.0), X),
         ("input_scale", tanh, params(), 255 * X),
@@ -269,3 +274,158 @@ def test_findings_are_sorted_by_level_and_causes_are_explained():
     assert len(found) > 1
     assert all(finding.cause in CAUSES and CAUSES[finding.cause] for finding in found)
     assert np.all([finding.message and finding.remedy for finding in found])
+
+
+def cross_entropy(logits):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+
+def test_readouts_of_zeros_are_on_purpose_however_many():
+    def actor_critic(p, x):
+        h = jnp.tanh(x @ p["in"])
+        return cross_entropy(h @ p["actor"]) + square(h @ p["critic"] - 1)
+
+    tree = {"in": normal(1, INPUTS, 32), "actor": np.zeros((32, CLASSES), np.float32)}
+    assert audited(actor_critic, {**tree, "critic": np.zeros((32, 1), np.float32)}, X) == []
+
+    def regression(p, x):
+        h = jnp.tanh(x @ p["in"])
+        return square(h @ p["one"] - 1) + square(h @ p["other"] + 1)
+
+    heads = np.zeros((2, 32, 1), np.float32)
+    tree = {"in": normal(1, INPUTS, 32), "one": heads[0], "other": heads[1]}
+    assert audited(regression, tree, X) == []
+
+
+def test_a_gate_of_zeros_is_on_purpose():
+    """As adaLN-zero has it: what conditions a block opens it from nothing."""
+
+    def loss(p, x, condition):
+        h = x @ p["in"]
+        gate = jax.nn.silu(condition @ p["condition"]) @ p["gate"]
+        return square((h + gate * (jax.nn.relu(h @ p["up"]) @ p["down"])) @ p["out"] - 1)
+
+    shapes = {"in": (INPUTS, 32), "condition": (INPUTS, 32), "up": (32, 64), "down": (64, 32)}
+    tree = {name: normal(number, *shape) for number, (name, shape) in enumerate(shapes.items())}
+    tree |= {"gate": np.zeros((32, 32), np.float32), "out": normal(9, 32, 4)}
+    assert "zero" not in dict(audited(loss, tree, X, X[::-1]))
+
+
+@pytest.mark.parametrize(("activation", "level"), [(jnp.tanh, "warning"), (jax.nn.relu, "failure")])
+def test_a_hidden_kernel_of_zeros_is_a_failure_where_it_cannot_learn(activation, level):
+    def loss(p, x):
+        return cross_entropy(activation(x @ p["in"]) @ p["out"])
+
+    tree = {"in": np.zeros((INPUTS, 32), np.float32), "out": normal(1, 32, CLASSES)}
+    (finding,) = Model(loss, tree, X)(tree, X).findings
+    assert (finding.cause, finding.level, finding.layers) == ("zero", level, ("in",))
+    gradient = jax.grad(loss)(tree, X)["in"]
+    assert (np.linalg.matrix_rank(gradient) > 1) == (level == "warning")
+
+
+def test_weights_whose_mean_is_chance_are_centred():
+    def loss(p, x):
+        return square(jax.nn.relu(x @ p["in"]) @ p["out"])
+
+    model = Model(loss, {"in": normal(1, INPUTS, 32), "out": normal(2, 32, 1)}, X)
+    for seed in range(40):
+        tree = {"in": normal(seed, INPUTS, 32), "out": normal(seed + 99, 32, 1)}
+        assert causes(model(tree, X)) == []
+    averages = {"in": np.eye(INPUTS, 32, dtype=np.float32) + 0.01, "out": normal(2, 32, 1)}
+    assert "not_centred" not in dict(causes(model(averages, X)))
+
+    def convex(p, x):  # in its input, as its kernels are positive
+        return square(jax.nn.relu(x @ jax.nn.softplus(p["in"])) @ p["out"])
+
+    assert "not_centred" not in dict(audited(convex, averages, X))
+
+
+def test_copies_are_found_among_kernels_that_learn():
+    """A target network is a copy on purpose, and a table of constants is no draw."""
+
+    def network(p, x):
+        return jax.nn.relu(x @ p["in"]) @ p["out"]
+
+    def loss(p, x):
+        target = network(jax.lax.stop_gradient(p["target"]), x[::-1]).max(-1)
+        return square(network(p["online"], x)[:, 0] - target) + square(p["tables"][0])
+
+    kernels = {"in": normal(1, INPUTS, 32), "out": normal(2, 32, 4)}
+    tables = [np.log(np.arange(1.0, 65, dtype=np.float32)).reshape(8, 8)] * 2
+    tree = {"online": kernels, "target": dict(kernels), "tables": tables}
+    model = Model(loss, tree, X)
+    assert "duplicate" not in dict(causes(model(tree, X)))
+    kernels["out"] = kernels["in"][:, :4]
+    assert ("duplicate", "warning") not in causes(model(tree, X))
+    kernels["out"] = kernels["in"].reshape(-1)[:128].reshape(32, 4)
+    (finding,) = [f for f in model(tree, X).findings if f.cause == "duplicate"]
+    assert finding.layers == ("online/in", "online/out")
+
+
+def test_copies_below_a_readout_of_zeros_are_found():
+    drawn = params(stack_kernel=lambda k: with_value(k, 3, k[7]), out_kernel=np.zeros_like)
+    assert causes(tanh(drawn)) == [("duplicate", "warning")]
+
+
+def test_copies_are_grouped_quickly():
+    rng = np.random.default_rng(0)
+    drawn = [row.astype(np.float32) for row in rng.normal(size=(2000, 4096))]
+    drawn += [-2 * drawn[7], drawn[7][:100] + 1, drawn[1999][:64], drawn[3][:31]]
+    drawn += [np.zeros(64, np.float32), np.ones(64, np.float32)]
+    start = time.perf_counter()
+    assert copies(drawn) == [[7, 2000, 2001], [1999, 2002]]
+    assert time.perf_counter() - start < 10
+
+
+def test_a_tied_embedding_and_a_structured_kernel_have_no_wrong_fan():
+    tokens = np.arange(256).reshape(16, 16) % 5000
+
+    def tied(p, tokens):
+        h = p["table"][tokens] @ p["hidden"]
+        return -jax.nn.log_softmax(50 * h @ p["table"].T).mean()
+
+    table = 0.02 * np.random.default_rng(1).normal(size=(5000, 64)).astype(np.float32)
+    found = audited(tied, {"table": table, "hidden": normal(2, 64, 64)}, tokens)
+    assert "wrong_fan" not in dict(found)
+
+    def convolved(p, x):
+        z = jax.lax.conv_general_dilated(x, p["in"], (2, 2), "SAME",
+                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+        return square(z.mean((1, 2)) @ p["out"])
+
+    kernel = initjax.delta_orthogonal()(jax.random.key(0), (7, 7, 3, 64))
+    images = np.random.default_rng(2).normal(size=(16, 14, 14, 3)).astype(np.float32)
+    found = audited(convolved, {"in": kernel, "out": normal(3, 64, 4)}, images)
+    assert "wrong_fan" not in dict(found)
+
+
+def test_infinite_numbers_count_where_something_comes_of_them():
+    def loss(p, x, mask):
+        attention = jax.nn.softmax(x @ p["in"] + mask + jax.lax.stop_gradient(p["mask"]))
+        return square(attention @ p["out"])
+
+    tree = {"in": normal(1, INPUTS, 16), "out": normal(2, 16, 4)}
+    none, mask = np.zeros(16, np.float32), np.where(np.arange(16) < 8, -np.inf, 0)
+    mask = mask.astype(np.float32)
+    model = Model(loss, {**tree, "mask": none}, X, none)
+    assert "not_finite" not in dict(causes(model({**tree, "mask": none}, X, mask)))
+    assert "not_finite" not in dict(causes(model({**tree, "mask": mask}, X, none)))
+    for inputs, masks in ((X, np.full(16, -np.inf, np.float32)), (X, with_value(none, 0, np.nan))):
+        (finding,) = model({**tree, "mask": none}, inputs, masks).findings
+        assert (finding.cause, finding.layers) == ("not_finite", ("batch[1]",))
+
+
+def test_a_small_readout_may_take_a_large_first_step():
+    """As the policy of PPO does; a small hidden kernel may not."""
+
+    def loss(p, x):
+        h = jnp.tanh(jnp.tanh(x @ p["one"]) @ p["two"])
+        return cross_entropy(h @ p["policy"]) + square(h @ p["value"] - 1)
+
+    tree = {"one": normal(1, INPUTS, 32), "two": normal(2, 32, 32), "value": normal(4, 32, 1)}
+    tree["policy"] = 0.005 * normal(3, 32, CLASSES)
+    model = Model(loss, tree, X, optimizer=optax.adam(1e-3))
+    assert causes(model(tree, X)) == []
+    tree["one"] = 0.005 * tree["one"]
+    (found,) = [f for f in model(tree, X).findings if f.cause == "update"]
+    assert found.layers == ("one",)

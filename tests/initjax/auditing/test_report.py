@@ -194,3 +194,11 @@ def test_what_was_not_read_names_the_first_of_its_parameters():
 )  # fmt: skip
 def test_names_are_shortened_by_what_tells_no_two_apart(names, short):
     assert short_names(list(map(layer, names))) == short
+
+
+def test_the_middle_of_a_path_that_is_too_long_is_left_out():
+    path = "/".join([LONG] * 3)
+    ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"draw {path} anew")
+    lines = str(report([layer(path)], [ill])).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.endswith("projection/kernel:") for line in lines)

@@ -1,0 +1,50 @@
+"""The first update of an optimizer, whichever arguments its update takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def check_optimizer(owner: str, optimizer: Any) -> None:
+    """Refuses what is no Optax transformation.
+
+    Raises:
+      TypeError: it has no init or no update.
+    """
+    if all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        return
+    inner = getattr(optimizer, "tx", None)
+    given = repr(optimizer) if inner is None else f"{type(optimizer).__name__}: give its tx"
+    raise TypeError(f"{owner}: optimizer must be an Optax transformation, got {given}")
+
+
+def first_update(
+    optimizer: Any, gradients: Any, params: Any, loss: Any, loss_fn: Callable[[Any], Any]
+) -> Any:
+    """What an optimizer adds to parameters in its first step.
+
+    Args:
+      optimizer: an Optax transformation; a line search or a plateau's schedule gets what it wants
+        besides gradients.
+      gradients: a tree.
+      params: the tree that they belong to.
+      loss: the loss there.
+      loss_fn: the loss of any such tree.
+
+    Raises:
+      TypeError: its update wants something else.
+    """
+    accepted = inspect.signature(optimizer.update).parameters
+    extra = {"value": loss, "grad": gradients, "value_fn": loss_fn}
+    if not any(one.kind is one.VAR_KEYWORD for one in accepted.values()):
+        extra = {name: value for name, value in extra.items() if name in accepted}
+    try:
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params, **extra)
+    except TypeError as error:
+        raise TypeError(
+            "optimizer: its update wants more than gradients, state, params, value, grad and"
+            f" value_fn: {error}"
+        ) from error
+    return updates
