@@ -109,6 +109,8 @@ class Layer:
     """The layer whose output, through its activation, is this one's input."""
     logits: bool = dataclasses.field(repr=False)
     """Whether its output enters a softmax and a logarithm."""
+    classes: int = dataclasses.field(repr=False)
+    """How many logits each of these softmaxes has."""
     saturating: bool = dataclasses.field(repr=False)
     """Whether its activation is flat on both sides."""
     whole: bool = dataclasses.field(repr=False)
@@ -338,6 +340,7 @@ def _layer(
         index=index,
         source=source if forecast.depth else None,
         logits=site.softmax,
+        classes=site.classes,
         saturating=activation is not None and flat_sides(activation) == (True, True),
         whole=len(site.sources) == 1 and all(source.how == "whole" for source in site.sources),
         weight_zeros=float(forward["weight_zeros"]),

@@ -63,6 +63,21 @@ class Expression:
 IDENTITY = Expression("z")
 
 
+def bare(expression: Expression) -> Expression:
+    """An expression without the numbers that multiply its value or are added to it."""
+    while getattr(expression.primitive, "name", "") in ("mul", "div", "add", "sub"):
+        one, other = expression.inputs
+        if isinstance(one, Expression) and not isinstance(other, Expression):
+            expression = one
+        elif isinstance(other, Expression) and not isinstance(one, Expression):
+            if expression.primitive.name == "div":
+                break
+            expression = other
+        else:
+            break
+    return expression
+
+
 @dataclasses.dataclass(frozen=True)
 class Signal:
     """A value that is a function of one site's output alone, number by number."""

@@ -43,8 +43,17 @@ from initjax.auditing.primitives import (
     scan_counts,
 )
 from initjax.auditing.products import Product, product_of
-from initjax.auditing.signals import IDENTITY, Expression, Path, Signal, number
+from initjax.auditing.signals import (
+    IDENTITY,
+    Expression,
+    Path,
+    Signal,
+    bare,
+    floating,
+    number,
+)
 from initjax.auditing.sites import Anatomy, Site
+from initjax.auditing.softmax import softmax_after
 from initjax.auditing.tags import Source, Tag, applied, join, reason
 
 
@@ -71,14 +80,27 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
         outputs = walk.program(jaxpr.jaxpr, walk.constants(jaxpr), tags, ())
         if walk.sites:
             break
-    for site in walk.sites.values():
-        site.ruled = any(site.output[: len(path)] == path for path in walk.ruled)
+    entering = [tag for site in walk.sites.values() for tag in site.inputs]
+    read = frozenset().union(*(tag.sites | tag.near for tag in entering))
+    for path, site in walk.sites.items():
+        site.ruled = any(site.output[: len(outer)] == outer for outer in walk.ruled)
+        if path not in read:  # what it is added to or subtracted from is a target
+            site.added = site.residual = False
+        elif site.activation is None:
+            site.activation = _lost_activation(site)
     leaves = frozenset().union(*(tag.leaves for tag in outputs))
     return Anatomy(dict(sorted(walk.sites.items())), walk.unread, leaves, outputs)
 
 
 _ARRAY = Tag(lost="an array enters")
 _CLOSED_OVER = Tag(data=True, batch=frozenset([-1]), near=frozenset([None]), lost="the batch")
+
+
+def _lost_activation(site: Site) -> Expression | None:
+    """What is applied to a site that no other reads directly, if it is one function everywhere."""
+    ends = {end and bare(end) for end in site.mixed or site.reduced}
+    (end,) = ends if len(ends) == 1 else (None,)
+    return None if end == IDENTITY else end
 
 
 class _Walk:
@@ -153,7 +175,12 @@ class _Walk:
             return [self.site(eqn, tags, path, product)]
         if name in SAME:
             return tags
-        tag = self.plain(eqn, tags, path)
+        if name == "log" and tags[0].softmax and tags[0].softmax.stage == "sum":
+            for site in tags[0].softmax.sites:
+                self.sites[site].classes = tags[0].softmax.classes
+        tag = dataclasses.replace(self.plain(eqn, tags, path), softmax=softmax_after(eqn, tags))
+        if tag.signal is None:
+            self.lose(eqn, tags)
         if len(eqn.outvars) == 1:
             return [tag]
         return [one_of_several(tag, (*path, number)) for number in range(len(eqn.outvars))]
@@ -216,6 +243,25 @@ class _Walk:
         source.readers.add(path)
         if source.activation is None or source.activation == IDENTITY:
             source.activation = signal.expression
+
+    def lose(self, eqn: Any, tags: list[Tag]) -> None:
+        """Notes what has been applied to sites whose signals end at an equation."""
+        name = eqn.primitive.name
+        for position, (var, tag) in enumerate(zip(eqn.invars, tags, strict=True)):
+            signal = tag.signal
+            if signal is None or signal.site is None or not floating(var.aval.dtype):
+                continue
+            if not isinstance(signal.expression, Expression):
+                continue
+            others = [other for number, other in enumerate(tags) if number != position]
+            # A gate may be saturated on purpose.
+            gated = name in ("mul", "div") and any(
+                other.sites and not other.statistic for other in others
+            )
+            site = self.sites[signal.site]
+            whole = var.aval.size >= site.size and not gated
+            ends = site.reduced if name in REDUCTIONS else site.mixed
+            ends.add(signal.expression if whole else None)
 
     # Everything else
 
@@ -320,10 +366,6 @@ class _Walk:
             statistic=bool(data) and all(operand.statistic for operand in data),
             root=(roots and tag.statistic) or (tag.root and all(o.statistic for o in data)),
         )
-        if name == "log" and (tags[0].statistic or tags[0].lost == "normalisation"):
-            for site in tags[0].near:
-                if site is not None:
-                    self.sites[site].softmax = True
         if len(data) == 2:
             meet(self.sites, name, data)
             if any(operand.statistic for operand in data) and not tag.statistic:

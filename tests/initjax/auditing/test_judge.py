@@ -269,3 +269,43 @@ def test_findings_are_sorted_by_level_and_causes_are_explained():
     assert len(found) > 1
     assert all(finding.cause in CAUSES and CAUSES[finding.cause] for finding in found)
     assert np.all([finding.message and finding.remedy for finding in found])
+
+
+def cross_entropy(logits):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+
+@pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])
+def test_dead_units_are_found_whatever_stands_behind_them(between):
+    def loss(p, x, key):
+        h = jax.nn.relu(x @ p["in"] + p["bias"])
+        if between == "pool":
+            h = h.reshape(len(h), -1, 2).max(-1).repeat(2, -1)
+        elif between == "dropout":
+            h = jnp.where(jax.random.bernoulli(key, 0.9, h.shape), h / 0.9, 0)
+        elif between == "skip":
+            h = h + x
+        else:
+            h = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        return cross_entropy(h @ p["out"])
+
+    def tree(bias):
+        return {
+            "in": normal(1, INPUTS, INPUTS) * 2**0.5,
+            "bias": np.full(INPUTS, bias, np.float32),
+            "out": normal(2, INPUTS, CLASSES) / 2,
+        }
+
+    key = jax.random.key(0)
+    model = Model(loss, tree(0), X, key)
+    assert causes(model(tree(0), X, key)) == []
+    assert causes(model(tree(-100), X, key)) == [("dead", "failure")]
+
+
+def test_guessing_costs_the_logarithm_of_the_classes_of_one_softmax():
+    def loss(p, x):
+        logits = (jax.nn.relu(x @ p["in"]) @ p["out"]).reshape(-1, 3, CLASSES)
+        return -jax.nn.log_softmax(logits)[:, :, 0].mean()
+
+    tree = {"in": normal(1, INPUTS, WIDTH), "out": normal(2, WIDTH, 3 * CLASSES)}
+    assert Model(loss, tree, X)(tree, X).network.expected_loss == pytest.approx(np.log(CLASSES))

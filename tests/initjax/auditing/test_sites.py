@@ -11,6 +11,7 @@ import pytest
 from flax import linen, nnx
 from jax import lax
 
+from initjax.auditing.signals import name_of
 from initjax.auditing.trace import trace
 
 rng = np.random.default_rng(0)
@@ -480,7 +481,8 @@ def test_layers_of_flax_linen(train):
     assert [site.added for site in found] == [False] * 4
     assert found[-1].softmax
     # In training the dropout in between is none of one layer's functions.
-    assert (found[2].activation is None) == train
+    assert (found[3].inputs[0].signal is None) == train
+    assert [name_of(site.activation) for site in found[1:]] == ["relu", "gelu", ""]
     assert traced.anatomy.leaves == frozenset(range(len(traced.names)))
 
 
@@ -560,3 +562,89 @@ def test_layers_of_equinox():
         lambda p, x: square(jax.vmap(equinox.combine(p, static))(x)), kernel, normal(2, 4, 9, 9)
     )
     assert (site.kind, site.fan_in, site.unit_axes, site.bias) == ("convolution", 36, (1,), 1)
+
+
+# What is applied where a signal ends
+
+
+MASK = jnp.arange(48).reshape(8, 6) % 3 > 0
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda z, x: jnp.concatenate([jax.nn.relu(z), x], -1),
+        lambda z, x: jnp.where(x[:, :1] > 0, jax.nn.relu(z) / 0.9, 0),
+        lambda z, x: jax.nn.relu(z) * MASK,
+        lambda z, x: norm(jax.nn.relu(z)),
+        lambda z, x: jax.nn.relu(z) + x.sum(1, keepdims=True),
+        lambda z, x: jax.nn.relu(z).mean(0, keepdims=True),
+        lambda z, x: linen.max_pool(jax.nn.relu(z)[..., None], (2,)),
+    ],
+    ids=["joined", "dropout", "mask", "norm", "sum", "mean", "pool"],
+)
+def test_an_activation_is_known_where_its_signal_ends(between):
+    def loss(p, x):
+        h = between(x @ p["a"] + p["bias"], x)
+        return square(h.reshape(len(h), -1) @ p["out"])
+
+    shape = jax.eval_shape(lambda: between(normal(8, 6), X)).shape
+    params = MLP | {"out": normal(int(np.prod(shape[1:])), 4)}
+    first, last = sites(loss, params, X)
+    assert name_of(first.activation) == "relu"
+    assert last.inputs[0].signal is None and last.activation is None
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda z, x: norm(z),
+        lambda z, x: jax.nn.relu(norm(z)),
+        lambda z, x: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)),
+        lambda z, x: 0.5 * z + x.sum(1, keepdims=True),
+        lambda z, x: jax.nn.relu(z) * x[:, :1] + z,
+        lambda z, x: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], -1)[:, ::2],
+        lambda z, x: jnp.where(z > 0, 1.0, 2.0) * x[:, :1] + z * x[:, 1:2],
+    ],
+    ids=["norm", "norm first", "rms norm", "scaled", "with a skip", "both signs", "comparison"],
+)
+def test_no_activation_is_made_up_where_units_get_through_otherwise(between):
+    first, _ = sites(lambda p, x: square(between(x @ p["a"], x) @ p["out"]), MLP, X)
+    assert name_of(first.activation) in ("", "identity")
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        (lambda z: jax.nn.log_softmax(z), 12),
+        (lambda z: jax.nn.log_softmax(z.reshape(8, 3, 4)), 4),
+        (lambda z: jax.nn.log_softmax(z[:, :5] / 0.7), 5),
+        (lambda z: jnp.log(jnp.sum(jnp.exp(z), -1)), 12),
+        (lambda z: jnp.log(jax.nn.softmax(jnp.where(MASK[:, :1], z, -9)) + 1e-9), 12),
+        (lambda z: jnp.log(square(z)), 0),
+        (lambda z: jax.nn.log_softmax(z @ z.T), 0),
+        (lambda z: jax.nn.log_softmax(z, axis=0), 0),
+        (lambda z: jax.nn.log_sigmoid(z), 0),
+        (lambda z: jax.nn.softmax(z), 0),
+    ],
+)
+def test_classes_are_what_one_softmax_sums_over(loss, classes):
+    params = {"a": normal(5, 6), "out": normal(6, 12)}
+    _, last = sites(lambda p, x: loss(jnp.tanh(x @ p["a"]) @ p["out"]).mean(), params, X)
+    assert last.classes == classes
+    if classes == 12:
+        members = {name: jnp.stack([leaf] * 3) for name, leaf in params.items()}
+        _, last = sites(
+            lambda p, x: jax.vmap(
+                lambda p: loss(jnp.tanh(x @ p["a"]) @ p["out"]).mean()
+            )(p).mean(), members, X,
+        )  # fmt: skip
+        assert last.classes == classes
+
+
+def test_a_target_of_the_same_batch_makes_no_residual_branch():
+    def autoencoder(p, x):
+        return square(jnp.tanh(x @ p["a"]) @ p["back"] - x)
+
+    found = sites(autoencoder, {"a": normal(5, 6), "back": normal(6, 5)}, X)
+    assert not any(site.residual or site.added for site in found)
