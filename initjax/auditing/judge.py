@@ -43,6 +43,7 @@ _CHECKS: tuple[Callable[[list[Layer], Network], list[Finding]], ...] = (
     draws.wrong_fan,
     propagation.branch_scale,
     propagation.gradients,
+    propagation.blocked,
     propagation.forward,
     propagation.saturated,
     propagation.dead,

@@ -98,6 +98,29 @@ def _without_small_end(chain: list[Layer]) -> list[Layer]:
     return hidden if last.weight_variance < 0.05 * typical else chain
 
 
+def blocked(layers: list[Layer], network: Network) -> list[Finding]:
+    """Vanishing to nothing, though no kernel of zeros is on the way.
+
+    Where a branch or an input of several is shut, by a factor that starts at zero, others learn.
+    """
+    measured = [layer for layer in layers if not math.isnan(layer.log_gradient)]
+    silent = [layer for layer in measured if layer.log_gradient == -math.inf]
+    if not silent or len(silent) == len(measured):
+        return []
+    entering = [layer for layer in measured if layer.source is None and _enters(layer)]
+    if not entering or any(layer.log_gradient > -math.inf for layer in entering):
+        return []
+    if any(layer.weight_square == 0 for layer in layers):
+        return []
+    message = f"{some([layer.name for layer in silent])}: the gradient is exactly zero"
+    remedy = "look for a function between the layers that is flat, as a clip or a step is"
+    return finding("failure", "vanishing", silent, message, remedy)
+
+
+def _enters(layer: Layer) -> bool:
+    return layer.kind == "embedding" or layer.unpredicted == "the batch"
+
+
 def forward(layers: list[Layer], network: Network) -> list[Finding]:
     """Exploding, by signals that are too large already."""
     large = [layer for layer in layers if layer.rms > 1e3 and layer.role != "last"]

@@ -309,3 +309,20 @@ def test_guessing_costs_the_logarithm_of_the_classes_of_one_softmax():
 
     tree = {"in": normal(1, INPUTS, WIDTH), "out": normal(2, WIDTH, 3 * CLASSES)}
     assert Model(loss, tree, X)(tree, X).network.expected_loss == pytest.approx(np.log(CLASSES))
+
+
+def test_layers_that_no_gradient_reaches_are_found():
+    def loss(p, x, gate, step):
+        h = x @ p["in"]
+        h = h + gate * (jnp.tanh(h @ p["up"]) @ p["down"])
+        return cross_entropy(jnp.where(step > 0, jnp.round(h), h) @ p["out"])
+
+    tree = {name: normal(number, 32, 32) for number, name in enumerate(("in", "up", "down"))}
+    tree["out"] = normal(4, 32, CLASSES) / 4
+    zero, one = np.float32(0), np.float32(1)
+    model = Model(loss, tree, X, one, zero)
+    assert causes(model(tree, X, one, one)) == [("vanishing", "failure")]
+    for gate in (zero, one):  # a branch that starts as nothing is on purpose
+        assert ("vanishing", "failure") not in causes(model(tree, X, gate, zero))
+    closed = {**tree, "out": np.zeros_like(tree["out"])}
+    assert ("vanishing", "failure") not in causes(model(closed, X, one, zero))
