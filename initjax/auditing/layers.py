@@ -119,10 +119,8 @@ class Layer:
     weight_square: float = dataclasses.field(repr=False)
     log_gradient: float = dataclasses.field(repr=False)
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
-    silent: float = dataclasses.field(repr=False)
     input_largest: float = dataclasses.field(repr=False)
     expression: Expression | None = dataclasses.field(repr=False)
-    parameters: tuple[int, ...] = dataclasses.field(repr=False)
     depth: int = dataclasses.field(repr=False)
     """The number of layers in its chain before it."""
 
@@ -346,10 +344,8 @@ def _layer(
         weight_zeros=float(forward["weight_zeros"]),
         weight_square=float(forward["weight_square"]),
         log_gradient=log_gradient,
-        silent=float(backward.get("silent", math.nan)),
         input_largest=float(forward["input_largest"]),
         expression=activation,
-        parameters=tuple(sorted({source.leaf for source in site.sources})),
         depth=forecast.depth,
     )
 

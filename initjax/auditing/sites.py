@@ -105,4 +105,3 @@ class Anatomy:
     """What could not be read, as a text, and the parameters that enter there."""
     leaves: frozenset[int]
     """The parameters that the results depend on."""
-    outputs: list[Tag]

@@ -48,7 +48,8 @@ class Tag:
     batch: frozenset[int] = frozenset()
     """The inputs of the batch that it depends on."""
     sources: frozenset[Source] = frozenset()
-    """For a value of parameters alone: how it comes from them."""
+    """How it comes from parameters: for a value of them alone, or of a parameter's size with noise,
+    a mask or statistics in it that no other parameter enters."""
     signal: Signal | None = None
     lost: str = ""
     """Why there is no signal."""

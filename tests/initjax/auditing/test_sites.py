@@ -648,3 +648,74 @@ def test_a_target_of_the_same_batch_makes_no_residual_branch():
 
     found = sites(autoencoder, {"a": normal(5, 6), "back": normal(6, 5)}, X)
     assert not any(site.residual or site.added for site in found)
+
+
+# Weights that the batch has a part in
+
+
+class Spectral(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.SpectralNorm(linen.Dense(6))(x, update_stats=False))
+        return linen.SpectralNorm(linen.Dense(4))(x, update_stats=False)
+
+
+def test_masks_noise_and_statistics_of_the_batch_leave_a_kernel_a_weight():
+    key = jax.random.key(0)
+
+    def mlp(weight):
+        return lambda p, x, key: square(jnp.tanh(x @ weight(p["a"], key)) @ p["out"])
+
+    def noisy(w, key):
+        return w + 0.1 * jax.random.normal(key, w.shape)
+
+    def masked(w, key):
+        return jnp.where(jax.random.bernoulli(key, 0.5, w.shape), w, 0)
+
+    for weight in (noisy, masked, lambda w, key: w * jax.random.bernoulli(key, 0.5, w.shape)):
+        first, last = sites(mlp(weight), MLP, X, key)
+        assert (first.fan_in, first.weight, last.fan_in) == (5, 1, 6)
+        assert {source.how for source in first.sources} == {"nonlinear"}
+        assert last.inputs[0].signal is not None
+
+    model = Spectral()
+    variables = jax.eval_shape(model.init, key, X)
+
+    def spectral(params, statistics, x):
+        return square(model.apply({"params": params, "batch_stats": statistics}, x))
+
+    # The power iterations that find the norms are no layers.
+    found = sites(spectral, variables["params"], variables["batch_stats"], X)
+    assert [(site.fan_in, site.bias is not None) for site in found] == [(5, True), (6, True)]
+
+
+def test_a_product_with_a_kernel_of_every_example_is_named():
+    def loss(p, x, key):
+        masks = jax.random.bernoulli(key, 0.5, (8, 5, 6))
+        return square(jnp.einsum("bi,bio->bo", x, p["a"] * masks) @ p["out"])
+
+    traced, found = anatomy(loss, MLP, X, jax.random.key(0))
+    assert len(found) == 1
+    (leaves,) = traced.anatomy.unread.values()
+    assert {traced.names[leaf] for leaf in leaves} == {"a"}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+def test_data_may_be_closed_over_though_a_key_is_given(jit):
+    wrap = jax.jit if jit else lambda f: f
+
+    def loss(p, key):
+        h = jnp.tanh(X @ p["a"])
+        return square(jnp.where(jax.random.bernoulli(key, 0.5, h.shape), 2 * h, 0) @ p["out"])
+
+    assert names(wrap(loss), MLP, jax.random.key(0)) == ["a", "out"]
+
+
+def test_a_fixed_matrix_that_parameters_are_drawn_through_is_no_data():
+    mixing = normal(30, 3)
+
+    def loss(p, x):
+        return square(x @ (mixing @ p).reshape(5, 6))
+
+    (site,) = sites(loss, normal(3), X)
+    assert site.fan_in == 5
