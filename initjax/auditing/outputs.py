@@ -72,6 +72,7 @@ def meet(sites: dict[Path, Site], name: str, data: list[Tag]) -> None:
                 enters = bool(other.near & {None, *upstream})
                 if signal.site not in other.sites and enters and (own in (None, *upstream)):
                     site.residual = True
+                    site.streams = bool(other.near & upstream)
         if name in ("mul", "div") and other.root and tag.linear and tag.near == other.near:
             if len(tag.near) == 1 and None not in tag.near:
                 (near,) = tag.near

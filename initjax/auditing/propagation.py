@@ -99,7 +99,7 @@ def _without_small_end(chain: list[Layer]) -> list[Layer]:
 
 
 def blocked(layers: list[Layer], network: Network) -> list[Finding]:
-    """Vanishing to nothing, though no kernel of zeros is on the way.
+    """Vanishing to nothing, though no kernel of zeros is on the way; dead, if units are.
 
     Where a branch or an input of several is shut, by a factor that starts at zero, others learn.
     """
@@ -113,6 +113,10 @@ def blocked(layers: list[Layer], network: Network) -> list[Finding]:
     if any(layer.weight_square == 0 for layer in layers):
         return []
     message = f"{some([layer.name for layer in silent])}: the gradient is exactly zero"
+    dead = [layer for layer in layers if layer.dead == 1]
+    if dead:
+        message += f", as all units of {dead[0].name} are flat"
+        return finding("failure", "dead", silent, message, "draw its kernel and biases again")
     remedy = "look for a function between the layers that is flat, as a clip or a step is"
     return finding("failure", "vanishing", silent, message, remedy)
 

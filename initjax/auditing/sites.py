@@ -55,6 +55,8 @@ class Site:
     """Whether its output is added to other data, as at the end of a residual branch."""
     residual: bool = False
     """Whether what it is added to is upstream of its own input."""
+    streams: bool = False
+    """Whether sites give that, and not the batch alone, which may be a target."""
     normalised: bool = False
     """Whether its output is normalised, so that its scale does not count."""
     classes: int = 0

@@ -95,9 +95,9 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
     upstream = frozenset().union(*(tag.sites | tag.near for tag in entering))
     for path, site in walk.sites.items():
         site.ruled = any(site.output[: len(outer)] == outer for outer in walk.ruled)
-        if path not in upstream:  # what it is added to or subtracted from is a target
+        if path not in upstream and not site.streams:  # what it meets is a target
             site.added = site.residual = False
-        elif site.activation is None:
+        if path in upstream and site.activation is None:
             site.activation = _lost_activation(site)
     return Anatomy(dict(sorted(walk.sites.items())), walk.unread, walk.leaves)
 

@@ -649,6 +649,16 @@ def test_a_target_of_the_same_batch_makes_no_residual_branch():
     found = sites(autoencoder, {"a": normal(5, 6), "back": normal(6, 5)}, X)
     assert not any(site.residual or site.added for site in found)
 
+    def temporal_difference(p, x):
+        def value(p, x):
+            return jnp.tanh(x @ p["a"]) @ p["out"]
+
+        target = x[:, 0] + value(p["target"], x[::-1]).max(-1)
+        return square(value(p["online"], x)[:, 0] - target)
+
+    found = sites(temporal_difference, {"online": MLP, "target": MLP}, X)
+    assert not any(site.residual or site.added for site in found)
+
 
 # Weights that the batch has a part in
 
