@@ -144,6 +144,17 @@ def name_of(expression: Expression | None) -> str:
 
 
 @functools.lru_cache(maxsize=256)
+def outgrows_lines(expression: Expression) -> bool:
+    """Whether it grows faster than in proportion, as an exponential or a square does."""
+    import jax
+
+    z = np.linspace(-20, 20, 201, dtype=np.float32)
+    with jax.ensure_compile_time_eval():
+        sizes = np.abs(np.asarray(expression(z)))
+    return not sizes.max() <= 2.5 * sizes[np.abs(z) <= 10].max()
+
+
+@functools.lru_cache(maxsize=256)
 def _values(function: Callable) -> np.ndarray:
     import jax
 

@@ -51,6 +51,7 @@ from initjax.auditing.signals import (
     bare,
     floating,
     number,
+    outgrows_lines,
 )
 from initjax.auditing.sites import Anatomy, Site
 from initjax.auditing.softmax import softmax_after
@@ -107,10 +108,13 @@ _CLOSED_OVER = Tag(data=True, batch=frozenset([-1]), near=frozenset([None]), los
 
 
 def _lost_activation(site: Site) -> Expression | None:
-    """What is applied to a site that no other reads directly, if it is one function everywhere."""
+    """What is applied to a site that no other reads directly, if it is one function everywhere.
+
+    A scale of its own, as an exponential makes, is no activation that has a flat part.
+    """
     ends = {end and bare(end) for end in site.mixed or site.reduced}
     (end,) = ends if len(ends) == 1 else (None,)
-    return None if end == IDENTITY else end
+    return None if end is None or end == IDENTITY or outgrows_lines(end) else end
 
 
 class _Walk:
@@ -279,7 +283,7 @@ class _Walk:
             others = [other for number, other in enumerate(tags) if number != position]
             # A gate may be saturated on purpose.
             gated = name in ("mul", "div") and any(
-                other.sites and not other.statistic for other in others
+                other.near - {None} and not other.statistic for other in others
             )
             site = self.sites[signal.site]
             whole = var.aval.size >= site.size and not gated

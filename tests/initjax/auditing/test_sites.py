@@ -605,9 +605,16 @@ def test_an_activation_is_known_where_its_signal_ends(between):
         lambda z, x: jax.nn.relu(z) * x[:, :1] + z,
         lambda z, x: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], -1)[:, ::2],
         lambda z, x: jnp.where(z > 0, 1.0, 2.0) * x[:, :1] + z * x[:, 1:2],
+        lambda z, x: jnp.exp(z) * x[:, :1],
+        lambda z, x: jnp.square(z).mean(0, keepdims=True),
+        lambda z, x: jax.nn.sigmoid(z) * jnp.tanh(z[:, ::-1]),
+        lambda z, x: lax.fori_loop(0, 3, lambda _, c: jax.nn.sigmoid(z) * c + 1, z),
     ],
-    ids=["norm", "norm first", "rms norm", "scaled", "with a skip", "both signs", "comparison"],
-)
+    ids=[
+        "norm", "norm first", "rms norm", "scaled", "with a skip", "both signs", "comparison",
+        "exponential", "power", "gate", "loop",
+    ],
+)  # fmt: skip
 def test_no_activation_is_made_up_where_units_get_through_otherwise(between):
     first, _ = sites(lambda p, x: square(between(x @ p["a"], x) @ p["out"]), MLP, X)
     assert name_of(first.activation) in ("", "identity")
