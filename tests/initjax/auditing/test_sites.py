@@ -736,3 +736,13 @@ def test_a_fixed_matrix_that_parameters_are_drawn_through_is_no_data():
 
     (site,) = sites(loss, normal(3), X)
     assert site.fan_in == 5
+
+
+def test_a_mean_that_noise_is_added_to_is_no_residual_branch():
+    def sampled(p, x, key):
+        h = jnp.tanh(x @ p["a"])
+        mean, spread = h @ p["mean"], jnp.exp(h @ p["spread"])
+        return square((mean + spread * jax.random.normal(key, mean.shape)) @ p["out"])
+
+    params = MLP | {"mean": normal(6, 6), "spread": normal(6, 6)}
+    assert not any(site.residual for site in sites(sampled, params, X, jax.random.key(0)))
