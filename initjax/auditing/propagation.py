@@ -104,11 +104,11 @@ def blocked(layers: list[Layer], network: Network) -> list[Finding]:
     Where a branch or an input of several is shut, by a factor that starts at zero, others learn.
     """
     measured = [layer for layer in layers if not math.isnan(layer.log_gradient)]
-    silent = [layer for layer in measured if layer.log_gradient == -math.inf]
+    silent = [layer for layer in measured if _silent(layer)]
     if not silent or len(silent) == len(measured):
         return []
-    entering = [layer for layer in measured if layer.source is None and _enters(layer)]
-    if not entering or any(layer.log_gradient > -math.inf for layer in entering):
+    entering = [layer for layer in measured if _enters(layer)]
+    if not entering or not all(map(_silent, entering)):
         return []
     if any(layer.weight_square == 0 for layer in layers):
         return []
@@ -119,6 +119,11 @@ def blocked(layers: list[Layer], network: Network) -> list[Finding]:
         return finding("failure", "dead", silent, message, "draw its kernel and biases again")
     remedy = "look for a function between the layers that is flat, as a clip or a step is"
     return finding("failure", "vanishing", silent, message, remedy)
+
+
+def _silent(layer: Layer) -> bool:
+    """Whether its gradient is zero; in a loop, turns past a sequence's end may have none."""
+    return layer.log_gradient == -math.inf and layer.uses == 1
 
 
 def _enters(layer: Layer) -> bool:

@@ -326,3 +326,18 @@ def test_layers_that_no_gradient_reaches_are_found():
         assert ("vanishing", "failure") not in causes(model(tree, X, gate, zero))
     closed = {**tree, "out": np.zeros_like(tree["out"])}
     assert ("vanishing", "failure") not in causes(model(closed, X, one, zero))
+
+
+def test_turns_of_a_loop_that_count_for_nothing_do_not_block_it():
+    def loss(p, tokens):
+        def turn(h, step):
+            counts, token = step
+            return jnp.where(counts, jnp.tanh(p["in"][token] + h @ p["state"]), h), None
+
+        counted = jnp.arange(6)[:, None, None] < 4
+        h, _ = jax.lax.scan(turn, jnp.zeros((64, 16)), (counted, tokens))
+        return cross_entropy(h @ p["out"])
+
+    tree = {"in": normal(1, 8, 16), "state": normal(2, 16, 16), "out": normal(3, 16, CLASSES)}
+    tokens = np.random.default_rng(0).integers(8, size=(6, 64))
+    assert ("vanishing", "failure") not in audited(loss, tree, tokens)
