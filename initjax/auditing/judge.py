@@ -59,6 +59,7 @@ _CHECKS: tuple[Callable[[list[Layer], Network], list[Finding]], ...] = (
     propagation.forward,
     propagation.saturated,
     propagation.dead,
+    propagation.blocked,
     propagation.collapse,
     propagation.depth,
     propagation.output_scale,

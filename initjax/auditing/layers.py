@@ -113,6 +113,8 @@ class Layer:
     """The layer whose output, through its activation, is this one's input."""
     logits: bool = dataclasses.field(repr=False)
     """Whether its output enters a softmax and a logarithm."""
+    classes: int = dataclasses.field(repr=False)
+    """How many logits each of these softmaxes has."""
     saturating: bool = dataclasses.field(repr=False)
     """Whether its activation is flat on both sides."""
     whole: bool = dataclasses.field(repr=False)
@@ -124,7 +126,6 @@ class Layer:
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
     input_largest: float = dataclasses.field(repr=False)
     expression: Expression | None = dataclasses.field(repr=False)
-    parameters: tuple[int, ...] = dataclasses.field(repr=False)
     depth: int = dataclasses.field(repr=False)
     """The number of layers in its chain before it."""
 
@@ -350,6 +351,7 @@ def _layer(
         index=index,
         source=source if forecast.depth else None,
         logits=site.softmax,
+        classes=site.classes,
         saturating=activation is not None and flat_sides(activation) == (True, True),
         whole=len(site.sources) == 1 and all(source.how == "whole" for source in site.sources),
         weight_zeros=float(forward["weight_zeros"]),
@@ -358,7 +360,6 @@ def _layer(
         log_gradient=log_gradient,
         input_largest=float(forward["input_largest"]),
         expression=activation,
-        parameters=tuple(sorted({source.leaf for source in site.sources})),
         depth=forecast.depth,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from initjax.auditing.signals import Path, Signal
-from initjax.auditing.tags import Tag, join
+from initjax.auditing.tags import Softmax, Tag, join
 
 
 def either(outs: list[Tag], choice: Tag) -> Tag:
@@ -45,13 +45,22 @@ def of_the_turn_before(signal: Signal | None, loop: Path) -> Signal | None:
 def sliced(tag: Tag, path: Path) -> Tag:
     """What is known of a slice along the first axis, one for every turn of a loop."""
     sources = frozenset(source._replace(stacked=(*source.stacked, path)) for source in tag.sources)
-    return dataclasses.replace(tag, sources=sources, signal=_shifted(tag.signal, path, -1))
+    return dataclasses.replace(
+        tag,
+        sources=sources,
+        signal=_shifted(tag.signal, path, -1),
+        softmax=_moved(tag.softmax, -1),
+    )
 
 
 def stacked_up(tag: Tag, path: Path) -> Tag:
     """What is known of what all turns of a loop have given, one upon another."""
     return dataclasses.replace(
-        tag, sources=frozenset(), signal=_shifted(tag.signal, path, 1), once=True
+        tag,
+        sources=frozenset(),
+        signal=_shifted(tag.signal, path, 1),
+        softmax=_moved(tag.softmax, 1),
+        once=True,
     )
 
 
@@ -61,6 +70,12 @@ def one_of_several(tag: Tag, path: Path) -> Tag:
         return tag
     signal = dataclasses.replace(tag.signal, layout=(*tag.signal.layout, path))
     return dataclasses.replace(tag, signal=signal)
+
+
+def _moved(softmax: Softmax | None, step: int) -> Softmax | None:
+    if softmax is None or (step < 0 and 0 in softmax.axes):
+        return None
+    return softmax._replace(axes=tuple(axis + step for axis in softmax.axes))
 
 
 def _shifted(signal: Signal | None, path: Path, step: int) -> Signal | None:

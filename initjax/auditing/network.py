@@ -18,7 +18,7 @@ class Network:
 
     loss: float
     expected_loss: float
-    """ln K, where the last layer gives K logits."""
+    """ln K, where the last layer gives the K logits of a softmax."""
     jacobian: float
     """Mean square of the singular values of the last layer's output by the first's."""
     jacobian_condition: float
@@ -56,7 +56,7 @@ def network_of(measured: Measurements, layers: Sequence[Layer]) -> Network:
     jacobian = measured.jacobian or (math.nan, math.nan)
     return Network(
         loss=measured.loss,
-        expected_loss=math.log(logits[-1].units) if logits else math.nan,
+        expected_loss=math.log(logits[-1].classes) if logits else math.nan,
         jacobian=jacobian[0],
         jacobian_condition=jacobian[1],
         depth=depth,

@@ -69,9 +69,12 @@ def meet(sites: dict[Path, Site], name: str, data: list[Tag]) -> None:
                 bare = other.signal is not None and other.signal.expression == IDENTITY
                 own = other.signal.site if bare and other.signal else None
                 upstream = entered.sites
-                enters = bool(other.near & {None, *upstream})
+                streams = bool(other.near & upstream)
+                # Noise of the batch that another site scales, as a sampled latent has, is none.
+                skips = None in other.near and (other.linear or other.near == {None})
+                enters = streams or skips
                 if signal.site not in other.sites and enters and (own in (None, *upstream)):
-                    site.residual = True
+                    site.residual, site.streams = True, streams
         if name in ("mul", "div") and other.root and tag.linear and tag.near == other.near:
             if len(tag.near) == 1 and None not in tag.near:
                 (near,) = tag.near

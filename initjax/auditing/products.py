@@ -35,10 +35,12 @@ def product_of(eqn: Any, tags: list[Tag]) -> Product | None:
     """
     name = eqn.primitive.name
     if name == "dot_general":
-        weights = [tag for tag in tags if tag.pure and tag.sources]
-        if len(weights) == 1 and any(tag.data for tag in tags):
-            return _dense(eqn, int(tags[1].pure))
-    if name == "conv_general_dilated" and tags[1].pure and tags[0].data:
+        made = [bool(tag.sources) for tag in tags]
+        pure = [tag.pure and bool(tag.sources) for tag in tags]
+        for weights in (pure, made):
+            if sum(weights) == 1 and tags[weights.index(False)].data:
+                return _dense(eqn, weights.index(True))
+    if name == "conv_general_dilated" and tags[0].data and (tags[1].pure or tags[1].sources):
         if eqn.params["batch_group_count"] == 1:
             return _convolution(eqn)
     if name == "gather" and tags[0].pure and tags[1].data:

@@ -102,6 +102,38 @@ def _small(end: Layer, others: list[Layer]) -> bool:
     return end.weight_variance < 0.05 * typical
 
 
+def blocked(layers: list[Layer], network: Network) -> list[Finding]:
+    """Vanishing to nothing, though no kernel of zeros is on the way; dead, if units are.
+
+    Where a branch or an input of several is shut, by a factor that starts at zero, others learn.
+    """
+    measured = [layer for layer in layers if not math.isnan(layer.log_gradient)]
+    silent = [layer for layer in measured if _silent(layer)]
+    if not silent or len(silent) == len(measured):
+        return []
+    entering = [layer for layer in measured if _enters(layer)]
+    if not entering or not all(map(_silent, entering)):
+        return []
+    if any(layer.weight_square == 0 for layer in layers):
+        return []
+    message = f"{some([layer.name for layer in silent])}: the gradient is exactly zero"
+    dead = [layer for layer in layers if layer.dead == 1]
+    if dead:
+        message += f", as all units of {dead[0].name} are flat"
+        return finding("failure", "dead", silent, message, "draw its kernel and biases again")
+    remedy = "look for a function between the layers that is flat, as a clip or a step is"
+    return finding("failure", "vanishing", silent, message, remedy)
+
+
+def _silent(layer: Layer) -> bool:
+    """Whether its gradient is zero; in a loop, turns past a sequence's end may have none."""
+    return layer.log_gradient == -math.inf and layer.uses == 1
+
+
+def _enters(layer: Layer) -> bool:
+    return layer.kind == "embedding" or layer.unpredicted == "the batch"
+
+
 def forward(layers: list[Layer], network: Network) -> list[Finding]:
     """Exploding, by signals that are too large already."""
     large = [layer for layer in layers if layer.rms > 1e3 and layer.role != "last"]

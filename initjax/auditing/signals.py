@@ -63,6 +63,21 @@ class Expression:
 IDENTITY = Expression("z")
 
 
+def bare(expression: Expression) -> Expression:
+    """An expression without the numbers that multiply its value or are added to it."""
+    while getattr(expression.primitive, "name", "") in ("mul", "div", "add", "sub"):
+        one, other = expression.inputs
+        if isinstance(one, Expression) and not isinstance(other, Expression):
+            expression = one
+        elif isinstance(other, Expression) and not isinstance(one, Expression):
+            if expression.primitive.name == "div":
+                break
+            expression = other
+        else:
+            break
+    return expression
+
+
 @dataclasses.dataclass(frozen=True)
 class Signal:
     """A value that is a function of one site's output alone, number by number."""
@@ -126,6 +141,17 @@ def name_of(expression: Expression | None) -> str:
                 return name
     text = expression.text
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+@functools.lru_cache(maxsize=256)
+def outgrows_lines(expression: Expression) -> bool:
+    """Whether it grows faster than in proportion, as an exponential or a square does."""
+    import jax
+
+    z = np.linspace(-20, 20, 201, dtype=np.float32)
+    with jax.ensure_compile_time_eval():
+        sizes = np.abs(np.asarray(expression(z)))
+    return not sizes.max() <= 2.5 * sizes[np.abs(z) <= 10].max()
 
 
 @functools.lru_cache(maxsize=256)

@@ -55,17 +55,36 @@ class Site:
     """Whether its output is added to other data, as at the end of a residual branch."""
     residual: bool = False
     """Whether what it is added to is upstream of its own input."""
+    streams: bool = False
+    """Whether sites give that, and not the batch alone, which may be a target."""
     normalised: bool = False
     """Whether its output is normalised, so that its scale does not count."""
-    softmax: bool = False
-    """Whether its output enters a softmax and a logarithm: it gives logits."""
+    classes: int = 0
+    """How many of its units are the logits of one softmax, as the logarithm that follows shows."""
     activation: Expression | None = None
-    """What is applied to the pre-activation where another site reads it."""
+    """What is applied to the pre-activation where another site reads it, or else where it ceases to
+    be a function of this site alone on the way to one."""
     readers: set[Path] = dataclasses.field(default_factory=set)
     """The sites that read it through an activation."""
+    mixed: set[Expression | None] = dataclasses.field(default_factory=set)
+    """What is applied to it where it meets other numbers: in a pool, a sum, a mask or a norm. None
+    for a part of the units, and for what another layer multiplies."""
+    reduced: set[Expression | None] = dataclasses.field(default_factory=set)
+    """The same where it is only summed up: this may be a statistic for a norm."""
 
     def copy(self) -> Site:
-        return dataclasses.replace(self, inputs=list(self.inputs), readers=set(self.readers))
+        return dataclasses.replace(
+            self,
+            inputs=list(self.inputs),
+            readers=set(self.readers),
+            mixed=set(self.mixed),
+            reduced=set(self.reduced),
+        )
+
+    @property
+    def softmax(self) -> bool:
+        """Whether its output enters a softmax and a logarithm: it gives logits."""
+        return self.classes > 0
 
     @property
     def stacked(self) -> frozenset[Path]:
@@ -88,4 +107,3 @@ class Anatomy:
     """What could not be read, as a text, and the parameters that enter there."""
     leaves: frozenset[int]
     """The parameters that the results depend on."""
-    outputs: list[Tag]

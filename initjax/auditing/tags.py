@@ -24,6 +24,19 @@ class Source(NamedTuple):
     """Whether its axes are other ones than the parameter's, but for those slices."""
 
 
+class Softmax(NamedTuple):
+    """How far a value is on the way to a softmax over units."""
+
+    sites: frozenset[Path]
+    """The sites whose units they are."""
+    axes: tuple[int, ...]
+    """The axes along which they are, as laid out now; none once they are summed up."""
+    stage: str
+    """'units', 'exponentials' or 'sum': the sum of exponentials, or what is divided by it."""
+    classes: int = 0
+    """How many exponentials were summed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Tag:
     """What is known of one value."""
@@ -35,7 +48,8 @@ class Tag:
     batch: frozenset[int] = frozenset()
     """The inputs of the batch that it depends on."""
     sources: frozenset[Source] = frozenset()
-    """For a value of parameters alone: how it comes from them."""
+    """How it comes from parameters: for a value of them alone, or of a parameter's size with noise,
+    a mask or statistics in it that no other parameter enters."""
     signal: Signal | None = None
     lost: str = ""
     """Why there is no signal."""
@@ -49,6 +63,8 @@ class Tag:
     """Whether it is a statistic, such as a mean, of the sites near."""
     root: bool = False
     """Whether it is a square root of a statistic, or one over it."""
+    softmax: Softmax | None = None
+    """Where it is a step of a softmax and no signal."""
     once: bool = True
     """Whether it is used once."""
 

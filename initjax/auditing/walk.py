@@ -43,8 +43,18 @@ from initjax.auditing.primitives import (
     scan_counts,
 )
 from initjax.auditing.products import Product, product_of
-from initjax.auditing.signals import IDENTITY, Expression, Path, Signal, number
+from initjax.auditing.signals import (
+    IDENTITY,
+    Expression,
+    Path,
+    Signal,
+    bare,
+    floating,
+    number,
+    outgrows_lines,
+)
 from initjax.auditing.sites import Anatomy, Site
+from initjax.auditing.softmax import softmax_after
 from initjax.auditing.tags import Source, Tag, applied, join, reason
 
 
@@ -64,29 +74,65 @@ def find(jaxpr: Any, num_parameters: int) -> Anatomy:
         else Tag(data=True, batch=frozenset([index]), near=frozenset([None]), lost="the batch")
         for index in range(len(jaxpr.jaxpr.invars))
     ]
-    # Arrays that a function closes over or makes are data too if no others meet the parameters.
-    without_batch = num_parameters == len(jaxpr.jaxpr.invars)
-    for array in (_CLOSED_OVER if without_batch else _ARRAY, _CLOSED_OVER):
-        walk = _Walk(array)
+
+    def read(matrix: Tag, array: Tag) -> _Walk:
+        walk = _Walk(matrix, array, [var.aval.size for var in jaxpr.jaxpr.invars])
         outputs = walk.program(jaxpr.jaxpr, walk.constants(jaxpr), tags, ())
-        if walk.sites:
-            break
-    for site in walk.sites.values():
-        site.ruled = any(site.output[: len(path)] == path for path in walk.ruled)
-    leaves = frozenset().union(*(tag.leaves for tag in outputs))
-    return Anatomy(dict(sorted(walk.sites.items())), walk.unread, leaves, outputs)
+        walk.leaves = frozenset().union(*(tag.leaves for tag in outputs))
+        for path in walk.inside:
+            walk.sites.pop(path, None)
+        return walk
+
+    # Arrays that a function closes over or makes are data too if no others meet the parameters.
+    if num_parameters == len(jaxpr.jaxpr.invars):
+        walk = read(_CLOSED_OVER, _CLOSED_OVER)
+    else:
+        walk = read(_ARRAY, _ARRAY)
+        if walk.missed:
+            walk = max(walk, read(_CLOSED_OVER, _ARRAY), key=lambda walk: len(walk.sites))
+        if not walk.sites:
+            walk = read(_CLOSED_OVER, _CLOSED_OVER)
+    entering = [tag for site in walk.sites.values() for tag in site.inputs]
+    upstream = frozenset().union(*(tag.sites | tag.near for tag in entering))
+    for path, site in walk.sites.items():
+        site.ruled = any(site.output[: len(outer)] == outer for outer in walk.ruled)
+        if path not in upstream and not site.streams:  # what it meets is a target
+            site.added = site.residual = False
+        if path in upstream and site.activation is None:
+            site.activation = _lost_activation(site)
+    return Anatomy(dict(sorted(walk.sites.items())), walk.unread, walk.leaves)
 
 
 _ARRAY = Tag(lost="an array enters")
 _CLOSED_OVER = Tag(data=True, batch=frozenset([-1]), near=frozenset([None]), lost="the batch")
 
 
+def _lost_activation(site: Site) -> Expression | None:
+    """What is applied to a site that no other reads directly, if it is one function everywhere.
+
+    A scale of its own, as an exponential makes, is no activation that has a flat part.
+    """
+    ends = {end and bare(end) for end in site.mixed or site.reduced}
+    (end,) = ends if len(ends) == 1 else (None,)
+    return None if end is None or end == IDENTITY or outgrows_lines(end) else end
+
+
 class _Walk:
     """The state of one reading."""
 
-    def __init__(self, array: Tag) -> None:
+    def __init__(self, matrix: Tag, array: Tag, sizes: list[int]) -> None:
+        self.matrix = matrix
+        """What is known of a matrix, or an array of more axes, that the function closes over."""
         self.array = array
-        """What is known of an array that is neither a parameter nor of the batch."""
+        """What is known of any other array that is neither a parameter nor of the batch."""
+        self.sizes = sizes
+        """How many numbers the parameters have."""
+        self.leaves: frozenset[int] = frozenset()
+        """The parameters that the results depend on."""
+        self.missed = False
+        """Whether parameters meet arrays in products that would be sites if these were data."""
+        self.inside: set[Path] = set()
+        """Sites that are but a step on the way to a weight, as those that find its norm."""
         self.sites: dict[Path, Site] = {}
         self.unread: dict[str, frozenset[int]] = {}
         self.loops: list[tuple[Path, int | None]] = []
@@ -126,7 +172,9 @@ class _Walk:
 
     def constant(self, value: Any) -> Tag:
         known = number(value) if np.size(value) == 1 else None
-        return self.array if known is None else Tag(signal=Signal(None, known))
+        if known is not None:
+            return Tag(signal=Signal(None, known))
+        return self.matrix if np.ndim(value) > 1 and floating(value.dtype) else self.array
 
     def equation(self, eqn: Any, tags: list[Tag], path: Path) -> list[Tag]:
         name = eqn.primitive.name
@@ -153,7 +201,12 @@ class _Walk:
             return [self.site(eqn, tags, path, product)]
         if name in SAME:
             return tags
-        tag = self.plain(eqn, tags, path)
+        if name == "log" and tags[0].softmax and tags[0].softmax.stage == "sum":
+            for site in tags[0].softmax.sites:
+                self.sites[site].classes = tags[0].softmax.classes
+        tag = dataclasses.replace(self.plain(eqn, tags, path), softmax=softmax_after(eqn, tags))
+        if tag.signal is None:
+            self.lose(eqn, tags)
         if len(eqn.outvars) == 1:
             return [tag]
         return [one_of_several(tag, (*path, number)) for number in range(len(eqn.outvars))]
@@ -197,6 +250,7 @@ class _Walk:
         known = dataclasses.replace(data, leaves=frozenset(), once=True)
         if known not in found.inputs:
             found.inputs.append(known)
+        self.inside |= tags[weight].sites
         self.read(data, path)
         return Tag(
             leaves=tags[weight].leaves | data.leaves,
@@ -217,6 +271,25 @@ class _Walk:
         if source.activation is None or source.activation == IDENTITY:
             source.activation = signal.expression
 
+    def lose(self, eqn: Any, tags: list[Tag]) -> None:
+        """Notes what has been applied to sites whose signals end at an equation."""
+        name = eqn.primitive.name
+        for position, (var, tag) in enumerate(zip(eqn.invars, tags, strict=True)):
+            signal = tag.signal
+            if signal is None or signal.site is None or not floating(var.aval.dtype):
+                continue
+            if not isinstance(signal.expression, Expression):
+                continue
+            others = [other for number, other in enumerate(tags) if number != position]
+            # A gate may be saturated on purpose.
+            gated = name in ("mul", "div") and any(
+                other.near - {None} and not other.statistic for other in others
+            )
+            site = self.sites[signal.site]
+            whole = var.aval.size >= site.size and not gated
+            ends = site.reduced if name in REDUCTIONS else site.mixed
+            ends.add(signal.expression if whole else None)
+
     # Everything else
 
     def plain(self, eqn: Any, tags: list[Tag], path: Path) -> Tag:
@@ -230,7 +303,9 @@ class _Walk:
         tag = dataclasses.replace(
             together,
             signal=None,
-            sources=self.made_of(eqn, tags) if together.pure else frozenset(),
+            sources=self.made_of(eqn, tags)
+            if together.pure or self.makes_weight(eqn, tags)
+            else frozenset(),
             once=True,
         )
         if name in LAYOUT:
@@ -245,7 +320,9 @@ class _Walk:
         tag = dataclasses.replace(tag, linear=False, statistic=False, root=False)
         if name in POOLING:
             return dataclasses.replace(tag, lost="pooling")
-        missed = [operand.leaves for operand in tags if operand.pure]
+        missed = [operand.leaves for operand in tags if operand.leaves and not operand.sites]
+        if name in PRODUCTS and together.pure and not all(operand.leaves for operand in tags):
+            self.missed = True
         if name in PRODUCTS and together.data and missed:
             self.unread[name] = self.unread.get(name, frozenset()).union(*missed)
         if name == "dot_general" and together.data:
@@ -262,6 +339,19 @@ class _Walk:
             return dataclasses.replace(tag, lost=name)
         return dataclasses.replace(tag, lost=tag.lost or name)
 
+    def makes_weight(self, eqn: Any, tags: list[Tag]) -> bool:
+        """Whether a value of parameters and data is a weight: see `Tag.sources`."""
+        name = eqn.primitive.name
+        leaves = {source.leaf for tag in tags for source in tag.sources}
+        largest = max((self.sizes[leaf] for leaf in leaves), default=0)
+        if not leaves or eqn.outvars[0].aval.size > largest:
+            return False
+        if name in LINEAR or (name in LAYOUT and name not in CUTS):
+            return True
+        combined = name in ("add", "add_any", "sub", "mul", "div", "select_n")
+        divides = name == "div" and bool(tags[1].sources)
+        return combined and not divides and all(tag.sources or tag.leaves <= leaves for tag in tags)
+
     def made_of(self, eqn: Any, tags: list[Tag]) -> frozenset[Source]:
         """How a value of parameters alone comes from them."""
         sources = frozenset().union(*(tag.sources for tag in tags))
@@ -270,7 +360,8 @@ class _Walk:
             return sources
         if name in LAYOUT and name not in CUTS:
             return frozenset(source._replace(laid_out=True) for source in sources)
-        if name in ("mul", "div") and sum(bool(tag.leaves) for tag in tags) == 1:
+        alone = sum(tag.data or bool(tag.leaves) for tag in tags) == 1
+        if name in ("mul", "div") and alone:
             divided = name == "div" and tags[1].leaves
             if not divided:
                 return sources
@@ -320,10 +411,6 @@ class _Walk:
             statistic=bool(data) and all(operand.statistic for operand in data),
             root=(roots and tag.statistic) or (tag.root and all(o.statistic for o in data)),
         )
-        if name == "log" and (tags[0].statistic or tags[0].lost == "normalisation"):
-            for site in tags[0].near:
-                if site is not None:
-                    self.sites[site].softmax = True
         if len(data) == 2:
             meet(self.sites, name, data)
             if any(operand.statistic for operand in data) and not tag.statistic:

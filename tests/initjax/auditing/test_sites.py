@@ -11,6 +11,7 @@ import pytest
 from flax import linen, nnx
 from jax import lax
 
+from initjax.auditing.signals import name_of
 from initjax.auditing.trace import trace
 
 rng = np.random.default_rng(0)
@@ -480,7 +481,8 @@ def test_layers_of_flax_linen(train):
     assert [site.added for site in found] == [False] * 4
     assert found[-1].softmax
     # In training the dropout in between is none of one layer's functions.
-    assert (found[2].activation is None) == train
+    assert (found[3].inputs[0].signal is None) == train
+    assert [name_of(site.activation) for site in found[1:]] == ["relu", "gelu", ""]
     assert traced.anatomy.leaves == frozenset(range(len(traced.names)))
 
 
@@ -560,3 +562,187 @@ def test_layers_of_equinox():
         lambda p, x: square(jax.vmap(equinox.combine(p, static))(x)), kernel, normal(2, 4, 9, 9)
     )
     assert (site.kind, site.fan_in, site.unit_axes, site.bias) == ("convolution", 36, (1,), 1)
+
+
+# What is applied where a signal ends
+
+
+MASK = jnp.arange(48).reshape(8, 6) % 3 > 0
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda z, x: jnp.concatenate([jax.nn.relu(z), x], -1),
+        lambda z, x: jnp.where(x[:, :1] > 0, jax.nn.relu(z) / 0.9, 0),
+        lambda z, x: jax.nn.relu(z) * MASK,
+        lambda z, x: norm(jax.nn.relu(z)),
+        lambda z, x: jax.nn.relu(z) + x.sum(1, keepdims=True),
+        lambda z, x: jax.nn.relu(z).mean(0, keepdims=True),
+        lambda z, x: linen.max_pool(jax.nn.relu(z)[..., None], (2,)),
+    ],
+    ids=["joined", "dropout", "mask", "norm", "sum", "mean", "pool"],
+)
+def test_an_activation_is_known_where_its_signal_ends(between):
+    def loss(p, x):
+        h = between(x @ p["a"] + p["bias"], x)
+        return square(h.reshape(len(h), -1) @ p["out"])
+
+    shape = jax.eval_shape(lambda: between(normal(8, 6), X)).shape
+    params = MLP | {"out": normal(int(np.prod(shape[1:])), 4)}
+    first, last = sites(loss, params, X)
+    assert name_of(first.activation) == "relu"
+    assert last.inputs[0].signal is None and last.activation is None
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda z, x: norm(z),
+        lambda z, x: jax.nn.relu(norm(z)),
+        lambda z, x: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)),
+        lambda z, x: 0.5 * z + x.sum(1, keepdims=True),
+        lambda z, x: jax.nn.relu(z) * x[:, :1] + z,
+        lambda z, x: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], -1)[:, ::2],
+        lambda z, x: jnp.where(z > 0, 1.0, 2.0) * x[:, :1] + z * x[:, 1:2],
+        lambda z, x: jnp.exp(z) * x[:, :1],
+        lambda z, x: jnp.square(z).mean(0, keepdims=True),
+        lambda z, x: jax.nn.sigmoid(z) * jnp.tanh(z[:, ::-1]),
+        lambda z, x: lax.fori_loop(0, 3, lambda _, c: jax.nn.sigmoid(z) * c + 1, z),
+    ],
+    ids=[
+        "norm", "norm first", "rms norm", "scaled", "with a skip", "both signs", "comparison",
+        "exponential", "power", "gate", "loop",
+    ],
+)  # fmt: skip
+def test_no_activation_is_made_up_where_units_get_through_otherwise(between):
+    first, _ = sites(lambda p, x: square(between(x @ p["a"], x) @ p["out"]), MLP, X)
+    assert name_of(first.activation) in ("", "identity")
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        (lambda z: jax.nn.log_softmax(z), 12),
+        (lambda z: jax.nn.log_softmax(z.reshape(8, 3, 4)), 4),
+        (lambda z: jax.nn.log_softmax(z[:, :5] / 0.7), 5),
+        (lambda z: jnp.log(jnp.sum(jnp.exp(z), -1)), 12),
+        (lambda z: jnp.log(jax.nn.softmax(jnp.where(MASK[:, :1], z, -9)) + 1e-9), 12),
+        (lambda z: jnp.log(square(z)), 0),
+        (lambda z: jax.nn.log_softmax(z @ z.T), 0),
+        (lambda z: jax.nn.log_softmax(z, axis=0), 0),
+        (lambda z: jax.nn.log_sigmoid(z), 0),
+        (lambda z: jax.nn.softmax(z), 0),
+    ],
+)
+def test_classes_are_what_one_softmax_sums_over(loss, classes):
+    params = {"a": normal(5, 6), "out": normal(6, 12)}
+    _, last = sites(lambda p, x: loss(jnp.tanh(x @ p["a"]) @ p["out"]).mean(), params, X)
+    assert last.classes == classes
+    if classes == 12:
+        members = {name: jnp.stack([leaf] * 3) for name, leaf in params.items()}
+        _, last = sites(
+            lambda p, x: jax.vmap(
+                lambda p: loss(jnp.tanh(x @ p["a"]) @ p["out"]).mean()
+            )(p).mean(), members, X,
+        )  # fmt: skip
+        assert last.classes == classes
+
+
+def test_a_target_of_the_same_batch_makes_no_residual_branch():
+    def autoencoder(p, x):
+        return square(jnp.tanh(x @ p["a"]) @ p["back"] - x)
+
+    found = sites(autoencoder, {"a": normal(5, 6), "back": normal(6, 5)}, X)
+    assert not any(site.residual or site.added for site in found)
+
+    def temporal_difference(p, x):
+        def value(p, x):
+            return jnp.tanh(x @ p["a"]) @ p["out"]
+
+        target = x[:, 0] + value(p["target"], x[::-1]).max(-1)
+        return square(value(p["online"], x)[:, 0] - target)
+
+    found = sites(temporal_difference, {"online": MLP, "target": MLP}, X)
+    assert not any(site.residual or site.added for site in found)
+
+
+# Weights that the batch has a part in
+
+
+class Spectral(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.SpectralNorm(linen.Dense(6))(x, update_stats=False))
+        return linen.SpectralNorm(linen.Dense(4))(x, update_stats=False)
+
+
+def test_masks_noise_and_statistics_of_the_batch_leave_a_kernel_a_weight():
+    key = jax.random.key(0)
+
+    def mlp(weight):
+        return lambda p, x, key: square(jnp.tanh(x @ weight(p["a"], key)) @ p["out"])
+
+    def noisy(w, key):
+        return w + 0.1 * jax.random.normal(key, w.shape)
+
+    def masked(w, key):
+        return jnp.where(jax.random.bernoulli(key, 0.5, w.shape), w, 0)
+
+    for weight in (noisy, masked, lambda w, key: w * jax.random.bernoulli(key, 0.5, w.shape)):
+        first, last = sites(mlp(weight), MLP, X, key)
+        assert (first.fan_in, first.weight, last.fan_in) == (5, 1, 6)
+        assert {source.how for source in first.sources} == {"nonlinear"}
+        assert last.inputs[0].signal is not None
+
+    model = Spectral()
+    variables = jax.eval_shape(model.init, key, X)
+
+    def spectral(params, statistics, x):
+        return square(model.apply({"params": params, "batch_stats": statistics}, x))
+
+    # The power iterations that find the norms are no layers.
+    found = sites(spectral, variables["params"], variables["batch_stats"], X)
+    assert [(site.fan_in, site.bias is not None) for site in found] == [(5, True), (6, True)]
+
+
+def test_a_product_with_a_kernel_of_every_example_is_named():
+    def loss(p, x, key):
+        masks = jax.random.bernoulli(key, 0.5, (8, 5, 6))
+        return square(jnp.einsum("bi,bio->bo", x, p["a"] * masks) @ p["out"])
+
+    traced, found = anatomy(loss, MLP, X, jax.random.key(0))
+    assert len(found) == 1
+    (leaves,) = traced.anatomy.unread.values()
+    assert {traced.names[leaf] for leaf in leaves} == {"a"}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+def test_data_may_be_closed_over_though_a_key_is_given(jit):
+    wrap = jax.jit if jit else lambda f: f
+
+    def loss(p, key):
+        h = jnp.tanh(X @ p["a"])
+        return square(jnp.where(jax.random.bernoulli(key, 0.5, h.shape), 2 * h, 0) @ p["out"])
+
+    assert names(wrap(loss), MLP, jax.random.key(0)) == ["a", "out"]
+
+
+def test_a_fixed_matrix_that_parameters_are_drawn_through_is_no_data():
+    mixing = normal(30, 3)
+
+    def loss(p, x):
+        return square(x @ (mixing @ p).reshape(5, 6))
+
+    (site,) = sites(loss, normal(3), X)
+    assert site.fan_in == 5
+
+
+def test_a_mean_that_noise_is_added_to_is_no_residual_branch():
+    def sampled(p, x, key):
+        h = jnp.tanh(x @ p["a"])
+        mean, spread = h @ p["mean"], jnp.exp(h @ p["spread"])
+        return square((mean + spread * jax.random.normal(key, mean.shape)) @ p["out"])
+
+    params = MLP | {"mean": normal(6, 6), "spread": normal(6, 6)}
+    assert not any(site.residual for site in sites(sampled, params, X, jax.random.key(0)))
