@@ -53,6 +53,12 @@ def not_finite(
         message = f"the loss is {measured.loss}, though all pre-activations are finite"
         remedy = "look for a logarithm of zero, a division by zero or an overflow in the loss"
         return finding("failure", "not_finite", [], message, remedy)
+    lost = [layer for layer in layers if layer.log_gradient == math.inf]
+    if lost:
+        message = f"{some([layer.name for layer in lost])}: the gradient is infinite or NaN, though"
+        message += " the loss is finite"
+        remedy = "look for the derivative of a root, a norm or a quotient at zero"
+        return finding("failure", "not_finite", lost, message, remedy)
     return []
 
 

@@ -11,6 +11,7 @@ from initjax._values import checked_choice
 from initjax.auditing.audit import reported
 from initjax.auditing.learn_scales import by_gradient
 from initjax.auditing.measure import measurer
+from initjax.auditing.optimizers import check_optimizer
 from initjax.auditing.redraw import clear_biases, redraw
 from initjax.auditing.repair import Change, Repair
 from initjax.auditing.rescale import by_pass
@@ -66,8 +67,8 @@ def fix(
     kernels made of parameters in another way than by a product with a number.
 
     Scaling cannot help kernels that are zero, constant or copies of others. With a key they are
-    drawn anew, orthogonal, before the pass; without one they are left and named. Biases that have
-    killed units are set to zero.
+    drawn anew, orthogonal, before the pass; without one they are left and named. Weights that have
+    a mean at fault lose it, and biases that have killed units are set to zero.
 
     Args:
       loss_fn: as for `initjax.audit`.
@@ -109,6 +110,8 @@ def fix(
     checked_choice("fix", "method", method, METHODS)
     if method == "gradient" and optimizer is None:
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
+    if optimizer is not None:
+        check_optimizer("fix", optimizer)
     traced = trace("fix", loss_fn, params, batch, has_aux)
     measure = measurer(traced, optimizer)
     before = reported(traced, measure(params, batch), params, batch)

@@ -126,6 +126,8 @@ class Layer:
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
     input_largest: float = dataclasses.field(repr=False)
     expression: Expression | None = dataclasses.field(repr=False)
+    parameters: tuple[int, ...] = dataclasses.field(repr=False)
+    """The indices of the parameters that its weight is made of."""
     depth: int = dataclasses.field(repr=False)
     """The number of layers in its chain before it."""
 
@@ -360,6 +362,7 @@ def _layer(
         log_gradient=log_gradient,
         input_largest=float(forward["input_largest"]),
         expression=activation,
+        parameters=tuple(sorted({source.leaf for source in site.sources})),
         depth=forecast.depth,
     )
 

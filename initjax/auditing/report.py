@@ -307,14 +307,20 @@ def short_names(layers: Sequence[Layer]) -> list[str]:
     while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
         shared += 1
     ends = collections.Counter(part[-1] for part in parts if len(part) > shared + 1)
-    usual, count = ends.most_common(1)[0] if ends else ("", 0)
-    if 2 * count <= len(names):
-        usual = ""
-    short = []
-    for name, part in zip(names, parts, strict=True):
-        kept = part[shared:-1] if len(part) > shared + 1 and part[-1] == usual else part[shared:]
-        short.append("/".join(kept) + name[len("/".join(part)) :])
-    return short if len(set(short)) == len(set(names)) else names
+    usual = {end for end, count in ends.items() if 2 * count > len(names)}
+
+    def short(drop: set[str]) -> list[str]:
+        kept = [
+            part[shared:-1] if len(part) > shared + 1 and part[-1] in drop else part[shared:]
+            for part in parts
+        ]
+        return [
+            "/".join(some) + name[len("/".join(part)) :]
+            for name, part, some in zip(names, parts, kept, strict=True)
+        ]
+
+    shortest = short(usual)
+    return shortest if len(set(shortest)) == len(set(names)) else short(set())
 
 
 def shortened(text: str, width: int) -> str:

@@ -494,3 +494,15 @@ def test_turns_of_a_loop_that_count_for_nothing_do_not_block_it():
     tree = {"in": normal(1, 8, 16), "state": normal(2, 16, 16), "out": normal(3, 16, CLASSES)}
     tokens = np.random.default_rng(0).integers(8, size=(6, 64))
     assert ("vanishing", "failure") not in audited(loss, tree, tokens)
+
+
+def test_a_gradient_that_is_not_a_number_is_found_where_the_loss_is_finite():
+    def loss(p, x):
+        z = jnp.maximum(x @ p["in"], 1e9) - 1e9
+        return jnp.sqrt(square(z)) + cross_entropy(x @ p["out"])
+
+    tree = {"in": normal(1, INPUTS, 8), "out": normal(2, INPUTS, CLASSES)}
+    model = Model(loss, tree, X)
+    (finding,) = model(tree, X).findings
+    assert (finding.cause, finding.layers) == ("not_finite", ("in",))
+    assert "gradient is infinite or NaN" in finding.message
