@@ -101,7 +101,7 @@ def zero(layers: list[Layer], readouts: list[Layer], traced: Traced) -> list[Fin
     meant = {layer.name for layer in readouts}
     stuck, waiting, cut = [], [], []
     for layer in layers:
-        if layer.weight_square != 0 or layer.role in ("branch end", "sum", "last"):
+        if layer.weight_least != 0 or layer.role in ("branch end", "sum", "last"):
             continue
         if layer.name in meant:
             continue
@@ -119,7 +119,7 @@ def zero(layers: list[Layer], readouts: list[Layer], traced: Traced) -> list[Fin
         return []
     named = stuck or waiting
     remedy = f"draw the kernel at random: {recommended(named[0])}"
-    message = f"{some([layer.name for layer in named])}: the kernel is zero, so that all units"
+    message = f"{_some_of(named)}: the kernel is zero, so that all units"
     message += " compute the same"
     if not stuck:
         message += ", and the layers after it learn nothing from the first step"
@@ -137,13 +137,18 @@ def zero(layers: list[Layer], readouts: list[Layer], traced: Traced) -> list[Fin
     return finding("failure", "zero", stuck, message, remedy)
 
 
+def _some_of(layers: list[Layer]) -> str:
+    names = some([layer.name for layer in layers])
+    return f"{names}, in one member or more" if layers[0].members > 1 else names
+
+
 def symmetry(layers: list[Layer], network: Network) -> list[Finding]:
     alike = [
         layer
         for layer in layers
-        if layer.weight_square > 0
+        if layer.weight_least > 0
         and layer.weight_rank < 1.0001
-        and layer.units > 1
+        and layer.units > layer.members
         and layer.fan_in > 1
         and layer.kind != "embedding"
     ]
@@ -153,7 +158,7 @@ def symmetry(layers: list[Layer], network: Network) -> list[Finding]:
     named = stuck or alike
     constant = all(layer.weight_zeros == 0 for layer in named)
     message = (
-        f"{some([layer.name for layer in named])}: all units compute the same function"
+        f"{_some_of(named)}: all units compute the same function"
         f" ({'kernel is constant' if constant else 'kernel has rank one'})"
     )
     message += (
@@ -192,7 +197,7 @@ def duplicates(traced: Traced, measured: Measurements, layers: list[Layer]) -> l
     involved = [name for group in groups for name in group]
     message = "; ".join(some(group) for group in groups[:3])
     if len(groups) > 3:
-        message += f" and {len(groups) - 3} groups more"
+        message += f" and {len(groups) - 3} more group{'' if len(groups) == 4 else 's'}"
     message += ": drawn from the same random numbers"
     remedy = "split the key, or fold the layer's name into it; initialize() does that for a tree"
     return finding("warning", "duplicate", involved, message, remedy)

@@ -48,6 +48,8 @@ class Layer:
     fan_out: float
     """How many products an input enters, on average."""
     units: int
+    members: int
+    """How many layers stand side by side, as under vmap; ranks are those of the worst of them."""
     samples: int
     """The examples and positions that each unit was seen at; 0 if the layer did not run, as in a
     branch that was not taken."""
@@ -121,6 +123,8 @@ class Layer:
     """Whether its weight is one parameter, as it stands."""
     weight_zeros: float = dataclasses.field(repr=False)
     weight_square: float = dataclasses.field(repr=False)
+    weight_least: float = dataclasses.field(repr=False)
+    """The mean square of the weights of the member that has the smallest."""
     weight_mean: float = dataclasses.field(repr=False)
     log_gradient: float = dataclasses.field(repr=False)
     """Logarithm of the squared norm of the gradient with respect to the pre-activations."""
@@ -311,6 +315,7 @@ def _layer(
         fan_in=site.fan_in,
         fan_out=site.fan_out,
         units=units,
+        members=int(np.nan_to_num(forward["members"])),
         samples=samples,
         uses=math.prod(
             length for path, length in site.loops if length and path not in site.stacked
@@ -358,6 +363,7 @@ def _layer(
         whole=len(site.sources) == 1 and all(source.how == "whole" for source in site.sources),
         weight_zeros=float(forward["weight_zeros"]),
         weight_square=float(forward["weight_square"]),
+        weight_least=float(forward["weight_least"]),
         weight_mean=float(forward["weight_mean"]),
         log_gradient=log_gradient,
         input_largest=float(forward["input_largest"]),

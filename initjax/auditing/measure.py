@@ -140,11 +140,14 @@ def _of_operands(site: Site, weight: jax.Array, inputs: jax.Array) -> dict[str, 
     import jax.numpy as jnp
 
     weight = weight.astype(jnp.float32)
+    members = _by_member(weight, site.weight_units, site.members)
     record = {
         "weight_square": jnp.square(weight).mean(),
+        "members": jnp.float32(len(members)),
+        "weight_least": jnp.square(members).mean((1, 2)).min(),
         "weight_mean": weight.mean(),
         "weight_zeros": (weight == 0).mean(dtype=jnp.float32),
-        "weight_sample": _sketch(_units_last(weight, site.weight_units)),
+        "weight_sample": _sketch(members),
     }
     if site.kind == "embedding":
         record["input_square"] = record["input_largest"] = jnp.float32(1)
@@ -163,7 +166,7 @@ def _output(site: Site, operands: list, results: list, slot: Any) -> tuple[list,
     bias = [] if site.bias is None else [operands[site.bias]]
     record = automatic(functools.partial(_of_output, site))(output, *bias)
     if slot is not None:
-        output = _probe(tuple(site.output_axes), output, slot)
+        output = _probe(site, output, slot)
     return [output, *others], jax.lax.stop_gradient(record)
 
 
@@ -180,7 +183,7 @@ def _of_output(site: Site, output: jax.Array, *bias: jax.Array) -> dict[str, jax
         "square": jnp.square(matrix).mean(),
         "unit_variance": matrix.var(axis=0).mean(),
         "correlation": _correlation(z / whole, site.output_axes),
-        "sample": _sample(matrix),
+        "sample": _sample(_by_member(z / whole, site.output_axes, _members(site))),
         "samples": jnp.float32(matrix.shape[0]),
         "units": jnp.float32(matrix.shape[1]),
         "bias_square": jnp.float32(0),
@@ -207,7 +210,7 @@ def steepest(activation: Expression) -> float:
         return float(np.abs(slope).max())
 
 
-def _probe(axes: tuple[int, ...], z: jax.Array, slot: Any) -> jax.Array:
+def _probe(site: Site, z: jax.Array, slot: Any) -> jax.Array:
     """z itself; in the pass back, statistics of its cotangent are the gradient of the slot."""
     import jax
 
@@ -219,13 +222,13 @@ def _probe(axes: tuple[int, ...], z: jax.Array, slot: Any) -> jax.Array:
         return z, None
 
     def backward(_: None, cotangent: jax.Array) -> Any:
-        return cotangent, automatic(functools.partial(_gradient, axes))(cotangent)
+        return cotangent, automatic(functools.partial(_gradient, site))(cotangent)
 
     probe.defvjp(forward, backward)
     return probe(z, slot)
 
 
-def _gradient(axes: tuple[int, ...], cotangent: jax.Array) -> dict[str, jax.Array]:
+def _gradient(site: Site, cotangent: jax.Array) -> dict[str, jax.Array]:
     import jax.numpy as jnp
 
     gradient = cotangent.astype(jnp.float32)
@@ -236,7 +239,7 @@ def _gradient(axes: tuple[int, ...], cotangent: jax.Array) -> dict[str, jax.Arra
     return {
         "called": jnp.float32(1),
         "log_square": jnp.log(square) + 2 * jnp.log(largest),
-        "sample": _sample(_units_last(scaled, axes)),
+        "sample": _sample(_by_member(scaled, site.output_axes, _members(site))),
     }
 
 
@@ -247,8 +250,11 @@ def _slot(traced: Traced, site: Site) -> dict[str, np.ndarray]:
     """
     lengths = tuple(length or 0 for _, length in site.loops)
     output = output_aval(traced, site)
-    units = math.prod(output.shape[axis] for axis in site.output_axes)
-    sizes = (output.size // max(1, units), units)
+    members, units = (
+        math.prod(output.shape[axis] for axis in axes)
+        for axes in (site.output_axes[: _members(site)], site.output_axes[_members(site) :])
+    )
+    sizes = (members, output.size // max(1, members * units), units)
     sample = [len(range(0, size, _stride(size))) for size in sizes]
     shapes = {"called": (), "log_square": (), "sample": sample}
     return {name: np.zeros((*lengths, *shape), np.float32) for name, shape in shapes.items()}
@@ -263,26 +269,41 @@ def _units_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.transpose(array, (*others, *axes)).reshape(-1, units)
 
 
+def _by_member(array: jax.Array, axes: tuple[int, ...], members: int) -> jax.Array:
+    """An array as matrices of (members, samples, units); the first axes are those of members."""
+    import jax.numpy as jnp
+
+    matrix = _units_last(array, axes)
+    count = int(np.prod([array.shape[axis] for axis in axes[:members]], initial=1))
+    shape = (matrix.shape[0], count, matrix.shape[1] // max(1, count))
+    return jnp.swapaxes(matrix.reshape(shape), 0, 1)
+
+
+def _members(site: Site) -> int:
+    """The axes of members in a site's output, as long as it has those of the product."""
+    return site.members if len(site.output_axes) == len(site.unit_axes) else 0
+
+
 def _stride(size: int) -> int:
     return max(1, -(-size // _SAMPLE))
 
 
-def _sample(matrix: jax.Array) -> jax.Array:
-    """At most 64 rows and 64 columns, evenly spread."""
-    rows, columns = matrix.shape
-    return matrix[:: _stride(rows), :: _stride(columns)]
+def _sample(matrices: jax.Array) -> jax.Array:
+    """At most 64 along each axis, evenly spread."""
+    members, rows, columns = map(_stride, matrices.shape)
+    return matrices[::members, ::rows, ::columns]
 
 
-def _sketch(matrix: jax.Array) -> jax.Array:
+def _sketch(matrices: jax.Array) -> jax.Array:
     """All rows in 64 sums of random signs, which keep the rank: the rows of a kernel may be zero
     but for a few, which a sample would miss."""
     import jax.numpy as jnp
 
-    rows, columns = matrix.shape
-    taken = matrix[:, :: _stride(columns)]
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (rows, 1))
-    signed = jnp.pad(taken * signs.astype(np.float32), ((0, -rows % _SAMPLE), (0, 0)))
-    return signed.reshape(-1, _SAMPLE, signed.shape[1]).sum(axis=0)
+    members, rows, columns = matrices.shape
+    taken = matrices[:: _stride(members), :, :: _stride(columns)]
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (1, rows, 1))
+    signed = jnp.pad(taken * signs, ((0, 0), (0, -rows % _SAMPLE), (0, 0)))
+    return signed.reshape(len(taken), -1, _SAMPLE, taken.shape[2]).sum(axis=1)
 
 
 def _correlation(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -370,11 +391,11 @@ def _whole(array: jax.Array) -> jax.Array:
 
 
 def _depths(traced: Traced) -> list[int]:
-    """How many leading axes of every parameter are those of loops."""
+    """How many leading axes of every parameter number weights of their own."""
     depths = [0] * len(traced.names)
     for site in traced.anatomy.sites.values():
         for source in site.sources:
-            depths[source.leaf] = max(depths[source.leaf], len(source.stacked))
+            depths[source.leaf] = max(depths[source.leaf], site.slices(source))
     return depths
 
 

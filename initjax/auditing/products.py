@@ -21,7 +21,9 @@ class Product(NamedTuple):
     unit_axes: tuple[int, ...]
     """The axes of the output along which the units are."""
     weight_units: tuple[int, ...]
-    """The axes of the weight along which the units are."""
+    """The axes of the weight along which the units are, in the same order."""
+    members: int
+    """How many of these axes, the first, are those of layers side by side, as under vmap."""
     fan_in: float
     """How many products a unit sums, on average over positions."""
 
@@ -48,7 +50,7 @@ def product_of(eqn: Any, tags: list[Tag]) -> Product | None:
     if name == "dynamic_slice" and tags[0].pure and any(tag.data for tag in tags):
         whole, part = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
         rows = tuple(axis for axis in range(len(whole)) if whole[axis] == part[axis])
-        return Product("embedding", 0, rows, rows, 1)
+        return Product("embedding", 0, rows, rows, 0, 1)
     return None
 
 
@@ -61,7 +63,10 @@ def _dense(eqn: Any, weight: int) -> Product:
     units = (*range(len(batch[0])), *range(first, first + free))
     weight_units = [*batch[weight], *(axis for axis in range(len(shape)) if axis not in taken)]
     fan_in = math.prod(shape[axis] for axis in contracting[weight])
-    return Product("dense", weight, units, tuple(weight_units), fan_in)
+    # An axis in front of those that are summed numbers members too, or heads, if units follow.
+    leading = [axis for axis in range(min(contracting[weight], default=0)) if axis not in taken]
+    members = len(batch[0]) + (len(leading) if len(leading) < free else 0)
+    return Product("dense", weight, units, tuple(weight_units), members, fan_in)
 
 
 def _convolution(eqn: Any) -> Product:
@@ -75,7 +80,7 @@ def _convolution(eqn: Any) -> Product:
         )
         for axis in range(len(image) - 2)
     )
-    return Product("convolution", 1, (numbers.out_spec[1],), (numbers.rhs_spec[0],), fan_in)
+    return Product("convolution", 1, (numbers.out_spec[1],), (numbers.rhs_spec[0],), 0, fan_in)
 
 
 def _embedding(eqn: Any) -> Product:
@@ -88,4 +93,4 @@ def _embedding(eqn: Any) -> Product:
     offsets = list(map(int, numbers.offset_dims))
     rest = [axis for axis in range(len(eqn.outvars[0].aval.shape)) if axis not in offsets]
     members = [rest[axis] for axis in numbers.start_indices_batching_dims]
-    return Product("embedding", 0, (*members, *offsets), tuple(rows), 1)
+    return Product("embedding", 0, (*members, *offsets), tuple(rows), len(members), 1)

@@ -65,7 +65,7 @@ def _all_but_the_first(
             continue
         (source,) = sites[names[name]].sources
         leaf = np.asarray(leaves[names[name]]).astype(np.float32)
-        slices = leaf.reshape(math.prod(leaf.shape[: len(source.stacked)]), -1)
+        slices = leaf.reshape(math.prod(leaf.shape[: sites[names[name]].slices(source)]), -1)
         kernels.append(name)
         prints.append(slices[int(number[:-1] or 0)])
     anew = [kernels[row] for group in copies(prints) for row in group[1:]]
@@ -116,19 +116,21 @@ def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
     from initjax.orthogonal import orthogonal
 
     (source,) = site.sources
-    stacked = len(source.stacked)
+    stacked = site.slices(source)
+    members = stacked - len(source.stacked)
     shape = leaf.shape[stacked:]
-    units = math.prod(shape[axis] for axis in site.weight_units) if not source.laid_out else 0
+    unit_axes = [axis - members for axis in site.weight_units[members:]]
+    units = math.prod(shape[axis] for axis in unit_axes) if not source.laid_out else 0
     rows = math.prod(shape) // units if units else shape[0]
     columns = units or math.prod(shape[1:])
     count = math.prod(leaf.shape[:stacked])
     flat = [orthogonal()(k, (rows, columns), "float32") for k in jax.random.split(key, count)]
-    others = [axis for axis in range(len(shape)) if axis not in site.weight_units]
+    others = [axis for axis in range(len(shape)) if axis not in unit_axes]
     drawn = []
     for matrix in flat:
         gain = matrix * (stddev / float(matrix.std()) if stddev > 0 else 1.0)
         if units:
-            order = [*others, *site.weight_units]
+            order = [*others, *unit_axes]
             array = gain.reshape([shape[axis] for axis in order])
             gain = array.transpose([order.index(axis) for axis in range(len(shape))])
         drawn.append(gain.reshape(shape))

@@ -30,10 +30,10 @@ def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, power in (("mean", 1), ("square", 2), ("unit_variance", 2)):
             numbers[name] *= whole**power
     if "sample" in record:
-        numbers["rank"] = _over_turns(effective_rank, record["sample"])
+        numbers["rank"] = _over_turns(_least_rank, record["sample"])
         numbers["histogram"] = _over_turns(_histogram, record["sample"])
     if "weight_sample" in record:
-        uncentered = functools.partial(effective_rank, centered=False)
+        uncentered = functools.partial(_least_rank, centered=False)
         numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
     if "called" in numbers:
         called = numbers.pop("called") > 0
@@ -71,10 +71,15 @@ def over_turns(record: dict[str, np.ndarray], turns: int) -> dict[str, Any]:
 
 
 def _over_turns(function: Callable[[np.ndarray], Any], samples: np.ndarray) -> np.ndarray:
-    """A function of one sample over those of all turns of loops."""
-    *turns, rows, columns = samples.shape
-    found = [function(sample) for sample in samples.reshape(-1, rows, columns)]
+    """A function of one sample, (members, rows, columns), over those of all turns of loops."""
+    turns, shape = samples.shape[:-3], samples.shape[-3:]
+    found = [function(sample) for sample in samples.reshape(-1, *shape)]
     return np.array(found).reshape((*turns, *np.shape(found[0])))
+
+
+def _least_rank(sample: np.ndarray, centered: bool = True) -> float:
+    """The effective rank of the member that has the least."""
+    return float(np.min([effective_rank(member, centered) for member in sample]))
 
 
 def effective_rank(sample: np.ndarray, centered: bool = True) -> float:

@@ -25,7 +25,9 @@ class Site:
     unit_axes: tuple[int, ...]
     """The axes of the output along which the units are."""
     weight_units: tuple[int, ...]
-    """The axes of the weight along which the units are."""
+    """The axes of the weight along which the units are, in the same order."""
+    members: int
+    """How many of these axes, the first, are those of layers side by side, as under vmap."""
     fan_in: float
     """How many products a unit sums, on average over positions: padding does not count."""
     fan_out: float
@@ -90,6 +92,15 @@ class Site:
     def stacked(self) -> frozenset[Path]:
         """The loops that give it a weight of its own in every turn."""
         return frozenset(loop for source in self.sources for loop in source.stacked)
+
+    def slices(self, source: Source) -> int:
+        """How many leading axes of a parameter number weights of their own: of turns, of members.
+
+        Members count where their axes lead in the parameter as they do in the weight.
+        """
+        lead = self.weight_units[: self.members] == tuple(range(self.members))
+        side = self.members if lead and source.how == "whole" and not source.laid_out else 0
+        return len(source.stacked) + side
 
     @property
     def differentiable(self) -> bool:

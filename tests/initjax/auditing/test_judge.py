@@ -506,3 +506,36 @@ def test_a_gradient_that_is_not_a_number_is_found_where_the_loss_is_finite():
     (finding,) = model(tree, X).findings
     assert (finding.cause, finding.layers) == ("not_finite", ("in",))
     assert "gradient is infinite or NaN" in finding.message
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_member_at_fault_is_found_among_healthy_ones(batched):
+    """Networks side by side, under vmap, of one input or each of its own."""
+
+    def member(p, x):
+        return cross_entropy(jax.nn.relu(x @ p["in"]) @ p["out"])
+
+    def loss(p, x):
+        return jax.vmap(member, (0, 0 if batched else None))(p, x).mean()
+
+    rng = np.random.default_rng(0)
+    tree = {
+        "in": rng.normal(0, (2 / INPUTS) ** 0.5, (5, INPUTS, 32)).astype(np.float32),
+        "out": rng.normal(0, 1 / 32**0.5, (5, 32, CLASSES)).astype(np.float32),
+    }
+    x = rng.normal(size=(5, *X.shape)).astype(np.float32) if batched else X
+    model = Model(loss, tree, x)
+    assert causes(model(tree, x)) == []
+    for fault, cause in ((0 * tree["in"][2], "zero"), (0 * tree["in"][2] + 0.1, "symmetry")):
+        broken = {**tree, "in": with_value(tree["in"], 2, fault)}
+        (finding, *_) = model(broken, x).findings
+        assert (finding.cause, finding.layers) == (cause, ("in",))
+        assert "in, in one member or more: " in finding.message
+    copied = {**tree, "in": with_value(tree["in"], 2, tree["in"][4])}
+    (finding,) = model(copied, x).findings
+    assert (finding.cause, finding.layers) == ("duplicate", ("in[2]", "in[4]"))
+    mended, repair = initjax.fix(loss, copied, x, key=jax.random.key(0))
+    assert repair.verdict == "ok"
+    gram = np.einsum("mio,mjo->mij", mended["in"], mended["in"])
+    for each in gram:  # orthogonal by itself
+        np.testing.assert_allclose(each, each[0, 0] * np.eye(INPUTS), atol=1e-4)
