@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from initjax._values import checked_choice
+from initjax._values import checked_choice, is_key
 from initjax.auditing.audit import reported
 from initjax.auditing.learn_scales import by_gradient
 from initjax.auditing.measure import measurer
@@ -112,6 +114,8 @@ def fix(
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
     if optimizer is not None:
         check_optimizer("fix", optimizer)
+    if key is not None and not is_key(key):
+        raise TypeError(f"fix: key must be a PRNG key, such as jax.random.key(0), got {key!r}")
     traced = trace("fix", loss_fn, params, batch, has_aux)
     measure = measurer(traced, optimizer)
     before = reported(traced, measure(params, batch), params, batch)
@@ -131,8 +135,22 @@ def fix(
             by_pass(traced, leaves, batch, method, critical, changes, left)
     params = jax.tree.unflatten(traced.structure, leaves)
     after = reported(traced, measure(params, batch), params, batch)
+    # A kernel that was scaled is no draw any more, whose fan could be wrong.
+    scaled = {change.name for change in changes}
+    told = tuple(
+        finding
+        for finding in after.findings
+        if finding.cause != "wrong_fan"
+        or not scaled.issuperset(re.sub(r"\[.*| \(use.*", "", name) for name in finding.layers)
+    )
+    after = dataclasses.replace(after, findings=told)
+    warning = _WARNINGS[method]
+    if method != "variance" and after.verdict not in ("ok", before.verdict):
+        warning += "; the verdict is worse than before: method='variance' does better"
+    elif method != "variance" and after.verdict == "failure":
+        warning += "; this has not mended the network: try method='variance'"
     kept = tuple(dict.fromkeys(left))
-    return params, Repair(before, after, tuple(changes), kept, target, _WARNINGS[method])
+    return params, Repair(before, after, tuple(changes), kept, target, warning)
 
 
 def _target(method: str, critical: bool) -> str:

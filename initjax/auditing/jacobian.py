@@ -27,8 +27,10 @@ def jacobian_measurer(traced: Traced) -> Callable | None:
     import jax
     import jax.numpy as jnp
 
+    if len(traced.anatomy.sites) < 2:
+        return None
     first, *others = traced.anatomy.sites.values()
-    if not others or first.loops or others[-1].loops:
+    if first.loops or others[-1].loops:
         return None
     last = others[-1]
     upstream = all(any(first.path in tag.sites for tag in site.inputs) for site in others)

@@ -335,14 +335,14 @@ def _layer(
         saturated=float(forward["flat"]) if flat else math.nan,
         correlation=float(forward["correlation"]),
         rank=float(forward["rank"]) if samples > 1 else math.nan,
-        gradient=math.exp(min(700.0, log_gradient - math.log(max(1.0, count))) / 2)
+        gradient=float(np.exp((log_gradient - math.log(max(1.0, count))) / 2))
         if not math.isnan(log_gradient)
         else math.nan,
         gradient_ratio=math.nan,
         gradient_rank=float(backward.get("rank", math.nan)),
         update_ratio=found["update"] / stddev if "update" in found and stddev > 0 else math.nan,
         weight_rank=float(forward["weight_rank"]),
-        predicted_rms=math.sqrt(forecast.square) if forecast.square < math.inf else math.inf,
+        predicted_rms=forecast.square**0.5,
         predicted_range=range_of(forecast),
         rms_z=z_score(square, forecast),
         predicted_gradient_ratio=math.nan,

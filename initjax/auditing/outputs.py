@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.signals import IDENTITY, Path, Signal
+from initjax.auditing.signals import IDENTITY, Expression, Path, Signal, bare
 from initjax.auditing.sites import Site
 from initjax.auditing.tags import Tag
 
@@ -54,10 +54,37 @@ def pre_activation(
     return None
 
 
+def masked(name: str, tags: list[Tag]) -> Signal | None:
+    """The signal that an elementwise equation multiplies by what comes from no layer.
+
+    As dropout does: a choice between it and zero, or a product.
+    """
+    if name == "select_n":
+        which, *cases = tags
+        made = [case for case in cases if not case.number]
+        zeros = [case.signal and case.signal.expression for case in cases if case.number]
+        if len(made) != 1 or any(zeros):
+            return None
+    elif name in ("mul", "div"):
+        made = [tag for tag in tags if tag.signal or tag.masked]
+        made = [tag for tag in made if not tag.number]
+        if len(made) != 1 or (name == "div" and made[0] is tags[1]):
+            return None
+        (which,) = (tag for tag in tags if tag is not made[0])
+    else:
+        return None
+    signal = made[0].signal or made[0].masked
+    if signal is None or which.leaves or which.near - {None}:
+        return None
+    if isinstance(signal.expression, Expression):  # dropout divides by the part that it keeps
+        return dataclasses.replace(signal, expression=bare(signal.expression))
+    return signal
+
+
 def meet(sites: dict[Path, Site], name: str, data: list[Tag]) -> None:
     """Notes where the output of a site meets other data: a sum, or a norm of its own."""
     for tag, other in ((data[0], data[1]), (data[1], data[0])):
-        signal = tag.signal
+        signal = tag.signal or tag.masked
         if name in ("add", "add_any", "sub") and signal is not None and signal.site is not None:
             site = sites[signal.site]
             entered = site.inputs[-1]

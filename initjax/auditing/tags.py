@@ -63,6 +63,8 @@ class Tag:
     """Whether it is a statistic, such as a mean, of the sites near."""
     root: bool = False
     """Whether it is a square root of a statistic, or one over it."""
+    masked: Signal | None = None
+    """The signal that it is but for a mask, as dropout's, and numbers that it is multiplied by."""
     softmax: Softmax | None = None
     """Where it is a step of a softmax and no signal."""
     once: bool = True

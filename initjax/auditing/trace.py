@@ -10,6 +10,7 @@ import numpy as np
 
 from initjax.auditing.primitives import inner_programs
 from initjax.auditing.sites import Anatomy, Site
+from initjax.auditing.trainable import statistic_leaves
 from initjax.auditing.walk import find
 from initjax.trees import paths
 
@@ -107,7 +108,13 @@ def trace(
         return result
 
     closed = jax.make_jaxpr(flat)(leaves, batch)
-    anatomy = find(closed, len(leaves))
+    statistics = statistic_leaves(params)
+    fixed = [  # statistics, counts and keys are data
+        index
+        for index, (shape, statistic) in enumerate(zip(shapes, statistics, strict=True))
+        if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
+    ]
+    anatomy = find(closed, len(leaves), fixed)
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] or "params" for source in sorted(site.sources))

@@ -1,29 +1,49 @@
-"""Which parameters of a tree are to be trained."""
+"""Which parameters of a tree are to be trained, as far as Flax tells."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
 def trainable_leaves(params: Any) -> list[bool]:
-    """Which leaves of a tree are to be trained, as far as Flax tells: not statistics or counts."""
-    import sys
+    """Which leaves of a tree are to be trained: not statistics, counts or other state."""
+    nnx = sys.modules.get("flax.nnx")
+    statistics = statistic_leaves(params)
+    if nnx is None:
+        return [not statistic for statistic in statistics]
+    boxed = _boxed(params, nnx.Variable)
+    return [
+        not statistic and (box is None or isinstance(box, nnx.Param))
+        for statistic, box in zip(statistics, boxed, strict=True)
+    ]
 
+
+def statistic_leaves(params: Any) -> list[bool]:
+    """Which leaves are running statistics, or state of random numbers."""
     import jax
 
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    named = [
+        jax.tree_util.keystr(path, simple=True, separator="/").startswith("batch_stats/")
+        for path in paths
     ]
     nnx = sys.modules.get("flax.nnx")
     if nnx is None:
-        return [not name.startswith("batch_stats/") for name in names]
-    kept: list[bool] = []
-    boxes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, nnx.Variable))
-    for box in boxes:
-        boxed = isinstance(box, nnx.Variable)
-        trained = not boxed or isinstance(box, nnx.Param)
-        kept += [trained] * (len(jax.tree.leaves(box)) if boxed else 1)
+        return named
+    boxed = _boxed(params, nnx.Variable)
     return [
-        keep and not name.startswith("batch_stats/") for keep, name in zip(kept, names, strict=True)
+        name or isinstance(box, nnx.BatchStat | nnx.RngState)
+        for name, box in zip(named, boxed, strict=True)
     ]
+
+
+def _boxed(params: Any, kind: type) -> list[Any]:
+    """For every leaf the variable of NNX that holds it, or None."""
+    import jax
+
+    boxes: list[Any] = []
+    for box in jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, kind)):
+        inside = isinstance(box, kind)
+        boxes += [box] * len(jax.tree.leaves(box)) if inside else [None]
+    return boxes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from initjax.auditing.loops import (
     sliced,
     stacked_up,
 )
-from initjax.auditing.outputs import meet, pre_activation
+from initjax.auditing.outputs import masked, meet, pre_activation
 from initjax.auditing.primitives import (
     CALLS,
     CUTS,
@@ -58,19 +58,20 @@ from initjax.auditing.softmax import softmax_after
 from initjax.auditing.tags import Source, Tag, applied, join, reason
 
 
-def find(jaxpr: Any, num_parameters: int) -> Anatomy:
+def find(jaxpr: Any, num_parameters: int, fixed: Collection[int] = ()) -> Anatomy:
     """Finds the sites of a computation.
 
     Args:
       jaxpr: a closed jaxpr.
       num_parameters: how many of its first inputs are parameters; the others are data.
+      fixed: those of the parameters that are data too, as running statistics and counts.
 
     Returns:
       The anatomy.
     """
     tags = [
         Tag(leaves=frozenset([index]), sources=frozenset([Source(index)]), lost="a parameter")
-        if index < num_parameters
+        if index < num_parameters and index not in fixed
         else Tag(data=True, batch=frozenset([index]), near=frozenset([None]), lost="the batch")
         for index in range(len(jaxpr.jaxpr.invars))
     ]
@@ -303,6 +304,7 @@ class _Walk:
         tag = dataclasses.replace(
             together,
             signal=None,
+            masked=None,
             sources=self.made_of(eqn, tags)
             if together.pure or self.makes_weight(eqn, tags)
             else frozenset(),
@@ -378,6 +380,7 @@ class _Walk:
             statistic=tags[0].statistic,
             root=tags[0].root,
             near=tags[0].near,
+            masked=tags[0].masked,
         )
         if signal is None or not others_known:
             return dataclasses.replace(tag, lost=tag.lost or "a choice by data")
@@ -393,6 +396,9 @@ class _Walk:
         if output is not None:
             return dataclasses.replace(tag, signal=output, lost="", linear=True)
         signal = applied(eqn, tags)
+        mask = masked(name, tags)
+        if name in LINEAR:
+            mask = tags[0].masked
         varying = [operand for operand in tags if not operand.number]
         proportional = name in LINEAR or (
             name in ("mul", "div", "add", "sub", "add_any")
@@ -407,6 +413,7 @@ class _Walk:
         tag = dataclasses.replace(
             tag,
             linear=proportional,
+            masked=mask,
             # A value that a statistic is taken from, and combined with, is no statistic itself.
             statistic=bool(data) and all(operand.statistic for operand in data),
             root=(roots and tag.statistic) or (tag.root and all(o.statistic for o in data)),
@@ -420,10 +427,12 @@ class _Walk:
                 return dataclasses.replace(tag, lost=lost)
             if name in ("add", "add_any", "sub") and isinstance(signal, str):
                 return dataclasses.replace(tag, lost="a sum of layers")
-            if name in ("mul", "div") and isinstance(signal, str):
+            if name in ("mul", "div") and isinstance(signal, str) and not mask:
                 return dataclasses.replace(tag, lost="a product of layers")
         if isinstance(signal, str):
-            return dataclasses.replace(tag, lost=reason(data) or signal)
+            dropped = mask is not None and (name == "select_n" or len(data) == 2)
+            lost = "dropout or a mask" if dropped else reason(data) or signal
+            return dataclasses.replace(tag, lost=lost)
         return dataclasses.replace(tag, signal=signal, lost="")
 
     # Loops

@@ -304,3 +304,29 @@ def test_what_is_unused_is_told_in_good_english():
     assert finding.remedy == "use it, or leave it out of params"
     (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), {**unused, "two": X}, X).findings
     assert finding.remedy == "use them, or leave them out of params"
+
+
+def test_a_loss_without_a_layer_is_told_so():
+    report = initjax.audit(lambda p, x: jnp.square(p * x).mean(), jnp.ones(20), normal(8, 20))
+    assert [finding.cause for finding in report.findings] == ["no_layers"]
+    assert "no_layers" in str(report)
+
+
+def test_statistics_and_keys_among_the_parameters_are_data():
+    """As of a Flax model with batch normalisation whose variables are given whole."""
+    x = normal(64, 8)
+    params = {
+        "params": {"in": normal(8, 16), "out": normal(16, 3)},
+        "batch_stats": {"mean": jnp.zeros(16), "var": jnp.ones(16)},
+        "count": jnp.uint32(3),
+    }
+
+    def loss(p, x):
+        h = x @ p["params"]["in"] - p["batch_stats"]["mean"]
+        h = jax.nn.relu(h / jnp.sqrt(p["batch_stats"]["var"] + 1e-5))
+        mask = jax.random.bernoulli(jax.random.fold_in(KEY, p["count"]), 0.9, h.shape)
+        return jnp.square(jnp.where(mask, h, 0) @ p["params"]["out"]).mean()
+
+    first, last = initjax.audit(loss, params, x).layers
+    assert (first.name, last.name) == ("params/in", "params/out")
+    assert "parameter" not in last.unpredicted

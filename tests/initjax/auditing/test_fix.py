@@ -322,3 +322,57 @@ def test_numpys_doubles_stay_doubles(method):
     assert {change.name for change in repair.changes} >= {"0/kernel", "1/kernel"}
     for leaf in jax.tree.leaves(fixed):
         assert isinstance(leaf, np.ndarray) and leaf.dtype == np.float64
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_residual_branch_ends_behind_its_dropout_too(dropout):
+    def loss(p, x, key):
+        h = x
+        for number in range(4):
+            branch = jax.nn.relu(h @ p[number]["up"]) @ p[number]["down"] + p[number]["bias"]
+            if dropout:
+                mask = jax.random.bernoulli(jax.random.fold_in(key, number), 0.9, branch.shape)
+                branch = jnp.where(mask, branch / 0.9, 0)
+            h = h + branch
+        return cross_entropy(h @ p[4])
+
+    keys = iter(jax.random.split(KEY, 9))
+    params: list = [
+        {
+            "up": jax.random.normal(next(keys), (24, 48)) / 24**0.5,
+            "down": jax.random.normal(next(keys), (48, 24)) / 24**0.5,
+            "bias": jnp.zeros(24),
+        }
+        for _ in range(4)
+    ]
+    params.append(jax.random.normal(next(keys), (24, 10)))
+    _, repair = initjax.fix(loss, params, X, jax.random.key(5))
+    roles = {layer.name: layer.role for layer in repair.before.layers}
+    ends = [change for change in repair.changes if "end of a residual branch" in change.what]
+    assert [name for name, role in roles.items() if role == "branch end"] == [
+        f"{number}/down" for number in range(4)
+    ]
+    assert [change.name for change in ends] == [f"{number}/down" for number in range(4)]
+    assert all(change.factors[0] < 1 and " to 0.5," in change.what for change in ends)
+
+
+def test_a_kernel_that_was_scaled_is_no_draw_of_a_wrong_fan():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 2, width=96)
+    wide = {"kernel": params[1]["kernel"], "bias": params[1]["bias"]}
+    x = X * (2 / (24 * 0.3**2)) ** 0.5  # the second kernel then comes out as if fan_out were 24
+    _, repair = initjax.fix(loss_fn, [params[0], wide, params[2]], x)
+    assert "wrong_fan" not in {finding.cause for finding in repair.after.findings}
+
+
+def test_a_method_that_leaves_a_failure_says_so():
+    loss_fn, params, _ = perceptron(jnp.tanh, 12, stddev=0.005)
+    _, repair = initjax.fix(loss_fn, params, X, method="gradient", optimizer=optax.adam(1e-3))
+    assert repair.verdict == "failure"
+    assert "method='variance'" in repair.warning
+
+
+@pytest.mark.parametrize("key", [0, "key", jnp.zeros(3)])
+def test_a_key_that_is_none_is_refused(key):
+    loss_fn, params, _ = perceptron(jnp.tanh, 1)
+    with pytest.raises(TypeError, match="key must be a PRNG key"):
+        initjax.fix(loss_fn, params, X, key=key)
