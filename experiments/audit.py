@@ -22,8 +22,7 @@ from experiments.common import audits, choices, console, data, runs, store
 
 # JAX, and what imports it, is imported in the functions: a mistake in a flag is told before.
 if TYPE_CHECKING:
-    from initjax.auditing.repair import Repair
-    from initjax.auditing.report import Report
+    from initjax import Repair, Report
 
 _MOST_SIZES = 3  # of equal hidden layers, that are written out
 

@@ -64,12 +64,17 @@ from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key, rescale
 
 if TYPE_CHECKING:
-    from initjax.auditing.audit import audit
-    from initjax.auditing.fix import fix
+    from initjax.auditing import Change, Finding, Layer, Network, Repair, Report, audit, fix
 
 __all__ = [
     "NAMES",
+    "Change",
+    "Finding",
     "Initializer",
+    "Layer",
+    "Network",
+    "Repair",
+    "Report",
     "audit",
     "bounded_normal",
     "compute_fans",
@@ -132,10 +137,13 @@ __all__ = [
 ]
 
 
+_AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "fix")
+
+
 def __getattr__(name: str) -> Any:
-    """`audit` and `fix`: as large as all the rest, and imported when they are asked for."""
-    if name in ("audit", "fix"):
-        return getattr(importlib.import_module(f"initjax.auditing.{name}"), name)
+    """The audit and its types: as large as all the rest, and imported when asked for."""
+    if name in _AUDITING:
+        return getattr(importlib.import_module("initjax.auditing"), name)
     raise AttributeError(f"module 'initjax' has no attribute {name!r}")
 
 

@@ -135,9 +135,9 @@ def measure(name: str, what: str, rounds: int) -> dict[str, float]:
     """Times one kind of call of one model, in this process."""
     import jax
 
-    from initjax.auditing.audit import reported
-    from initjax.auditing.measure import measurer
-    from initjax.auditing.trace import trace
+    from initjax.auditing._audit import reported
+    from initjax.auditing._measuring.passes import measurer
+    from initjax.auditing._reading.trace import trace
 
     loss_fn, params, batch = MODELS[name]()
     jax.block_until_ready((params, batch))

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import optax
 
     from experiments.common import models
-    from initjax.auditing.repair import Repair
-    from initjax.auditing.report import Report
+    from initjax import Repair, Report
 
 COMMAND = "python -m experiments.audit"
 BATCH_SIZE, WIDTH = 256, 128  # of that program, where no flag says otherwise

@@ -10,9 +10,9 @@ import pytest
 
 from experiments import audit
 from experiments.common import audits, data, runs
-from initjax.auditing.findings import Finding
-from initjax.auditing.network import Network
-from initjax.auditing.report import Report
+from initjax.auditing._judging.findings import Finding
+from initjax.auditing._judging.network import Network
+from initjax.auditing._reporting.report import Report
 
 NETWORK = Network(
     loss=2.3, expected_loss=2.3, jacobian=1.0, jacobian_condition=1.0, depth=2,

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from initjax.auditing import measure
+from initjax.auditing._measuring import passes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,7 +17,7 @@ def quickly_compiled():
 @pytest.fixture
 def without_jacobian(monkeypatch):
     """Leaves out a program of its own, which takes as long to compile as all else."""
-    monkeypatch.setattr(measure, "jacobian_measurer", lambda traced: None)
+    monkeypatch.setattr(passes, "jacobian_measurer", lambda traced: None)
 
 
 @pytest.fixture
@@ -34,6 +34,6 @@ def pretended(monkeypatch):
     def measurer(traced):
         with monkeypatch.context() as patched:
             patched.setattr(jax, "jit", instead)
-            return measure.measurer(traced)
+            return passes.measurer(traced)
 
     return measurer

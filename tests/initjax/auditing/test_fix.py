@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import initjax
-from initjax.auditing.repair import Repair
+from initjax.auditing._repairing.repair import Repair
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (256, 24))

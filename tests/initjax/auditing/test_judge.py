@@ -10,11 +10,11 @@ import optax
 import pytest
 
 import initjax
-from initjax.auditing.audit import reported
-from initjax.auditing.copies import copies
-from initjax.auditing.findings import CAUSES
-from initjax.auditing.measure import measurer
-from initjax.auditing.trace import trace
+from initjax.auditing._audit import reported
+from initjax.auditing._judging.copies import copies
+from initjax.auditing._judging.findings import CAUSES
+from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32

@@ -10,9 +10,9 @@ import optax
 import pytest
 import scipy.stats
 
-from initjax.auditing.layers import layers
-from initjax.auditing.measure import measurer
-from initjax.auditing.trace import trace
+from initjax.auditing._judging.layers import layers
+from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, KEYS, EXAMPLES, INPUTS = 10, 32, 32, 48

@@ -7,9 +7,9 @@ import pytest
 from jax import lax
 
 import initjax
-from initjax.auditing.layers import layers
-from initjax.auditing.measure import measurer
-from initjax.auditing.trace import trace
+from initjax.auditing._judging.layers import layers
+from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 rng = np.random.default_rng(0)

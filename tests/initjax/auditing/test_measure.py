@@ -12,10 +12,10 @@ import optax
 import pytest
 from jax import lax
 
-from initjax.auditing import measure
-from initjax.auditing.measure import FLAT, measurer
-from initjax.auditing.samples import BINS, effective_rank
-from initjax.auditing.trace import trace
+from initjax.auditing._measuring import passes
+from initjax.auditing._measuring.passes import FLAT, measurer
+from initjax.auditing._measuring.statistics import BINS, effective_rank
+from initjax.auditing._reading.trace import trace
 
 rng = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ def measured(loss, params, *batch, optimizer=None, jacobian=False):
     traced = trace("test", loss, params, batch, False)
     with pytest.MonkeyPatch.context() as patched:
         if not jacobian:  # a program of its own, which takes as long to compile as all else
-            patched.setattr(measure, "jacobian_measurer", lambda traced: None)
+            patched.setattr(passes, "jacobian_measurer", lambda traced: None)
         return traced, measurer(traced, optimizer)(params, batch)
 
 
@@ -233,10 +233,10 @@ def placed(place):
         calls.append(place)
         return rerun(*arguments)
 
-    rerun = measure.rerun
+    rerun = passes.rerun
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measure, "rerun", counted)
-        patched.setattr(measure, "jacobian_measurer", lambda traced: None)
+        patched.setattr(passes, "rerun", counted)
+        patched.setattr(passes, "jacobian_measurer", lambda traced: None)
         traced = trace("test", loss, WHOLE, (MANY,), False)
         run = measurer(traced)
         result = run(WHOLE, (MANY,))

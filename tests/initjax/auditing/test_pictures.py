@@ -15,11 +15,11 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.text import Text
 
 import initjax
-from initjax.auditing.findings import Finding
-from initjax.auditing.layers import Layer
-from initjax.auditing.network import Network
-from initjax.auditing.pictures import draw
-from initjax.auditing.report import Report
+from initjax.auditing._judging.findings import Finding
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.network import Network
+from initjax.auditing._reporting.figure import draw
+from initjax.auditing._reporting.report import Report
 from initjax.theory.meanfield import chi, correlation_map, variance_map
 
 WIDTH, GAIN = 100, 4.0

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from initjax.auditing.findings import CAUSES, Finding
-from initjax.auditing.layers import Layer
-from initjax.auditing.network import Network
-from initjax.auditing.report import Report, short_names, unread_lines
+from initjax.auditing._judging.findings import CAUSES, Finding
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.network import Network
+from initjax.auditing._reporting.report import Report, short_names, unread_lines
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,

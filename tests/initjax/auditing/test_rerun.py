@@ -10,8 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from initjax.auditing.rerun import rerun
-from initjax.auditing.walk import find
+from initjax.auditing._measuring.rerun import rerun
+from initjax.auditing._reading.walk import find
 
 rng = np.random.default_rng(0)
 SIZE = 3

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from initjax.auditing.signals import IDENTITY, name_of
-from initjax.auditing.trace import trace
+from initjax.auditing._reading.expressions import IDENTITY, name_of
+from initjax.auditing._reading.trace import trace
 
 Z = np.linspace(-7.0, 7.0, 201, dtype=np.float32)
 X = jnp.ones((8, 5))

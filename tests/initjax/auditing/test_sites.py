@@ -11,8 +11,8 @@ import pytest
 from flax import linen, nnx
 from jax import lax
 
-from initjax.auditing.signals import name_of
-from initjax.auditing.trace import trace
+from initjax.auditing._reading.expressions import name_of
+from initjax.auditing._reading.trace import trace
 
 rng = np.random.default_rng(0)
 

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-from initjax.auditing.findings import Finding, finding, recommended, some
-from initjax.auditing.layers import Layer
-from initjax.auditing.network import Network, chains_of
+from initjax.auditing._judging.findings import Finding, finding, recommended, some
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.network import Network, chains_of
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 _GROWTH, _BAD_GROWTH = 30.0, 1e3  # of the mean square along a residual stream

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from initjax.auditing.signals import Path, Signal
-from initjax.auditing.tags import Softmax, Tag, join
+from initjax.auditing._reading.expressions import Path, Signal
+from initjax.auditing._reading.tags import Softmax, Tag, join
 
 
 def either(outs: list[Tag], choice: Tag) -> Tag:

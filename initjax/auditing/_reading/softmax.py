@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from initjax.auditing.axes import moved_axes
-from initjax.auditing.primitives import LAYOUT
-from initjax.auditing.signals import Expression
-from initjax.auditing.tags import Softmax, Tag
+from initjax.auditing._reading.expressions import Expression
+from initjax.auditing._reading.layout import moved_axes
+from initjax.auditing._reading.primitives import LAYOUT
+from initjax.auditing._reading.tags import Softmax, Tag
 
 _KEEPING = frozenset(
     "abs add add_any clamp convert_element_type div max min mul reduce_precision select_n"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax.auditing.measure import FLAT, steepest
-from initjax.auditing.signals import Expression
-from initjax.auditing.sites import Site
+from initjax.auditing._measuring.passes import FLAT, steepest
+from initjax.auditing._reading.expressions import Expression
+from initjax.auditing._reading.sites import Site
 from initjax.theory._integrals import pair, single
 from initjax.theory.finite_width import dead_fraction
 
 if TYPE_CHECKING:
-    from initjax.auditing.layers import Layer
+    from initjax.auditing._judging.layers import Layer
 
 _SLACK = 0.02  # of a log variance: what no theory of random weights is asked to explain
 

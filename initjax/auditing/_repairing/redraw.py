@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax.auditing.copies import copies
-from initjax.auditing.repair import Change, like
-from initjax.auditing.report import Report
-from initjax.auditing.sites import Site
-from initjax.auditing.trace import Traced
+from initjax.auditing._judging.copies import copies
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.trace import Traced
+from initjax.auditing._repairing.repair import Change, like
+from initjax.auditing._reporting.report import Report
 from initjax.trees import named_key
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from initjax._values import checked_choice, is_key
-from initjax.auditing.audit import reported
-from initjax.auditing.learn_scales import by_gradient
-from initjax.auditing.measure import measurer
-from initjax.auditing.optimizers import check_optimizer
-from initjax.auditing.redraw import clear_biases, redraw
-from initjax.auditing.repair import Change, Repair
-from initjax.auditing.rescale import by_pass
-from initjax.auditing.signals import IDENTITY, Expression, Path
-from initjax.auditing.sites import Site
-from initjax.auditing.trace import trace
+from initjax.auditing._audit import reported
+from initjax.auditing._measuring.optimizers import check_optimizer
+from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.trace import trace
+from initjax.auditing._repairing.gradinit import by_gradient
+from initjax.auditing._repairing.redraw import clear_biases, redraw
+from initjax.auditing._repairing.repair import Change, Repair
+from initjax.auditing._repairing.rescale import by_pass
 from initjax.theory._integrals import single
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.repair import Change, like, scaled
-from initjax.auditing.rerun import rerun
-from initjax.auditing.signals import IDENTITY, Expression, Path
-from initjax.auditing.sites import Site
-from initjax.auditing.trace import Traced
+from initjax.auditing._measuring.rerun import rerun
+from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.trace import Traced
+from initjax.auditing._repairing.repair import Change, like, scaled
 from initjax.theory._integrals import single
 
 _LOGITS = 0.45  # standard deviation of logits that costs a tenth in the initial loss

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from initjax.auditing.layers import Layer
+from initjax.auditing._judging.layers import Layer
 
 Level = Literal["warning", "failure"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.forecasts import (
+from initjax.auditing._judging.predictions import (
     Forecast,
     flat_sides,
     forecast_of,
@@ -24,12 +24,12 @@ from initjax.auditing.forecasts import (
     range_of,
     z_score,
 )
-from initjax.auditing.measure import Measurements
-from initjax.auditing.samples import over_turns
-from initjax.auditing.signals import IDENTITY, Expression, Path, name_of
-from initjax.auditing.sites import Site
-from initjax.auditing.tags import Tag
-from initjax.auditing.trace import Traced
+from initjax.auditing._measuring.passes import Measurements
+from initjax.auditing._measuring.statistics import over_turns
+from initjax.auditing._reading.expressions import IDENTITY, Expression, Path, name_of
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.tags import Tag
+from initjax.auditing._reading.trace import Traced
 from initjax.theory._integrals import single
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from initjax.auditing.signals import Expression, Path
-from initjax.auditing.tags import Source, Tag
+from initjax.auditing._reading.expressions import Expression, Path
+from initjax.auditing._reading.tags import Source, Tag
 
 
 @dataclasses.dataclass

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax.auditing.optimizers import first_update
-from initjax.auditing.repair import Change, scaled
-from initjax.auditing.rerun import rerun
-from initjax.auditing.trace import Traced
+from initjax.auditing._measuring.optimizers import first_update
+from initjax.auditing._measuring.rerun import rerun
+from initjax.auditing._reading.trace import Traced
+from initjax.auditing._repairing.repair import Change, scaled
 
 if TYPE_CHECKING:
     import jax

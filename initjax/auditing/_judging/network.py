@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initjax.auditing.layers import Layer
-from initjax.auditing.measure import Measurements
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._measuring.passes import Measurements
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.signals import IDENTITY, Expression, Path, Signal, bare
-from initjax.auditing.sites import Site
-from initjax.auditing.tags import Tag
+from initjax.auditing._reading.expressions import IDENTITY, Expression, Path, Signal, bare
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.tags import Tag
 
 
 def pre_activation(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from initjax.auditing.axes import mean_taps
-from initjax.auditing.tags import Tag
+from initjax.auditing._reading.layout import mean_taps
+from initjax.auditing._reading.tags import Tag
 
 _GEOMETRY = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
 

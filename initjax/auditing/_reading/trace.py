@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.primitives import inner_programs
-from initjax.auditing.sites import Anatomy, Site
-from initjax.auditing.trainable import statistic_leaves
-from initjax.auditing.walk import find
+from initjax.auditing._reading.primitives import inner_programs
+from initjax.auditing._reading.sites import Anatomy, Site
+from initjax.auditing._reading.trainable import statistic_leaves
+from initjax.auditing._reading.walk import find
 from initjax.trees import paths
 
 

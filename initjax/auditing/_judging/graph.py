@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from initjax.auditing.layers import Layer
-from initjax.auditing.signals import Path
-from initjax.auditing.sites import Site
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.sites import Site
 
 
 def layers_after(layer: Layer, layers: Sequence[Layer], sites: dict[Path, Site]) -> list[Layer]:

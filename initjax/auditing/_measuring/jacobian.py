@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax.auditing.meshes import automatic
-from initjax.auditing.rerun import rerun
-from initjax.auditing.sites import Site
-from initjax.auditing.trace import Traced, output_aval
+from initjax.auditing._measuring.explicit_sharding import automatic
+from initjax.auditing._measuring.rerun import rerun
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.trace import Traced, output_aval
 
 if TYPE_CHECKING:
     import jax

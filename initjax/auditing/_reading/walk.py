@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing.axes import moved_axes
-from initjax.auditing.loops import (
+from initjax.auditing._reading.control_flow import (
     after_a_turn,
     either,
     of_the_turn_before,
@@ -23,8 +22,19 @@ from initjax.auditing.loops import (
     sliced,
     stacked_up,
 )
-from initjax.auditing.outputs import masked, meet, pre_activation
-from initjax.auditing.primitives import (
+from initjax.auditing._reading.elementwise import masked, meet, pre_activation
+from initjax.auditing._reading.expressions import (
+    IDENTITY,
+    Expression,
+    Path,
+    Signal,
+    bare,
+    floating,
+    number,
+    outgrows_lines,
+)
+from initjax.auditing._reading.layout import moved_axes
+from initjax.auditing._reading.primitives import (
     CALLS,
     CUTS,
     ELEMENTWISE,
@@ -42,20 +52,10 @@ from initjax.auditing.primitives import (
     is_program,
     scan_counts,
 )
-from initjax.auditing.products import Product, product_of
-from initjax.auditing.signals import (
-    IDENTITY,
-    Expression,
-    Path,
-    Signal,
-    bare,
-    floating,
-    number,
-    outgrows_lines,
-)
-from initjax.auditing.sites import Anatomy, Site
-from initjax.auditing.softmax import softmax_after
-from initjax.auditing.tags import Source, Tag, applied, join, reason
+from initjax.auditing._reading.products import Product, product_of
+from initjax.auditing._reading.sites import Anatomy, Site
+from initjax.auditing._reading.softmax import softmax_after
+from initjax.auditing._reading.tags import Source, Tag, applied, join, reason
 
 
 def find(jaxpr: Any, num_parameters: int, fixed: Collection[int] = ()) -> Anatomy:

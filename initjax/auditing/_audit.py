@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from initjax.auditing.judge import judge
-from initjax.auditing.layers import layers, that_ran
-from initjax.auditing.measure import Measurements, measurer
-from initjax.auditing.network import network_of
-from initjax.auditing.optimizers import check_optimizer
-from initjax.auditing.report import Report, unread_lines
-from initjax.auditing.trace import Traced, trace
-from initjax.auditing.trainable import trainable_leaves
+from initjax.auditing._judging.judge import judge
+from initjax.auditing._judging.layers import layers, that_ran
+from initjax.auditing._judging.network import network_of
+from initjax.auditing._measuring.optimizers import check_optimizer
+from initjax.auditing._measuring.passes import Measurements, measurer
+from initjax.auditing._reading.trace import Traced, trace
+from initjax.auditing._reading.trainable import trainable_leaves
+from initjax.auditing._reporting.report import Report, unread_lines
 
 
 def audit(

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax.auditing.jacobian import jacobian_measurer
-from initjax.auditing.meshes import automatic
-from initjax.auditing.optimizers import first_update
-from initjax.auditing.rerun import rerun
-from initjax.auditing.samples import described
-from initjax.auditing.signals import IDENTITY, Expression, Path
-from initjax.auditing.sites import Site
-from initjax.auditing.trace import Traced, output_aval
+from initjax.auditing._measuring.explicit_sharding import automatic
+from initjax.auditing._measuring.jacobian import jacobian_measurer
+from initjax.auditing._measuring.optimizers import first_update
+from initjax.auditing._measuring.rerun import rerun
+from initjax.auditing._measuring.statistics import described
+from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.trace import Traced, output_aval
 
 if TYPE_CHECKING:
     import jax

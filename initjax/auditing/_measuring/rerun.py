@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from initjax.auditing.primitives import RECOMPUTED, RULED, inner_programs, scan_counts
-from initjax.auditing.signals import Path
+from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.primitives import RECOMPUTED, RULED, inner_programs, scan_counts
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
 """Maps the operands of an equation, its results, and the slot of this equation to the results that

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax.auditing.signals import LONGEST, Expression, Path, Signal, floating, number, text_of
+from initjax.auditing._reading.expressions import (
+    LONGEST,
+    Expression,
+    Path,
+    Signal,
+    floating,
+    number,
+    text_of,
+)
 
 
 class Source(NamedTuple):

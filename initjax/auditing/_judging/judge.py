@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from initjax.auditing import draws, propagation
-from initjax.auditing.findings import CAUSES, Finding
-from initjax.auditing.flow import ends
-from initjax.auditing.layers import Layer
-from initjax.auditing.measure import Measurements
-from initjax.auditing.network import Network
-from initjax.auditing.trace import Traced
+from initjax.auditing._judging import propagation, weights
+from initjax.auditing._judging.findings import CAUSES, Finding
+from initjax.auditing._judging.graph import ends
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.network import Network
+from initjax.auditing._measuring.passes import Measurements
+from initjax.auditing._reading.trace import Traced
 
 # A cause hides what follows from it.
 _HIDES = {
@@ -49,11 +49,11 @@ _HIDES = {
     "collapse": {"depth"},
 }
 _CHECKS: tuple[Callable[[list[Layer], Network], list[Finding]], ...] = (
-    draws.batch,
-    draws.symmetry,
-    draws.input_scale,
-    draws.not_centred,
-    draws.wrong_fan,
+    weights.batch,
+    weights.symmetry,
+    weights.input_scale,
+    weights.not_centred,
+    weights.wrong_fan,
     propagation.branch_scale,
     propagation.gradients,
     propagation.forward,
@@ -89,20 +89,20 @@ def judge(
     Returns:
       The findings, failures first, each kind in the order of `CAUSES`.
     """
-    broken = draws.not_finite(traced, measured, layers, nan, infinite)
+    broken = weights.not_finite(traced, measured, layers, nan, infinite)
     if broken:
         return broken
     findings = [
-        *draws.unused(traced, trainable),
-        *(draws.without_layers(traced) if not layers else []),
+        *weights.unused(traced, trainable),
+        *(weights.without_layers(traced) if not layers else []),
     ]
     if layers:
         for check in _CHECKS:
             findings += check(list(layers), network)
         readouts = ends(layers, traced.anatomy.sites)
-        findings += draws.zero(list(layers), readouts, traced)
+        findings += weights.zero(list(layers), readouts, traced)
         findings += propagation.update(list(layers), readouts)
-        findings += draws.duplicates(traced, measured, list(layers))
+        findings += weights.duplicates(traced, measured, list(layers))
     order = {cause: number for number, cause in enumerate(CAUSES)}
     told: dict[str, Finding] = {}  # what gradients and signals both show is told once
     # Causes come before their consequences, and only what is told hides another.

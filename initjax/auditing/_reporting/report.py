@@ -12,9 +12,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from initjax.auditing.findings import CAUSES, Finding, some
-from initjax.auditing.layers import Layer
-from initjax.auditing.network import Network
+from initjax.auditing._judging.findings import CAUSES, Finding, some
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.network import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ class Report:
         Raises:
           ValueError: there are no layers.
         """
-        from initjax.auditing.pictures import draw
+        from initjax.auditing._reporting.figure import draw
 
         figure = draw(self)
         if path is not None:

@@ -6,13 +6,13 @@ import collections
 import math
 from collections.abc import Sequence
 
-from initjax.auditing.copies import copies
-from initjax.auditing.findings import Finding, finding, recommended, some
-from initjax.auditing.flow import layers_after, layers_before
-from initjax.auditing.layers import Layer
-from initjax.auditing.measure import Measurements
-from initjax.auditing.network import Network
-from initjax.auditing.trace import Traced
+from initjax.auditing._judging.copies import copies
+from initjax.auditing._judging.findings import Finding, finding, recommended, some
+from initjax.auditing._judging.graph import layers_after, layers_before
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.network import Network
+from initjax.auditing._measuring.passes import Measurements
+from initjax.auditing._reading.trace import Traced
 from initjax.fans import compute_fans
 
 _LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 25.0, 1000.0, 1e-3  # mean squares

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax.auditing.layers import Layer
-from initjax.auditing.report import Report, short_names, shortened
-from initjax.auditing.samples import BINS
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._measuring.statistics import BINS
+from initjax.auditing._reporting.report import Report, short_names, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

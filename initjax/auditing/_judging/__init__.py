@@ -1,0 +1,1 @@
+"""Judges measurements: layers beside what theory predicts of them, and findings."""

@@ -1,0 +1,1 @@
+"""Repairs parameters in stages, each of which takes and gives a draft."""

@@ -1,0 +1,1 @@
+"""Shows what an audit found: as data, text, a page in a notebook and a figure."""
