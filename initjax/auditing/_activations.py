@@ -1,7 +1,6 @@
 """Every fact about one activation: its name, where it is flat, its critical scale, what suits it.
 
-Facts come from its values and slopes at fixed points, which NumPy gives for nearly all activations
-without compiling anything.
+Facts come from its values and slopes at fixed points, all evaluated at once.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from scipy import special
 
 from initjax.auditing._reading.expressions import IDENTITY, Expression
 from initjax.theory._integrals import single
+from initjax.theory._pieces import evaluate
 
 FLAT = 0.06  # of its steepest slope: tanh is flatter than that beyond 0.97
 _DEEP = 20  # layers from which on normal kernels spread singular values too far
@@ -46,21 +46,9 @@ class _Samples(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _samples(activation: Expression) -> _Samples:
-    values, slopes = (np.split(part, _ENDS) for part in evaluated(activation, np.concatenate(_ALL)))
+    found = evaluate(activation, checked=False)(np.concatenate(_ALL, dtype=np.float64))
+    values, slopes = (np.split(part, _ENDS) for part in found)
     return _Samples(*slopes[:4], *values[4:])
-
-
-def evaluated(activation: Expression, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values and slopes of an activation: by NumPy if it can, else compiled by JAX."""
-    import jax
-    import jax.numpy as jnp
-
-    found = activation.value_and_derivative(z)
-    if found is not None:
-        return found
-    with jax.ensure_compile_time_eval():
-        both = jax.jit(lambda z: jax.jvp(activation, (z,), (jnp.ones_like(z),)))(z)
-        return np.asarray(both[0]), np.asarray(both[1])
 
 
 # Where it is flat
@@ -191,7 +179,7 @@ def recommended(name: str, depth: int = 0) -> str:
     if name in ("gelu", "silu", "elu", "mish"):
         return f"lecun_normal(gain={name!r})"
     if name in ("sigmoid", "softplus", "hard_sigmoid", "squareplus"):
-        return f"lecun_normal(); and use tanh or relu, since no scale keeps {name}'s gradient"
+        return f"lecun_normal(), and use tanh or relu, since no scale keeps {name}'s gradient"
     return "siren()" if name.startswith("sin(") else "lecun_normal()"
 
 

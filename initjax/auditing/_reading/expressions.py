@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing._reading.derivatives import Pair, apply_in_numpy
-
 Path = tuple[int, ...]
 """Where an equation stands: its index, and for nested programs the indices on the way to it."""
 LONGEST = 4000  # characters of an expression; a longer one is no activation that theory is asked of
@@ -58,35 +56,6 @@ class Expression:
             return known[id(node)]
 
         return value(self)
-
-    def value_and_derivative(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """The function and its derivative in float64, by NumPy alone: nothing is compiled.
-
-        Args:
-          z: numbers, an array of any shape.
-
-        Returns:
-          Two arrays of z's shape; None if a primitive has no rule in NumPy here.
-        """
-        z = np.asarray(z, np.float64)
-        known: dict[int, Pair] = {}
-
-        def pair(node: Expression | np.generic) -> Pair:
-            if not isinstance(node, Expression):
-                floats = np.issubdtype(node.dtype, np.floating)
-                return np.full(z.shape, node, np.float64 if floats else None), np.zeros(z.shape)
-            if node.primitive is None:
-                return z, np.ones(z.shape)
-            if id(node) not in known:
-                operands = list(map(pair, node.inputs))
-                known[id(node)] = apply_in_numpy(node.primitive.name, node.params, operands)
-            return known[id(node)]
-
-        with np.errstate(all="ignore"):
-            try:
-                return pair(self)
-            except LookupError:
-                return None
 
 
 IDENTITY = Expression("z")

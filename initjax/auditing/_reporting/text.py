@@ -259,7 +259,7 @@ def _percent(value: float) -> str:
 
 
 def short_names(layers: Sequence[Layer]) -> list[str]:
-    """The layers' names without the folders that all share, and without the most common ending."""
+    """The layers' names without the folders that all share, and without the usual ending."""
     names = [layer.name for layer in layers]
     if len(names) < 2:
         return names
