@@ -79,7 +79,7 @@ def layers(traced: Traced, measured: Measurements) -> list[JudgedLayer]:
 def _at(record: dict[str, np.ndarray], place: Place) -> dict[str, Any]:
     """The numbers of one turn; means over the turns of loops that share the weights."""
     loops = [path for path, length in place.site.loops if length is not None]
-    turns = dict(zip((path for path, _ in stacks(place.site)), place.index, strict=True))
+    turns = dict(zip((path for path, _ in stacks(place.site)), place.turns, strict=True))
     where = tuple(turns.get(path, slice(None)) for path in loops)
     shared = sum(isinstance(part, slice) for part in where)
     taken = {name: array[where] for name, array in record.items()}
@@ -94,7 +94,7 @@ def _described(
     ratios: tuple[float, float],
     last: bool,
 ) -> JudgedLayer:
-    (site, index, parameters, _, reason), forward, backward, forecast = row
+    (site, turns, parameters, _, reason), forward, backward, forecast = row
     activation = forecast.expression
     bends = activation is not None and activation != IDENTITY
     leaf = parameters[0].index
@@ -106,7 +106,7 @@ def _described(
     return JudgedLayer(
         name=label(parameters),
         kind=site.kind,
-        shape=tuple(traced.shapes[leaf].shape[len(index) :]),
+        shape=tuple(traced.shapes[leaf].shape[len(turns) :]),
         fan_in=site.fan_in,
         fan_out=site.fan_out,
         units=units,

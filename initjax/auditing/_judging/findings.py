@@ -10,6 +10,7 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import Parameter, label
 
 Level = Literal["warning", "failure"]
+Verdict = Literal["ok", "warning", "failure"]
 
 
 @dataclasses.dataclass(frozen=True)

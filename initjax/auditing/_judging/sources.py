@@ -17,7 +17,7 @@ class Place(NamedTuple):
     """Where one layer is: at a site, in one turn of the loops that stack it."""
 
     site: Site
-    index: tuple[int, ...]
+    turns: tuple[int, ...]
     """The turns of these loops, outermost first."""
     parameters: tuple[Parameter, ...]
     """What its weight is made of."""

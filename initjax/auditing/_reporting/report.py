@@ -6,10 +6,10 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from initjax.auditing._judging.causes import CAUSES
-from initjax.auditing._judging.findings import Finding
+from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
@@ -45,14 +45,16 @@ class Report:
     """Parts of the computation that could not be read, with the parameters that enter there."""
 
     @property
-    def verdict(self) -> Literal["ok", "warning", "failure"]:
+    def verdict(self) -> Verdict:
         """The worst level of the findings; 'ok' if there are none."""
         return self.findings[0].level if self.findings else "ok"
 
-    def level(self, layer: Layer) -> Literal["ok", "warning", "failure"]:
+    def level(self, layer: Layer) -> Verdict:
         """The worst level of the findings about a layer; 'ok' if there are none."""
-        named = [finding.level for finding in self.findings if layer.name in finding.layers]
-        return named[0] if named else "ok"
+        for finding in self.findings:
+            if layer.name in finding.layers:
+                return finding.level
+        return "ok"
 
     def assert_healthy(self, ignore: Sequence[str] = ()) -> None:
         """Fails if anything is wrong: for a test of your model.

@@ -11,8 +11,8 @@ import pytest
 
 import initjax
 from initjax.auditing._audit import reported
+from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.copies import copies
-from initjax.auditing._judging.findings import CAUSES
 from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._reading.trace import trace
 
@@ -121,8 +121,8 @@ def constant(leaf):
         ("input_scale", "failure", tanh, params(), 255 * X),
         ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
         ("input_scale", "warning", tanh, params(), X / 100),
-        ("not_centred", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
-        ("not_centred", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
+        ("not_centered", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
+        ("not_centered", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),
         ("vanishing", "failure", tanh, params(gain=0.2), X),
         ("exploding", "failure", relu, params(gain=8.0), X),
@@ -149,7 +149,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("zero", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0)), X),
         ("symmetry", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0.1)), X),
         ("duplicate", tanh, params(stack_kernel=lambda k: with_value(k, 3, k[7])), X),
-        ("not_centred", relu, params(gain=2.0, stack_kernel=np.abs, out_kernel=np.abs), X),
+        ("not_centered", relu, params(gain=2.0, stack_kernel=np.abs, out_kernel=np.abs), X),
         ("vanishing", tanh, params(gain=0.2), X),
         ("exploding", relu, params(gain=8.0), X),
         ("input_scale", tanh, params(), 255 * X),
@@ -157,7 +157,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("collapse", tanh, params(gain=1.0, biases=0.15), ALIKE),
     ],
 )
-def test_what_follows_from_a_cause_is_not_told(cause, network, tree, x):
+def test_what_follows_from_a_cause_is_not_reported(cause, network, tree, x):
     assert [found for found, _ in causes(network(tree, x))] == [cause]
 
 
@@ -267,11 +267,29 @@ def test_every_cause_has_a_test_of_its_own():
     assert [cause for cause in CAUSES if f'("{cause}", "' not in text] == []
 
 
+def test_a_cause_hides_only_causes_that_are_judged_after_it():
+    names = list(CAUSES)
+    for place, cause in enumerate(CAUSES.values()):
+        hidden = names[place + 1 :] if cause.hides == "everything" else cause.hides
+        assert set(hidden) <= set(names[place + 1 :])
+    assert CAUSES["not_finite"].explains("update") and not CAUSES["depth"].explains("update")
+
+
+def test_a_finding_tells_code_which_parameters_it_is_about():
+    (finding,) = tanh(params(stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
+    names = initjax.trees.paths(params())
+    index = names.index("stack/kernel")
+    found = [(p.index, p.path, p.slice, p.use) for p in finding.parameters]
+    assert found == [(index, "stack/kernel", (3,), 1), (index, "stack/kernel", (7,), 1)]
+    (finding,) = tanh(params(), with_value(X, 0, np.inf)).findings
+    assert (finding.layers, finding.parameters) == (("batch[0]",), ())
+
+
 def test_findings_are_sorted_by_level_and_causes_are_explained():
     found = relu(params(gain=4.0)).findings
     assert [finding.level for finding in found] == sorted(finding.level for finding in found)
     assert len(found) > 1
-    assert all(finding.cause in CAUSES and CAUSES[finding.cause] for finding in found)
+    assert all(CAUSES[finding.cause].meaning for finding in found)
     assert np.all([finding.message and finding.remedy for finding in found])
 
 
@@ -322,7 +340,7 @@ def test_a_hidden_kernel_of_zeros_is_a_failure_where_it_cannot_learn(activation,
     assert (np.linalg.matrix_rank(gradient) > 1) == (level == "warning")
 
 
-def test_weights_whose_mean_is_chance_are_centred():
+def test_weights_whose_mean_is_chance_are_centered():
     def loss(p, x):
         return square(jax.nn.relu(x @ p["in"]) @ p["out"])
 
@@ -331,12 +349,12 @@ def test_weights_whose_mean_is_chance_are_centred():
         tree = {"in": normal(seed, INPUTS, 32), "out": normal(seed + 99, 32, 1)}
         assert causes(model(tree, X)) == []
     averages = {"in": np.eye(INPUTS, 32, dtype=np.float32) + 0.01, "out": normal(2, 32, 1)}
-    assert "not_centred" not in dict(causes(model(averages, X)))
+    assert "not_centered" not in dict(causes(model(averages, X)))
 
     def convex(p, x):  # in its input, as its kernels are positive
         return square(jax.nn.relu(x @ jax.nn.softplus(p["in"])) @ p["out"])
 
-    assert "not_centred" not in dict(audited(convex, averages, X))
+    assert "not_centered" not in dict(audited(convex, averages, X))
 
 
 def test_copies_are_found_among_kernels_that_learn():
@@ -534,8 +552,8 @@ def test_a_member_at_fault_is_found_among_healthy_ones(batched):
     copied = {**tree, "in": with_value(tree["in"], 2, tree["in"][4])}
     (finding,) = model(copied, x).findings
     assert (finding.cause, finding.layers) == ("duplicate", ("in[2]", "in[4]"))
-    mended, repair = initjax.fix(loss, copied, x, key=jax.random.key(0))
+    fixed, repair = initjax.fix(loss, copied, x, key=jax.random.key(0))
     assert repair.verdict == "ok"
-    gram = np.einsum("mio,mjo->mij", mended["in"], mended["in"])
+    gram = np.einsum("mio,mjo->mij", fixed["in"], fixed["in"])
     for each in gram:  # orthogonal by itself
         np.testing.assert_allclose(each, each[0, 0] * np.eye(INPUTS), atol=1e-4)

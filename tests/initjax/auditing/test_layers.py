@@ -10,7 +10,7 @@ import optax
 import pytest
 import scipy.stats
 
-from initjax.auditing._judging.layers import layers
+from initjax.auditing._judging.assemble import layers
 from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._reading.trace import trace
 
@@ -155,7 +155,7 @@ def test_a_layer_says_what_was_measured_in_units_of_its_own():
     assert (first.units, first.samples, first.uses) == (32, 24, 1)
     assert (first.activation, last.activation) == ("tanh", "")
     assert (first.role, last.role) == ("", "last")
-    assert (first.unpredicted, last.unpredicted) == ("the batch", "")
+    assert (first.unpredicted, last.unpredicted) == ("batch", "")
     assert first.weight_variance == pytest.approx(np.square(kernel).mean(), rel=1e-5)  # 16 / 4**2
     assert first.bias_variance == pytest.approx(np.square(params["in"]["bias"]).mean(), rel=1e-5)
     assert first.rms == pytest.approx(np.sqrt(np.square(z).mean()), rel=1e-5)
@@ -175,7 +175,7 @@ def test_a_layer_says_what_was_measured_in_units_of_its_own():
     assert first.saturated == pytest.approx((np.abs(z) > edge).mean(), abs=1e-6)
 
 
-def test_the_scale_of_the_ntk_parametrisation_is_part_of_the_gain():
+def test_the_scale_of_the_ntk_parametrization_is_part_of_the_gain():
     rng = np.random.default_rng(0)
     params, x = [normal(rng, 1, 32, 64), normal(rng, 1, 64, 8)], normal(rng, 1, 16, 32)
 

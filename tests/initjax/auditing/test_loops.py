@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import initjax
-from initjax.auditing._judging.layers import layers
+from initjax.auditing._judging.assemble import layers
 from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._reading.trace import trace
 
