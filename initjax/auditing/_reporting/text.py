@@ -324,12 +324,6 @@ def _html_cells(tag: str, row: Sequence[str]) -> str:
 
 def causes_table() -> str:
     """The table of causes in Markdown, as the README has it."""
-    lines = ["| cause | what it means | explains, so hides | more |", "|---|---|---|---|"]
-    for cause in CAUSES.values():
-        hides = "everything" if cause.hides == "everything" else ", ".join(map(_code, cause.hides))
-        lines.append(f"| {_code(cause.name)} | {cause.meaning} | {hides} | {cause.explained} |")
+    lines = ["| cause | meaning | explained in |", "|---|---|---|"]
+    lines += [f"| `{row.name}` | {row.meaning} | {row.explained} |" for row in CAUSES.values()]
     return "\n".join(lines)
-
-
-def _code(word: str) -> str:
-    return f"`{word}`"
