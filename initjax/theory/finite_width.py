@@ -136,8 +136,6 @@ def dead_fraction(correlation: float, batch_size: int) -> float:
         raise ValueError(f"dead_fraction: correlation must be at most 1, got {correlation!r}")
     if c == 1:
         return 0.5
-    from scipy.special import log_ndtr
-
     # Panels narrow towards zero, where the integrand changes if c is close to 1.
     nodes, weights = legendre.leggauss(16)
     edges = 13 * 2 ** (-np.arange(200) / 4)
@@ -145,7 +143,10 @@ def dead_fraction(correlation: float, batch_size: int) -> float:
     half = np.diff(edges)[:, None] / 2
     t = edges[:-1, None] + half * (nodes + 1)
     density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi) * half * weights
-    return float((density * np.exp(size * log_ndtr(-t * math.sqrt(c / (1 - c))))).sum())
+    # The chance that one input is above zero. (To import SciPy's takes a hundred times as long.)
+    above = np.vectorize(math.erfc)(t * -math.sqrt(c / (1 - c) / 2)) / 2
+    with np.errstate(divide="ignore"):
+        return float((density * np.exp(size * np.log1p(-above))).sum())
 
 
 def jacobian_spectrum(

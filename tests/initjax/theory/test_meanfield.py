@@ -293,7 +293,7 @@ def test_numbers_are_the_same_inside_of_jit_and_under_strict_promotion():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: variance_map("tahn", 1, 1), "variance_map: 'tahn' is no activation"),
+        (lambda: variance_map("tahn", 1, 1), "variance_map: 'tahn' is not an activation"),
         (
             lambda: variance_map("tanh", -1, 1),
             "variance_map: variance must be a finite",
@@ -303,7 +303,7 @@ def test_numbers_are_the_same_inside_of_jit_and_under_strict_promotion():
         (lambda: correlation_map("tanh", -2, 1, 1), "correlation must be a finite number >= -1"),
         (lambda: correlation_map("tanh", 0.5, 1, 0), "the next layer's variance is 0"),
         (lambda: relu_correlation_map([0.5, 1.5]), r"must be in \[-1, 1\], got \[0.5, 1.5\]"),
-        (lambda: variance_map(jnp.log, 1, 1), "not finite everywhere"),
+        (lambda: variance_map(jnp.log, 1, 1), "isn't finite"),
         (lambda: variance_map(lambda z: jnp.exp(4 * z), 1, 1), "grows so fast"),
         (lambda: variance_map(lambda z: jnp.exp(9 * z), 1, 1), "grows so fast"),
         (lambda: variance_map(lambda z: jnp.exp(0.2 * z**2), 1, 1), "grows so fast"),

@@ -126,7 +126,7 @@ def test_a_gain_that_depends_on_a_traced_number_is_explained():
         return initjax.gain(lambda z: jnp.where(z > 0, z, slope * z))
 
     for transformed in (jax.jit(scaled), jax.grad(scaled)):
-        with pytest.raises(TypeError, match=r"gain: .* depends on a number that is traced"):
+        with pytest.raises(TypeError, match=r"activation .* depends on a number that is traced"):
             transformed(0.2)
 
 
@@ -186,10 +186,10 @@ def test_the_table_of_pytorch():
         (lambda z: jnp.exp(0.2 * z**2), "grows so fast that inputs beyond 12 standard dev"),
         (lambda z: jnp.exp(0.25 * z**2), "grows so fast"),
         (lambda z: jnp.exp(4 * z), "grows so fast"),
-        (lambda z: 1 / z**40, "not finite|no forward gain"),
-        (jnp.log, "not finite"),
+        (lambda z: 1 / z**40, "isn.t finite|no forward gain"),
+        (jnp.log, "isn.t finite"),
         (jnp.zeros_like, "no forward gain"),
-        ("rellu", "is no activation in jax.nn; it has relu,"),
+        ("rellu", "is not an activation in jax.nn; valid names include relu,"),
     ],
 )
 def test_what_has_no_gain_is_refused(activation, message):
