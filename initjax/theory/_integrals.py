@@ -22,11 +22,12 @@ from initjax.theory._pieces import Pieces, pieces
 SMALLEST = 1e-60  # a variance that stands for the limit at zero
 REACH = 12.0  # standard deviations; beyond it a normal law has less than 1e-32
 _BOUND = 12.5  # within which an activation has to be finite
-_NODES, _WEIGHTS = legendre.leggauss(12)
+_NODES, _WEIGHTS = legendre.leggauss(12)  # of the wider of two variables, in a panel
 _DIFFERENTIATION = differentiation(_NODES)
-_TRANSFORM = (legendre.legvander(_NODES, 11) * _WEIGHTS[:, None]).T * (np.arange(12)[:, None] + 0.5)
-_WIDE = np.array([-10, -7, -5, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 5, 7, 10])  # panels
-_NARROW = np.array([0, 0.8, 1.7, 2.7, 4, 5.8, 8.5])
+_OUTER, _OUTER_WEIGHTS = legendre.leggauss(16)  # of the narrower
+_LAST = (legendre.legvander(_OUTER, 15) * _OUTER_WEIGHTS[:, None])[:, -2:] * (14.5, 15.5)
+_WIDE = np.array([-10, -5, -2.5, 0, 2.5, 5, 10])  # panels
+_NARROW = np.array([0, 1.4, 3, 5.2, 8.5])
 _CLOSE = 1e-9  # what the last coefficients of a panel may be, relative to the integral
 _AT_ONCE = 512  # nodes of the narrower variable
 _HALVINGS = 8
@@ -116,13 +117,13 @@ def pair(activation: Callable, variance: float, correlation: float) -> Pair:
     close = max(_CLOSE, found.tolerance / 10)
     for halving in range(_HALVINGS + 1):
         half = (right - left)[:, None] / 2
-        x = left[:, None] + half * (_NODES + 1)
+        x = left[:, None] + half * (_OUTER + 1)
         inner = _inner(found, x.ravel() * narrow, wide, sign, edges).reshape(2, *x.shape)
         inner *= np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * half
-        sums = inner @ _WEIGHTS
+        sums = inner @ _OUTER_WEIGHTS
         if halving == 0:
             scale = np.maximum(scale, np.abs(sums).sum(axis=1))
-        rough = np.abs(inner @ _TRANSFORM[-2:].T).max(axis=2) > close * scale[:, None]
+        rough = np.abs(inner @ _LAST).max(axis=2) > close * scale[:, None]
         halve = rough.any(axis=0) & (halving < _HALVINGS)
         total += sums[:, ~halve].sum(axis=1)
         if not halve.any():
