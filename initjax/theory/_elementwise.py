@@ -9,6 +9,7 @@ elementwise.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ _BY_NAME: dict[str, Callable] = {
     "atan2": np.arctan2,
     "neg": np.negative,
     "is_finite": np.isfinite,
+    "erf": np.vectorize(math.erf, otypes=[float]),
+    "erfc": np.vectorize(math.erfc, otypes=[float]),
     "rsqrt": lambda z: 1 / np.sqrt(z),
     "logistic": lambda z: 1 / (1 + np.exp(-z)),
     "add": np.add,

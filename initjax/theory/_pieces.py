@@ -129,10 +129,10 @@ def _pieces(activation: Callable, radii: np.ndarray, typical: int, dense: int) -
       typical: the index of the one that is about a standard deviation.
       dense: places to look at between two edges.
     """
-    function = evaluate(activation)
+    function = evaluate(activation, checked=False)
     at_zero = at_point(activation, 0.0)
     edges = np.concatenate([-radii[::-1], [0], radii])
-    scale = functools.partial(_scale, radii, _largest(function, radii, typical))
+    scale = functools.partial(_scale, radii, _largest(evaluate(activation), radii, typical))
     for tolerance in _TOLERANCES:
         found, singular = _resolved(function, edges, scale, tolerance, dense), False
         if found is not None and 0 < len(found.ends) <= _MOST_BREAKS:
@@ -142,7 +142,7 @@ def _pieces(activation: Callable, radii: np.ndarray, typical: int, dense: int) -
         if found is not None and len(found.ends) <= _MOST_BREAKS:
             break
     else:
-        raise AssertionError("whatever is rough passes with an infinite tolerance")
+        raise ValueError(f"activation {activation!r} or its derivative isn't finite")
     left, right, value, derivative, _ = found
     breaks = _breaks(function, left, right, scale, tolerance)
     ends = np.concatenate([edges[:1], breaks, found.ends, edges[-1:]])
@@ -223,6 +223,7 @@ def _looks(number: int) -> tuple[np.ndarray, np.ndarray]:
     return places, np.ascontiguousarray((matrix / matrix.sum(axis=1, keepdims=True)).T)
 
 
+@np.errstate(invalid="ignore")  # what isn't finite is rough
 def _resolved(
     function: Evaluate, edges: np.ndarray, scale: Callable, tolerance: float, dense: int
 ) -> _Resolved | None:
@@ -244,6 +245,9 @@ def _resolved(
         moved = inside - at_places
         moved_little = np.abs(moved) < 0.01 * half
         values, derivatives = function(np.concatenate([at_nodes, inside], axis=1))
+        finite = np.isfinite(values).all(axis=1)
+        if derivatives is not None:
+            finite &= np.isfinite(derivatives).all(axis=1)
         value, size = values[:, :ORDER], scale(radius)
         if derivatives is None:
             derivative = value @ _DIFFERENTIATION.T / half
@@ -261,6 +265,7 @@ def _resolved(
             error_of_slope = np.where(moved_little, error_of_slope, 0).max(axis=1)
             steepest = np.maximum(size[1], np.abs(derivatives).max(axis=1))
             rough = (error > limit) | (error_of_slope > tolerance * steepest)
+        rough |= ~finite
         narrow = half[:, 0] <= narrowest * radius
         done.append((left[~rough], right[~rough], value[~rough], derivative[~rough]))
         ends.append(np.stack([left, right])[:, rough & narrow])
@@ -303,6 +308,7 @@ def _located(function: Evaluate, left: np.ndarray, right: np.ndarray) -> np.ndar
     return (low + high) / 2
 
 
+@np.errstate(invalid="ignore")
 def _breaks(
     function: Evaluate, left: np.ndarray, right: np.ndarray, scale: Callable, tolerance: float
 ) -> np.ndarray:
@@ -317,5 +323,5 @@ def _breaks(
     for array, size in zip(function(edges[:, None] + reach * places), sizes, strict=True):
         if array is not None:
             size = np.maximum(size, np.abs(array).max(axis=1))
-            broken |= np.abs(array @ residual).max(axis=1) > 10 * tolerance * size
+            broken |= ~(np.abs(array @ residual).max(axis=1) <= 10 * tolerance * size)
     return edges[broken]

@@ -13,7 +13,7 @@ from initjax.auditing._measuring.passes import FLAT, steepest
 from initjax.auditing._reading.expressions import Expression
 from initjax.auditing._reading.sites import Site
 from initjax.theory._integrals import pair, single
-from initjax.theory.finite_width import dead_fraction
+from initjax.theory.finite_width import LogNorm, dead_fraction, log_step
 
 if TYPE_CHECKING:
     from initjax.auditing._judging.layers import Layer
@@ -58,7 +58,8 @@ def forecast_of(
         second, fourth = float(one.second), float(one.fourth)
         if not second > 0:
             return given
-        square = gain * second + bias
+        step = log_step(one, before.square, gain, bias)
+        square = step.variance
         correlation = math.nan
         if math.isfinite(before.correlation):
             c = min(1.0, max(-1.0, before.correlation))
@@ -66,17 +67,15 @@ def forecast_of(
             correlation = (gain * (second - gap) + bias) / square if square else math.nan
     except (TypeError, ValueError):
         return given
-    # Of the mean of phi^2 over a finite number of units, and of what their own variance does to it.
+    # Of the mean of phi^2 over a finite number of units.
     spread = max(0.0, fourth / second**2 - 1) / max(1, source.units)
     spread *= _together(before.correlation, forward, before.depth)
-    slope = float(one.slope) * before.square / second
-    bend = slope - slope**2 + float(one.curvature) * before.square**2 / second
-    part = gain * second / square if square else 0.0  # what a bias adds does not fluctuate
+    deviation = step.carried(LogNorm(before.mean_of_log, before.variance_of_log), spread)
     return Forecast(
         square,
         correlation,
-        part**2 * (slope**2 * before.variance_of_log + spread),
-        part * (slope * before.mean_of_log + bend / 2 * before.variance_of_log - spread / 2),
+        deviation.variance,
+        deviation.mean,
         2 / units * _together(correlation, forward, before.depth + 1),
         before.depth + 1,
     )

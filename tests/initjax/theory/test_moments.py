@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 
 import initjax
@@ -105,6 +106,20 @@ def test_a_singularity_has_infinite_moments_where_it_has_them():
         initjax.gain(root, "backward")
     with pytest.raises(ValueError, match="no forward gain, since that moment is inf"):
         initjax.gain(lambda z: jnp.abs(z) ** -0.5)
+
+
+@pytest.mark.parametrize("power", [0.6, 0.75])
+@pytest.mark.parametrize("at", [0.0, 0.7])
+def test_a_singularity_that_can_be_integrated_is(power, at):
+    """E[phi'^2] of |z|^p is p^2 E[|z|^(2p-2)], which is finite for p > 1/2."""
+    moment = moments(lambda z: jnp.abs(z - at) ** power).derivative_second
+    expected = scipy.integrate.quad(
+        lambda x: power**2 * (scipy.stats.norm.pdf(at + x) + scipy.stats.norm.pdf(at - x)),
+        *(0, 12),
+        weight="alg",
+        wvar=(2 * power - 2, 0),
+    )[0]
+    assert moment == pytest.approx(expected, rel=3e-3 if power < 0.7 else 1e-6)
 
 
 def test_a_gain_is_the_same_number_inside_of_every_transformation():
