@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from initjax.auditing._reading.expressions import IDENTITY, Expression
 from initjax.theory._integrals import single
@@ -121,6 +120,14 @@ def _named_values() -> dict[str, np.ndarray]:
         return {name: function(_NAMED.astype(np.float64)) for name, function in _FUNCTIONS.items()}
 
 
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return (1 + np.tanh(z / 2)) / 2
+
+
+def _erf(z: np.ndarray) -> np.ndarray:
+    return np.array([math.erf(number) for number in z.tolist()])  # importing SciPy's takes longer
+
+
 def _softplus(z: np.ndarray) -> np.ndarray:
     return np.logaddexp(z, 0)
 
@@ -137,9 +144,9 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda z: np.maximum(z, 0),
     "gelu": lambda z: z / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
     "tanh": np.tanh,
-    "silu": lambda z: z * special.expit(z),
+    "silu": lambda z: z * _sigmoid(z),
     "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
-    "sigmoid": special.expit,
+    "sigmoid": _sigmoid,
     "softplus": _softplus,
     "elu": _elu,
     "selu": lambda z: 1.0507009873554805 * np.where(z > 0, z, 1.6732632423543772 * np.expm1(z)),
@@ -151,7 +158,7 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hard_silu": lambda z: z * _relu6(z + 3) / 6,
     "log_sigmoid": lambda z: -_softplus(-z),
     "squareplus": lambda z: (z + np.sqrt(z**2 + 4)) / 2,
-    "gelu (exact)": lambda z: z * special.ndtr(z),
+    "gelu (exact)": lambda z: z / 2 * (1 + _erf(z / math.sqrt(2))),
     "leaky_relu(0.2)": lambda z: np.where(z > 0, z, 0.2 * z),
     "squared relu": lambda z: np.maximum(z, 0) ** 2,
     "sin": np.sin,
@@ -159,7 +166,7 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sin(30 z)": lambda z: np.sin(30 * z),
     "exp": np.exp,
     "square": np.square,
-    "erf": special.erf,
+    "erf": _erf,
 }  # celu is elu where its parameter is 1, as it is unless given
 
 

@@ -10,7 +10,7 @@ from initjax.auditing._activations import rectifies
 from initjax.auditing._reading.expressions import Expression
 from initjax.auditing._reading.sites import Site
 from initjax.theory._integrals import Single, pair, single
-from initjax.theory.finite_width import dead_fraction
+from initjax.theory.finite_width import LogNorm, dead_fraction, log_step
 
 _SLACK = 0.02  # of a log variance: what no theory of random weights is expected to explain
 _LARGEST = 1e30  # variance that is predicted from
@@ -28,9 +28,8 @@ class Forecast(NamedTuple):
     """The mean square of the pre-activations."""
     correlation: float
     """Of two examples."""
-    variance_of_log: float
-    """Of the logarithm of `square` in networks of this width; its mean is below."""
-    mean_of_log: float
+    deviation: LogNorm
+    """The law of the logarithm of `square` in networks of this width, relative to this."""
     own_variance: float
     """What measuring a mean square over this many units adds to that variance."""
     depth: int
@@ -56,8 +55,7 @@ def forecast_of(site: Site, forward: dict[str, Any], before: Forecast | None) ->
         units,
         gain * float(forward["input_square"]) + bias,
         correlation,
-        0.0,
-        0.0,
+        LogNorm(0.0, 0.0),
         2 / units * _together(correlation, forward, 0),
         0,
     )
@@ -68,7 +66,8 @@ def forecast_of(site: Site, forward: dict[str, Any], before: Forecast | None) ->
         second, fourth = float(one.second), float(one.fourth)
         if not second > 0:
             return given
-        square = gain * second + bias
+        step = log_step(one, before.square, gain, bias)
+        square = step.variance
         correlation = math.nan
         if math.isfinite(before.correlation):
             c = min(1.0, max(-1.0, before.correlation))
@@ -76,18 +75,13 @@ def forecast_of(site: Site, forward: dict[str, Any], before: Forecast | None) ->
             correlation = (gain * (second - gap) + bias) / square if square else math.nan
     except (TypeError, ValueError):
         return given
-    # Of the mean of phi² over a finite number of units, and of what their own variance does to it.
+    # Of the mean of phi² over a finite number of units.
     spread = max(0.0, fourth / second**2 - 1) / before.units
     spread *= _together(before.correlation, forward, before.depth)
-    slope = float(one.slope) * before.square / second
-    bend = slope - slope**2 + float(one.curvature) * before.square**2 / second
-    part = gain * second / square if square else 0.0  # what a bias adds does not fluctuate
     return given._replace(
         square=square,
         correlation=correlation,
-        variance_of_log=part**2 * (slope**2 * before.variance_of_log + spread),
-        mean_of_log=part
-        * (slope * before.mean_of_log + bend / 2 * before.variance_of_log - spread / 2),
+        deviation=step.carried(before.deviation, spread),
         own_variance=2 / units * _together(correlation, forward, before.depth + 1),
         depth=before.depth + 1,
     )
@@ -123,9 +117,9 @@ def range_of(forecast: Forecast) -> tuple[float, float]:
     """The root mean squares between which 95% of the networks of these widths lie."""
     if not 0 < forecast.square < math.inf:
         return forecast.square**0.5, forecast.square**0.5
-    middle = math.log(forecast.square) + forecast.mean_of_log - forecast.own_variance / 2
+    middle = math.log(forecast.square) + forecast.deviation.mean - forecast.own_variance / 2
     # Half of the log, and twice its deviation.
-    half, deviation = middle / 2, math.sqrt(forecast.variance_of_log + forecast.own_variance)
+    half, deviation = middle / 2, math.sqrt(forecast.deviation.variance + forecast.own_variance)
     return math.exp(half - deviation), math.exp(half + deviation)
 
 
@@ -134,8 +128,8 @@ def z_score(square: float, forecast: Forecast) -> float:
     if not (0 < square < math.inf and 0 < forecast.square < math.inf):
         return math.nan if square == forecast.square else math.inf
     error = math.log(square / forecast.square)
-    error -= forecast.mean_of_log - forecast.own_variance / 2
-    return error / math.sqrt(forecast.variance_of_log + forecast.own_variance + _SLACK**2)
+    error -= forecast.deviation.mean - forecast.own_variance / 2
+    return error / math.sqrt(forecast.deviation.variance + forecast.own_variance + _SLACK**2)
 
 
 def predicted_dead(expression: Expression | None, forward: dict[str, Any]) -> float:
