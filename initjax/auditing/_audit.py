@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
-from initjax.auditing._judging.layers import layers, that_ran
-from initjax.auditing._judging.network import network_of
+from initjax.auditing._judging.layers import public
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurements, measurer, on_host
 from initjax.auditing._reading.fingerprint import fingerprint
 from initjax.auditing._reading.trace import Traced, trace
 from initjax.auditing._reading.trainable import trainable_leaves
-from initjax.auditing._reporting.report import Report, unread_lines
+from initjax.auditing._reporting.report import Report
+from initjax.auditing._reporting.text import unread_lines
 
 _KEPT = 8  # compiled programs that `audit` remembers
 
@@ -233,20 +234,18 @@ def _difference(made_for: Any, given: Any) -> str:
 
 def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:
     """Predicts, judges, and puts the report together."""
-    found = layers(traced, measured)
-    ran = that_ran(found)
-    network = network_of(measured, ran)
-    findings = judge(
+    evidence = gather(
         traced,
         measured,
-        ran,
-        network,
         _parts(batch, np.isnan),
         _parts(batch, np.isinf),
         trainable_leaves(params),
     )
     return Report(
-        tuple(found), network, tuple(findings), unread_lines(traced.names, traced.anatomy.unread)
+        tuple(map(public, evidence.all_layers)),
+        evidence.network,
+        tuple(judge(evidence)),
+        unread_lines(traced.names, traced.anatomy.unread),
     )
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from initjax._values import checked_choice, is_key
+from initjax.auditing._activations import critical_growth
 from initjax.auditing._audit import prepare
-from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
+from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._repairing.gradinit import by_gradient
 from initjax.auditing._repairing.redraw import clear_biases, redraw
 from initjax.auditing._repairing.repair import Change, Repair
 from initjax.auditing._repairing.rescale import by_pass
-from initjax.theory._integrals import single
 
 if TYPE_CHECKING:
     import jax
@@ -136,7 +134,7 @@ def fix(
         finding
         for finding in after.findings
         if finding.cause != "wrong_fan"
-        or not scaled.issuperset(re.sub(r"\[.*| \(use.*", "", name) for name in finding.layers)
+        or not scaled.issuperset(parameter.path for parameter in finding.parameters)
     )
     after = dataclasses.replace(after, findings=told)
     warning = _WARNINGS[method]
@@ -171,18 +169,6 @@ def _drifts(sites: dict[Path, Site]) -> bool:
             growth[path] = 0.0
             continue
         turns = math.prod(length or 1 for loop, length in site.loops if loop in site.stacked)
-        here = _critical_growth(signal.expression) * turns
+        here = critical_growth(signal.expression) * turns
         growth[path] = here + growth.get(signal.site, 0.0)
     return max(growth.values(), default=0.0) > math.log(_DRIFT)
-
-
-@functools.lru_cache(maxsize=256)
-def _critical_growth(expression: Expression) -> float:
-    """log chi_1 at unit variance; zero where no smaller variance has chi_1 = 1."""
-    if expression == IDENTITY:
-        return 0.0
-    try:
-        one = single(expression, 1.0)
-        return max(0.0, math.log(float(one.derivative_second) / float(one.second)))
-    except (TypeError, ValueError, ZeroDivisionError):
-        return 0.0

@@ -8,16 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from initjax.auditing._activations import FLAT, steepest
 from initjax.auditing._reading.expressions import Expression
 
-FLAT = 0.06  # of its largest slope: tanh is less steep than that where it is beyond .97
 _BLOCK = 2**15  # numbers at a time, so that one compiled program serves arrays of all shapes
-
-
-@functools.lru_cache(maxsize=256)
-def steepest(activation: Expression) -> float:
-    """The largest slope of an activation between -5 and 5."""
-    return float(np.abs(slopes(activation, np.linspace(-5, 5, 1001, dtype=np.float32))).max())
 
 
 def flatness(activation: Expression, z: Any) -> Any:

@@ -29,7 +29,7 @@ from initjax.auditing._measuring.arrays import (
     weight_statistics,
 )
 from initjax.auditing._measuring.explicit_sharding import automatic
-from initjax.auditing._measuring.flatness import FLAT, flat_in_blocks, flatness, steepest
+from initjax.auditing._measuring.flatness import flat_in_blocks, flatness
 from initjax.auditing._measuring.jacobian import jacobian_probe, spectrum
 from initjax.auditing._measuring.optimizers import first_update
 from initjax.auditing._measuring.origins import Origin, origin, program_at
@@ -38,8 +38,6 @@ from initjax.auditing._measuring.statistics import described
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
-
-__all__ = ["FLAT", "Measurements", "measurer", "steepest"]
 
 _PRINT = 4096  # numbers of a parameter that are compared with another's
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing._judging.copies import copies
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.names import Parameter
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.repair import Change, like
@@ -29,18 +31,15 @@ def redraw(
     changes: list[Change],
     left: list[tuple[str, str]],
 ) -> None:
-    names = {name or "params": index for index, name in enumerate(traced.names)}
     sites = _kernels(traced)
     for finding in before.findings:
         if finding.cause not in ("zero", "symmetry", "duplicate"):
             continue
-        involved = list(
-            dict.fromkeys(name.split("[")[0].split(" (use")[0] for name in finding.layers)
-        )
+        involved = list(dict.fromkeys(parameter.index for parameter in finding.parameters))
         if finding.cause == "duplicate":
-            involved = _all_but_the_first(finding.layers, names, leaves, sites)
-        for name in involved:
-            index = names.get(name, -1)
+            involved = _all_but_the_first(finding.parameters, leaves, sites)
+        for index in involved:
+            name = traced.names[index]
             if index not in sites or any(change.name == name for change in changes):
                 continue
             if key is None:
@@ -55,39 +54,31 @@ def redraw(
 
 
 def _all_but_the_first(
-    copied: Sequence[str], names: dict[str, int], leaves: list[Any], sites: dict[int, Site]
-) -> list[str]:
+    copied: Sequence[Parameter], leaves: list[Any], sites: dict[int, Site]
+) -> list[int]:
     """The parameters to draw anew so that one of each group of copies is left."""
-    kernels, prints = [], []
-    for text in copied:
-        name, _, number = text.partition("[")
-        if names.get(name, -1) not in sites:
-            continue
-        (source,) = sites[names[name]].sources
-        leaf = np.asarray(leaves[names[name]]).astype(np.float32)
-        slices = leaf.reshape(math.prod(leaf.shape[: sites[names[name]].slices(source)]), -1)
-        kernels.append(name)
-        prints.append(slices[int(number[:-1] or 0)])
-    anew = [kernels[row] for group in copies(prints) for row in group[1:]]
-    return list(dict.fromkeys(anew))
+    kernels = [parameter for parameter in copied if parameter.index in sites]
+    prints = [
+        np.asarray(leaves[parameter.index])[parameter.slice].astype(np.float32).ravel()
+        for parameter in kernels
+    ]
+    redrawn = [kernels[row].index for group in copies(prints) for row in group[1:]]
+    return list(dict.fromkeys(redrawn))
 
 
 def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
     """Takes away the mean of kernels that are at fault for having one."""
     sites = _kernels(traced)
-    involved = {name for f in before.findings if f.cause == "not_centred" for name in f.layers}
-    for layer in before.layers:
-        index = layer.parameters[0] if layer.parameters else -1
-        name = traced.names[index] or "params"
-        if layer.name not in involved or index not in sites:
-            continue
-        if any(change.name == name for change in changes):
+    involved = [p.index for f in before.findings if f.cause == "not_centered" for p in f.parameters]
+    for index in dict.fromkeys(involved):
+        name = traced.names[index]
+        if index not in sites or any(change.name == name for change in changes):
             continue
         (source,) = sites[index].sources
         leaf = leaves[index]
         mean = leaf.mean(tuple(range(len(source.stacked), leaf.ndim)), keepdims=True)
         leaves[index] = like(leaf, leaf - mean)
-        changes.append(Change(name, "centred: its mean is taken away (not_centred)", ()))
+        changes.append(Change(name, "centered: its mean is subtracted (not_centered)", ()))
 
 
 def _kernels(traced: Traced) -> dict[int, Site]:
@@ -139,12 +130,20 @@ def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
     return like(leaf, jnp.stack(drawn).reshape(leaf.shape))
 
 
+def _site(traced: Traced, layer: Layer) -> Site:
+    """The site of a layer: of those that use its parameters, the one that its use counts."""
+    leaves = {parameter.index for parameter in layer.parameters}
+    sites = traced.anatomy.sites.values()
+    users = [site for site in sites if {source.leaf for source in site.sources} == leaves]
+    return users[layer.parameters[0].use - 1]
+
+
 def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
     """Sets biases to zero that outweigh their inputs in layers with dead units."""
 
     dead = {name for f in before.findings if f.cause == "dead" for name in f.layers}
     for layer in before.layers:
-        site = traced.anatomy.sites[layer.path]
+        site = _site(traced, layer)
         whole = [source for source in site.bias_sources if source.how == "whole"]
         if layer.name not in dead or len(whole) != 1 or len(site.bias_sources) != 1:
             continue

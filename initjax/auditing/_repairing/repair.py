@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax._drawing import draw_dtypes
-from initjax.auditing._judging.findings import some
+from initjax.auditing._judging.names import some
 from initjax.auditing._reporting.report import Report
 from initjax.trees import placed_like
 

@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from initjax.auditing._activations import critical_table
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.repair import Change, like, scaled
-from initjax.theory._integrals import single
 
 _LOGITS = 0.45  # standard deviation of logits that costs a tenth in the initial loss
 _LARGE_LOGITS = 1.0
-_GRID = np.exp(np.linspace(math.log(1e-8), math.log(1e3), 400))  # variances
 
 
 def by_pass(
@@ -209,22 +208,7 @@ def _critical_table(site: Site, sites: dict[Path, Site]) -> Any:
         return None
     if signal.expression == IDENTITY:
         return None
-    return _table(signal.expression)
-
-
-@functools.lru_cache(maxsize=64)
-def _table(expression: Expression) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        found = single(expression, _GRID)
-    except (TypeError, ValueError):
-        return None
-    second, slope = np.asarray(found.second), np.asarray(found.derivative_second)
-    known = (second > 0) & (slope > 0) & np.isfinite(second) & np.isfinite(slope)
-    second, slope = second[known], slope[known]
-    if second.size < 2 or (np.diff(second) <= 0).any():
-        return None  # an input's mean square does not tell the variance
-    aims = np.minimum(second / slope, 1.0)
-    return np.log(second).astype(np.float32), np.log(aims).astype(np.float32)
+    return critical_table(signal.expression)
 
 
 def _apply(

@@ -12,8 +12,9 @@ import optax
 import pytest
 from jax import lax
 
+from initjax.auditing._activations import FLAT
 from initjax.auditing._measuring import passes
-from initjax.auditing._measuring.passes import FLAT, measurer
+from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._measuring.statistics import BINS, effective_rank
 from initjax.auditing._reading.trace import trace
 
@@ -29,7 +30,7 @@ def measured(loss, params, *batch, optimizer=None, jacobian=False):
     with pytest.MonkeyPatch.context() as patched:
         if not jacobian:  # a program of its own, which takes as long to compile as all else
             patched.setattr(passes, "jacobian_probe", lambda traced: None)
-        return traced, measurer(traced, optimizer)(params, batch)
+        return traced, measurer(traced, optimizer)(params, batch, traced.constants)
 
 
 def close(found, expected, rel=2e-5):
@@ -238,8 +239,8 @@ def placed(place):
         patched.setattr(passes, "jacobian_probe", lambda traced: None)
         traced = trace("test", loss, WHOLE, (MANY,), False)
         run = measurer(traced)
-        result = run(WHOLE, (MANY,))
-        doubled = run(jax.tree.map(lambda leaf: 2 * leaf, WHOLE), (MANY,))
+        result = run(WHOLE, (MANY,), [])
+        doubled = run(jax.tree.map(lambda leaf: 2 * leaf, WHOLE), (MANY,), [])
     *paths, _ = traced.anatomy.sites
     return paths, result, doubled, calls
 
