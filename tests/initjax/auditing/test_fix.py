@@ -310,7 +310,7 @@ def test_parameters_that_are_not_finite_or_already_right_are_left_unchanged():
 def test_an_unknown_method_raises_an_error():
     loss_fn, params, _ = perceptron(jax.nn.relu, 1)
     with pytest.raises(ValueError, match="method"):
-        initjax.fix(loss_fn, params, X, method="lsuv")
+        initjax.fix(loss_fn, params, X, method="lsuv")  # pyright: ignore
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e3])
