@@ -37,7 +37,7 @@ class Repair:
     changes: tuple[Change, ...]
     """What was changed, in the order of the work; a parameter may appear twice."""
     left: tuple[tuple[str, str], ...]
-    """The parameters that were left unchanged, at least in part, as pairs of a name and a reason."""
+    """The parameters that were left unchanged, at least in part: pairs of a name and a reason."""
     target: str
     """What the scales aim at."""
     warning: str
