@@ -68,7 +68,7 @@ def trace(
     if not callable(loss_fn):
         raise TypeError(f"{owner}: loss_fn must be a function of (params, *batch), got {loss_fn!r}")
     leaves, structure = jax.tree.flatten(params)
-    names = [name or "params" for name in paths(params)]
+    names = [path or "params" for path in paths(params)]
     for name, leaf in zip(names, leaves, strict=True):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
