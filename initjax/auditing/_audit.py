@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
-from initjax.auditing._judging.layers import layers, that_ran
-from initjax.auditing._judging.network import network_of
+from initjax.auditing._judging.layers import public
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurements, measurer
 from initjax.auditing._reading.trace import Traced, trace
 from initjax.auditing._reading.trainable import trainable_leaves
-from initjax.auditing._reporting.report import Report, unread_lines
+from initjax.auditing._reporting.report import Report
+from initjax.auditing._reporting.text import unread_lines
 
 
 def audit(
@@ -95,20 +96,18 @@ def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[A
     """Predicts, judges, and puts the report together."""
     import jax.numpy as jnp
 
-    found = layers(traced, measured)
-    ran = that_ran(found)
-    network = network_of(measured, ran)
-    findings = judge(
+    evidence = gather(
         traced,
         measured,
-        ran,
-        network,
         _parts(batch, jnp.isnan),
         _parts(batch, jnp.isinf),
         trainable_leaves(params),
     )
     return Report(
-        tuple(found), network, tuple(findings), unread_lines(traced.names, traced.anatomy.unread)
+        tuple(map(public, evidence.all_layers)),
+        evidence.network,
+        tuple(judge(evidence)),
+        unread_lines(traced.names, traced.anatomy.unread),
     )
 
 

@@ -11,12 +11,12 @@ from initjax.auditing._audit import reported
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.trace import Traced, trace
+from initjax.auditing._reading.trace import trace
 from initjax.auditing._repairing.critical import unit_variance_explodes
 from initjax.auditing._repairing.draft import Draft
 from initjax.auditing._repairing.gradinit import gradinit
 from initjax.auditing._repairing.reasons import REASONS
-from initjax.auditing._repairing.redraw import center, clear_biases, indices, redraw
+from initjax.auditing._repairing.redraw import center, clear_biases, redraw
 from initjax.auditing._repairing.repair import Repair
 from initjax.auditing._repairing.rescale import rescale
 from initjax.auditing._reporting.report import Report
@@ -141,7 +141,7 @@ def fix(
             target = _target(method, critical)
             draft = rescale(draft, traced, batch, method == "units", critical)
     params = jax.tree.unflatten(traced.structure, draft.leaves)
-    after = _without_scaled_fans(audited(params), draft, traced)
+    after = _without_scaled_fans(audited(params), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)
     return params, Repair(
         before, after, draft.changes, left, target, _warning(method, before, after)
@@ -159,12 +159,12 @@ def _target(method: Method, critical: bool) -> str:
     return "pre-activations of variance one in every layer"
 
 
-def _without_scaled_fans(after: Report, draft: Draft, traced: Traced) -> Report:
+def _without_scaled_fans(after: Report, draft: Draft) -> Report:
     """The report without wrong fans of kernels that `fix` changed: their scale is no longer that
     of an initializer."""
 
     def counts(finding: Finding) -> bool:
-        names = {traced.names[index] for index, _ in indices(finding, traced)}
+        names = {parameter.path for parameter in finding.parameters}
         return finding.cause != "wrong_fan" or not names <= draft.changed
 
     return dataclasses.replace(after, findings=tuple(filter(counts, after.findings)))

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax.auditing._activations import FLAT, steepest
 from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._measuring.jacobian import jacobian_measurer
 from initjax.auditing._measuring.optimizers import first_update
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._measuring.statistics import described
-from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
+from initjax.auditing._reading.expressions import IDENTITY, Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
 
 if TYPE_CHECKING:
     import jax
 
-FLAT = 0.06  # of its largest slope: tanh is less steep than that where it is beyond .97
 _SAMPLE = 64  # rows, and columns, of what a rank and a histogram are taken of
 _PRINT = 4096  # numbers of a parameter that are compared with another's
 
@@ -197,17 +197,6 @@ def _of_output(site: Site, output: jax.Array, *bias: jax.Array) -> dict[str, jax
         record["flat"] = flat.mean(dtype=jnp.float32)
         record["dead"] = flat.all(axis=0).mean(dtype=jnp.float32)
     return record
-
-
-@functools.lru_cache(maxsize=256)
-def steepest(activation: Expression) -> float:
-    """The largest slope of an activation between -5 and 5."""
-    import jax
-
-    with jax.ensure_compile_time_eval():
-        z = np.linspace(-5, 5, 1001, dtype=np.float32)
-        _, slope = jax.jvp(activation, (z,), (np.ones_like(z),))
-        return float(np.abs(slope).max())
 
 
 def _probe(site: Site, z: jax.Array, slot: Any) -> jax.Array:

@@ -12,7 +12,7 @@ def either(outs: list[Tag], choice: Tag) -> Tag:
     """What is known of what one of several branches gives."""
     tag = join(outs)
     differ = len({(out.signal, out.lost) for out in outs}) > 1
-    lost = "a choice of branches" if differ else tag.lost
+    lost = "branch" if differ else tag.lost
     return dataclasses.replace(
         tag, data=tag.data or choice.data, batch=tag.batch | choice.batch, lost=lost
     )
@@ -29,7 +29,7 @@ def after_a_turn(before: Tag, after: Tag) -> Tag:
         batch=before.batch | after.batch,
         sources=before.sources if after.sources == before.sources else frozenset(),
         signal=None if changed else before.signal,
-        lost="a loop" if changed else before.lost,
+        lost="loop" if changed else before.lost,
     )
 
 

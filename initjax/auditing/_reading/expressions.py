@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,66 +116,3 @@ def text_of(name: str, params: dict[str, Any], inputs: tuple[Any, ...]) -> str:
     numbers = [f"{key}={params[key]}" for key in ("y", "new_dtype") if key in params]
     texts = [node.text if isinstance(node, Expression) else str(node) for node in inputs]
     return f"{name}({', '.join([*texts, *numbers])})"
-
-
-@functools.lru_cache(maxsize=256)
-def name_of(expression: Expression | None) -> str:
-    """The usual name of an activation: jax.nn's, if it is one of those, else its text.
-
-    Args:
-      expression: the activation; None where it could not be read.
-
-    Returns:
-      The name, of at most 40 characters; "" for None.
-    """
-    if not isinstance(expression, Expression):
-        return ""
-    if expression == IDENTITY:
-        return "identity"
-    mine = _values(expression)
-    for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits
-        for name, function in _named().items():  # each is compiled once, if it comes to that
-            if np.allclose(mine, _values(function), rtol=rtol, atol=atol):
-                return name
-    text = expression.text
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-@functools.lru_cache(maxsize=256)
-def outgrows_lines(expression: Expression) -> bool:
-    """Whether it grows faster than in proportion, as an exponential or a square does."""
-    import jax
-
-    z = np.linspace(-20, 20, 201, dtype=np.float32)
-    with jax.ensure_compile_time_eval():
-        sizes = np.abs(np.asarray(expression(z)))
-    return not sizes.max() <= 2.5 * sizes[np.abs(z) <= 10].max()
-
-
-@functools.lru_cache(maxsize=256)
-def _values(function: Callable) -> np.ndarray:
-    import jax
-
-    with jax.ensure_compile_time_eval():
-        return np.asarray(function(np.linspace(-7.3, 7.1, 97, dtype=np.float32)))
-
-
-@functools.cache
-def _named() -> dict[str, Callable]:
-    import jax
-    import jax.numpy as jnp
-
-    names = "relu gelu tanh silu leaky_relu sigmoid softplus elu selu celu relu6 mish".split()
-    names += "hard_tanh soft_sign hard_sigmoid hard_silu log_sigmoid squareplus".split()
-    return {
-        **{name: getattr(jax.nn, name) for name in names},
-        "gelu (exact)": lambda z: jax.nn.gelu(z, approximate=False),
-        "leaky_relu(0.2)": lambda z: jax.nn.leaky_relu(z, 0.2),
-        "squared relu": lambda z: jax.nn.relu(z) ** 2,
-        "sin": jnp.sin,
-        "cos": jnp.cos,
-        "sin(30 z)": lambda z: jnp.sin(30 * z),
-        "exp": jnp.exp,
-        "square": jnp.square,
-        "erf": jax.scipy.special.erf,
-    }

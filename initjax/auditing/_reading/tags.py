@@ -112,8 +112,8 @@ def reason(tags: list[Tag]) -> str:
     """Why a value made of others has no signal, as far as that is why one of them has none."""
     reasons = [tag.lost for tag in tags if tag.lost]
     if any(tag.near - {None} for tag in tags):  # it is not the batch itself
-        reasons = [text if text != "the batch" else "data enter" for text in reasons]
-        reasons.sort(key=lambda text: text == "data enter")
+        reasons = [text if text != "batch" else "data" for text in reasons]
+        reasons.sort(key=lambda text: text == "data")
     return reasons[0] if reasons else ""
 
 
@@ -122,14 +122,14 @@ def applied(eqn: Any, tags: list[Tag]) -> Signal | str:
     signals = [tag.signal for tag in tags]
     if any(signal is None for signal in signals):
         if any(tag.pure for tag in tags):
-            return "a parameter enters the activation"
-        return reason(tags) or "an array enters"
+            return "parametric"
+        return reason(tags) or "array"
     known: list[Signal] = [signal for signal in signals if signal is not None]
     sites = [signal for signal in known if signal.site is not None]
     if len({(s.site, s.earlier) for s in sites}) > 1:
-        return "layers meet"
+        return "layers"
     if len({s.layout for s in sites}) > 1:
-        return "a layer's units meet"
+        return "units"
     inputs = tuple(signal.expression for signal in known)
     name = eqn.primitive.name
     if not sites:
@@ -141,12 +141,12 @@ def applied(eqn: Any, tags: list[Tag]) -> Signal | str:
                 for value, var in zip(inputs, eqn.invars, strict=True)
             ]
             result = number(eqn.primitive.bind(*operands, **eqn.params))
-        return "an array enters" if result is None else Signal(None, result)
+        return "array" if result is None else Signal(None, result)
     if name == "convert_element_type":
         to, source = np.dtype(eqn.params["new_dtype"]), eqn.invars[0].aval.dtype
         if floating(to) and floating(source):
             return sites[0]
     expression = Expression(text_of(name, eqn.params, inputs), eqn.primitive, eqn.params, inputs)
     if len(expression.text) > LONGEST:
-        return "a long expression"
+        return "long"
     return dataclasses.replace(sites[0], expression=expression)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from initjax.auditing._activations import outgrows_lines
 from initjax.auditing._reading.control_flow import (
     after_a_turn,
     either,
@@ -31,7 +32,6 @@ from initjax.auditing._reading.expressions import (
     bare,
     floating,
     number,
-    outgrows_lines,
 )
 from initjax.auditing._reading.layout import moved_axes
 from initjax.auditing._reading.primitives import (
@@ -70,9 +70,9 @@ def find(jaxpr: Any, num_parameters: int, fixed: Collection[int] = ()) -> Anatom
       The anatomy.
     """
     tags = [
-        Tag(leaves=frozenset([index]), sources=frozenset([Source(index)]), lost="a parameter")
+        Tag(leaves=frozenset([index]), sources=frozenset([Source(index)]), lost="parameter")
         if index < num_parameters and index not in fixed
-        else Tag(data=True, batch=frozenset([index]), near=frozenset([None]), lost="the batch")
+        else Tag(data=True, batch=frozenset([index]), near=frozenset([None]), lost="batch")
         for index in range(len(jaxpr.jaxpr.invars))
     ]
 
@@ -104,8 +104,8 @@ def find(jaxpr: Any, num_parameters: int, fixed: Collection[int] = ()) -> Anatom
     return Anatomy(dict(sorted(walk.sites.items())), walk.unread, walk.leaves)
 
 
-_ARRAY = Tag(lost="an array enters")
-_CLOSED_OVER = Tag(data=True, batch=frozenset([-1]), near=frozenset([None]), lost="the batch")
+_ARRAY = Tag(lost="array")
+_CLOSED_OVER = Tag(data=True, batch=frozenset([-1]), near=frozenset([None]), lost="batch")
 
 
 def _lost_activation(site: Site) -> Expression | None:
@@ -317,7 +317,7 @@ class _Walk:
         if name in REDUCTIONS:
             statistic = name in STATISTICS and together.data
             return dataclasses.replace(
-                tag, lost="a sum or mean", linear=False, statistic=statistic, root=False
+                tag, lost="reduction", linear=False, statistic=statistic, root=False
             )
         tag = dataclasses.replace(tag, linear=False, statistic=False, root=False)
         if name in POOLING:
@@ -328,9 +328,9 @@ class _Walk:
         if name in PRODUCTS and together.data and missed:
             self.unread[name] = self.unread.get(name, frozenset()).union(*missed)
         if name == "dot_general" and together.data:
-            return dataclasses.replace(tag, lost="attention or another product of activations")
+            return dataclasses.replace(tag, lost="attention")
         if name in ("concatenate", "pad", "stack"):
-            return dataclasses.replace(tag, lost="layers joined or padded")
+            return dataclasses.replace(tag, lost="join")
         if name not in UNDERSTOOD:
             entering = frozenset().union(*(operand.leaves for operand in tags if operand.pure))
             opaque = any(is_program(value) for value in eqn.params.values())
@@ -383,7 +383,7 @@ class _Walk:
             masked=tags[0].masked,
         )
         if signal is None or not others_known:
-            return dataclasses.replace(tag, lost=tag.lost or "a choice by data")
+            return dataclasses.replace(tag, lost=tag.lost or "choice")
         if signal.site is None:
             return dataclasses.replace(tag, signal=signal)
         layout = (*signal.layout, path)
@@ -421,17 +421,17 @@ class _Walk:
         if len(data) == 2:
             meet(self.sites, name, data)
             if any(operand.statistic for operand in data) and not tag.statistic:
-                lost = "normalisation" if name in ("mul", "div") else "centring"
+                lost = "normalization" if name in ("mul", "div") else "centering"
                 normalised = any(operand.root for operand in data)
-                lost = "normalisation" if normalised else lost
+                lost = "normalization" if normalised else lost
                 return dataclasses.replace(tag, lost=lost)
             if name in ("add", "add_any", "sub") and isinstance(signal, str):
-                return dataclasses.replace(tag, lost="a sum of layers")
+                return dataclasses.replace(tag, lost="sum")
             if name in ("mul", "div") and isinstance(signal, str) and not mask:
-                return dataclasses.replace(tag, lost="a product of layers")
+                return dataclasses.replace(tag, lost="product")
         if isinstance(signal, str):
             dropped = mask is not None and (name == "select_n" or len(data) == 2)
-            lost = "dropout or a mask" if dropped else reason(data) or signal
+            lost = "mask" if dropped else reason(data) or signal
             return dataclasses.replace(tag, lost=lost)
         return dataclasses.replace(tag, signal=signal, lost="")
 
@@ -510,7 +510,7 @@ class _Walk:
                     batch=before.batch,
                     sources=before.sources,
                     signal=of_the_turn_before(after.signal, path) if forward else None,
-                    lost=after.lost or "a loop",
+                    lost=after.lost or "loop",
                     sites=first.sites,
                 )
                 for first, before, after in zip(start, carry, outs[:num_carry], strict=True)

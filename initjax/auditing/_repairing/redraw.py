@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing._judging.copies import copies
-from initjax.auditing._judging.findings import Finding
+from initjax.auditing._judging.names import Parameter
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.draft import Draft, like
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 _KILLING = 0.5  # variance of biases that is too much next to pre-activations of variance one
 
 
-def indices(finding: Finding, traced: Traced) -> list[tuple[int, int]]:
-    """The parameters that a finding concerns: each one's index, and the slice of a stacked one."""
-    found = []
-    for name in finding.layers:
-        path, _, number = name.split(" (use")[0].partition("[")
-        if path in traced.names:
-            found.append((traced.names.index(path), int(number.partition("]")[0] or 0)))
-    return found
-
-
 def redraw(draft: Draft, traced: Traced, report: Report, key: jax.Array | None) -> Draft:
     """Redraws kernels that are zero, have equal units or are copies; without a key leaves them."""
     kernels = _kernels(traced)
@@ -40,10 +30,10 @@ def redraw(draft: Draft, traced: Traced, report: Report, key: jax.Array | None) 
         cause = finding.cause
         if cause != "zero" and cause != "symmetry" and cause != "duplicate":
             continue
-        concerned = [(index, part) for index, part in indices(finding, traced) if index in kernels]
+        concerned = [each for each in finding.parameters if each.index in kernels]
         if cause == "duplicate":
-            concerned = _all_but_the_first(concerned, draft.leaves, kernels)
-        for index in dict.fromkeys(index for index, _ in concerned):
+            concerned = _all_but_the_first(concerned, draft.leaves)
+        for index in dict.fromkeys(each.index for each in concerned):
             name, leaf = traced.names[index], draft.leaves[index]
             if name in draft.changed:
                 continue
@@ -56,16 +46,11 @@ def redraw(draft: Draft, traced: Traced, report: Report, key: jax.Array | None) 
     return draft
 
 
-def _all_but_the_first(
-    concerned: Sequence[tuple[int, int]], leaves: Sequence[Any], kernels: dict[int, Site]
-) -> list[tuple[int, int]]:
+def _all_but_the_first(concerned: Sequence[Parameter], leaves: Sequence[Any]) -> list[Parameter]:
     """What to redraw so that one of each group of copies is kept."""
-    prints = []
-    for index, part in concerned:
-        site = kernels[index]
-        (source,) = site.sources
-        leaf = np.asarray(leaves[index]).astype(np.float32)
-        prints.append(leaf.reshape(math.prod(leaf.shape[: site.slices(source)]), -1)[part])
+    prints = [
+        np.asarray(leaves[each.index])[each.slice].astype(np.float32).ravel() for each in concerned
+    ]
     return [concerned[row] for group in copies(prints) for row in group[1:]]
 
 
@@ -73,10 +58,10 @@ def center(draft: Draft, traced: Traced, report: Report) -> Draft:
     """Removes the mean of kernels in which it is a fault."""
     kernels = _kernels(traced)
     concerned = [
-        index
+        each.index
         for finding in report.findings
-        if finding.cause == "not_centred"
-        for index, _ in indices(finding, traced)
+        if finding.cause == "not_centered"
+        for each in finding.parameters
     ]
     for index in concerned:
         name, leaf = traced.names[index], draft.leaves[index]

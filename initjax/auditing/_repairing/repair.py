@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 from typing import Literal
 
-from initjax.auditing._judging.findings import some
+from initjax.auditing._judging.names import some
 from initjax.auditing._reporting.report import Report
 
 _WIDTH = 100

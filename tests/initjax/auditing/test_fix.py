@@ -325,7 +325,7 @@ def test_kernels_whose_weights_have_a_mean_are_centered():
     loss_fn, params, hidden = perceptron(jax.nn.relu, 3)
     params[1]["kernel"] = jnp.abs(params[1]["kernel"])
     fixed, repair = initjax.fix(loss_fn, params, X)
-    assert [finding.cause for finding in repair.before.findings] == ["not_centred"]
+    assert [finding.cause for finding in repair.before.findings] == ["not_centered"]
     assert abs(float(fixed[1]["kernel"].mean())) < 1e-6 and repair.verdict == "ok"
     np.testing.assert_allclose([float(z.std()) for z in hidden(fixed, X)[0]], 1, atol=1e-5)
     spread = fixed[1]["kernel"] / (params[1]["kernel"] - params[1]["kernel"].mean())

@@ -85,7 +85,7 @@ def test_a_loop_over_stacked_layers_is_one_layer_with_weights_of_its_own_in_each
 def test_theory_follows_stacked_layers_from_turn_to_turn():
     reads, found = told(measurer, stacked, STACK, X)
     names = [f"w[{turn}]" for turn in range(7)]
-    assert reads == dict(zip([*names, "out"], ["the batch", *names], strict=True))
+    assert reads == dict(zip([*names, "out"], ["batch", *names], strict=True))
     _, plain = told(measurer, unrolled, STACK, X)
     assert len(plain) == len(found) == 8
     for one, other in zip(found, plain, strict=True):
@@ -98,7 +98,7 @@ def test_what_a_loop_leaves_is_read_from_its_last_turn(pretended):
     """Which of a loop's turns is last, and that all of them are none of one layer's."""
     reads, _ = told(pretended, SPELLINGS["reverse"], STACK, X)
     assert reads["out"] == "w[0]"
-    assert [reads[f"w[{turn}]"] for turn in range(7)] == ["a loop"] * 6 + ["the batch"]
+    assert [reads[f"w[{turn}]"] for turn in range(7)] == ["loop"] * 6 + ["batch"]
 
     def supervised(p, x):
         def step(h, w):
@@ -109,7 +109,7 @@ def test_what_a_loop_leaves_is_read_from_its_last_turn(pretended):
         return square(hs @ p["out"])
 
     reads, _ = told(pretended, supervised, STACK, X)
-    assert reads["out"] == "all turns of a loop"
+    assert reads["out"] == "all turns"
 
 
 def test_theory_follows_an_activation_before_the_product_too():
@@ -129,7 +129,7 @@ def test_a_layer_before_the_loop_is_read_by_the_first_turn_only(pretended):
         return square(h @ p["out"])
 
     reads, found = told(pretended, loss, {**STACK, "in": normal(5, 5)}, X)
-    assert list(reads.values()) == ["the batch", "in", *(f"w[{turn}]" for turn in range(7))]
+    assert list(reads.values()) == ["batch", "in", *(f"w[{turn}]" for turn in range(7))]
     assert [layer.activation for layer in found] == ["tanh", *["relu"] * 7, ""]
 
 
@@ -161,8 +161,8 @@ def test_a_loop_over_time_uses_one_layer_many_times(pretended):
     reads, found = told(pretended, rnn, RNN, SERIES)
     assert list(reads) == ["in", "own", "out"]
     assert [layer.uses for layer in found] == [10, 10, 1]
-    assert reads["in"] == "the batch"
-    assert reads["own"] == "a loop that shares its weights"
+    assert reads["in"] == "batch"
+    assert reads["own"] == "shared loop"
     assert not any(site.stacked for site in sites(rnn, RNN, SERIES))
 
 
@@ -170,7 +170,7 @@ def test_the_gates_of_an_lstm_are_one_layer_without_an_activation():
     gates, out = sites(lstm, LSTM, SERIES)
     assert (gates.fan_in, gates.activation, gates.bias) == (11, None, 1)
     assert (gates.added, gates.residual) == (False, False)
-    assert out.inputs[0].lost == "a product of layers"
+    assert out.inputs[0].lost == "product"
 
 
 def layers_around_time(p, x):
@@ -268,7 +268,7 @@ def test_every_branch_has_its_layers_and_theory_starts_anew_behind_them(number):
     *inner, out = sites(loss, STACK, X, 1)
     assert len(inner) == number
     assert len({site.path for site in inner}) == number
-    assert out.inputs[0].lost == "a choice of branches"
+    assert out.inputs[0].lost == "branch"
 
 
 def test_a_function_that_is_called_twice_is_two_layers(pretended):
@@ -280,7 +280,7 @@ def test_a_function_that_is_called_twice_is_two_layers(pretended):
 
     reads, _ = told(pretended, loss, STACK, X)
     assert list(reads) == ["w", "w (use 2)", "out"]
-    assert list(reads.values()) == ["the batch", "w", "w (use 2)"]
+    assert list(reads.values()) == ["batch", "w", "w (use 2)"]
 
 
 def test_a_layer_that_a_loop_uses_has_the_mean_of_its_turns():
