@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing._judging.copies import copies
+from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import Parameter
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
@@ -78,8 +79,10 @@ def clear_biases(draft: Draft, traced: Traced, report: Report) -> Draft:
     """Sets biases to zero that outweigh their inputs in layers with dead units."""
     dead = {name for f in report.findings if f.cause == "dead" for name in f.layers}
     for layer in report.layers:
-        sources = traced.anatomy.sites[layer.path].bias_sources
-        if layer.name not in dead or [source.how for source in sources] != ["whole"]:
+        if layer.name not in dead:
+            continue
+        sources = _site(traced, layer).bias_sources
+        if [source.how for source in sources] != ["whole"]:
             continue
         (source,) = sources
         name, leaf = traced.names[source.leaf], draft.leaves[source.leaf]
@@ -89,6 +92,14 @@ def clear_biases(draft: Draft, traced: Traced, report: Report) -> Draft:
             change = Change(name, "set to zero: it killed units", ())
             draft = draft.with_change(source.leaf, zeros, change)
     return draft
+
+
+def _site(traced: Traced, layer: Layer) -> Site:
+    """The site of a layer: of those that use its parameters, the one that its use counts."""
+    leaves = {parameter.index for parameter in layer.parameters}
+    sites = traced.anatomy.sites.values()
+    users = [site for site in sites if {source.leaf for source in site.sources} == leaves]
+    return users[layer.parameters[0].use - 1]
 
 
 def _kernels(traced: Traced) -> dict[int, Site]:
