@@ -24,7 +24,7 @@ class Traced:
     structure: Any
     """The structure of the parameters' tree."""
     names: list[str]
-    """The paths of the parameters."""
+    """The paths of the parameters; "params" for a tree that is one array."""
     shapes: list[Any]
     """The parameters' shapes and dtypes."""
     anatomy: Anatomy

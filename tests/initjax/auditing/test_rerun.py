@@ -261,3 +261,39 @@ def test_gradients_with_respect_to_slots_pass_through_nested_loops():
 def test_layers_inside_a_function_with_its_own_rule_are_not_differentiable():
     found = find(jax.make_jaxpr(functools.partial(run, NESTED))(W, X), 1).sites.values()
     assert [site.differentiable for site in found] == [True] * 3 + [False, True]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_the_record_of_a_hook_can_be_the_slot_of_a_later_one(loop):
+    product, add = jax.jit(jnp.matmul), jax.jit(jnp.add)
+
+    def turn(x, w):
+        return add(product(x, w), w[0]), None
+
+    def run(w, x):
+        return lax.scan(jax.checkpoint(turn), x, w)[0] if loop else turn(x, w[0])[0]
+
+    closed = jax.make_jaxpr(run)(W[0], X)
+    (site,) = find(closed, 1).sites.values()
+    assert site.path != site.output
+
+    def largest(operands, results, slot):
+        assert slot is None
+        return results, jnp.abs(operands[0]).max()
+
+    def divide(operands, results, slot):
+        return [results[0] / slot], slot
+
+    hooks, feeds = {site.path: largest, site.output: divide}, {site.path: site.output}
+
+    @jax.jit
+    def hooked(w, x):
+        return rerun(closed.jaxpr, closed.consts, [w, x], hooks, feeds=feeds)
+
+    (y,), records = hooked(W[0], X)
+    expected, sizes = X, []
+    for w in W[0] if loop else W[0, :1]:
+        sizes.append(jnp.abs(expected).max())
+        expected = (expected @ w + w[0]) / sizes[-1]
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(records[site.output]), sizes, rtol=1e-5)
