@@ -136,6 +136,7 @@ __all__ = [
     "zeros",
 ]
 
+__version__ = "0.1.0"
 
 _AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "fix")
 
