@@ -21,6 +21,7 @@ from initjax.auditing._repairing.redraw import clear_biases, redraw
 from initjax.auditing._repairing.repair import Change, Repair
 from initjax.auditing._repairing.rescale import by_pass
 from initjax.theory._integrals import single
+from initjax.trees import Params
 
 if TYPE_CHECKING:
     import jax
@@ -42,13 +43,13 @@ _WARNINGS = {
 
 def fix(
     loss_fn: Callable[..., Any],
-    params: Any,
+    params: Params,
     *batch: Any,
     key: jax.Array | None = None,
     method: str = "variance",
     optimizer: Any = None,
     has_aux: bool = False,
-) -> tuple[Any, Repair]:
+) -> tuple[Params, Repair]:
     r"""Repairs the initialization of a model, and audits it again.
 
     By method:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from initjax._values import is_traced, nearest_first
 
+Activation: TypeAlias = Callable[[Any], Any] | str
+"""A function that acts on each number by itself, or its name in `jax.nn`."""
 Evaluate: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 """Numbers to the activation and its derivative there; None where JAX cannot differentiate it."""
 
 _ROWS, _COLUMNS = 512, 16  # evaluated at a time: one shape, one compilation
 
 
-def named(owner: str, activation: Callable | str) -> Callable:
+def named(owner: str, activation: Activation) -> Callable[[Any], Any]:
     """The activation itself, which may be given by its name in `jax.nn`."""
     if isinstance(activation, str):
         import jax
@@ -33,7 +35,7 @@ def named(owner: str, activation: Callable | str) -> Callable:
     return activation
 
 
-def evaluator(owner: str, activation: Callable | str) -> Evaluate:
+def evaluator(owner: str, activation: Activation) -> Evaluate:
     """Makes what evaluates an activation, compiled once.
 
     Args:

@@ -8,14 +8,14 @@ each layer, and by :math:`\sqrt{depth / n}` in all: what is measured is to be ju
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial import legendre
 
 from initjax._values import checked_choice, checked_integer, checked_number, checked_positive
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._integrals import single
 
 WEIGHTS = ("orthogonal", "normal")
@@ -39,7 +39,7 @@ class JacobianSpectrum(NamedTuple):
 
 def log_norm_moments(
     widths: Sequence[int],
-    activation: Callable | str = "relu",
+    activation: Activation = "relu",
     weight_variance: float | None = None,
     bias_variance: float = 0.0,
     variance: float = 1.0,
@@ -149,7 +149,7 @@ def dead_fraction(correlation: float, batch_size: int) -> float:
 
 
 def jacobian_spectrum(
-    activation: Callable | str,
+    activation: Activation,
     variance: float,
     depth: int,
     weights: str = "orthogonal",

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax._values import checked_choice, checked_number
-from initjax.theory._activation import differentiation, evaluator
+from initjax.theory._activation import Activation, differentiation, evaluator
 
 KINDS = ("forward", "centered", "backward")
 
@@ -48,7 +47,7 @@ class Moments(NamedTuple):
     """E[phi'(z)²]"""
 
 
-def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
+def moments(activation: Activation, variance: float = 1.0) -> Moments:
     """Computes the moments of an activation whose inputs are normal.
 
     Args:
@@ -123,7 +122,7 @@ def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
     return Moments(*map(math.fsum, np.concatenate(settled).T.tolist()))
 
 
-def gain(activation: Callable | str, kind: str = "forward") -> float:
+def gain(activation: Activation, kind: str = "forward") -> float:
     r"""Computes the gain of an activation: what weights are multiplied by to make up for it.
 
     With unit normal inputs `z` and :math:`Var(W) = gain^2 / fan_{in}`, a layer after the activation

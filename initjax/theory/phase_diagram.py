@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from initjax._values import checked_number
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._fixed_points import HIGHEST, LOWEST, strides
 from initjax.theory._integrals import single
 from initjax.theory._phases import Cells, phase_cells
@@ -27,10 +27,10 @@ _ROOM = 0.1  # around the name of a phase, relative to the axes
 
 
 def phase_diagram(
-    activation: Callable | str,
+    activation: Activation,
     weight_variances: Sequence[float] | np.ndarray | None = None,
     bias_variances: Sequence[float] | np.ndarray | None = None,
-    path: str | os.PathLike | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     r"""Draws how deep a plain network may be and train, by the variances of weights and biases.
 
