@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from initjax._extras import require_matplotlib
 from initjax.auditing._judging.findings import CAUSES, Finding, some
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.network import Network
@@ -91,7 +92,9 @@ class Report:
 
         Raises:
           ValueError: there are no layers.
+          ImportError: Matplotlib is not installed.
         """
+        require_matplotlib("report.plot()")
         from initjax.auditing._reporting.figure import draw
 
         figure = draw(self)
