@@ -1,0 +1,141 @@
+"""Measures what installing the library costs: packages, megabytes and the time to import it.
+
+Builds the wheel of this checkout and installs it in a new virtual environment, then each of the
+libraries that it is compared with in one of its own. Size is that of site-packages without pip, and
+includes the bytecode that pip compiles. Import time is the median over processes of
+`python -c "import NAME"`, minus that of `python -c "pass"`, after one that reads the files.
+
+    python scripts/benchmarks/install.py [--rounds=21]
+
+Writes scripts/results/install.md. Takes two minutes on an idle machine; needs a package index.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+PEERS = ("jax", "optax", "equinox")
+TOOLS = ("pip", "setuptools")  # in every new environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        usage="python scripts/benchmarks/install.py [--rounds=21]", description=__doc__
+    )
+    parser.add_argument("--rounds", type=int, default=21, help="processes for each import time")
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as directory:
+        work = pathlib.Path(directory)
+        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(work), str(ROOT))
+        (wheel,) = work.glob("initjax-*.whl")
+        environments = {name: environment(work / name, name) for name in PEERS}
+        environments["initjax"] = environment(work / "initjax", str(wheel))
+        rows = []
+        for name in ("initjax", *PEERS, "jax, initjax"):
+            python = environments.get(name, environments["initjax"])
+            elapsed, used = import_times(python, name, rounds)
+            if name in environments:
+                installed = packages(python)
+                row = [f"{name} {installed[name]}", f"{len(installed)}", f"{megabytes(python):.0f}"]
+            else:
+                row = [f"`import {name}`", "", ""]
+            rows.append(f"| {' | '.join([*row, f'{elapsed:.0f} ms', f'{used:.0f} ms'])} |")
+            print(rows[-1], flush=True)
+        versions = packages(environments["initjax"])
+    machine = (
+        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared"
+        " with other work"
+    )
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    body = f"""# What an installation costs
+
+| library | packages | MB in site-packages | import | CPU time of the import |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Each library in a new virtual environment of its own, with all that `pip install` brings, without
+pip itself. Imports are medians of {rounds} processes, minus starting Python. Other work on the
+machine slows down what elapses, but hardly changes the CPU time. `import initjax` doesn't import
+JAX; the first draw does.
+
+{machine}; Python {platform.python_version()}, {listed}; {datetime.date.today()}.
+Measured by `python scripts/benchmarks/install.py`.
+"""
+    write("install", body)
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def environment(path: pathlib.Path, requirement: str) -> pathlib.Path:
+    """Makes a virtual environment with one requirement in it; returns its Python."""
+    run(sys.executable, "-m", "venv", str(path))
+    python = path / "bin" / "python"
+    run(str(python), "-m", "pip", "install", "-q", requirement)
+    return python
+
+
+def packages(python: pathlib.Path) -> dict[str, str]:
+    """The versions of what is installed, without the tools that a new environment has."""
+    code = (
+        "import importlib.metadata, json;"
+        "print(json.dumps({one.name: one.version for one in importlib.metadata.distributions()}))"
+    )
+    listed = json.loads(run(str(python), "-c", code))
+    return {name: version for name, version in sorted(listed.items()) if name not in TOOLS}
+
+
+def megabytes(python: pathlib.Path) -> float:
+    """The size of site-packages, without the tools that a new environment has."""
+    (site,) = python.parents[1].glob("lib/python*/site-packages")
+    tools = (*TOOLS, "pkg_resources", "_distutils_hack", "distutils-precedence")
+    files = (
+        file
+        for entry in site.iterdir()
+        if not entry.name.startswith(tools)
+        for file in (entry.rglob("*") if entry.is_dir() else [entry])
+    )
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
+def import_times(python: pathlib.Path, names: str, rounds: int) -> tuple[float, float]:
+    """Milliseconds that a process takes longer for importing something: elapsed, and of CPU."""
+    times: dict[str, list[tuple[float, float]]] = {f"import {names}": [], "pass": []}
+    for _ in range(rounds + 1):  # the first one reads the files; both take turns
+        for code, measured in times.items():
+            started, used = time.perf_counter(), cpu_seconds()
+            subprocess.run([python, "-c", code], check=True, cwd=python.parent)
+            measured.append((time.perf_counter() - started, cpu_seconds() - used))
+    (elapsed, used), (bare_elapsed, bare_used) = (
+        map(statistics.median, zip(*measured[1:], strict=True)) for measured in times.values()
+    )
+    return 1000 * (elapsed - bare_elapsed), 1000 * (used - bare_used)
+
+
+def cpu_seconds() -> float:
+    """What the finished processes that this one started have used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def write(name: str, body: str) -> None:
+    """Writes a table where the README links to it."""
+    path = ROOT / "scripts" / "results" / f"{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(body)
+    print(f"written to {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
