@@ -3,8 +3,8 @@
 import importlib.util
 import sys
 
-# What the extra `experiments` in pyproject.toml installs, by import name. Checked here, because this
-# file runs before every program, so that each of them reports a missing package in the same way.
+# What the extra `experiments` in pyproject.toml installs, by import name. This file runs before
+# every program, so that each of them reports a missing package in the same way.
 _PACKAGES = (
     "absl",
     "altair",
