@@ -3,7 +3,8 @@
 Builds the wheel of this checkout and installs it in a new virtual environment, then each of the
 libraries that it is compared with in one of its own. Size is that of site-packages without pip, and
 includes the bytecode that pip compiles. Import time is the median over processes of
-`python -c "import NAME"`, minus that of `python -c "pass"`, after one that reads the files.
+`python -c "import NAME"`, each minus a `python -c "pass"` next to it, after a round that reads the
+files.
 
     python scripts/benchmarks/install.py [--rounds=21]
 
@@ -40,28 +41,25 @@ def main() -> None:
         (wheel,) = work.glob("initjax-*.whl")
         environments = {name: environment(work / name, name) for name in PEERS}
         environments["initjax"] = environment(work / "initjax", str(wheel))
+        environments["jax, initjax"] = environments["initjax"]
+        times = import_times(environments, rounds)
         rows = []
-        for name in ("initjax", *PEERS, "jax, initjax"):
-            python = environments.get(name, environments["initjax"])
-            elapsed, used = import_times(python, name, rounds)
-            if name in environments:
-                installed = packages(python)
-                row = [f"{name} {installed[name]}", f"{len(installed)}", f"{megabytes(python):.0f}"]
-            else:
-                row = [f"`import {name}`", "", ""]
-            rows.append(f"| {' | '.join([*row, f'{elapsed:.0f} ms', f'{used:.0f} ms'])} |")
-            print(rows[-1], flush=True)
+        for name in ("initjax", *PEERS):
+            python, installed = environments[name], packages(environments[name])
+            size = f"{megabytes(python):.0f}"
+            rows.append([f"{name} {installed[name]}", str(len(installed)), size, *times[name]])
+        rows.append(["`import jax, initjax`", "", "", *times["jax, initjax"]])
         versions = packages(environments["initjax"])
     machine = (
         f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared"
-        " with other work"
+        f" with other work (load average {os.getloadavg()[2]:.0f})"
     )
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     body = f"""# What an installation costs
 
 | library | packages | MB in site-packages | import | CPU time of the import |
 |---|---|---|---|---|
-{chr(10).join(rows)}
+{chr(10).join(f"| {' | '.join(row)} |" for row in rows)}
 
 Each library in a new virtual environment of its own, with all that `pip install` brings, without
 pip itself. Imports are medians of {rounds} processes, minus starting Python. Other work on the
@@ -109,18 +107,27 @@ def megabytes(python: pathlib.Path) -> float:
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
-def import_times(python: pathlib.Path, names: str, rounds: int) -> tuple[float, float]:
-    """Milliseconds that a process takes longer for importing something: elapsed, and of CPU."""
-    times: dict[str, list[tuple[float, float]]] = {f"import {names}": [], "pass": []}
-    for _ in range(rounds + 1):  # the first one reads the files; both take turns
-        for code, measured in times.items():
-            started, used = time.perf_counter(), cpu_seconds()
-            subprocess.run([python, "-c", code], check=True, cwd=python.parent)
-            measured.append((time.perf_counter() - started, cpu_seconds() - used))
-    (elapsed, used), (bare_elapsed, bare_used) = (
-        map(statistics.median, zip(*measured[1:], strict=True)) for measured in times.values()
-    )
-    return 1000 * (elapsed - bare_elapsed), 1000 * (used - bare_used)
+def import_times(environments: dict[str, pathlib.Path], rounds: int) -> dict[str, list[str]]:
+    """How much longer processes take that import something: elapsed, and of CPU time.
+
+    Every library is imported in every round, so that what else the machine does slows all alike.
+    """
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in environments}
+    for _ in range(rounds + 1):  # the first one reads the files
+        for name, python in environments.items():
+            bare, full = process_times(python, "pass"), process_times(python, f"import {name}")
+            measured[name].append((full[0] - bare[0], full[1] - bare[1]))
+    return {
+        name: [f"{1000 * statistics.median(kind):.0f} ms" for kind in zip(*some[1:], strict=True)]
+        for name, some in measured.items()
+    }
+
+
+def process_times(python: pathlib.Path, code: str) -> tuple[float, float]:
+    """The seconds that a process takes, elapsed and of CPU time."""
+    started, used = time.perf_counter(), cpu_seconds()
+    subprocess.run([python, "-c", code], check=True, cwd=python.parent)
+    return time.perf_counter() - started, cpu_seconds() - used
 
 
 def cpu_seconds() -> float:
