@@ -1,4 +1,4 @@
-"""Every cause is found in the simplest model that has it, and in none that has not."""
+"""Every cause is found in the simplest model that has it, and in no model without it."""
 
 import dataclasses
 import functools
@@ -178,7 +178,7 @@ def test_the_layers_at_fault_are_named_and_the_remedy_fits_them():
     assert finding.layers[0] == "stack/kernel[6]" and "in/kernel" not in finding.layers
 
 
-def test_a_readout_of_zeros_is_on_purpose():
+def test_a_readout_may_start_at_zero():
     assert causes(tanh(params(out_kernel=np.zeros_like))) == []
 
 
@@ -189,7 +189,7 @@ def test_a_saturated_network_whose_gradients_explode_is_not_healthy(gain):
 
 
 def test_healthy_networks_of_any_key_are_healthy():
-    """In narrow networks chance makes many dead units; not one in 20 may be called ill."""
+    """In narrow networks chance makes many dead units; none of 20 may have a finding."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
         drawn = jax.tree.map(
@@ -203,7 +203,7 @@ def square(z):
     return jnp.square(z).mean()
 
 
-def test_a_fan_that_the_kernels_shape_misleads_about_is_found():
+def test_a_fan_miscounted_from_the_kernels_shape_is_found():
     def heads(p, x):
         h = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, p["in"]))
         return square(h.reshape(len(x), -1) @ p["out"])
@@ -236,24 +236,24 @@ def test_residual_branches_that_add_up_are_found():
         assert causes(model(tree(scale), X)) == []
 
 
-def test_parameters_that_never_enter_are_found():
+def test_parameters_that_do_not_affect_the_loss_are_found():
     tree = {"in": normal(1, INPUTS, 8), "lost": np.ones(3, np.float32)}
     assert audited(lambda p, x: square(x @ p["in"]), tree, X) == [("unused", "warning")]
 
 
-def test_a_model_without_layers_is_no_model():
+def test_a_model_without_layers_gets_a_warning():
     tree = {"in": normal(1, INPUTS, 8)}
     assert audited(lambda p, x: square(p["in"]) + square(x), tree, X) == [("no_layers", "warning")]
     (finding,) = Model(lambda p: square(p["in"]), tree)(tree).findings
     assert "*batch" in finding.remedy
 
 
-def test_one_example_is_too_few():
+def test_a_batch_of_one_example_gets_a_warning():
     tree = {"in": normal(1, INPUTS, 8)}
     assert audited(lambda p, x: square(x @ p["in"]), tree, X[:1]) == [("batch", "warning")]
 
 
-def test_a_loss_that_is_not_finite_is_told_from_layers_that_are_not():
+def test_a_non_finite_loss_is_distinguished_from_non_finite_layers():
     model = deep(jnp.tanh)
     measured = dataclasses.replace(model.measure(params(), (X, Y)), loss=np.nan)
     (finding,) = reported(model.traced, measured, params(), (X, Y)).findings
@@ -297,7 +297,7 @@ def cross_entropy(logits):
     return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
 
 
-def test_readouts_of_zeros_are_on_purpose_however_many():
+def test_any_number_of_readouts_may_start_at_zero():
     def actor_critic(p, x):
         h = jnp.tanh(x @ p["in"])
         return cross_entropy(h @ p["actor"]) + square(h @ p["critic"] - 1)
@@ -314,7 +314,7 @@ def test_readouts_of_zeros_are_on_purpose_however_many():
     assert audited(regression, tree, X) == []
 
 
-def test_a_gate_of_zeros_is_on_purpose():
+def test_a_gate_may_start_at_zero():
     """As adaLN-zero has it: what conditions a block opens it from nothing."""
 
     def loss(p, x, condition):
@@ -340,7 +340,7 @@ def test_a_hidden_kernel_of_zeros_is_a_failure_where_it_cannot_learn(activation,
     assert (np.linalg.matrix_rank(gradient) > 1) == (level == "warning")
 
 
-def test_weights_whose_mean_is_chance_are_centered():
+def test_a_mean_of_weights_by_chance_is_no_fault():
     def loss(p, x):
         return square(jax.nn.relu(x @ p["in"]) @ p["out"])
 
@@ -414,7 +414,7 @@ def test_a_tied_embedding_and_a_structured_kernel_have_no_wrong_fan():
     assert "wrong_fan" not in dict(found)
 
 
-def test_infinite_numbers_count_where_something_comes_of_them():
+def test_infinite_numbers_in_a_mask_count_only_if_they_have_an_effect():
     def loss(p, x, mask):
         attention = jax.nn.softmax(x @ p["in"] + mask + jax.lax.stop_gradient(p["mask"]))
         return square(attention @ p["out"])
@@ -447,7 +447,7 @@ def test_a_small_readout_may_take_a_large_first_step():
 
 
 @pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])
-def test_dead_units_are_found_whatever_stands_behind_them(between):
+def test_dead_units_are_found_whatever_follows_them(between):
     def loss(p, x, key):
         h = jax.nn.relu(x @ p["in"] + p["bias"])
         if between == "pool":
@@ -499,7 +499,7 @@ def test_layers_that_no_gradient_reaches_are_found():
     assert ("vanishing", "failure") not in causes(model(closed, X, one, zero))
 
 
-def test_turns_of_a_loop_that_count_for_nothing_do_not_block_it():
+def test_unused_turns_of_a_loop_do_not_block_its_gradient():
     def loss(p, tokens):
         def turn(h, step):
             counts, token = step
@@ -514,7 +514,7 @@ def test_turns_of_a_loop_that_count_for_nothing_do_not_block_it():
     assert ("vanishing", "failure") not in audited(loss, tree, tokens)
 
 
-def test_a_gradient_that_is_not_a_number_is_found_where_the_loss_is_finite():
+def test_a_non_finite_gradient_is_found_even_if_the_loss_is_finite():
     def loss(p, x):
         z = jnp.maximum(x @ p["in"], 1e9) - 1e9
         return jnp.sqrt(square(z)) + cross_entropy(x @ p["out"])

@@ -85,7 +85,7 @@ every = pytest.mark.parametrize(
 
 
 @every
-def test_deviations_from_theory_are_as_large_as_said(name):
+def test_deviations_from_theory_are_as_large_as_predicted(name):
     """z has mean 0 and, where the input of the network no longer decides, variance 1."""
     z = networks(name)["rms_z"]
     error = 1 / math.sqrt(KEYS)
@@ -127,7 +127,7 @@ def test_the_share_of_dead_units_is_predicted():
     assert np.abs(alone["dead"][:, :-1].mean(0) - 0.5).max() < 5 / math.sqrt(KEYS * 4 * 16)
 
 
-# What a layer says
+# One layer
 
 
 def one_layer(loss, params, *batch, optimizer=None):
@@ -135,7 +135,7 @@ def one_layer(loss, params, *batch, optimizer=None):
     return layers(traced, measurer(traced, optimizer)(params, batch))
 
 
-def test_a_layer_says_what_was_measured_in_units_of_its_own():
+def test_a_layer_holds_what_was_measured():
     rng = np.random.default_rng(0)
     params = {
         "in": {"kernel": rng.normal(size=(16, 32)), "bias": rng.normal(size=32)},
@@ -192,7 +192,7 @@ def test_the_scale_of_the_ntk_parametrization_is_part_of_the_gain():
     assert last.predicted_rms**2 == pytest.approx(predicted / 2 * last.weight_variance, rel=1e-5)
 
 
-def test_a_gradient_is_compared_where_its_layer_leads():
+def test_a_gradient_is_compared_with_that_of_the_layer_it_leads_to():
     """Behind an attention, and along a residual stream, not with whichever layer comes next."""
     rng = np.random.default_rng(0)
     names = ["in", "query", "key", "value", "out", "up", "down", "head"]
