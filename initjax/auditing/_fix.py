@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from initjax._values import checked_choice, is_key
 from initjax.auditing._activations import critical_growth
-from initjax.auditing._audit import reported
-from initjax.auditing._measuring.optimizers import check_optimizer
-from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._audit import prepare
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.sites import Site
-from initjax.auditing._reading.trace import trace
 from initjax.auditing._repairing.gradinit import by_gradient
 from initjax.auditing._repairing.redraw import clear_biases, redraw
 from initjax.auditing._repairing.repair import Change, Repair
@@ -110,13 +107,11 @@ def fix(
     checked_choice("fix", "method", method, METHODS)
     if method == "gradient" and optimizer is None:
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
-    if optimizer is not None:
-        check_optimizer("fix", optimizer)
     if key is not None and not is_key(key):
         raise TypeError(f"fix: key must be a PRNG key, such as jax.random.key(0), got {key!r}")
-    traced = trace("fix", loss_fn, params, batch, has_aux)
-    measure = measurer(traced, optimizer)
-    before = reported(traced, measure(params, batch), params, batch)
+    prepared = prepare("fix", loss_fn, params, batch, optimizer, has_aux)
+    traced = prepared.traced
+    before = prepared.report(params, batch)
     leaves = list(jax.tree.leaves(params))
     changes: list[Change] = []
     left: list[tuple[str, str]] = []
@@ -132,7 +127,7 @@ def fix(
             target = _target(method, critical)
             by_pass(traced, leaves, batch, method, critical, changes, left)
     params = jax.tree.unflatten(traced.structure, leaves)
-    after = reported(traced, measure(params, batch), params, batch)
+    after = prepared.report(params, batch)
     # A kernel that was scaled is no draw any more, whose fan could be wrong.
     scaled = {change.name for change in changes}
     told = tuple(

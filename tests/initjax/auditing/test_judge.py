@@ -1,6 +1,5 @@
 """Every cause is found in the simplest model that has it, and in no model without it."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,11 +9,8 @@ import optax
 import pytest
 
 import initjax
-from initjax.auditing._audit import reported
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.copies import copies
-from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32
@@ -38,11 +34,10 @@ class Model:
     """A loss that is compiled once, and audited with many parameters."""
 
     def __init__(self, loss, params, *batch, optimizer=None):
-        self.traced = trace("test", loss, params, batch, False)
-        self.measure = measurer(self.traced, optimizer)
+        self.audit = initjax.auditor(loss, params, *batch, optimizer=optimizer)
 
     def __call__(self, params, *batch):
-        return reported(self.traced, self.measure(params, batch), params, batch)
+        return self.audit(params, *batch)
 
 
 def causes(report):
@@ -254,9 +249,11 @@ def test_a_batch_of_one_example_gets_a_warning():
 
 
 def test_a_non_finite_loss_is_distinguished_from_non_finite_layers():
-    model = deep(jnp.tanh)
-    measured = dataclasses.replace(model.measure(params(), (X, Y)), loss=np.nan)
-    (finding,) = reported(model.traced, measured, params(), (X, Y)).findings
+    def loss(p, x):
+        return square(x @ p["in"]) + jnp.log(-x.var())
+
+    tree = {"in": normal(1, INPUTS, 8)}
+    (finding,) = Model(loss, tree, X)(tree, X).findings
     assert (finding.cause, finding.level, finding.layers) == ("not_finite", "failure", ())
     assert "the loss is nan" in finding.message
 

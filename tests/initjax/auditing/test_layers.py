@@ -70,7 +70,9 @@ def networks(name):
     if name == "relu, one example":
         x[:] = x[0]
     traced, measure = program(activation, law[-1])
-    runs = [layers(traced, measure(draw(seed, *law), (x,))) for seed in range(KEYS)]
+    runs = [
+        layers(traced, measure(draw(seed, *law), (x,), traced.constants)) for seed in range(KEYS)
+    ]
     fields = ["rms_z", "gradient_ratio", "predicted_gradient_ratio", "correlation"]
     fields += ["predicted_correlation", "dead", "predicted_dead", "rms", "predicted_rms"]
     return {
@@ -132,7 +134,7 @@ def test_the_share_of_dead_units_is_predicted():
 
 def one_layer(loss, params, *batch, optimizer=None):
     traced = trace("test", loss, params, batch, False)
-    return layers(traced, measurer(traced, optimizer)(params, batch))
+    return layers(traced, measurer(traced, optimizer)(params, batch, traced.constants))
 
 
 def test_a_layer_holds_what_was_measured():

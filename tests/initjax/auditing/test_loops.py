@@ -36,7 +36,7 @@ def sites(loss, params, *batch):
 def read(measurer, loss, params, *batch):
     """The layers, and for each the name of the one it reads, or why it reads none."""
     traced = trace("test", loss, params, batch, False)
-    found = layers(traced, measurer(traced)(params, batch))
+    found = layers(traced, measurer(traced)(params, batch, traced.constants))
     reads = [
         layer.unpredicted if layer.source is None else found[layer.source].name for layer in found
     ]
@@ -300,7 +300,7 @@ def test_a_layer_in_a_loop_reports_the_mean_over_turns():
     gradients = jax.grad(lambda shifts: loss(p, x, shifts))(jnp.zeros((10, 8, 6)))
     squares = np.square(gradients).sum((1, 2))
     traced = trace("test", loss, p, (x,), False)
-    into, own, _ = layers(traced, measurer(traced)(p, (x,)))
+    into, own, _ = layers(traced, measurer(traced)(p, (x,), traced.constants))
     assert into.uses == own.uses == 10
     assert own.log_gradient == pytest.approx(np.log(squares.mean()), rel=1e-4)
     assert np.ptp(np.log(squares)) > 3  # so the mean of logarithms would differ

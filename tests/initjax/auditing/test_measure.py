@@ -28,7 +28,7 @@ def measured(loss, params, *batch, optimizer=None, jacobian=False):
     traced = trace("test", loss, params, batch, False)
     with pytest.MonkeyPatch.context() as patched:
         if not jacobian:  # a program of its own, which takes as long to compile as all else
-            patched.setattr(passes, "jacobian_measurer", lambda traced: None)
+            patched.setattr(passes, "jacobian_probe", lambda traced: None)
         return traced, measurer(traced, optimizer)(params, batch)
 
 
@@ -175,11 +175,10 @@ def test_the_jacobian_is_that_of_the_last_layer_by_the_first():
     found = measured_small().jacobian
     assert found is not None
     mean, condition = found
-    # Of three outputs all directions are looked at, in random combinations.
-    directions = jax.random.split(jax.random.key(0), 3)
-    pulled = np.stack([
-        np.einsum("eo,eoi->ei", jax.random.normal(key, (8, 3)), blocks) for key in directions
-    ])  # fmt: skip
+    # With three outputs there are three directions.
+    key, width = jax.random.key(0, impl="rbg"), 3**0.5
+    directions = jax.random.uniform(key, (3, 8, 3), np.float32, -width, width)
+    pulled = np.einsum("keo,eoi->kei", directions, blocks)
     close(mean, np.square(pulled).sum() / 8 / 3 / 3, rel=1e-4)
     gram = np.einsum("ien,jen->eij", pulled, pulled)
     spectrum = np.linalg.eigvalsh(gram)
@@ -236,7 +235,7 @@ def placed(place):
     rerun = passes.rerun
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(passes, "rerun", counted)
-        patched.setattr(passes, "jacobian_measurer", lambda traced: None)
+        patched.setattr(passes, "jacobian_probe", lambda traced: None)
         traced = trace("test", loss, WHOLE, (MANY,), False)
         run = measurer(traced)
         result = run(WHOLE, (MANY,))
