@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-_FOLDER = pathlib.Path(__file__).parents[2] / "experiments/common/mnist"
+_FOLDER = pathlib.Path(__file__).parents[3] / "experiments/common/mnist"
 
 
 def load():
