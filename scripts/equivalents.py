@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from benchmarks import _results
 
-# What to write here, by library and by its own expression; kernels are (300, 200) as (in, out).
+# What to write here, by library and by the library's expression. Kernels are (300, 200), (in, out).
 EQUIVALENTS = {
     "Flax": {
         "zeros_init()": "zeros",
@@ -245,7 +245,7 @@ DRAWS = {
 
 
 def agreement(theirs: np.ndarray, spec: str) -> str:
-    """How well a draw agrees with one of ours: "equal", or p of the Kolmogorov-Smirnov test."""
+    """How well a draw agrees with ours: "equal", or the p value of a Kolmogorov-Smirnov test."""
     import jax
     import scipy.stats
 
