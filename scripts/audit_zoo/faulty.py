@@ -2,8 +2,8 @@
 
 Each was compared with its healthy version, and optimizers and rates were chosen so that the fault
 costs something within 200 steps. Wrong fans don't always: with Adam at 1e-3, the hourglasses and
-the heads learn as well as the healthy versions. An autoencoder whose transposed convolutions had too
-small a scale learned faster than the correct one, so it was left out.
+the heads learn as well as the healthy versions. An autoencoder whose transposed convolutions had a
+too small scale learned faster than the correct one, so it was left out.
 """
 
 from collections.abc import Callable
