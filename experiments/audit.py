@@ -159,7 +159,7 @@ def _changes(repair: "Repair") -> dict[str, Any]:
     """What fixed.json holds besides the audit."""
     return {
         "target": repair.target,
-        "changes": [change._asdict() for change in repair.changes],
+        "changes": [dataclasses.asdict(change) for change in repair.changes],
         "left": [{"name": name, "why": why} for name, why in repair.left],
     }
 

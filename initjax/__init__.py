@@ -64,7 +64,17 @@ from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key, rescale
 
 if TYPE_CHECKING:
-    from initjax.auditing import Change, Finding, Layer, Network, Repair, Report, audit, fix
+    from initjax.auditing import (
+        Change,
+        Finding,
+        Layer,
+        Network,
+        Repair,
+        Report,
+        audit,
+        auditor,
+        fix,
+    )
 
 __all__ = [
     "NAMES",
@@ -76,6 +86,7 @@ __all__ = [
     "Repair",
     "Report",
     "audit",
+    "auditor",
     "bounded_normal",
     "compute_fans",
     "constant",
@@ -137,7 +148,7 @@ __all__ = [
 ]
 
 
-_AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "fix")
+_AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "auditor", "fix")
 
 
 def __getattr__(name: str) -> Any:

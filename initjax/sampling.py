@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw, draw_dtypes, is_counted
+from initjax._drawing import draw, draw_by_law, draw_dtypes, is_counted
 from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
 from initjax._values import checked_dtype, checked_number, initializer, settle, spec_repr
 
@@ -53,10 +53,7 @@ class uniform:
     def __post_init__(self):
         _check(self, {"scale": {}})
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return uniform_law(0.0, 1.0, dtype, self.scale)
@@ -96,10 +93,7 @@ class random_uniform:
                 f"random_uniform: minval must not exceed maxval, got {self.minval} > {self.maxval}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
@@ -180,10 +174,7 @@ class random_normal:
     def __post_init__(self):
         _check(self, {"mean": {}, "stddev": {"minimum": 0}})
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return normal_law(self.stddev, dtype, self.mean)
@@ -235,10 +226,7 @@ class truncated_normal:
                 f"truncated_normal: lower must be below upper, got {self.lower} >= {self.upper}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return truncated_normal_law(self.stddev, self.lower, self.upper, dtype)
@@ -290,10 +278,7 @@ class random_truncated_normal:
                 f" {self.lower} >= {self.upper}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         cut = self.lower, self.upper
@@ -347,10 +332,7 @@ class bounded_normal:
                 f"bounded_normal: minval must be below maxval, got {self.minval} >= {self.maxval}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval

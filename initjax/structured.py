@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw, draw_dtypes
+from initjax._drawing import draw_by_law, draw_dtypes
 from initjax._laws import Law, normal_law, uniform_law
 from initjax._values import (
     Axes,
@@ -152,10 +152,7 @@ class siren:
             **checked_fans("siren", **fans_arguments(self)),
         )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         fan_in = fans_of(self, shape)[0] or 1.0  # of a shape without elements any law serves
@@ -214,10 +211,7 @@ class random_walk:
             **checked_fans("random_walk", **fans_arguments(self)),
         )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         fan_in = fans_of(self, shape)[0] or 1.0

@@ -27,23 +27,6 @@ from initjax.theory._integrals import SMALLEST, pair, single
 from initjax.theory._pieces import at_point, evaluate
 
 
-class Layer(NamedTuple):
-    """Expectations of an activation whose two inputs are normal, alike and correlated."""
-
-    mean: float
-    """E[phi(u)]"""
-    second: float
-    """E[phi(u)²]"""
-    derivative_second: float
-    """E[phi'(u)²]"""
-    product: float
-    """E[phi(u) phi(v)]"""
-    kurtosis: float
-    """E[phi(u)⁴] / E[phi(u)²]²"""
-    derivative_product: float
-    """E[phi'(u) phi'(v)]"""
-
-
 class DepthScales(NamedTuple):
     """Where a deep network's signal goes, and in how many layers. All are floats."""
 
@@ -304,21 +287,6 @@ def depth_scales(
         c, slope = fixed_correlation(function, weights, q, perpendicular)
     return DepthScales(
         q, perpendicular, parallel, c, depth(parallel), depth(slope), depth(perpendicular)
-    )
-
-
-def _layer(activation: Callable | str, variance: float, correlation: float) -> Layer:
-    """All that a layer's prediction needs, at once and unchecked."""
-    function = named("theory", activation)
-    one, two = single(function, variance), pair(function, variance, correlation)
-    second = float(one.second)
-    return Layer(
-        float(one.mean),
-        second,
-        float(one.derivative_second),
-        second - two.gap,
-        float(one.fourth) / second**2 if second else math.nan,
-        two.derivative_product,
     )
 
 

@@ -24,7 +24,7 @@ class Traced:
     structure: Any
     """The structure of the parameters' tree."""
     names: list[str]
-    """The paths of the parameters."""
+    """The paths of the parameters; "params" for a tree that is one array."""
     shapes: list[Any]
     """The parameters' shapes and dtypes."""
     anatomy: Anatomy
@@ -68,7 +68,7 @@ def trace(
     if not callable(loss_fn):
         raise TypeError(f"{owner}: loss_fn must be a function of (params, *batch), got {loss_fn!r}")
     leaves, structure = jax.tree.flatten(params)
-    names = paths(params)
+    names = [path or "params" for path in paths(params)]
     for name, leaf in zip(names, leaves, strict=True):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
@@ -117,7 +117,7 @@ def trace(
     anatomy = find(closed, len(leaves), fixed)
     for site in anatomy.sites.values():
         if not site.size:
-            name = " and ".join(names[source.leaf] or "params" for source in sorted(site.sources))
+            name = " and ".join(names[source.leaf] for source in sorted(site.sources))
             raise ValueError(
                 f"{owner}: the layer of {name} gives an empty array; give a batch of 64 examples or"
                 " more, and layers at least one unit"

@@ -10,9 +10,7 @@ import optax
 import pytest
 import scipy.stats
 
-from initjax.auditing._judging.layers import layers
-from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.trace import trace
+import initjax
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, KEYS, EXAMPLES, INPUTS = 10, 32, 32, 48
@@ -47,8 +45,7 @@ def program(activation, width):
         return (z @ target).mean()
 
     x = np.zeros((EXAMPLES, INPUTS), np.float32)
-    traced = trace("test", loss, draw(0, 1.0, 0.0, width), (x,), False)
-    return traced, measurer(traced)
+    return initjax.auditor(loss, draw(0, 1.0, 0.0, width), x)
 
 
 def draw(seed, gain, biases, width):
@@ -69,8 +66,8 @@ def networks(name):
     x = normal(np.random.default_rng(1), 1, EXAMPLES, INPUTS)
     if name == "relu, one example":
         x[:] = x[0]
-    traced, measure = program(activation, law[-1])
-    runs = [layers(traced, measure(draw(seed, *law), (x,))) for seed in range(KEYS)]
+    auditor = program(activation, law[-1])
+    runs = [auditor(draw(seed, *law), x).layers for seed in range(KEYS)]
     fields = ["rms_z", "gradient_ratio", "predicted_gradient_ratio", "correlation"]
     fields += ["predicted_correlation", "dead", "predicted_dead", "rms", "predicted_rms"]
     return {
@@ -131,8 +128,7 @@ def test_the_share_of_dead_units_is_predicted():
 
 
 def one_layer(loss, params, *batch, optimizer=None):
-    traced = trace("test", loss, params, batch, False)
-    return layers(traced, measurer(traced, optimizer)(params, batch))
+    return initjax.audit(loss, params, *batch, optimizer=optimizer).layers
 
 
 def test_a_layer_says_what_was_measured_in_units_of_its_own():
@@ -155,7 +151,7 @@ def test_a_layer_says_what_was_measured_in_units_of_its_own():
     assert (first.units, first.samples, first.uses) == (32, 24, 1)
     assert (first.activation, last.activation) == ("tanh", "")
     assert (first.role, last.role) == ("", "last")
-    assert (first.unpredicted, last.unpredicted) == ("the batch", "")
+    assert (first.unpredicted, last.unpredicted) == ("batch", "")
     assert first.weight_variance == pytest.approx(np.square(kernel).mean(), rel=1e-5)  # 16 / 4**2
     assert first.bias_variance == pytest.approx(np.square(params["in"]["bias"]).mean(), rel=1e-5)
     assert first.rms == pytest.approx(np.sqrt(np.square(z).mean()), rel=1e-5)
@@ -175,7 +171,7 @@ def test_a_layer_says_what_was_measured_in_units_of_its_own():
     assert first.saturated == pytest.approx((np.abs(z) > edge).mean(), abs=1e-6)
 
 
-def test_the_scale_of_the_ntk_parametrisation_is_part_of_the_gain():
+def test_the_scale_of_the_ntk_parametrization_is_part_of_the_gain():
     rng = np.random.default_rng(0)
     params, x = [normal(rng, 1, 32, 64), normal(rng, 1, 64, 8)], normal(rng, 1, 16, 32)
 
