@@ -145,7 +145,7 @@ class torch_bias:
     fan_in: float
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settle(
             self,
             fan_in=checked_positive("torch_bias", "fan_in", self.fan_in),

@@ -50,7 +50,7 @@ class uniform:
     scale: float = 1e-2
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"scale": {}})
 
     __call__ = draw_by_law
@@ -86,7 +86,7 @@ class random_uniform:
     maxval: float = 0.05
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"minval": {}, "maxval": {}})
         if self.minval > self.maxval:
             raise ValueError(
@@ -126,7 +126,7 @@ class normal:
     stddev: float = 1e-2
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"stddev": {"minimum": 0}})
 
     def __call__(
@@ -171,7 +171,7 @@ class random_normal:
     stddev: float = 0.05
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"mean": {}, "stddev": {"minimum": 0}})
 
     __call__ = draw_by_law
@@ -218,7 +218,7 @@ class truncated_normal:
     lower: float = -2.0
     upper: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         infinite = {"infinite": True}
         _check(self, {"stddev": {"minimum": 0}, "lower": infinite, "upper": infinite})
         if self.lower >= self.upper:
@@ -269,7 +269,7 @@ class random_truncated_normal:
     upper: float = 2.0
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         infinite = {"infinite": True}
         _check(self, {"mean": {}, "stddev": {"minimum": 0}, "lower": infinite, "upper": infinite})
         if self.lower >= self.upper:
@@ -322,7 +322,7 @@ class bounded_normal:
     maxval: float = 2.0
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         infinite = {"infinite": True}
         _check(self, {"mean": {}, "stddev": {"minimum": 0}, "minval": infinite, "maxval": infinite})
         if self.stddev == 0:
@@ -381,7 +381,7 @@ class in_blocks:
 
     initializer: Any
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not hasattr(self.initializer, "_law") or isinstance(self.initializer, type):
             raise TypeError(
                 "in_blocks: takes an initializer of independent numbers, such as he_normal(),"

@@ -66,7 +66,7 @@ class sparse:
     axis: int = -2
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.axis not in (-1, -2):
             raise ValueError(f"sparse: axis must be -1 or -2, got {self.axis!r}")
         settle(
@@ -142,7 +142,7 @@ class siren:
     fan_in_divisor: float = 1.0
     fan_out_divisor: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.first, bool):
             raise TypeError(f"siren: first must be True or False, got {self.first!r}")
         settle(
@@ -203,7 +203,7 @@ class random_walk:
     fan_in_divisor: float = 1.0
     fan_out_divisor: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_choice("random_walk", "activation", self.activation, ("relu", "linear"))
         settle(
             self,
@@ -283,7 +283,7 @@ class mup_output:
     fan_out_divisor: float = 1.0
     gain: dataclasses.InitVar[Gain | None] = None
 
-    def __post_init__(self, gain: Gain | None):
+    def __post_init__(self, gain: Gain | None) -> None:
         checked_choice("mup_output", "distribution", self.distribution, DISTRIBUTIONS)
         settle(
             self,
@@ -345,7 +345,7 @@ class icnr:
     factor: int = 2
     layout: str = "depth_to_space"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_initializer("icnr", "initializer", self.initializer)
         settle(self, factor=checked_integer("icnr", "factor", self.factor, 1))
         checked_choice("icnr", "layout", self.layout, ("depth_to_space", "pixel_shuffle"))

@@ -17,6 +17,7 @@ from initjax.auditing._repairing.redraw import center, clear_biases, redraw
 from initjax.auditing._repairing.repair import Repair
 from initjax.auditing._repairing.rescale import rescale
 from initjax.auditing._reporting.report import Report
+from initjax.trees import Params
 
 if TYPE_CHECKING:
     import jax
@@ -39,13 +40,13 @@ _WARNINGS: dict[Method, str] = {
 
 def fix(
     loss_fn: Callable[..., Any],
-    params: Any,
+    params: Params,
     *batch: Any,
     key: jax.Array | None = None,
     method: Method = "variance",
     optimizer: Any = None,
     has_aux: bool = False,
-) -> tuple[Any, Repair]:
+) -> tuple[Params, Repair]:
     r"""Repairs the initialization of a model, and audits it again.
 
     The methods:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from initjax._values import is_traced, nearest_first
 from initjax.theory._elementwise import translated
 
+Activation: TypeAlias = Callable[[Any], Any] | str
+"""A function that acts on each number by itself, or its name in `jax.nn`."""
 Evaluate: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 """Numbers to the activation and its derivative there; None where JAX can't differentiate it."""
 
 _ROWS, _COLUMNS = 512, 16  # the shape that is traced, and compiled if it comes to that
 
 
-def named(owner: str, activation: Callable | str) -> Callable:
+def named(owner: str, activation: Activation) -> Callable[[Any], Any]:
     """The activation itself, which may be given by its name in `jax.nn`."""
     if isinstance(activation, str):
         import jax
@@ -34,7 +36,7 @@ def named(owner: str, activation: Callable | str) -> Callable:
     return activation
 
 
-def evaluator(activation: Callable) -> Evaluate:
+def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
     """Makes a function that evaluates an activation and its derivative in float64.
 
     Elementary functions are run by NumPy. Others, such as those with erf, are compiled once by JAX.

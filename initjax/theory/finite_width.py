@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial import legendre
 
 from initjax._values import checked_choice, checked_integer, checked_number, checked_positive
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._integrals import Single, single
 
 WEIGHTS = ("orthogonal", "normal")
@@ -82,7 +82,7 @@ def log_step(found: Single, variance: float, weights: float, biases: float) -> L
 
 def log_norm_moments(
     widths: Sequence[int],
-    activation: Callable | str = "relu",
+    activation: Activation = "relu",
     weight_variance: float | None = None,
     bias_variance: float = 0.0,
     variance: float = 1.0,
@@ -206,7 +206,7 @@ def _dense_at_zero() -> tuple[np.ndarray, np.ndarray]:
 
 
 def jacobian_spectrum(
-    activation: Callable | str,
+    activation: Activation,
     variance: float,
     depth: int,
     weights: str = "orthogonal",

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax._values import checked_choice, checked_number
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._integrals import REACH, SMALLEST, expectations
 from initjax.theory._pieces import cached, pieces_for_one
 
@@ -33,7 +32,7 @@ class Moments(NamedTuple):
     """E[phi'(z)²]"""
 
 
-def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
+def moments(activation: Activation, variance: float = 1.0) -> Moments:
     """Computes the moments of an activation whose inputs are normal.
 
     Args:
@@ -67,7 +66,7 @@ def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
     return Moments(float(found.mean), float(found.second), float(found.derivative_second))
 
 
-def gain(activation: Callable | str, kind: str = "forward") -> float:
+def gain(activation: Activation, kind: str = "forward") -> float:
     r"""Computes the gain of an activation: what weights are multiplied by to make up for it.
 
     With unit normal inputs `z` and :math:`Var(W) = gain^2 / fan_{in}`, a layer after the activation

@@ -31,14 +31,14 @@ def copies(prints: Sequence[np.ndarray]) -> list[list[int]]:
     pairs: list[tuple[int, int]] = []
     for size in sorted(set(sizes.values())):
         long = [row for row in drawn if sizes[row] >= size]
-        short = [row for row in long if sizes[row] == size]
-        others = _normalized([prints[row][:size] for row in long])
+        short = [place for place, row in enumerate(long) if sizes[row] == size]
+        vectors = _normalized([prints[row][:size] for row in long])
         for start in range(0, len(short), _BLOCK):
             block = short[start : start + _BLOCK]
-            cosines = _normalized([prints[row][:size] for row in block]) @ others.T
+            cosines = vectors[block] @ vectors.T
             for one, other in np.argwhere(np.abs(cosines) > _SAME):
-                if block[one] != long[other]:
-                    pairs.append((block[one], long[other]))
+                if block[one] != other:
+                    pairs.append((long[block[one]], long[other]))
     return _groups(pairs, len(prints)) if pairs else []
 
 

@@ -285,7 +285,7 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         f" deviation {stddev:.2g}; over {worst.fan_in:.4g} inputs, the mean adds up to a signal"
         " that all units share"
     )
-    remedy = f"draw the kernel with mean zero, as {recommended(worst.activation)} does"
+    remedy = f"draw the kernel with mean zero, such as with {recommended(worst.activation)}"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)
 

@@ -99,27 +99,26 @@ def measurer(
         inputs = jax.tree.leaves(batch)
         taps: _Taps = tapped(leaves, inputs, constants)
         arguments = [*constants, *leaves, *inputs]
-        jobs = [_layer_job(site, sources[path], taps, arguments) for path, site in sites.items()]
-        jobs += [
+        layers = [_layer_job(site, sources[path], taps, arguments) for path, site in sites.items()]
+        parameters = [
             _Job(_parameter_statistics, depth, _parameter_arrays(index, leaf, taps))
             for index, (leaf, depth) in enumerate(zip(leaves, depths, strict=True))
         ]
-        numbers = _run(jobs)
+        found = _run([*layers, *parameters])
         forward, backward = {}, {}
-        for (path, site), (ahead, back) in zip(sites.items(), numbers, strict=False):
+        for (path, site), (ahead, back) in zip(sites.items(), found, strict=False):
             forward[path] = _by_turn(site, ahead)
             if back:
                 backward[path] = _by_turn(site, back)
-        found = numbers[len(sites) :]
+        parameter_numbers, prints = [], []
+        for index, (numbers, first) in enumerate(found[len(sites) :]):
+            gradient = taps.gradients.get(index)
+            parameter_numbers.append(_described_parameter(numbers, leaves[index], gradient))
+            prints.append(first)
+        jacobian = None if probe is None else spectrum(probe, np.asarray(taps.pulled))
         return Measurements(
-            float(taps.loss),
-            forward,
-            backward,
-            [_described_parameter(*pair, leaf, taps.gradients.get(index))
-             for index, (pair, leaf) in enumerate(zip(found, leaves, strict=True))],
-            [prints for _, prints in found],
-            None if probe is None else spectrum(probe, np.asarray(taps.pulled)),
-        )  # fmt: skip
+            float(taps.loss), forward, backward, parameter_numbers, prints, jacobian
+        )
 
     return measure
 
@@ -443,9 +442,7 @@ def _wide(array: Any) -> Any:
     return array if np.issubdtype(array.dtype, np.complexfloating) else array.astype(np.float32)
 
 
-def _described_parameter(
-    found: dict[str, Any], prints: Any, leaf: Any, gradient: Any
-) -> dict[str, float]:
+def _described_parameter(found: dict[str, Any], leaf: Any, gradient: Any) -> dict[str, float]:
     if not found:
         return {}
     numbers = {name: float(value) for name, value in found.items() if name != "finite"}

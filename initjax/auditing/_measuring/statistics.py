@@ -103,7 +103,8 @@ def _histograms(samples: np.ndarray) -> np.ndarray:
     places = np.minimum(((scaled - BINS[0]) * (bins / (BINS[-1] - BINS[0]))).astype(int), bins - 1)
     offsets = bins * np.arange(turns)[:, None]
     counts = np.bincount((places + offsets).ravel(), minlength=bins * turns).reshape(turns, bins)
-    return np.where(np.isfinite(samples.reshape(turns, -1)).all(-1)[:, None], counts, 0) / count
+    finite = np.isfinite(samples.reshape(turns, -1)).all(axis=-1, keepdims=True)
+    return np.where(finite, counts, 0) / count
 
 
 def _scaled(samples: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The picture of an audit: what was measured at every layer, beside what theory predicts."""
+"""The figure of an audit: what was measured at every layer, and what theory predicts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, which color-blind readers can tell apart; shapes tell the same.
+# Okabe and Ito's colors, which are distinct for color-blind readers; so are the shapes.
 _MARKS = {"ok": ("o", "#0072B2"), "warning": ("^", "#E69F00"), "failure": ("X", "#D55E00")}
 _TEXT_COLORS = {"ok": "0.3", "warning": "#8A5A00", "failure": "#B3440A"}
 _THEORY, _BAND = "0.2", "0.88"
 _SHADES = ("#FFFFFF", "#C6DFF0", "#6AAED6", "#0072B2", "#00304D")
-_DARKEST = 0.14  # of the numbers in one bin; of a normal law it is .08
+_DARKEST = 0.14  # of the numbers in one bin; it is 0.08 for a normal distribution
 _INCHES = 11.0  # the width; the following are inches too
 _PANEL, _GAP, _LINE, _LETTER = 2.1, 0.5, 0.165, 0.058
 _MOST_NAMES, _LONGEST_NAME = 26, 28
-_MANY = 60  # layers, whose dots touch
-_DECADE = 10.0  # what spans more than that is drawn on a logarithmic axis
-_BEYOND = 1e3  # times the largest measurement, or the smallest one's inverse: theory is cut there
+_MANY = 60  # layers: from here on dots touch
+_DECADE = 10.0  # a larger range gets a logarithmic axis
+_BEYOND = 1e3  # how far beyond the measurements theory is drawn, as a factor
 
 Edges = list[tuple[int, int]]  # between layers that theory connects
 
@@ -129,7 +129,7 @@ def _draw_correlation(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]
     for row, layer in enumerate(layers):
         if layer.source is not None and math.isfinite(theory[row]):
             edges.append((layer.source, row))
-            if layers[layer.source].source is None:  # a chain begins with what is measured
+            if layers[layer.source].source is None:  # the first of a chain is measured
                 theory[layer.source] = measured[layer.source]
     _title(axes, "Correlation of two examples", False)
     lowest = np.min(np.append(measured, theory), initial=0, where=np.isfinite([*measured, *theory]))
@@ -227,7 +227,7 @@ def _draw_theory(
 def _draw_measured(
     axes: Axes, values: np.ndarray, levels: Sequence[str], lost: np.ndarray | None = None
 ) -> None:
-    """Dots; on a logarithmic axis zeros lie at its lower end, and what is not finite at the top."""
+    """Draws dots; zeros on a logarithmic axis at the bottom, non-finite numbers at the top."""
     at = np.arange(len(values))
     many = len(values) > _MANY
     zero = (values == 0) & (axes.get_yscale() == "log")
@@ -269,7 +269,7 @@ def _draw_histograms(
     axes.set_yticks([-4, -2, 0, 2, 4])
     _title(axes, f"{title}, histogram in root mean squares", False)
     for row, level in enumerate(levels):
-        if level != "ok" and "ok" in levels:  # else there is nothing to tell apart
+        if level != "ok" and "ok" in levels:  # if no layer is ok, marks show nothing
             shape, color = _MARKS[level]
             axes.plot(
                 row, 1, marker=shape, color=color, ms=4, mec="w", mew=0.3, clip_on=False,

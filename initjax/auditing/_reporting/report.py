@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from initjax._extras import require_matplotlib
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
@@ -116,7 +117,9 @@ class Report:
 
         Raises:
           ValueError: there are no layers.
+          ImportError: Matplotlib is not installed.
         """
+        require_matplotlib("report.plot()")
         from initjax.auditing._reporting.figure import draw
 
         levels = [self.level(layer) for layer in self.layers]

@@ -10,7 +10,9 @@ import optax
 import pytest
 import scipy.stats
 
-import initjax
+from initjax.auditing._judging.assemble import layers
+from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, KEYS, EXAMPLES, INPUTS = 10, 32, 32, 48
@@ -45,7 +47,8 @@ def program(activation, width):
         return (z @ target).mean()
 
     x = np.zeros((EXAMPLES, INPUTS), np.float32)
-    return initjax.auditor(loss, draw(0, 1.0, 0.0, width), x)
+    traced = trace("test", loss, draw(0, 1.0, 0.0, width), (x,), False)
+    return traced, measurer(traced)
 
 
 def draw(seed, gain, biases, width):
@@ -66,8 +69,10 @@ def networks(name):
     x = normal(np.random.default_rng(1), 1, EXAMPLES, INPUTS)
     if name == "relu, one example":
         x[:] = x[0]
-    auditor = program(activation, law[-1])
-    runs = [auditor(draw(seed, *law), x).layers for seed in range(KEYS)]
+    traced, measure = program(activation, law[-1])
+    runs = [
+        layers(traced, measure(draw(seed, *law), (x,), traced.constants)) for seed in range(KEYS)
+    ]
     fields = ["rms_z", "gradient_ratio", "predicted_gradient_ratio", "correlation"]
     fields += ["predicted_correlation", "dead", "predicted_dead", "rms", "predicted_rms"]
     return {
@@ -82,7 +87,7 @@ every = pytest.mark.parametrize(
 
 
 @every
-def test_deviations_from_theory_are_as_large_as_said(name):
+def test_deviations_from_theory_are_as_large_as_predicted(name):
     """z has mean 0 and, where the input of the network no longer decides, variance 1."""
     z = networks(name)["rms_z"]
     error = 1 / math.sqrt(KEYS)
@@ -124,14 +129,15 @@ def test_the_share_of_dead_units_is_predicted():
     assert np.abs(alone["dead"][:, :-1].mean(0) - 0.5).max() < 5 / math.sqrt(KEYS * 4 * 16)
 
 
-# What a layer says
+# One layer
 
 
 def one_layer(loss, params, *batch, optimizer=None):
-    return initjax.audit(loss, params, *batch, optimizer=optimizer).layers
+    traced = trace("test", loss, params, batch, False)
+    return layers(traced, measurer(traced, optimizer)(params, batch, traced.constants))
 
 
-def test_a_layer_says_what_was_measured_in_units_of_its_own():
+def test_a_layer_holds_what_was_measured():
     rng = np.random.default_rng(0)
     params = {
         "in": {"kernel": rng.normal(size=(16, 32)), "bias": rng.normal(size=32)},
@@ -188,7 +194,7 @@ def test_the_scale_of_the_ntk_parametrization_is_part_of_the_gain():
     assert last.predicted_rms**2 == pytest.approx(predicted / 2 * last.weight_variance, rel=1e-5)
 
 
-def test_a_gradient_is_compared_where_its_layer_leads():
+def test_a_gradient_is_compared_with_that_of_the_layer_it_leads_to():
     """Behind an attention, and along a residual stream, not with whichever layer comes next."""
     rng = np.random.default_rng(0)
     names = ["in", "query", "key", "value", "out", "up", "down", "head"]

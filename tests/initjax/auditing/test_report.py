@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_a_layer_where_predictions_restart_shows_no_prediction():
 
 
 def test_numbers_that_were_not_measured_are_left_blank():
-    blank = {
+    blank: dict[str, Any] = {
         field.name: math.nan for field in dataclasses.fields(Layer) if str(field.type) == "float"
     }
     network = Network(1.0, math.nan, math.nan, math.nan, 0, math.nan, math.nan)
@@ -202,7 +203,7 @@ def test_unread_parts_name_the_first_of_their_parameters():
     ],
 )  # fmt: skip
 def test_names_are_shortened_as_long_as_they_stay_different(names, short):
-    layers = [layer(*((name,) if isinstance(name, str) else name)) for name in names]
+    layers = [layer(name) if isinstance(name, str) else layer(*name) for name in names]
     assert short_names(layers) == short
 
 
