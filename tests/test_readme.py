@@ -221,6 +221,19 @@ def test_a_file_of_results_says_what_measured_it(path):
     assert command and command[1] in SCRIPTS and re.search(r"\d{4}-\d\d-\d\d", text)
 
 
+def test_the_front_page_says_what_an_installation_brings_as_measured():
+    measured = (RESULTS / "install.md").read_text()
+    sizes = {
+        name: (packages, megabytes)
+        for name, packages, megabytes in re.findall(
+            r"^\| (\w+) [\d.]+ \| (\d+) \| (\d+) \|", measured, re.M
+        )
+    }
+    text = " ".join(FRONT.split())
+    said = re.search(r"(\d+) packages and (\d+) MB, of which JAX alone has (\d+) and (\d+)", text)
+    assert said and said.groups() == (*sizes["initjax"], *sizes["jax"])
+
+
 @pytest.mark.skipif(not (RESULTS / "published.md").exists(), reason="not measured yet")
 def test_the_front_page_shows_the_published_comparison_as_measured():
     measured = {
