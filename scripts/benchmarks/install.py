@@ -1,22 +1,17 @@
 """Measures what installing the library costs: packages, megabytes and the time to import it.
 
-Builds the wheel of this checkout and installs it in a new virtual environment, then each of the
-libraries that it is compared with in one of its own. Size is that of site-packages without pip, and
-includes the bytecode that pip compiles. Import time is the median over processes of
-`python -c "import NAME"`, each minus a `python -c "pass"` next to it, after a round that reads the
-files.
+    python scripts/benchmarks/install.py
 
-    python scripts/benchmarks/install.py [--rounds=21]
-
-Writes scripts/results/install.md. Takes two minutes on an idle machine; needs a package index.
+Builds the wheel of this checkout and installs it in a new virtual environment, then does the same
+for each library that it is compared with. Size is that of site-packages without pip, including the
+bytecode that pip compiles. Import time is the median over processes of `python -c "import NAME"`,
+each minus a `python -c "pass"` next to it, after a round that reads the files. About 2 minutes on
+an idle machine; needs a package index.
 """
 
-import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,25 +19,25 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[2]
+import _results
+
 PEERS = ("jax", "optax", "equinox")
 TOOLS = ("pip", "setuptools")  # in every new environment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        usage="python scripts/benchmarks/install.py [--rounds=21]", description=__doc__
-    )
+    parser = _results.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=21, help="processes for each import time")
-    rounds = parser.parse_args().rounds
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         work = pathlib.Path(directory)
-        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(work), str(ROOT))
+        root = str(_results.ROOT)
+        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(work), root)
         (wheel,) = work.glob("initjax-*.whl")
         environments = {name: environment(work / name, name) for name in PEERS}
         environments["initjax"] = environment(work / "initjax", str(wheel))
         environments["jax, initjax"] = environments["initjax"]
-        times = import_times(environments, rounds)
+        times = import_times(environments, options.rounds)
         rows = []
         for name in ("initjax", *PEERS):
             python, installed = environments[name], packages(environments[name])
@@ -50,26 +45,16 @@ def main() -> None:
             rows.append([f"{name} {installed[name]}", str(len(installed)), size, *times[name]])
         rows.append(["`import jax, initjax`", "", "", *times["jax, initjax"]])
         versions = packages(environments["initjax"])
-    machine = (
-        f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, shared"
-        f" with other work (load average {os.getloadavg()[2]:.0f})"
-    )
+    head = ["library", "packages", "MB in site-packages", "import", "CPU time of the import"]
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    body = f"""# What an installation costs
-
-| library | packages | MB in site-packages | import | CPU time of the import |
-|---|---|---|---|---|
-{chr(10).join(f"| {' | '.join(row)} |" for row in rows)}
-
-Each library in a new virtual environment of its own, with all that `pip install` brings, without
-pip itself. Imports are medians of {rounds} processes, minus starting Python. Other work on the
-machine slows down what elapses, but hardly changes the CPU time. `import initjax` doesn't import
-JAX; the first draw does.
-
-{machine}; Python {platform.python_version()}, {listed}; {datetime.date.today()}.
-Measured by `python scripts/benchmarks/install.py`.
-"""
-    write("install", body)
+    body = (
+        "Each library has a new virtual environment, with all that `pip install` brings, not"
+        f" counting pip. Imports are medians of {options.rounds} processes, minus the time to start"
+        " Python. Other work on the machine slows down an import, but hardly changes its CPU time;"
+        f" the load average was {os.getloadavg()[2]:.0f}. `import initjax` doesn't import JAX; the"
+        f" first draw does.\n\n{_results.table(head, rows)}\n\nInstalled with initjax: {listed}."
+    )
+    _results.write("install", "What an installation costs", body, (), options.results)
 
 
 def run(*command: str) -> str:
@@ -85,7 +70,7 @@ def environment(path: pathlib.Path, requirement: str) -> pathlib.Path:
 
 
 def packages(python: pathlib.Path) -> dict[str, str]:
-    """The versions of what is installed, without the tools that a new environment has."""
+    """The versions of the installed packages, without the tools that a new environment has."""
     code = (
         "import importlib.metadata, json;"
         "print(json.dumps({one.name: one.version for one in importlib.metadata.distributions()}))"
@@ -108,9 +93,9 @@ def megabytes(python: pathlib.Path) -> float:
 
 
 def import_times(environments: dict[str, pathlib.Path], rounds: int) -> dict[str, list[str]]:
-    """How much longer processes take that import something: elapsed, and of CPU time.
+    """How much longer a process takes if it imports something: elapsed time and CPU time.
 
-    Every library is imported in every round, so that what else the machine does slows all alike.
+    Each round imports every library, so that a busy machine slows all alike.
     """
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in environments}
     for _ in range(rounds + 1):  # the first one reads the files
@@ -131,17 +116,9 @@ def process_times(python: pathlib.Path, code: str) -> tuple[float, float]:
 
 
 def cpu_seconds() -> float:
-    """What the finished processes that this one started have used."""
+    """The CPU time of the finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def write(name: str, body: str) -> None:
-    """Writes a table where the README links to it."""
-    path = ROOT / "scripts" / "results" / f"{name}.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(body)
-    print(f"written to {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
