@@ -442,7 +442,8 @@ def _stddev(array: Any) -> Any:
     """The standard deviation, in float32: exactly zero for a constant array."""
     if not np.issubdtype(array.dtype, np.complexfloating):
         array = array.astype(np.float32)
-    return (array - array.reshape(-1)[:1]).std()
+    numbers = array.reshape(-1)
+    return (numbers - numbers[:1].sum()).std()
 
 
 def _described_parameter(found: dict[str, Any], leaf: Any, gradient: Any) -> dict[str, float]:
