@@ -5,7 +5,9 @@ To teach the audit a primitive, add its name to `PRIMITIVES` below, and nothing 
 fits, use "other": the audit then knows that no weight enters there, and predictions restart behind
 it. A primitive without a row works too, but the report lists the parameters that enter it as not
 read. If a property needs a new function (how axes move, how a weight enters, how a softmax
-continues), write it in `layout.py`, `products.py` or `softmax.py`, and name it in the row.
+continues), write it in `layout.py`, `products.py` or `softmax.py`, and name it in the row. Only a
+new kind of loop or branch takes more: a rule in `control_flow.py`, its programs in
+`inner_programs`, and how to run it again in `_measuring/rerun.py`.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ class Primitive(NamedTuple):
     """How a weight can enter here."""
     softmax: SoftmaxRule | None = None
     """How it continues a softmax."""
+    logarithm: bool = False
+    """Whether it is a logarithm: that of a softmax shows which units are logits."""
     recomputed: bool = False
     """Whether the nested program is computed a second time in the backward pass."""
     ruled: bool = False
@@ -110,6 +114,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "exp2": _softmax_step(softmax.exponential),
     "sqrt": Primitive("elementwise", root=True, exact=np.sqrt),
     **_rows("rsqrt pow", Primitive("elementwise", root=True)),
+    "log": Primitive("elementwise", logarithm=True),
     "eq": Primitive("elementwise", exact=np.equal),
     "ne": Primitive("elementwise", exact=np.not_equal),
     "lt": Primitive("elementwise", exact=np.less),
@@ -118,7 +123,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "ge": Primitive("elementwise", exact=np.greater_equal),
     **_rows(
         "acos acosh and asin asinh atan atan2 atanh cbrt ceil cos cosh digamma erf erf_inv erfc"
-        " expm1 floor integer_pow is_finite lgamma log log1p log2 logistic nextafter not"
+        " expm1 floor integer_pow is_finite lgamma log1p log2 logistic nextafter not"
         " one_minus_square or reciprocal rem round sign sin sinh square tan tanh xor",
         Primitive("elementwise"),
     ),

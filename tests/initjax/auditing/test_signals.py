@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend import core
 
 from initjax.auditing._reading.expressions import IDENTITY, name_of
-from initjax.auditing._reading.primitives import PRIMITIVES
+from initjax.auditing._reading.primitives import PRIMITIVES, Primitive
 from initjax.auditing._reading.trace import trace
 
 Z = np.linspace(-7.0, 7.0, 201, dtype=np.float32)
@@ -109,6 +110,15 @@ def test_a_loop_over_a_layers_output_is_not_an_activation():
     )
     assert found is None
     assert lost not in ("", "the batch")
+
+
+def test_one_row_teaches_the_audit_a_new_primitive(monkeypatch):
+    bend = core.Primitive("bend")
+    bend.def_abstract_eval(lambda aval: aval)
+    assert activation_between(lambda z, p: bend.bind(z)) == (None, "bend")
+    monkeypatch.setitem(PRIMITIVES, "bend", Primitive("elementwise"))
+    found, _ = activation_between(lambda z, p: bend.bind(z))
+    assert found is not None and found.text == "bend(z)"
 
 
 def test_an_array_with_one_element_counts_as_a_number():
