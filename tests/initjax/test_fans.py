@@ -56,11 +56,11 @@ def test_one_place_in_so_many_is_seen_with_strides(fans, strides, divisor):
 @pytest.mark.parametrize(
     ("strides", "message"),
     [
-        (2, r"strides must be 1 or given for each spatial axis, as in \(2, 2\) for two, got 2"),
-        (np.int64(3), "strides must be 1 or given for each spatial axis, .* got np.int64"),
-        (None, "strides must be 1 or given for each spatial axis, .* got None"),
-        ("22", "strides must be 1 or given for each spatial axis, .* got '22'"),
-        (1.0, "strides must be 1 or given for each spatial axis, .* got 1.0"),
+        (2, r"strides must be 1 or a sequence with one per spatial axis, such as \(2, 2\), got 2"),
+        (np.int64(3), "strides must be 1 or a sequence with one per spatial axis, .* got np.int64"),
+        (None, "strides must be 1 or a sequence with one per spatial axis, .* got None"),
+        ("22", "strides must be 1 or a sequence with one per spatial axis, .* got '22'"),
+        (1.0, "strides must be 1 or a sequence with one per spatial axis, .* got 1.0"),
         ((2, 0), "strides must be a finite number >= 1, got 0"),
         ((2, 1.5), "strides must be an integer, got 1.5"),
     ],

@@ -33,7 +33,7 @@ def test_what_is_no_number_is_refused(wrong):
 def test_a_wrong_dtype_is_refused():
     with pytest.raises(TypeError, match="dtype must be a dtype, got 'bflot16'"):
         initjax.normal(dtype="bflot16")
-    with pytest.raises(TypeError, match="dtype must be a number's"):
+    with pytest.raises(TypeError, match="dtype must be numeric"):
         initjax.normal(dtype=str)
 
 
@@ -53,17 +53,17 @@ def test_a_number_that_is_traced_is_explained(key):
     ("initializer", "dtype", "message"),
     [
         (initjax.normal(1e39), "float32", r"normal\(stddev=1e\+39\) draws numbers up to 5.5e\+39"),
-        (initjax.normal(1e38), "float32", r"up to 5.5e\+38, but float32 ends at 3.4e\+38"),
-        (initjax.normal(2e4), "float16", r"up to 1.1e\+05, but float16 ends at 6.55e\+04"),
-        (initjax.normal(100.0), "float8_e4m3fn", r"up to 550, but float8_e4m3fn ends at 448"),
-        (initjax.random_normal(3e38, 1e38), "float32", "ends at"),
-        (initjax.uniform(-1e39), "float32", "ends at"),
-        (initjax.random_uniform(-1e39, 0.0), "float32", "wider than float32"),
-        (initjax.random_uniform(-3e38, 3e38), "float32", "wider than float32"),
+        (initjax.normal(1e38), "float32", r"up to 5.5e\+38, but the largest float32 is 3.4e\+38"),
+        (initjax.normal(2e4), "float16", r"up to 1.1e\+05, but the largest float16 is 6.55e\+04"),
+        (initjax.normal(100.0), "float8_e4m3fn", r"up to 550, but the largest .* is 448"),
+        (initjax.random_normal(3e38, 1e38), "float32", "but the largest float32 is"),
+        (initjax.uniform(-1e39), "float32", "but the largest float32 is"),
+        (initjax.random_uniform(-1e39, 0.0), "float32", "too wide for float32"),
+        (initjax.random_uniform(-3e38, 3e38), "float32", "too wide for float32"),
         (initjax.truncated_normal(1.0, None, 1e39, np.inf), "float32", "beyond float32"),
-        (initjax.truncated_normal(1e39), "float32", "ends at"),
+        (initjax.truncated_normal(1e39), "float32", "but the largest float32 is"),
         (initjax.bounded_normal(0.0, 1e-30, 1e10, 2e10), "float32", "beyond float32"),
-        (initjax.variance_scaling(1e80, "fan_in", "uniform"), "float32", "ends at"),
+        (initjax.variance_scaling(1e80, "fan_in", "uniform"), "float32", "largest float32"),
     ],
 )
 def test_what_does_not_fit_the_dtype_is_refused(initializer, dtype, message, key):

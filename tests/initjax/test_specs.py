@@ -168,7 +168,7 @@ def test_get_takes_whatever_names_an_initializer(identifier, spec):
         (int, TypeError, "identifier must be an initializer"),
         (dict, TypeError, "identifier must be an initializer"),
         (print, TypeError, "identifier must be an initializer"),
-        (jax.nn.initializers.he_normal, TypeError, "such as he_normal.., parentheses and all"),
+        (jax.nn.initializers.he_normal, TypeError, "such as he_normal.. with its parentheses"),
     ],
 )
 def test_get_says_what_it_would_take(identifier, error, message):

@@ -149,7 +149,7 @@ def test_homogeneous_activations_have_one_point_at_every_variance():
     [point] = critical_points("relu")
     assert math.isnan(point.variance) and point.weight_variance == pytest.approx(2, abs=1e-12)
     with pytest.raises(
-        ValueError, match=r"'relu' is critical at bias_variance 0 only, with .* 2; "
+        ValueError, match=r"'relu' is critical only at bias_variance 0, with .* 2; "
     ):
         critical_line("relu", 0.1)
 
@@ -260,7 +260,7 @@ def test_thresholds_pass_on_no_small_signals():
 
     assert depth_scales(shrink, 0.5).variance == 0
     assert critical_points(shrink) == []
-    with pytest.raises(ValueError, match="no critical point with bias_variance 0; it would take"):
+    with pytest.raises(ValueError, match="no critical point with bias_variance 0; it needs"):
         critical_line(shrink)
     point = critical_line(shrink, 0.5)
     assert chi(shrink, point.variance, point.weight_variance) == pytest.approx(1)
