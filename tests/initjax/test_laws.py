@@ -113,7 +113,7 @@ def p_value(drawn, law):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", ALL)
-def test_draws_follow_their_law(spec, dtype, key):
+def test_draws_follow_their_distribution(spec, dtype, key):
     with jax.enable_x64(dtype == "float64"):
         drawn = initjax.parse(spec)(key, SHAPE, dtype)
     assert drawn.dtype == dtype and p_value(drawn, ALL[spec]) > 1e-4
@@ -121,7 +121,7 @@ def test_draws_follow_their_law(spec, dtype, key):
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("spec", LAWS)
-def test_narrow_draws_follow_the_rounded_law(spec, dtype, key):
+def test_narrow_draws_follow_the_rounded_distribution(spec, dtype, key):
     drawn = initjax.parse(spec)(key, SHAPE, dtype)
     assert drawn.dtype == dtype and p_value(drawn, ALL[spec]) > 1e-4
 
@@ -129,7 +129,7 @@ def test_narrow_draws_follow_the_rounded_law(spec, dtype, key):
 @pytest.mark.parametrize(
     ("spec", "law"), [("uniform(1.0)", scipy.stats.uniform()), ("he_normal", truncated(0.05))]
 )
-def test_jax_fails_the_test_of_the_rounded_law(spec, law, key):
+def test_jax_fails_the_test_of_the_rounded_distribution(spec, law, key):
     """Of 128 values; p is below 1e-12 where ours is above .01. In float8 its he_normal is NaN."""
     shape = (800, 2000)
     theirs = {"uniform(1.0)": jax.nn.initializers.uniform(1.0)}.get(
@@ -141,7 +141,7 @@ def test_jax_fails_the_test_of_the_rounded_law(spec, law, key):
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
-def test_complex_draws_follow_the_law_of_their_modulus(distribution, key):
+def test_complex_draws_follow_the_distribution_of_their_modulus(distribution, key):
     """Normal in both parts; cut at a modulus of two; or uniform on a disk."""
     drawn = initjax.variance_scaling(1.0, "fan_in", distribution)(key, SHAPE, "complex64")
     squares = np.ravel(np.abs(drawn)) ** 2 * IN  # of mean one, the variance
@@ -157,12 +157,12 @@ def test_complex_draws_follow_the_law_of_their_modulus(distribution, key):
 
 
 @pytest.mark.parametrize("spec", ALL)
-def test_the_test_of_the_law_would_notice_three_percent(spec, key):
+def test_the_distribution_test_detects_an_error_of_three_percent(spec, key):
     drawn = np.ravel(initjax.parse(spec)(key, SHAPE)) * 1.03
     assert scipy.stats.kstest(drawn, ALL[spec].cdf).pvalue < 1e-4
 
 
-def test_a_tail_keeps_its_digits_in_float64(key):
+def test_tails_are_precise_in_float64(key):
     with jax.enable_x64(True):
         drawn = initjax.truncated_normal(1.0, None, 8.0, np.inf)(key, SHAPE, "float64")
     law = scipy.stats.truncnorm(8, np.inf)
@@ -170,7 +170,7 @@ def test_a_tail_keeps_its_digits_in_float64(key):
     assert len(np.unique(drawn)) == drawn.size
 
 
-def test_no_number_lies_beyond_what_the_size_of_the_sample_makes_likely(key):
+def test_extremes_are_likely_for_the_sample_size(key):
     """PyTorch once had outliers at the bounds; where a uniform number is -1 so would JAX."""
     drawn = initjax.truncated_normal(1.0, None, -1000.0, 1000.0)(key, (4000, 5000))
     assert 5 < np.abs(drawn).max() < 6.5

@@ -46,7 +46,7 @@ def hidden(model, params, x):
     return state["intermediates"][f"Branch_{DEPTH - 1}"]["__call__"][0]
 
 
-def test_residual_scaling_keeps_the_sum_of_branches_of_the_order_of_one(residual):
+def test_residual_scaling_keeps_the_sum_of_branches_near_one(residual):
     model, params, x = residual
     scaled = initjax.residual_scaling(params, DEPTH, outputs="*/down/kernel")
     # Each branch adds the variance of its input: (1 + 2/1)^depth without, (1 + 2/depth)^depth with.
@@ -67,7 +67,7 @@ def test_fixup_starts_as_the_identity_and_scales_the_other_layers(residual):
     assert np.std(after) * 64**0.5 * DEPTH**0.5 == pytest.approx(1, rel=0.03)
 
 
-def test_fixup_of_bottleneck_blocks_has_the_root_of_the_root():
+def test_fixup_of_bottleneck_blocks_uses_the_fourth_root():
     params = {"conv1": jnp.ones(()), "conv2": jnp.ones(()), "conv3": jnp.ones(())}
     scaled = initjax.fixup(params, 16, inner=["conv1", "conv2"], last="conv3", layers_per_branch=3)
     assert jax.tree.map(float, scaled) == {"conv1": 0.5, "conv2": 0.5, "conv3": 0.0}
@@ -99,7 +99,7 @@ def test_deepnorm_has_the_constants_of_the_paper(stack, layers, constants):
     assert scaled["key"] is params["key"]
 
 
-def test_deepnorm_keeps_an_update_of_a_deep_model_as_small_as_of_a_shallow_one(key):
+def test_deepnorm_keeps_updates_of_a_deep_model_as_small_as_of_a_shallow_one(key):
     """The claim of the paper: post-norm without it learns nothing stable at such a depth."""
 
     def model(params, alpha, x):
@@ -154,7 +154,7 @@ def test_mimetic_makes_the_products_of_the_kernels_look_like_identities(library,
     assert next(shapes) == next(shapes)
 
 
-def test_mimetic_keeps_the_nearest_matrix_of_the_rank_of_a_head(key):
+def test_mimetic_gives_the_best_approximation_of_a_heads_rank(key):
     """By Eckart and Young: what is cut off is orthogonal to what is kept."""
     params = linen.MultiHeadDotProductAttention(num_heads=4).init(key, jnp.ones((1, 4, 64)))
     drawn = initjax.mimetic(params, key, query_key=(1.0, 0.0))["params"]
@@ -166,7 +166,7 @@ def test_mimetic_keeps_the_nearest_matrix_of_the_rank_of_a_head(key):
         assert values[0] == pytest.approx(2, rel=0.15) and values[-1] > 1
 
 
-def test_mimetic_leaves_every_kernel_where_it_is(key):
+def test_mimetic_keeps_every_kernel_on_its_device(key):
     params = linen.MultiHeadDotProductAttention(num_heads=2).init(key, jnp.ones((1, 4, 16)))
     mesh = jax.make_mesh((1,), ("x",))
     placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -202,6 +202,6 @@ def test_mimetic_leaves_every_kernel_where_it_is(key):
         ),
     ],
 )
-def test_a_recipe_says_what_it_would_take(make, message, key):
+def test_recipe_errors_say_what_is_valid(make, message, key):
     with pytest.raises(ValueError, match=message):
         make({"a": jnp.ones(2)}, key)

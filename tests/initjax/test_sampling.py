@@ -19,13 +19,13 @@ from initjax import _drawing
         (lambda: initjax.truncated_normal(lower=2), "lower must be below upper, got 2.0 >= 2.0"),
     ],
 )
-def test_a_value_out_of_range_is_refused_when_the_initializer_is_made(make, message):
+def test_values_out_of_range_are_refused_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize("wrong", ["0.1", None, True, [0.1], 1j])
-def test_what_is_no_number_is_refused(wrong):
+def test_non_numeric_values_are_refused(wrong):
     with pytest.raises(TypeError, match="stddev must be a real number"):
         initjax.normal(wrong)
 
@@ -39,12 +39,12 @@ def test_a_wrong_dtype_is_refused():
 
 @pytest.mark.parametrize("make", [initjax.normal, initjax.uniform, initjax.bounded_normal])
 @pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "int4"])
-def test_a_dtype_of_integers_is_refused_when_the_initializer_is_made(make, dtype):
+def test_integer_dtypes_are_refused_at_construction(make, dtype):
     with pytest.raises(TypeError, match=f"dtype must be floating or complex, got {dtype}"):
         make(dtype=dtype)
 
 
-def test_a_number_that_is_traced_is_explained(key):
+def test_traced_numbers_are_explained(key):
     with pytest.raises(TypeError, match=r"stddev must be known .* traced"):
         jax.vmap(lambda stddev: initjax.normal(stddev)(key, (2,)))(jnp.arange(3.0))
 
@@ -66,12 +66,12 @@ def test_a_number_that_is_traced_is_explained(key):
         (initjax.variance_scaling(1e80, "fan_in", "uniform"), "float32", "largest float32"),
     ],
 )
-def test_what_does_not_fit_the_dtype_is_refused(initializer, dtype, message, key):
+def test_numbers_too_large_for_the_dtype_are_refused(initializer, dtype, message, key):
     with pytest.raises(ValueError, match=message):
         initializer(key, (30, 20), dtype)
 
 
-def test_what_just_fits_the_dtype_is_drawn(key):
+def test_the_largest_numbers_that_fit_the_dtype_are_drawn(key):
     for initializer, dtype in (
         (initjax.normal(6e37), "float32"),
         (initjax.normal(11_000.0), "float16"),
@@ -96,7 +96,7 @@ DTYPES = ["float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "float8_
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_number_leaves_its_bounds(dtype):
+def test_draws_stay_within_bounds_in_every_dtype(dtype):
     generator = np.random.default_rng(0)
     settings = [(1.46, 0.288, 0.13, 1.16), (0.0, 1.0, -2.0, 2.0), (0.0, 0.02, -np.inf, 0.05)]
     for _ in range(40):
@@ -121,13 +121,13 @@ def test_no_number_leaves_its_bounds(dtype):
     assert tried > 100
 
 
-def test_bounds_without_a_number_of_the_dtype_between_them_give_the_nearest(key):
+def test_bounds_without_a_number_between_them_give_the_nearest_one(key):
     assert (initjax.random_uniform(0.1, 0.1)(key, (3,)) == np.float32(0.1)).all()
     drawn = initjax.bounded_normal(1.0, 0.1, 1.0001, 1.0002)(key, (3,), "bfloat16")
     assert (drawn == 1.0).all()
 
 
-def test_where_jax_has_an_outlier_there_is_none():
+def test_there_are_no_outliers_as_in_jax():
     """In float32 the uniform number that is 1 has an infinite place in the normal law."""
     initializer = initjax.truncated_normal(1.0, None, 1.9, np.inf)
     assert 5 < ends(initializer, "float32")[1] < 6

@@ -33,7 +33,7 @@ def law(distribution, stddev):
 @pytest.mark.parametrize(
     ("mode", "n"), [("fan_in", 400), ("fan_out", 900), ("fan_avg", 650), ("fan_geo_avg", 600)]
 )
-def test_draws_follow_their_law(mode, n, distribution, key):
+def test_draws_follow_their_distribution(mode, n, distribution, key):
     kernel = initjax.variance_scaling(1.5, mode, distribution)(key, (400, 900))
     expected = law(distribution, (1.5 / n) ** 0.5)
     assert scipy.stats.kstest(np.ravel(kernel), expected.cdf).pvalue > 1e-4
@@ -54,7 +54,7 @@ def test_aliases_are_the_same_function():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_the_variance_behind_real_layers(name, key):
+def test_variance_after_real_layers(name, key):
     """1/fan_in keeps the mean square of unit inputs, 2/fan_in doubles it, fan_avg lies between."""
     scale, mode, _ = NAMED[name]
     initializer = getattr(initjax, name)()
@@ -74,7 +74,7 @@ def test_the_axes_of_a_stack_of_kernels_do_not_count(key):
     assert np.std(stack) == pytest.approx((2 / 300) ** 0.5, rel=0.01)
 
 
-def test_flax_embed_may_name_one_axis_twice(key):
+def test_flax_embed_can_use_one_axis_twice(key):
     like_flax = initjax.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
     flax_default = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
     np.testing.assert_array_equal(like_flax(key, (100, 64)), flax_default(key, (100, 64)))
@@ -97,7 +97,7 @@ def test_a_huge_fan_keeps_its_variance_in_float16(key):
         ((1, "fan_in", "gaussian"), "distribution must be one of .*; got 'gaussian'"),
     ],
 )
-def test_a_wrong_argument_is_refused_when_the_initializer_is_made(arguments, message):
+def test_wrong_arguments_are_refused_at_construction(arguments, message):
     with pytest.raises(ValueError, match=message):
         initjax.variance_scaling(*arguments)
 
@@ -268,7 +268,7 @@ def inner(image):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_layers_of_the_field_keep_the_mean_square(name, rng):
+def test_common_layers_preserve_the_mean_square(name, rng):
     make, fans, shape = LAYERS[name]
     x = inputs(rng, shape)
     mean_square(output_of(make(initjax.lecun_normal(**fans)), x), 1)
@@ -360,7 +360,7 @@ def gradient_behind(layer, x, rng):
 
 
 @pytest.mark.parametrize("name", BACKWARD)
-def test_by_fan_out_the_gradient_keeps_its_mean_square(name, rng):
+def test_fan_out_preserves_the_mean_square_of_the_gradient(name, rng):
     make, fans, shape, by_jax = BACKWARD[name]
     x = inputs(rng, shape)
     arguments = (1.0, "fan_out", "normal")
@@ -370,7 +370,7 @@ def test_by_fan_out_the_gradient_keeps_its_mean_square(name, rng):
 
 
 @pytest.mark.parametrize("heads", [1, 8])
-def test_the_projections_of_attention_keep_the_mean_square(heads, key):
+def test_attention_projections_preserve_the_mean_square(heads, key):
     x = jax.random.normal(key, (4, 64, 512))
     attention = linen.MultiHeadDotProductAttention(heads, kernel_init=initjax.lecun_normal())
     params = attention.init(jax.random.key(1), x)["params"]
@@ -387,7 +387,7 @@ def test_the_projections_of_attention_keep_the_mean_square(heads, key):
     mean_square(attention.out(x.reshape(4, 64, heads, -1)), 1)
 
 
-def test_packed_query_key_and_value_are_scaled_as_if_they_were_apart(key):
+def test_packed_query_key_and_value_are_scaled_like_separate_kernels(key):
     x = jax.random.normal(key, (256, 512))
     packed, plain = initjax.glorot_normal(**initjax.packed_fans(3)), initjax.glorot_normal()
     for make in (
@@ -398,7 +398,7 @@ def test_packed_query_key_and_value_are_scaled_as_if_they_were_apart(key):
         mean_square(output_of(make(plain), x), 1 / 2)  # since fan_out is 3 * 512
 
 
-def test_rows_of_an_embedding_have_the_mean_square_of_the_scale():
+def test_embedding_rows_have_the_scale_as_mean_square():
     init = initjax.lecun_normal(**initjax.embedding_fans())
     for layer in (
         linen.Embed(5000, 64, embedding_init=init),
@@ -408,7 +408,7 @@ def test_rows_of_an_embedding_have_the_mean_square_of_the_scale():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_gain_replaces_that_of_the_method(name):
+def test_a_gain_replaces_the_methods_gain(name):
     scale, mode, distribution = NAMED[name]
     make = getattr(initjax, name)
     assert make(gain=scale**0.5) == make()
@@ -417,7 +417,7 @@ def test_a_gain_replaces_that_of_the_method(name):
     assert make(gain=3).gain is None  # it is a part of the scale
 
 
-def test_the_gain_of_an_activation_keeps_the_mean_square_behind_it(key):
+def test_the_gain_of_an_activation_preserves_the_mean_square_after_it(key):
     x = jax.random.normal(key, (512, 800))
     layer = linen.Dense(800, kernel_init=initjax.lecun_normal(gain=jax.nn.gelu))
     mean_square(layer.init_with_output(key, jax.nn.gelu(x))[0], 1)
@@ -437,7 +437,7 @@ class Model(nnx.Module):
         self.linear = nnx.Linear(3, 4, kernel_init=init, rngs=rngs)
 
 
-def test_the_gain_of_an_activation_is_known_inside_of_every_trace(key):
+def test_the_gain_of_an_activation_works_inside_every_transformation(key):
     """A lambda written anew is integrated anew; jax.nn's would be found in the cache."""
     x = jnp.ones((2, 3))
     kernel = jax.jit(Compact().init)(key, x)["params"]["Dense_0"]["kernel"]
@@ -474,7 +474,7 @@ def test_the_gain_of_an_activation_is_known_inside_of_every_trace(key):
         (lambda: initjax.mup_output(8, gain=-1), "^mup_output: gain must be a finite number >= 0"),
     ],
 )
-def test_an_error_names_what_the_user_wrote(make, message):
+def test_errors_use_the_users_names(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
 
@@ -518,6 +518,6 @@ def traces(init):
     return traced
 
 
-def test_a_module_built_anew_with_an_equal_initializer_is_not_traced_again():
+def test_an_equal_module_is_not_traced_again():
     assert traces(initjax.he_normal) == {"linen": 1, "nnx": 1}
     assert traces(jax.nn.initializers.he_normal)["linen"] == 3

@@ -65,7 +65,7 @@ def test_numpy_gives_the_values_and_derivatives_that_jax_gives(name):
         lambda z: jax.lax.reduce_precision(z, 8, 7),
     ],
 )
-def test_what_is_not_elementwise_in_float64_is_left_to_jax(function):
+def test_functions_not_elementwise_in_float64_are_left_to_jax(function):
     assert translated(trace(function)) is None
 
 

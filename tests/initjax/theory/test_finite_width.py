@@ -49,7 +49,7 @@ def test_log_norms_scatter_as_predicted(activation, weights, biases, rng):
 
 
 @pytest.mark.parametrize(("weights", "biases"), [(1.0, 0.0), (1.5, 0.05), (3.0, 0.0)])
-def test_where_the_map_bends_the_mean_is_shifted(weights, biases, rng):
+def test_curvature_of_the_variance_map_shifts_the_mean(weights, biases, rng):
     """Many more networks, by their law: given the variance, units are independent."""
     width, depth, nets = 100, 10, 20_000
     q, expected = np.ones(nets), 1.0
@@ -63,7 +63,7 @@ def test_where_the_map_bends_the_mean_is_shifted(weights, biases, rng):
     assert measured.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / nets) + 0.03)
 
 
-def test_log_norms_of_wide_layers_are_the_published_ones():
+def test_log_norms_of_wide_layers_equal_published_ones():
     """-5L/(2n) and 5L/n for ReLU, whose E[phi^4]/E[phi^2]^2 is 6; -L/n and 2L/n for lines."""
     n, depth = 10**6, 20
     for activation, factor in (("relu", 5), ("identity", 2), (lambda z: 3 * z, 2)):
@@ -74,7 +74,7 @@ def test_log_norms_of_wide_layers_are_the_published_ones():
     assert variance == pytest.approx(5 / 100 + 5 / 400, rel=0.04)
 
 
-def test_log_norms_of_a_line_are_those_of_chi_squared():
+def test_log_norms_of_linear_networks_are_log_chi_squared():
     """log(chi2_n / n) has mean psi(n/2) - log(n/2) and variance psi'(n/2)."""
     import scipy.special
 
@@ -84,7 +84,7 @@ def test_log_norms_of_a_line_are_those_of_chi_squared():
         np.testing.assert_allclose((mean, variance), exact, rtol=4 / n**2)
 
 
-def test_a_saturated_layer_forgets_what_came_before():
+def test_a_saturated_layer_forgets_earlier_deviations():
     """tanh's variance map drives deviations back: depth adds nothing."""
     deep, shallow = (log_norm_moments([100] * depth, "tanh", 3.0).variance for depth in (50, 10))
     assert deep == pytest.approx(shallow, rel=1e-3)

@@ -20,7 +20,7 @@ def kinked(z):
 
 
 @pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, jax.nn.gelu, kinked])
-def test_cells_are_what_depth_scales_finds(activation):
+def test_cells_agree_with_depth_scales(activation):
     cells = phase_cells(activation, WEIGHTS, BIASES)
     for (row, column), q in np.ndenumerate(cells.variance):
         scales = depth_scales(activation, float(WEIGHTS[column]), float(BIASES[row]))
@@ -64,7 +64,7 @@ def test_gelu_is_unbounded_and_its_line_partly_unstable():
     assert line == "critical line" and "but unstable" in unstable and "too" in point
 
 
-def test_relu_has_a_point_for_a_line():
+def test_relu_has_a_critical_point_instead_of_a_line():
     figure = phase_diagram("relu")
     phases, legend = texts(figure)
     assert phases == ["ordered phase", "unbounded"] and legend == ["critical point"]
@@ -72,7 +72,7 @@ def test_relu_has_a_point_for_a_line():
     assert np.asarray(star.get_data()).ravel() == pytest.approx([2, 0])
 
 
-def test_other_activations_are_drawn_where_their_line_is():
+def test_the_plotted_range_includes_the_critical_line():
     for name, line in (("softplus", []), ("sigmoid", ["critical line"])):
         figure = phase_diagram(name)
         assert texts(figure)[1] == line
@@ -81,7 +81,7 @@ def test_other_activations_are_drawn_where_their_line_is():
     assert phase_diagram(lambda z: jnp.tanh(2 * z)).axes[0].get_title() == "Phase diagram"
 
 
-def test_a_picture_is_saved(tmp_path):
+def test_the_figure_is_saved(tmp_path):
     path = tmp_path / "tanh.png"
     phase_diagram("tanh", [0.5, 1.0, 2.0], [0.0, 0.2], path=path)
     with PIL.Image.open(path) as picture:
