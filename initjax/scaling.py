@@ -89,7 +89,7 @@ class variance_scaling:
       fan_in_divisor: the factor by which the shape overstates fan_in; see `initjax.fans`.
       fan_out_divisor: the factor by which the shape overstates fan_out; see `initjax.fans`.
       gain: a factor for the standard deviation; or the activation before the
-        layer, whose `initjax.gain` is taken; None means 1. It is folded into `scale`, which
+        layer, whose `initjax.gain` is used; None means 1. It is folded into `scale`, which
         becomes scale · gain²; the initializer's own `gain` is None.
 
     Raises:
@@ -192,8 +192,8 @@ def named(
 
     Args:
       owner: the name.
-      mode: as of `variance_scaling`.
-      distribution: as of `variance_scaling`.
+      mode: as in `variance_scaling`.
+      distribution: as in `variance_scaling`.
       gain: the factor of the standard deviation.
       fans: the arguments of `compute_fans`, in order.
       dtype: the dtype used when a call gives none.

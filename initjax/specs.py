@@ -58,7 +58,7 @@ NAMES: dict[str, Any] = {
 }
 """Every name a specification may start with, and its initializer or factory."""
 
-# Our names of Keras's classes.
+# Our names for Keras's classes.
 _KERAS = {
     "Zeros": "zeros",
     "Ones": "ones",
@@ -149,7 +149,7 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
       The initializer.
 
     Raises:
-      TypeError: the identifier is none of these.
+      TypeError: the identifier isn't one of these.
       ValueError: as `parse`; or a configuration's class has no counterpart.
 
     Example:
@@ -159,7 +159,7 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
       random_truncated_normal(stddev=0.1)
 
     Reference:
-      `keras.initializers.get`. A seed is no part of an initializer here, but the key of a call.
+      `keras.initializers.get`. Seeds are ignored: here the key is an argument of the call.
     """
     if isinstance(identifier, str):
         return _from_keras(identifier, {}) if identifier in _KERAS else parse(identifier)

@@ -49,7 +49,7 @@ def critical_line(activation: Callable | str, bias_variance: float = 0.0) -> Cri
       A `CriticalPoint`.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name; bias_variance is not a finite
+      TypeError, ValueError: activation isn't such a function or name; bias_variance is not a finite
         number >= 0; there is no critical point, as for softplus (it would need a negative bias
         variance) and for ReLU with any bias.
 
@@ -112,7 +112,7 @@ def critical_points(activation: Callable | str) -> list[CriticalPoint]:
       if every q is critical, as for ReLU.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name.
+      TypeError, ValueError: activation isn't such a function or name.
 
     Example:
       >>> import jax

@@ -113,8 +113,8 @@ def log_norm_moments(
       norm of the last layer's activations over its prediction.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, or gives zeros only; a width
-        is no integer >= 1; a number is not finite or below 0.
+      TypeError, ValueError: activation isn't such a function or name, or is zero everywhere; a
+        width isn't an integer >= 1; a number is not finite or below 0.
 
     Example:
       >>> mean, spread = log_norm_moments([1000] * 20)
@@ -170,7 +170,7 @@ def dead_fraction(correlation: float, batch_size: int) -> float:
       The expected share, from 2**-B to 1/2.
 
     Raises:
-      TypeError, ValueError: correlation is not in [0, 1], batch_size is no integer >= 1.
+      TypeError, ValueError: correlation is not in [0, 1], batch_size isn't an integer >= 1.
 
     Example:
       >>> round(dead_fraction(0.9, batch_size=256), 3)
@@ -225,7 +225,7 @@ def jacobian_spectrum(
       `JacobianSpectrum`.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, or constant; a number is not
+      TypeError, ValueError: activation isn't such a function or name, or constant; a number is not
         as above; weights is neither.
 
     Example:

@@ -63,7 +63,7 @@ def variance_map(
       q', a float.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, is not finite, or grows too
+      TypeError, ValueError: activation isn't such a function or name, is not finite, or grows too
         fast; a variance is not a finite number >= 0.
 
     Example:

@@ -48,8 +48,8 @@ def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
       makes them so, like the derivative of a square root.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, is not finite, or grows so fast
-        that inputs beyond 12 standard deviations count; variance is not a finite number >= 0.
+      TypeError, ValueError: activation isn't such a function or name, is not finite, or grows so
+        fast that inputs beyond 12 standard deviations count; variance is not a finite number >= 0.
 
     Example:
       >>> import jax
@@ -91,7 +91,7 @@ def gain(activation: Callable | str, kind: str = "forward") -> float:
       The gain, a float above 0.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, the moment for that
+      TypeError, ValueError: activation isn't such a function or name, the moment for that
         kind is zero or not finite, or kind isn't one of the above.
 
     Example:

@@ -44,7 +44,7 @@ def phase_diagram(
     Args:
       activation: phi, a function that acts on each number by itself, or a name in `jax.nn`.
       weight_variances: sigma_w², variances of a weight times fan_in, at least two, ascending; None
-        stands for 121 about a critical one.
+        means 121 around a critical value.
       bias_variances: sigma_b², variances of a bias, likewise; None means 73 from 0 to 0.6.
       path: where to save the figure, in the format of its suffix; None means it isn't saved.
 
@@ -52,7 +52,7 @@ def phase_diagram(
       A Matplotlib figure.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name; variances are not ascending
+      TypeError, ValueError: activation isn't such a function or name; variances are not ascending
         finite numbers >= 0.
 
     Example:

@@ -52,7 +52,7 @@ def test_constants_equal_jax_bit_for_bit(value, dtype, key):
 
 
 def test_a_value_may_be_traced(key):
-    """As bias_init=constant(jnp.log(prior)) is in a module that is built inside of jit."""
+    """Such as bias_init=constant(jnp.log(prior)) in a module that is built inside jit."""
 
     def log(prior):
         init = initjax.constant(jnp.log(prior))

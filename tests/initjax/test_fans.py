@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from jax._src.nn.initializers import _compute_fans  # the meaning that is followed
+from jax._src.nn.initializers import _compute_fans  # the reference
 
 import initjax
 
@@ -34,7 +34,7 @@ def test_fans(shape, axes, expected):
 )
 def test_fans_equal_jaxs(shape, in_axis, out_axis, batch_axis):
     arguments = (tuple(shape), in_axis, out_axis, batch_axis)
-    # JAX has changed the order of its divisions, by which the last bit may differ.
+    # JAX changed the order of its divisions, so the last bit may differ.
     assert initjax.compute_fans(*arguments) == pytest.approx(_compute_fans(*arguments), rel=1e-14)
 
 
@@ -66,7 +66,7 @@ def test_strides_skip_positions(fans, strides, divisor):
     ],
 )
 def test_strides_that_could_mean_two_things_are_refused(fans, strides, message):
-    """Flax takes a stride of 2 for every spatial axis, of which the kernel's fans know nothing."""
+    """Flax applies a stride of 2 to every spatial axis, but their number isn't known here."""
     with pytest.raises((TypeError, ValueError), match=f"^{fans.__name__}: {message}"):
         fans(strides=strides)
 

@@ -1,4 +1,4 @@
-"""The laws that hold for every initializer, over one table of them all."""
+"""Properties of every initializer, tested on one table of them all."""
 
 import functools
 import pickle
@@ -17,7 +17,7 @@ from jax.extend.random import threefry_2x32
 import initjax
 from initjax import _drawing
 
-# The specification here, and the expression in jax.nn.initializers that it has to equal.
+# Our specification, and the expression in jax.nn.initializers that it must equal.
 LIKE_JAX = {
     "zeros": "zeros",
     "ones": "ones",
@@ -45,7 +45,7 @@ LIKE_JAX = {
         for name in (f"{kind}_uniform", f"{kind}_normal")
     },
 }
-# One of each of those that JAX lacks.
+# One of each kind that JAX lacks.
 OTHERS = [
     "random_uniform",
     "random_uniform(-0.1, 0.3)",
@@ -73,7 +73,7 @@ OTHERS = [
 ALL = [*LIKE_JAX, *OTHERS]
 FIXED = ("zeros", "ones", "constant", "identity", "dirac", "hadamard")
 DRAWN = [spec for spec in ALL if not spec.startswith(FIXED)]
-# One for most tests, so that a program is compiled for it once.
+# One shape for most tests, so that each program is compiled once.
 SHAPE = (5, 16, 24)
 
 
@@ -101,7 +101,7 @@ def test_equals_jax_bit_for_bit(spec, dtype, key):
     ],
 )
 def test_equals_jax_bit_for_bit_between_any_bounds(lower, upper, dtype, key):
-    """XLA evaluates the error function of operands otherwise than that of constants."""
+    """XLA evaluates erf differently for operands and constants."""
     bounds, shape = (0.3, None, lower, upper), (100, 240)
     with jax.enable_x64(dtype == "float64"):
         mine = initjax.truncated_normal(*bounds)
@@ -115,7 +115,7 @@ def test_equals_jax_bit_for_bit_between_any_bounds(lower, upper, dtype, key):
 @pytest.mark.parametrize("shape", [(), (7,), (1001, 3), (2, 8, 4, 6), (3, 3, 8, 5), (180_000, 6)])
 @pytest.mark.parametrize("name", ["normal", "truncated_normal"])
 def test_equals_jax_bit_for_bit_in_any_shape(name, shape, key):
-    """JAX 0.12 rounds otherwise along short axes, and outside of jit otherwise than inside."""
+    """JAX 0.12 rounds differently along short axes, and outside jit differently from inside."""
     mine, theirs = (getattr(module, name)(0.3) for module in (initjax, jax.nn.initializers))
     np.testing.assert_array_equal(mine(key, shape), theirs(key, shape))
     jitted = [jax.jit(lambda key, init=init: init(key, shape)) for init in (mine, theirs)]
@@ -160,7 +160,7 @@ def test_blocks_have_the_same_bits(name, dtype, key):
 
 @pytest.mark.parametrize("spec", ["normal(0.3)", "truncated_normal(0.3, None, -1.2, 2.6)"])
 def test_blocks_inside_jit_have_the_bits_of_jit(spec, key):
-    """But for the normal ones of JAX before 0.12, which are those outside of it."""
+    """Except normal draws with JAX before 0.12, which equal those outside jit."""
     mine, shape = initjax.parse(spec), (1500, 1000)
     draw = jax.jit(lambda key: mine(key, shape))
     if spec.startswith("normal") and jax.__version_info__ < (0, 12):
@@ -179,7 +179,7 @@ def test_blocks_can_be_mapped_over_keys(key):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e5m2"])
 def test_blocks_need_no_temporaries(dtype, key):
-    """JAX's own draws take 12 bytes besides the 4 of every number."""
+    """JAX's own draws need 12 extra bytes for every number of 4 bytes."""
     size = 2**26
     temporary = {}
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
@@ -187,7 +187,7 @@ def test_blocks_need_no_temporaries(dtype, key):
         memory = jitted.lower(key).compile().memory_analysis()
         assert memory is not None
         temporary[initializer] = memory.temp_size_in_bytes / size
-    # What XLA cannot move in this dtype is there twice.
+    # XLA can't copy some dtypes, so those arrays exist twice.
     twice = dtype == "float8_e5m2" or (dtype == "bfloat16" and jax.__version_info__ < (0, 12))
     most = jnp.dtype(dtype).itemsize if twice else 0
     assert most <= temporary[initjax.in_blocks(initjax.normal())] < most + 0.5
@@ -195,7 +195,7 @@ def test_blocks_need_no_temporaries(dtype, key):
 
 
 def uniform_at(places, key):
-    """The numbers that `jax.random.uniform` has at such places of an array of any size."""
+    """The numbers of `jax.random.uniform` at these positions of an array of any size."""
     counts = np.concatenate([places >> 32, places & (2**32 - 1)]).astype(np.uint32)
     first, second = np.split(np.asarray(threefry_2x32(jax.random.key_data(key), counts)), 2)
     return ((first ^ second) >> 9 | 0x3F800000).view(np.float32) - 1
@@ -302,7 +302,7 @@ def test_jit_and_vmap_over_keys_equal_single_calls(spec):
     keys = jax.random.split(jax.random.key(0), 3)
     singles = np.stack([initializer(key, SHAPE) for key in keys])
     mapped = jax.vmap(lambda key: initializer(key, SHAPE))(keys)
-    # XLA may join two constant factors, which is one rounding; LAPACK may block batches otherwise.
+    # XLA may merge two constant factors, with one rounding; LAPACK may block batches differently.
     tolerance = 1e-5 if "orthogonal" in spec else 3e-7
     np.testing.assert_allclose(mapped, singles, rtol=tolerance, atol=tolerance * 0.1)
 
@@ -389,13 +389,13 @@ def test_importing_initjax_does_not_import_jax():
 @pytest.mark.parametrize("name", [name for name in initjax.NAMES if name not in ("zeros", "ones")])
 @pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
 def test_passing_a_factory_instead_of_an_initializer_is_explained(name, make_key):
-    """JAX's fail far away, or return a function as the parameter: kernel_init=he_normal."""
+    """With kernel_init=he_normal, JAX fails far away, or returns a function as the parameter."""
     make = initjax.NAMES[name]
-    # Two unsigned integers are a value of a constant, too.
+    # Two unsigned integers are also a valid constant.
     alone = [] if name == "constant" and make_key is jax.random.PRNGKey else [()]
     for arguments in [*alone, ((3, 4), np.float32)]:
         if name == "constant" and make_key is jax.random.PRNGKey and not arguments:
-            continue  # two numbers, which may be what is meant
+            continue  # two numbers, which may be intended
         with pytest.raises(TypeError, match=r"key"):
             make(make_key(0), *arguments)
     with pytest.raises(TypeError, match="key"):
@@ -431,7 +431,7 @@ for spec in {specs!r}:
 
 
 def test_draws_the_same_numbers_in_shards():
-    # Those that fit a matrix; in_blocks refuses, since every device would draw all.
+    # Those that fit a matrix; not in_blocks, since every device would draw the whole array.
     others = ("0, 1, 2", "[", "in_blocks", "dirac", "delta")
     specs = [spec for spec in ALL if not any(other in spec for other in others)]
     subprocess.run([sys.executable, "-c", SHARDED.format(specs=specs)], check=True)
@@ -490,7 +490,7 @@ def test_all_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
     ours = outcome(initjax.variance_scaling(*arguments), shape, "float32")
     try:
         theirs = outcome(jax.nn.initializers.variance_scaling(*arguments), shape, "float32")
-    except IndexError as error:  # where an axis is outside the shape
+    except IndexError as error:  # an axis is outside the shape
         theirs = error
     assert isinstance(theirs, Exception) == isinstance(ours, Exception), (theirs, ours)
     if not isinstance(ours, Exception):

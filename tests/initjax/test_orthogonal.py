@@ -24,7 +24,7 @@ def test_any_axis_can_be_the_column_axis(key):
 
 
 def test_orthogonal_matrices_are_uniform(key):
-    """Of a uniform orthogonal n x n matrix the trace has mean 0 and variance 1."""
+    """The trace of a uniform orthogonal n x n matrix has mean 0 and variance 1."""
     import jax
 
     keys = jax.random.split(key, 4000)

@@ -1,4 +1,4 @@
-"""Recipes for whole models: the factors of the papers, and what they are for."""
+"""Recipes for whole models: the papers' factors and the papers' claims."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import initjax
 
 
 class Branch(linen.Module):
-    """A residual branch of two layers, as in an MLP of a transformer without norms."""
+    """A residual branch of two layers, as in the MLP of a transformer without normalization."""
 
     features: int
 
@@ -86,7 +86,7 @@ def test_t_fixup_has_the_factors_of_the_paper(stack, factor):
     [
         ("encoder", {"encoder_layers": 18}, (36**0.25, 144**-0.25)),
         ("decoder", {"decoder_layers": 24}, (48**0.25, 192**-0.25)),
-        # Of the paper's 6-6 model: figure 2's formulas, worked out by hand.
+        # The paper's 6-6 model: figure 2's formulas, computed by hand.
         ("encoder", {"encoder_layers": 6, "decoder_layers": 6}, (1.417938, 0.496989)),
         ("decoder", {"encoder_layers": 6, "decoder_layers": 6}, (2.059767, 0.343295)),
     ],
@@ -100,7 +100,7 @@ def test_deepnorm_has_the_constants_of_the_paper(stack, layers, constants):
 
 
 def test_deepnorm_keeps_updates_of_a_deep_model_as_small_as_of_a_shallow_one(key):
-    """The claim of the paper: post-norm without it learns nothing stable at such a depth."""
+    """The paper's claim: without it, a post-norm model of this depth doesn't train stably."""
 
     def model(params, alpha, x):
         for layer in params.values():
@@ -146,7 +146,7 @@ def test_mimetic_makes_the_products_of_the_kernels_look_like_identities(library,
     for head in range(heads):
         product = query[:, head] @ key_[:, head].T
         assert np.linalg.matrix_rank(product) == d // heads
-        # Of a matrix near a multiple of the identity the largest third has most of a third of it.
+        # Nearly a multiple of the identity: the largest third has most of a third of the trace.
         assert 0.7 * d / heads < np.trace(product) < 1.4 * 0.7 * d
     assert not np.allclose(query[:, 0], query[:, 1])
     np.testing.assert_array_equal(drawn["query"]["bias"], params["attention"]["query"]["bias"])
@@ -155,13 +155,13 @@ def test_mimetic_makes_the_products_of_the_kernels_look_like_identities(library,
 
 
 def test_mimetic_gives_the_best_approximation_of_a_heads_rank(key):
-    """By Eckart and Young: what is cut off is orthogonal to what is kept."""
+    """By Eckart and Young: the discarded part is orthogonal to the kept part."""
     params = linen.MultiHeadDotProductAttention(num_heads=4).init(key, jnp.ones((1, 4, 64)))
     drawn = initjax.mimetic(params, key, query_key=(1.0, 0.0))["params"]
     for head in range(4):
         query, other = drawn["query"]["kernel"][:, head], drawn["key"]["kernel"][:, head]
         np.testing.assert_allclose(query.T @ query, other.T @ other, atol=1e-4)
-        # Half of every singular value on each side; of such noise the largest is about 2.
+        # Each side gets the root of every singular value; the largest of such noise is about 2.
         values = np.linalg.svd(query)[1] ** 2
         assert values[0] == pytest.approx(2, rel=0.15) and values[-1] > 1
 

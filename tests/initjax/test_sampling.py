@@ -1,4 +1,4 @@
-"""What the initializers of independent numbers take, and what they refuse."""
+"""Valid and invalid arguments of the initializers of independent numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def test_the_largest_numbers_that_fit_the_dtype_are_drawn(key):
 
 
 def ends(initializer, dtype):
-    """What is made of the uniform numbers at both ends of their interval."""
+    """The draws for uniform numbers at both ends of their interval."""
     dtype = np.dtype(dtype)
     wide = np.dtype("float32") if dtype.itemsize < 4 else dtype
     transform, numbers, bounds = _drawing._program(initializer, (), dtype, wide)
@@ -111,7 +111,7 @@ def test_draws_stay_within_bounds_in_every_dtype(dtype):
                 (initjax.random_truncated_normal(mean, stddev, low, high), bounds),
                 (initjax.random_uniform(max(low, -1.0), high), (max(low, -1.0), high)),
             ):
-                if dtype.startswith("float8"):  # which may have no number in between
+                if dtype.startswith("float8"):  # it may have no number in between
                     numbers = np.arange(256, dtype=np.uint8).view(dtype).astype(float)
                     if not ((least <= numbers) & (numbers <= most)).any():
                         continue
@@ -128,7 +128,7 @@ def test_bounds_without_a_number_between_them_give_the_nearest_one(key):
 
 
 def test_there_are_no_outliers_as_in_jax():
-    """In float32 the uniform number that is 1 has an infinite place in the normal law."""
+    """In float32 a uniform number of 1 maps to an infinite normal number."""
     initializer = initjax.truncated_normal(1.0, None, 1.9, np.inf)
     assert 5 < ends(initializer, "float32")[1] < 6
 

@@ -1,4 +1,4 @@
-"""Variance scaling: the variance is right, in the kernel and behind a real layer."""
+"""Variance scaling: the variance is right, in the kernel and after a real layer."""
 
 import functools
 
@@ -61,7 +61,7 @@ def test_variance_after_real_layers(name, key):
     key_x, key_kernel = jax.random.split(key)
     x = jax.random.normal(key_x, (256, 600))
     expected = scale * (600 / 400 if mode == "fan_avg" else 1)
-    # The kernel's variance is known to .3 %, and the outputs share it: five standard errors.
+    # The kernel's variance is known to 0.3%, and the outputs share it: five standard errors.
     dense = linen.Dense(200, kernel_init=initializer)
     output, _ = dense.init_with_output(key_kernel, x)
     assert np.mean(np.square(output)) == pytest.approx(expected, rel=0.05)
@@ -81,7 +81,7 @@ def test_flax_embed_can_use_one_axis_twice(key):
 
 
 def test_a_huge_fan_keeps_its_variance_in_float16(key):
-    """JAX computes the variance in float16: 9 % too large a standard deviation."""
+    """JAX computes the variance in float16: its standard deviation is 9% too large."""
     shape, stddev = (10_000_000, 1), 10_000_000**-0.5
     drawn = initjax.lecun_normal()(key, shape, jnp.float16)
     theirs = jax.nn.initializers.lecun_normal()(key, shape, jnp.float16)
@@ -117,8 +117,8 @@ def mean_square(output, expected):
     assert np.mean(np.square(output)) == pytest.approx(expected, rel=0.05)
 
 
-# The layers of the field: what the user writes, and the inputs. A gain of 1 by fan_in promises
-# outputs of mean square one.
+# Common layers: the user's code and the inputs. A gain of 1 by fan_in promises outputs of mean
+# square one.
 LAYERS = {
     "dense": (lambda init: linen.Dense(512, kernel_init=init), {}, (256, 512)),
     "conv 1": (lambda init: linen.Conv(256, 3, kernel_init=init), {}, (8, 64, 256)),
@@ -227,7 +227,7 @@ LAYERS = {
         (8, 32, 512),
     ),
 }
-# What Flax's own default, JAX's lecun_normal, gives where it is wrong.
+# The mean square with Flax's own default, JAX's lecun_normal, where it is wrong.
 FLAX = {
     "local": 1 / 10**2,
     "transposed, strides 2": 1 / 4,
@@ -247,12 +247,12 @@ def R():
 
 
 def inputs(rng, shape):
-    """Unit normal numbers, from NumPy, which has no program to compile for every shape."""
+    """Unit normal numbers from NumPy, which doesn't compile a program for every shape."""
     return jnp.asarray(rng.standard_normal(shape, np.float32))
 
 
 def output_of(layer, x):
-    """What a layer gives at initialization, without the rim that a convolution pads."""
+    """A layer's output at initialization, without the border that a convolution pads."""
     if isinstance(layer, linen.Module):
         output, _ = layer.init_with_output(jax.random.key(1), x)
     else:
@@ -263,7 +263,7 @@ def output_of(layer, x):
 
 
 def inner(image):
-    """An image without its rim."""
+    """An image without its border."""
     return image[(slice(None), *(slice(size // 4, -size // 4) for size in image.shape[1:-1]))]
 
 
@@ -277,8 +277,8 @@ def test_common_layers_preserve_the_mean_square(name, rng):
         mean_square(theirs, FLAX[name])
 
 
-# The layers whose fan_out is not what their kernel shows, and the mean square of the gradient
-# under JAX's initializer where it is wrong.
+# Layers whose fan_out doesn't follow from the kernel's shape, and the mean square of the gradient
+# with JAX's initializer where it is wrong.
 BACKWARD = {
     "grouped": (
         lambda init: linen.Conv(256, (3, 3), feature_group_count=4, kernel_init=init),
@@ -350,7 +350,7 @@ BACKWARD = {
 
 
 def gradient_behind(layer, x, rng):
-    """What a layer passes back of a gradient of mean square one, without the rim."""
+    """The gradient that a layer passes back, for one of mean square one, without the border."""
     if isinstance(layer, linen.Module):
         variables = layer.init(jax.random.key(1), x)
         output, pull_back = jax.vjp(lambda x: jnp.asarray(layer.apply(variables, x)), x)
@@ -414,7 +414,7 @@ def test_a_gain_replaces_the_methods_gain(name):
     assert make(gain=scale**0.5) == make()
     assert make(gain=1.5) == initjax.variance_scaling(2.25, mode, distribution)
     assert make(gain=jax.nn.relu) == make(gain="relu") == make(gain=2**0.5)
-    assert make(gain=3).gain is None  # it is a part of the scale
+    assert make(gain=3).gain is None  # it is folded into the scale
 
 
 def test_the_gain_of_an_activation_preserves_the_mean_square_after_it(key):
@@ -424,7 +424,7 @@ def test_the_gain_of_an_activation_preserves_the_mean_square_after_it(key):
 
 
 class Compact(linen.Module):
-    """A model that makes its initializer where it is traced, as is the custom in Linen."""
+    """A model that makes its initializer while it is traced, as is common in Linen."""
 
     @linen.compact
     def __call__(self, x):
@@ -438,7 +438,7 @@ class Model(nnx.Module):
 
 
 def test_the_gain_of_an_activation_works_inside_every_transformation(key):
-    """A lambda written anew is integrated anew; jax.nn's would be found in the cache."""
+    """A new lambda is integrated again; a function of jax.nn would be in the cache."""
     x = jnp.ones((2, 3))
     kernel = jax.jit(Compact().init)(key, x)["params"]["Dense_0"]["kernel"]
     assert (kernel == Compact().init(key, x)["params"]["Dense_0"]["kernel"]).all()
@@ -499,7 +499,7 @@ def test_an_equation_that_hides_its_fan_is_refused():
 
 
 def traces(init):
-    """How often three modules built anew are traced, of Linen and of NNX."""
+    """How often three new modules are traced, in Linen and NNX."""
     traced = {"linen": 0, "nnx": 0}
 
     @functools.partial(jax.jit, static_argnums=0)

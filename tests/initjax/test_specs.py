@@ -1,4 +1,4 @@
-"""Specifications: what can be read, and what is refused in one helpful line."""
+"""Specifications: valid ones, and invalid ones with one helpful line."""
 
 import inspect
 import json
@@ -176,8 +176,8 @@ def test_get_errors_say_what_is_valid(identifier, error, message):
         initjax.get(identifier)
 
 
-# What `keras.initializers.serialize` of Keras 3.15 gives; a configuration lacks the gain of
-# Identity there, and an array is one of NumPy's or of the backend's.
+# From `keras.initializers.serialize` of Keras 3.15. Its configuration of Identity lacks the gain,
+# and arrays are NumPy's or the backend's.
 KERAS = [
     ("Zeros", {}, "zeros"),
     ("Ones", {}, "ones"),

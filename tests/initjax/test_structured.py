@@ -1,4 +1,4 @@
-"""Initializers with a structure: the claim of each paper or library, on what is drawn."""
+"""Initializers with a special structure: each paper's or library's claim, tested on draws."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def test_sparse_has_the_exact_number_of_connections_and_its_distribution(axis, k
     assert set(np.unique((kernel != 0).sum(axis=axis))) == {7}
     chosen = kernel[kernel != 0]
     assert scipy.stats.kstest(chosen, scipy.stats.norm(0, 0.5).cdf).pvalue > 1e-4
-    # Every place is chosen alike: chi-squared over the places of the axis.
+    # All positions are equally likely: chi-squared over the positions of the axis.
     places = (kernel != 0).sum(axis=tuple(i for i in range(3) if i != 3 + axis))
     assert scipy.stats.chisquare(places).pvalue > 1e-4
 
@@ -62,7 +62,7 @@ def test_random_walk_keeps_the_log_norm_from_drifting(activation, gain, key):
     drift = np.asarray(jax.vmap(log_norm)(jax.random.split(key, nets)))
     error = drift.std() / nets**0.5
     assert abs(drift.mean()) < 4 * error
-    # Without the correction, He's: -2 log(g/sqrt(2)) per layer, which this would notice.
+    # Without the correction, He's: -2 log(g/sqrt(2)) per layer, which this test would detect.
     assert depth * 2 * np.log(gain / (2**0.5 if activation == "relu" else 1)) > 5 * error
 
 
@@ -205,7 +205,7 @@ def test_invalid_dtypes_are_refused_at_construction(spec):
 @pytest.mark.parametrize("spatial", [(3,), (3, 3), (3, 1, 3)])
 @pytest.mark.parametrize("axis", [-1, -2, "positive"])
 def test_delta_orthogonal_preserves_the_norm_in_a_circular_convolution(spatial, axis, key):
-    axis = len(spatial) + 1 if axis == "positive" else axis  # JAX's fails with an IndexError here
+    axis = len(spatial) + 1 if axis == "positive" else axis  # JAX fails with an IndexError here
     initializer = initjax.delta_orthogonal(column_axis=axis)
     layer = linen.Conv(16, spatial, padding="CIRCULAR", use_bias=False, kernel_init=initializer)
     x = jax.random.normal(key, (2, *[5] * len(spatial), 16))

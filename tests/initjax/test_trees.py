@@ -44,7 +44,7 @@ def test_jitted_and_eager_draws_are_equal(key):
 
 
 def test_draws_of_a_tree_equal_golden_bits():
-    """These must never change: runs stored today have to be repeatable tomorrow."""
+    """These must never change, so that stored runs can be repeated."""
     key = jax.random.key(0)
     words = jax.random.key_data(initjax.named_key(key, "hidden/0/kernel")).tolist()
     assert words == GOLDEN_KEY
@@ -277,7 +277,7 @@ for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("y", "x"))):
     shardings = tree(lambda name, shape: NamedSharding(mesh, axes[name]))
     jitted = jax.jit(lambda key: initjax.initialize(plain, key, rules), out_shardings=shardings)
     memory = jitted.lower(key).compile().memory_analysis()
-    # A device holds an eighth, and works on no more than an eighth.
+    # Each device holds and computes only an eighth.
     assert memory.output_size_in_bytes < 4 * size * size / 8 + 8 * size
     assert memory.temp_size_in_bytes < 4 * 4 * size * size / 8, memory.temp_size_in_bytes
     sharded = tree(
@@ -331,7 +331,7 @@ for index, rule in enumerate([initjax.parse(spec) for spec in {specs!r}] + [wrap
 
 @pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_sharding_changes_a_bit(thorough):
-    """The first three in all shardings; the others, unless it is to be thorough, in both axes."""
+    """The first three in all shardings; the others only along both axes, except in slow tests."""
     specs = ["normal(0.02)", "orthogonal", "sparse(7, 0.02)", "he_normal", "glorot_uniform"]
     specs += ["random_walk", "truncated_normal(0.3, None, -1.2, 2.6)", "random_normal(1.0, 0.2)"]
     specs += ["bounded_normal(1.46, 0.288, 0.13, 1.16)", "icnr(normal(0.02), 2)"]
@@ -360,7 +360,7 @@ def compilations(*rules):
             initjax.initialize(tree, jax.random.key(0), {"*": rule})
     return len([message for message in messages if message.startswith("Compiling")])
 
-compilations(initjax.siren())  # the keys and what else is not the draw
+compilations(initjax.siren())  # compiles the keys and everything but the draw
 assert compilations(*map(initjax.normal, (0.1, 0.2, 0.3))) == 1
 assert compilations(initjax.he_normal(), initjax.glorot_normal()) == 1
 assert compilations(*[initjax.orthogonal()] * 3) == 1

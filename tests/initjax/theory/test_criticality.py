@@ -29,7 +29,7 @@ CRITICAL_TANH = {
     0.5: (1.97103061, 2.84316746, 1.424, 0.733),
     1.0: (3.03639639, 3.44321091, 0.890, 0.595),
 }
-# sw2: q*, chi, c*, xi_c, xi_q, at sb2 = .05
+# sw2: q*, chi, c*, xi_c, xi_q, at sb2 = 0.05
 SCALES_TANH = {
     1.0: (0.19359252, 0.75903165, 1, 3.627, 1.748),
     1.3: (0.31531648, 0.88016351, 1, 7.834, 1.785),
@@ -189,7 +189,7 @@ def test_softplus_has_no_critical_point_and_sigmoid_only_with_huge_weights():
     ):
         critical_line("softplus")
     assert critical_points("softplus") == critical_points("sigmoid") == []
-    # Small or moderate ones would take a negative bias variance; at q = 1 it is -5.54.
+    # Small or moderate weights would need a negative bias variance; at q = 1 it is -5.54.
     point = critical_line("sigmoid", 0.05)
     assert point.variance > 40 and point.weight_variance > 100
     q = point.variance
@@ -230,7 +230,7 @@ def test_a_tiny_bias_variance_is_a_tiny_fixed_point():
 
 
 def test_the_start_selects_among_several_fixed_points():
-    """GELU's unstable one at sb2 = .05 parts those that settle from those that explode."""
+    """GELU's unstable fixed point at sb2 = 0.05 separates convergence from explosion."""
     point = critical_line("gelu", 0.05)
     weights = point.weight_variance
     assert depth_scales("gelu", weights, 0.05, variance=1.05 * point.variance).variance == math.inf
@@ -253,7 +253,7 @@ def test_superlinear_activations_explode_or_vanish():
 
 
 def test_thresholds_block_small_signals():
-    """Their moments are tiny below, but that is no growth that no integral could take."""
+    """Their moments are tiny below the threshold, but that isn't too fast a growth."""
 
     def shrink(z):
         return jnp.sign(z) * jax.nn.relu(jnp.abs(z) - 1)

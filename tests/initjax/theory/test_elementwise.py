@@ -1,4 +1,4 @@
-"""Activations evaluated by NumPy against JAX, and what the first use of theory may cost."""
+"""Activations evaluated by NumPy against JAX, and the cost of the first use of theory."""
 
 import subprocess
 import sys

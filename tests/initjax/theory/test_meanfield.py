@@ -1,4 +1,4 @@
-"""The maps of mean field theory against closed forms, golden numbers, networks and plain twins."""
+"""The maps of mean field theory against closed forms, golden numbers and real networks."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ CORRELATIONS = [-1, -0.99, -0.5, -0.001, 0, 0.25, 0.5, 0.9, 0.99, 0.9999, 1 - 1e
 
 
 class Expectations(NamedTuple):
-    """Of an activation whose two inputs are normal, alike and correlated."""
+    """Expectations for two correlated normal inputs of equal variance."""
 
     mean: float
     second: float
@@ -149,7 +149,7 @@ def _step_at_37(z):
 @pytest.mark.parametrize("name", ["tanh", "gelu", "sin", "softplus"])
 @pytest.mark.parametrize("c", [-0.8, 0.0, 0.6])
 def test_smooth_activations_agree_with_gauss_hermite_quadrature(name, c):
-    """The slow and plain twin: 80 x 80 nodes."""
+    """A slow, plain integral: 80 x 80 nodes."""
     activation = jnp.sin if name == "sin" else getattr(jax.nn, name)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
@@ -163,7 +163,7 @@ def test_smooth_activations_agree_with_gauss_hermite_quadrature(name, c):
 
 
 def _two(x, y, q, c):
-    """Normal numbers of variance q and correlation c."""
+    """Normal numbers with variance q and correlation c."""
     first = math.sqrt(q) * (x + 0 * y)
     return first, c * first + math.sqrt(q * (1 - c**2)) * y
 
@@ -254,7 +254,7 @@ def test_steep_terms_that_cancel_near_zero_are_resolved():
     def steep(z):
         return jnp.tanh(20 * (z - 2)) + jnp.tanh(20 * (z + 2))
 
-    assert pieces(steep, -3, 4).tolerance == 1e-10  # not taken for noise
+    assert pieces(steep, -3, 4).tolerance == 1e-10  # not mistaken for noise
     slow = moments(steep, 1.3)
     assert variance_map(steep, 1.3, 1.0) == pytest.approx(slow.second, rel=1e-12)
     assert chi(steep, 1.3, 1.0) == pytest.approx(slow.derivative_second, rel=1e-12)
@@ -287,7 +287,7 @@ def test_narrow_spikes_are_found_wherever_they_are():
 
 def test_activations_of_any_kind_are_accepted():
     class Scaled:
-        def __eq__(self, other):  # and so none can be a key
+        def __eq__(self, other):  # so it isn't hashable
             return self is other
 
         def __call__(self, z):

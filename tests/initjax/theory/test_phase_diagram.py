@@ -1,4 +1,4 @@
-"""The phase diagram: its numbers are those of depth_scales, and what is drawn is there."""
+"""The phase diagram: its numbers agree with depth_scales, and the figure shows all parts."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_tanh_has_two_phases_and_a_line_between_them():
     x, y = map(np.asarray, line.get_data())
     below = np.interp(0.3, y[np.isfinite(y)], x[np.isfinite(y)])
     assert below == pytest.approx(critical_line("tanh", 0.3).weight_variance, abs=1e-3)
-    # Brightest next to it.
+    # The brightest cells are next to the line.
     mesh = figure.axes[0].collections[0]
     depths = np.asarray(mesh.get_array()).reshape(73, 121)
     weights = np.linspace(*figure.axes[0].get_xlim(), 121)

@@ -1,4 +1,4 @@
-"""What holds of every activation, on random ones: Stein, Poincare, Price, and a plain twin."""
+"""Identities for random activations: Stein, Poincare, Price, and a plain integral."""
 
 import math
 
@@ -29,7 +29,7 @@ def mixture(first, second, a, b, c, composed):
 
 
 def piecewise(kinks):
-    """A sum of ramps and steps of such heights at such places."""
+    """A sum of ramps and steps with given heights and positions."""
 
     def activation(z):
         z = np.asarray(z)
@@ -84,7 +84,7 @@ def test_activations_with_kinks_satisfy_the_identities(kinks, q):
 @many
 @hypothesis.given(lines, variances, st.sampled_from([-0.95, -0.3, 0.5, 0.9, 0.999]))
 def test_activations_with_kinks_and_jumps_agree_with_a_plain_integral(kinks, q, c):
-    """It knows of each ramp and step what is expected of it, given the first input."""
+    """It uses the conditional expectation of each ramp and step, given the first input."""
     activation, width = piecewise(kinks), math.sqrt(q * (1 - c**2))
     places = np.array([k for _, k, _ in kinks])
     steep = (places[:, None] + width * np.linspace(-9, 9, 37)).ravel() / c
