@@ -1,17 +1,17 @@
-"""How independent numbers are drawn: uniform ones, transformed by the law of an initializer.
+"""How independent numbers are drawn: uniform numbers, transformed by an initializer's law.
 
-A law is a monotone function of uniform numbers. So two laws under one key give numbers that rise
-and fall together.
+A law is a monotone function of uniform numbers. So with the same key, the draws of two laws are
+correlated.
 
-Its numbers (a standard deviation, bounds) are operands of the compiled program outside of `jit`,
-and constants inside of it, as JAX has them. XLA computes beforehand what it can from constants,
-and rounds otherwise: so the last bit of a draw may differ inside and outside of `jit`, as in JAX.
+Its parameters (a standard deviation, bounds) are operands of the compiled program outside `jit`,
+and constants inside it, as in JAX. XLA folds constants, which changes the rounding. So the last bit
+of a draw may differ inside and outside `jit`, as in JAX.
 
-`jax.random.uniform` keeps sixteen bytes of counters for every number until it is done. The number
-at an index depends on the key and the index alone, though, so that an array can be drawn in blocks
-that stay in the processor's cache: the same bits, in a quarter of the memory and half the time.
-That is done for every larger draw outside of `jit` on a CPU, and anywhere else by `in_blocks`.
-Elsewhere XLA decides: it fuses the steps on a GPU or TPU, and may give each device its shard.
+`jax.random.uniform` needs sixteen bytes of counters for every number. But each number depends only
+on the key and its index, so an array can be drawn in blocks that stay in the processor's cache: the
+same bits, with a quarter of the memory and in half the time. Every larger draw outside `jit` on a
+CPU is drawn in blocks, and so is any draw by `in_blocks`. Elsewhere XLA decides: it fuses the steps
+on a GPU or TPU, and may give each device its shard.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 _BLOCK = 2**20  # numbers: 16 MB of work, and enough for several cores. A power of two.
 
-# Whether a draw inside of `jit` has the bits of one outside: set while a whole initializer is
+# Whether a draw inside `jit` has the same bits as one outside: set while a whole initializer is
 # compiled for use outside.
 _as_outside_of_jit = contextvars.ContextVar("_as_outside_of_jit", default=False)
 
 
 def draw_dtypes(asked: Any, default: Any) -> tuple[np.dtype, np.dtype]:
-    """The dtype to return and the dtype to draw in, which is never narrower than float32."""
+    """The dtype of the result, and the dtype of the draw, which has at least 32 bits."""
     import jax.numpy as jnp
 
     dtype = resolved_dtype(asked, default)
@@ -66,9 +66,9 @@ def draw(
       key: a PRNG key.
       shape: the shape of the array.
       dtype: its dtype.
-      wide: the dtype to draw in.
+      wide: the dtype of the draw.
       out_sharding: how the array is sharded.
-      blocks: whether to draw in blocks inside of `jit` and off the CPU too.
+      blocks: whether to draw in blocks even inside `jit` or on an accelerator.
     """
     import jax
     from jax.core import Tracer
@@ -81,7 +81,7 @@ def draw(
     if not traced:
         blocks = blocks or (counted and out_sharding is None and _suits_blocks(shape))
     elif _as_outside_of_jit.get():
-        # As operands: a zero is added that XLA cannot know, since not every number times 0 is 0.
+        # Add a zero that XLA can't fold, to make them operands: x * 0 isn't 0 for every x.
         zero = jax.random.key_data(key)[0].astype(wide) * 0
         numbers = tuple(number + zero for number in numbers)
     if blocks and math.prod(shape) > _BLOCK:
@@ -102,10 +102,10 @@ def draw_by_law(
 
 
 def _suits_blocks(shape: tuple[int, ...]) -> bool:
-    """Whether an array is drawn in blocks by itself: on a CPU, if the bits are the same."""
+    """Whether to draw an array in blocks by default: on a CPU, if the bits are the same."""
     import jax
 
-    # JAX 0.12 rounds some normal numbers otherwise along a last axis this short.
+    # JAX 0.12 rounds some normal numbers differently along a last axis this short.
     same = jax.__version_info__ < (0, 12) or math.prod(shape[-1:]) > 6
     return jax.default_backend() == "cpu" and same
 
@@ -113,10 +113,10 @@ def _suits_blocks(shape: tuple[int, ...]) -> bool:
 def draw_in_shards(
     initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any, sharding: Any
 ) -> jax.Array:
-    """Draws what the initializer draws outside of `jit`, each shard on its device.
+    """Draws the same numbers as the initializer outside `jit`, each shard on its device.
 
     Args:
-      initializer: any; those that have no law are compiled whole.
+      initializer: any initializer; one without a law is compiled whole.
       key: a PRNG key.
       shape: the shape of the array.
       dtype: its dtype.
@@ -131,7 +131,7 @@ def draw_in_shards(
 
 @functools.lru_cache
 def _compiled_whole(sharding: Any) -> Callable:
-    """A draw by any initializer: one program for each, its shape and dtype."""
+    """A draw by any initializer, compiled for each initializer, shape and dtype."""
     import jax
 
     def drawn(initializer, key, shape, dtype):
@@ -145,13 +145,13 @@ def _compiled_whole(sharding: Any) -> Callable:
 
 
 def is_counted(key: jax.Array) -> bool:
-    """Whether the bits of a key are a function of the index alone, which is known here.
+    """Whether each random number depends only on the key and its index, as blocks need.
 
-    Refuses what is not a single key.
+    Raises an error unless this is a single key.
     """
     import jax
 
-    kind = str(jax.random.key_impl(key))  # an error, if it is no key
+    kind = str(jax.random.key_impl(key))  # raises an error if it isn't a key
     if np.ndim(key) - (not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(
             "an initializer takes a single key, got an array of keys of shape"
@@ -165,15 +165,15 @@ def is_counted(key: jax.Array) -> bool:
 def _program(
     initializer: Any, shape: tuple[int, ...], dtype: np.dtype, wide: np.dtype
 ) -> tuple[Callable, tuple[Any, ...], tuple[Any, ...]]:
-    """What the law of an initializer comes to, kept: a function, its numbers, and bounds."""
+    """The law of an initializer, cached: a function, its parameters, and bounds."""
     import jax.numpy as jnp
 
-    with np.errstate(over="ignore"):  # that is refused here
+    with np.errstate(over="ignore"):  # checked below
         law = initializer._law(shape, wide)
     limit = float(jnp.finfo(dtype).max)
     if not law.reach <= limit:
         raise ValueError(
-            f"{initializer!r} draws numbers up to {law.reach:.3g}, but {dtype.name} ends at"
+            f"{initializer!r} draws numbers up to {law.reach:.3g}, but the largest {dtype.name} is"
             f" {limit:.3g}"
         )
     bounds = _within(law.bounds, dtype) if law.bounds else ()
@@ -181,7 +181,7 @@ def _program(
 
 
 def _within(bounds: Sequence[float], dtype: np.dtype) -> tuple[Any, ...]:
-    """The least and the greatest number of a dtype between two bounds, if it has any there."""
+    """The smallest and largest numbers of a dtype between two bounds, if there are any."""
     import jax.numpy as jnp
 
     minval, maxval = bounds
@@ -197,7 +197,7 @@ def _within(bounds: Sequence[float], dtype: np.dtype) -> tuple[Any, ...]:
 
 @functools.lru_cache
 def _drawn(sharding: Any = None) -> Callable:
-    """The compiled draw: a program for each kind of law, shape and dtype, whatever the numbers."""
+    """The compiled draw: one program per kind of law, shape and dtype, for all parameters."""
     import jax
 
     def drawn(transform, key, numbers, bounds, shape, dtype, wide, outside, out_sharding):
@@ -210,7 +210,7 @@ def _drawn(sharding: Any = None) -> Callable:
     static = (0, 4, 5, 6, 7, 8)
     if sharding is not None:
         return jax.jit(drawn, static_argnums=static, out_shardings=sharding)
-    # Inline, so that XLA sees an outer program's constants, as it does in JAX's draws.
+    # Inline, so that XLA sees an outer program's constants, as in JAX's draws.
     return jax.jit(drawn, static_argnums=static, inline=True)
 
 
@@ -223,7 +223,7 @@ def _drawn_in_blocks() -> Callable:
     def drawn(transform, key, numbers, bounds, shape, dtype, wide):
         size = math.prod(shape)
         moved = _moved_as(dtype)
-        # An index of 64 bits for the largest arrays only: JAX cannot map it with 32 elsewhere.
+        # 64-bit indices only for the largest arrays.
         large = size >= 2**31
 
         def indexing():
@@ -251,7 +251,7 @@ def _drawn_in_blocks() -> Callable:
 
 
 def _moved_as(dtype: np.dtype) -> np.dtype:
-    """The dtype that a block is moved as: XLA's CPU would widen a whole array of some dtypes."""
+    """The dtype to copy a block as: for some dtypes XLA on a CPU would widen the whole array."""
     import jax
 
     bfloat16 = dtype.name == "bfloat16" and jax.__version_info__ < (0, 12)
@@ -259,7 +259,7 @@ def _moved_as(dtype: np.dtype) -> np.dtype:
 
 
 def _rounded(kernel: jax.Array, bounds: tuple[Any, ...], dtype: np.dtype) -> jax.Array:
-    """What has been drawn, in the dtype asked for, within bounds that have been rounded to it."""
+    """The draw in the requested dtype, clipped to bounds that are rounded to it."""
     import jax.numpy as jnp
 
     return (jnp.clip(kernel, *bounds) if bounds else kernel).astype(dtype)
@@ -282,7 +282,7 @@ def _uniform_from(key: jax.Array, start: jax.Array, minval: Any, maxval: Any, dt
         bits, mantissa = first ^ second, 23
     else:
         bits, mantissa = first.astype("uint64") << np.uint64(32) | second.astype("uint64"), 52
-    # Random bits in the mantissa of a number from [1, 2).
+    # Random bits in the mantissa of a number in [1, 2).
     width = bits.dtype.itemsize * 8
     one = dtype.type(1).view(bits.dtype)
     unit = jax.lax.bitcast_convert_type(bits >> bits.dtype.type(width - mantissa) | one, dtype) - 1

@@ -1,7 +1,7 @@
-"""The laws of independent numbers: monotone functions of uniform ones.
+"""Distributions of independent numbers, as monotone functions of uniform numbers.
 
-All initializers of a kind share one function of this module and differ in its numbers alone. So XLA
-compiles one program for a kind and a shape, and thirty standard deviations cost what one does.
+All initializers of a kind share one function of this module and differ only in its parameters. So
+XLA compiles one program per kind and shape, and thirty standard deviations cost no more than one.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 # How many standard deviations from its mean a normal draw can lie: 1 - |u| is at least 2**-24
 # (2**-53 in float64).
 _REACH = {"float32": 5.5, "float64": 8.3}
-_TAIL = 2.0  # from here on a bound on one side counts as in the tail
+_TAIL = 2.0  # beyond this a one-sided interval counts as a tail
 _TERMS = 24  # of the continued fraction of Mills' ratio: 1e-12 at 2, less beyond
 
 
 class Law(NamedTuple):
-    """The law of `transform(uniform, *numbers)`; `uniform(minval, maxval)` gives uniform numbers.
+    """The distribution of `transform(uniform, *numbers)`; `uniform(minval, maxval)` draws.
 
     Args:
-      transform: a function of a module, not one made for an initializer.
-      numbers: its numbers, in the dtype that is drawn in.
+      transform: a module-level function, shared by all initializers of a kind.
+      numbers: its parameters, in the dtype of the draw.
       reach: the largest magnitude that can be drawn.
-      bounds: the interval that no number may leave, however it is rounded; None where the law's
-        bounds are no argument of the initializer.
+      bounds: the interval that no number may leave, even after rounding; None where bounds aren't
+        an argument of the initializer.
     """
 
     transform: Callable[..., jax.Array]
@@ -45,10 +45,10 @@ def uniform_law(
     scale: Any = 1.0,
     bounds: Sequence[float] | None = None,
 ) -> Law:
-    """The law of U[minval, maxval) · scale."""
+    """The distribution U[minval, maxval) · scale."""
     numbers = dtype.type(minval), dtype.type(maxval), dtype.type(scale)
     if not np.isfinite(numbers[1] - numbers[0]):
-        raise ValueError(f"the interval [{minval}, {maxval}) is wider than {dtype.name} can hold")
+        raise ValueError(f"the interval [{minval}, {maxval}) is too wide for {dtype.name}")
     return Law(_uniform, numbers, max(abs(minval), abs(maxval)) * abs(float(scale)), bounds)
 
 
@@ -57,8 +57,8 @@ def _uniform(uniform: Callable, minval: Any, maxval: Any, scale: Any) -> jax.Arr
 
 
 def normal_law(stddev: Any, dtype: np.dtype, mean: float = 0.0) -> Law:
-    """The law of N(mean, stddev²)."""
-    # The root is one of the numbers, since XLA would join a constant with the standard deviation.
+    """The distribution N(mean, stddev²)."""
+    # The root is a parameter, since XLA would merge a constant with the standard deviation.
     numbers = dtype.type(2**0.5), dtype.type(stddev), *_shift(mean, dtype)
     return Law(_normal, numbers, abs(mean) + _REACH[dtype.name] * float(stddev))
 
@@ -67,11 +67,11 @@ def _normal(uniform: Callable, root: Any, stddev: Any, mean: Any = None) -> jax.
     import jax
 
     one = root.dtype.type(1)
-    # Apart, as JAX has them since 0.12: XLA may round otherwise what it compiles together.
+    # Separate, as in JAX since 0.12: XLA may round differently what it compiles together.
     unit = jax.lax.erf_inv(uniform(np.nextafter(-one, one), one, apart=True))
     if mean is not None:
         return root * stddev * unit + mean
-    if jax.__version_info__ >= (0, 12):  # in the order in which the installed JAX multiplies
+    if jax.__version_info__ >= (0, 12):  # in the installed JAX's order of multiplication
         return root * stddev * unit
     return root * unit * stddev
 
@@ -84,7 +84,7 @@ def truncated_normal_law(
     mean: float = 0.0,
     bounds: Sequence[float] | None = None,
 ) -> Law:
-    """The law of N(mean, stddev²), cut at `lower` and `upper` standard deviations from the mean."""
+    """N(mean, stddev²), truncated at `lower` and `upper` standard deviations from the mean."""
     near, far = max(lower, -upper, 0.0), max(-lower, upper)
     reach = abs(mean) + min(far, near + _REACH[dtype.name]) * float(stddev)
     scale = dtype.type(stddev), *_shift(mean, dtype)
@@ -103,7 +103,7 @@ def _truncated(
     number = stddev.dtype.type
     root, infinity = number(2**0.5), number(np.inf)
     unit = root * jax.lax.erf_inv(uniform(jax.lax.erf(lower / root), jax.lax.erf(upper / root)))
-    # In float32 erf is one beyond five sigma, and its inverse there infinite.
+    # In float32 erf is one beyond five sigma, and its inverse is infinite there.
     reach = number(_REACH[stddev.dtype.name])
     lowest = jnp.maximum(jnp.nextafter(lower, infinity), -reach)
     highest = jnp.minimum(jnp.nextafter(upper, -infinity), reach)
@@ -112,7 +112,7 @@ def _truncated(
 
 
 def _tail_numbers(near: float, far: float, dtype: np.dtype) -> tuple[Any, ...]:
-    """The bounds, the mass between them as a part of what lies beyond the nearer, Mills' ratio."""
+    """The bounds, the mass between them relative to the nearer tail, and Mills' ratio."""
     import scipy.special
 
     if not np.isfinite(dtype.type(near)):
@@ -132,9 +132,9 @@ def _tail(
     stddev: Any,
     mean: Any = None,
 ) -> jax.Array:
-    r"""The normal law between two bounds on one side of zero, where erf saturates.
+    r"""A normal distribution between two bounds on one side of zero, where erf saturates.
 
-    It is solved for in terms of what is left of the tail: with :math:`Q` the upper tail
+    It works with the tail probability: with :math:`Q` the upper tail
     probability, :math:`M(x) = Q(x)/\varphi(x)` Mills' ratio, and `d` the distance from the nearer
     bound `a`, :math:`-\log(Q(a + d)/Q(a)) = ad + d^2/2 + \log(M(a)/M(a + d))` has no cancellation,
     whatever `a` is. Newton's method inverts it.
@@ -143,7 +143,7 @@ def _tail(
 
     number = stddev.dtype.type
     u = uniform(number(0), number(1))
-    left = jnp.where(sign > 0, u, 1 - u)  # so that what is drawn rises with u
+    left = jnp.where(sign > 0, u, 1 - u)  # so that the draw rises with u
     target = -jnp.log1p(-jnp.minimum(left, np.nextafter(number(1), number(0))) * mass)
     distance = 2 * target / (jnp.sqrt(near * near + 2 * target) + near)
     for _ in range(3):
@@ -158,5 +158,5 @@ def _tail(
 
 
 def _shift(mean: float, dtype: np.dtype) -> tuple[Any, ...]:
-    """The mean as one of the numbers, where there is one to add."""
+    """The mean as a parameter, unless it is zero."""
     return (dtype.type(mean),) if mean else ()

@@ -1,4 +1,4 @@
-"""What all initializers share: the type, the checks of their arguments, the repr.
+"""What all initializers share: their type, argument checks, and repr.
 
 Nothing here needs JAX. The initializers import it when they are called, so that a program can read
 and check a specification in a few hundredths of a second, long before JAX is loaded.
@@ -32,7 +32,7 @@ class Initializer(Protocol):
     Args:
       key: a PRNG key, as from `jax.random.key`.
       shape: the shape of the array to draw.
-      dtype: its dtype; None stands for the initializer's own, or else JAX's default float.
+      dtype: its dtype; None means the initializer's own, or else JAX's default float.
       out_sharding: how the array is sharded, as in `jax.random`.
 
     Returns:
@@ -48,8 +48,8 @@ class Initializer(Protocol):
 def initializer(cls: type) -> type:
     """Makes a class of initializers: a frozen dataclass that explains itself when given a key.
 
-    `kernel_init=he_normal`, without its parentheses, has the maker called as `(key, shape, dtype)`;
-    that is told instead of what else is wrong with such arguments.
+    With `kernel_init=he_normal`, without parentheses, a layer calls the factory as
+    `(key, shape, dtype)`. The error explains that mistake.
     """
 
     cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
@@ -64,8 +64,8 @@ def initializer(cls: type) -> type:
                 raise
             name = cls.__name__
             raise TypeError(
-                f"{name}: {args[0]!r} is a PRNG key; {name} makes an initializer, which takes the"
-                f" key: {name}(...)(key, shape); a layer is given kernel_init={name}(...)"
+                f"{name}: {args[0]!r} is a PRNG key; {name}(...) makes an initializer, which takes"
+                f" the key: {name}(...)(key, shape); in a layer use kernel_init={name}(...)"
             ) from None
 
     called = cls.__call__
@@ -79,7 +79,7 @@ def initializer(cls: type) -> type:
 
 
 def settle(self: Any, **checked: Any) -> None:
-    """Sets fields of a new initializer, which is frozen, to what their check has made of them."""
+    """Sets fields of a new, frozen initializer to their checked values."""
     for name, value in checked.items():
         object.__setattr__(self, name, value)
 
@@ -90,12 +90,12 @@ def spec_repr(self: Any) -> str:
 
 
 def call_repr(self: Any, name: str, fixed: Iterable[str] = ()) -> str:
-    """A dataclass as a call: required fields by position, those that differ from defaults by name.
+    """A dataclass as a call, without arguments that have their default value.
 
     Args:
       self: an instance of a dataclass.
       name: the name to call.
-      fixed: the fields that the name already fixes.
+      fixed: fields that the name already fixes.
     """
     arguments = []
     for field in dataclasses.fields(self):
@@ -108,39 +108,39 @@ def call_repr(self: Any, name: str, fixed: Iterable[str] = ()) -> str:
 
 
 def is_key(value: Any) -> bool:
-    """Whether a value is a PRNG key, typed or raw: a sign of `he_normal` without its `()`."""
+    """Whether a value is a PRNG key, typed or raw: a sign of `he_normal` without `()`."""
     dtype = getattr(value, "dtype", None)
     return str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(value)[-1:] == (2,))
 
 
 def is_traced(value: Any) -> bool:
-    """Whether a value is one of JAX's tracers: a number that is not known yet."""
-    core = sys.modules.get("jax.core")  # there are none before it is imported
+    """Whether a value is a JAX tracer: a number that isn't known yet."""
+    core = sys.modules.get("jax.core")  # no tracers exist before JAX is imported
     return core is not None and isinstance(value, core.Tracer)
 
 
 def checked_number(
     owner: str, name: str, value: Any, minimum: float = -math.inf, infinite: bool = False
 ) -> float:
-    """The value as a float, if it is one real number that is not below the minimum, and finite."""
+    """The value as a float, if it is a finite real number of at least the minimum."""
     if is_key(value):
         raise TypeError(
-            f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
-            f" {owner}(...)(key, shape); a layer is given kernel_init={owner}(...)"
+            f"{owner}: {name} is a PRNG key; {owner}(...) makes an initializer, which takes the"
+            f" key: {owner}(...)(key, shape); in a layer use kernel_init={owner}(...)"
         )
     if is_traced(value):
         raise TypeError(
             f"{owner}: {name} must be known when the initializer is made, but it is traced by"
-            f" jax.jit, jax.vmap or jax.grad ({value}); multiply what is drawn instead, as in"
+            f" jax.jit, jax.vmap or jax.grad ({value}); scale the drawn array instead, as in"
             f" factor * {owner}(...)(key, shape)"
         )
-    dtype = getattr(value, "dtype", None)  # of a scalar array; "V" is bfloat16's and its kin's
+    dtype = getattr(value, "dtype", None)  # of a scalar array; "V" is bfloat16 and similar dtypes
     array = dtype is not None and np.ndim(value) == 0 and dtype.kind in "iufV"
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or array):
         raise TypeError(f"{owner}: {name} must be a real number, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer larger than any float
         number = math.inf
     allowed = not math.isnan(number) if infinite else math.isfinite(number)
     if not allowed or number < minimum:
@@ -159,7 +159,7 @@ def checked_positive(owner: str, name: str, value: Any) -> float:
 
 
 def checked_integer(owner: str, name: str, value: Any, minimum: int) -> int:
-    """The value as an int, if it is a whole number that is not below the minimum."""
+    """The value as an int, if it is a whole number of at least the minimum."""
     number = checked_number(owner, name, value, minimum)
     if not number.is_integer():
         raise ValueError(f"{owner}: {name} must be an integer, got {value!r}")
@@ -170,8 +170,8 @@ def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
     """The value as an int or a tuple of ints, if it is an axis or a sequence of axes."""
     if is_key(value):
         raise TypeError(
-            f"{owner}: {name} is a PRNG key; {owner} makes an initializer, which takes the key:"
-            f" {owner}()(key, shape); a layer is given kernel_init={owner}()"
+            f"{owner}: {name} is a PRNG key; {owner}() makes an initializer, which takes the"
+            f" key: {owner}()(key, shape); in a layer use kernel_init={owner}()"
         )
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
@@ -182,7 +182,7 @@ def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
 
 
 def checked_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> str:
-    """The value, if it is one of the choices; else an error that names them, the nearest first."""
+    """The value, if it is one of the choices; otherwise an error that lists them, closest first."""
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
         return value
@@ -193,9 +193,9 @@ def checked_choice(owner: str, name: str, value: Any, choices: Iterable[str]) ->
 
 
 def checked_dtype(owner: str, value: Any, inexact: bool = False) -> str | None:
-    """The name of a number's dtype, which can be hashed, pickled and written down.
+    """The name of a numeric dtype, which can be hashed, pickled and written to a file.
 
-    `float` stands for JAX's default float, like None.
+    `float` means JAX's default float, like None.
 
     Args:
       owner: the initializer.
@@ -207,31 +207,31 @@ def checked_dtype(owner: str, value: Any, inexact: bool = False) -> str | None:
     if is_key(value):
         raise TypeError(f"{owner}: dtype must be a dtype, got the PRNG key {value!r}")
     try:
-        # Knows bfloat16 and the float8 by name, even before JAX (which needs it too) is imported.
+        # Registers bfloat16 and the float8 dtypes, even before JAX is imported.
         import ml_dtypes  # noqa: F401
 
         dtype = np.dtype(value)
     except TypeError as error:
         raise TypeError(f"{owner}: dtype must be a dtype, got {value!r}") from error
-    # NumPy files the dtypes that are not its own, bfloat16 among them, under kind "V".
+    # NumPy lists dtypes from other packages, such as bfloat16, under kind "V".
     if dtype.kind not in "biufcV" or dtype.type is np.void:
-        raise TypeError(f"{owner}: dtype must be a number's, got {value!r}")
+        raise TypeError(f"{owner}: dtype must be numeric, got {value!r}")
     if inexact and not dtype.name.startswith(("float", "bfloat", "complex")):
         raise TypeError(f"{owner}: dtype must be floating or complex, got {dtype.name}")
     return dtype.name
 
 
 def checked_initializer(owner: str, name: str, value: Any) -> Any:
-    """The value, if it is an initializer and not a maker of one, such as `he_normal` without ().
+    """The value, if it is an initializer and not a factory, such as `he_normal` without ().
 
-    It is told by its first two parameters, which no maker has both of without a default: a key and
-    a shape.
+    An initializer's first two parameters, key and shape, have no default. No factory has two such
+    parameters.
     """
     no_function = not callable(value) or isinstance(value, type) or inspect.isbuiltin(value)
     if no_function or not _needs_key_and_shape(value):
         raise TypeError(
             f"{owner}: {name} must be an initializer, a function of (key, shape, dtype), such as"
-            f" he_normal(), parentheses and all; got {value!r}"
+            f" he_normal() with its parentheses; got {value!r}"
         )
     return value
 
@@ -239,7 +239,7 @@ def checked_initializer(owner: str, name: str, value: Any) -> Any:
 def _needs_key_and_shape(function: Any) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())[:2]
-    except ValueError:  # a few callables do not tell
+    except ValueError:  # a few callables have no signature
         return True
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return True
@@ -247,7 +247,7 @@ def _needs_key_and_shape(function: Any) -> bool:
 
 
 def resolved_dtype(asked: Any, default: Any) -> np.dtype:
-    """The dtype that a call asks for, else the initializer's own, else JAX's default float."""
+    """The requested dtype, or else the initializer's own, or else JAX's default float."""
     import jax.numpy as jnp
 
     dtype = default if asked is None else asked
@@ -255,21 +255,21 @@ def resolved_dtype(asked: Any, default: Any) -> np.dtype:
 
 
 def resharded(kernel: jax.Array, out_sharding: Any) -> jax.Array:
-    """What was made whole, sharded as a call asks for."""
+    """The kernel, sharded as requested."""
     import jax
 
     return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)
 
 
 def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
-    """The choices, the ones spelt most like the word before the others."""
+    """The choices, with the closest spellings first."""
     choices = list(choices)
     near = difflib.get_close_matches(word.lower(), choices, n=3, cutoff=0.5)
     return near + [choice for choice in choices if choice not in near]
 
 
 def checked_shape(owner: Any, shape: Any) -> tuple[int, ...]:
-    """The shape as a tuple of ints, if they are ints >= 0; as in JAX one int is a single axis."""
+    """The shape as a tuple of ints >= 0. As in JAX, a single int is one axis."""
     try:
         axes = [shape] if hasattr(shape, "__index__") and np.ndim(shape) == 0 else shape
         sizes = tuple(operator.index(size) for size in axes)

@@ -1,4 +1,4 @@
-"""Initializers that draw nothing: constants, identities."""
+"""Deterministic initializers: constants, identities, and fixed transforms."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from initjax._values import (
 if TYPE_CHECKING:
     import jax
 
-_WRITTEN_OUT = 100  # numbers at most; of more a repr names the shape and a digest
+_WRITTEN_OUT = 100  # the most numbers that a repr lists; a larger array is a shape and a digest
 
 
 @initializer
 class constant:
     """Fills the array with a value.
 
-    Constants are equal that are written alike, so that `nan` equals itself and -0.0 is not 0.0.
-    `parse(repr(x)) == x` holds for up to a hundred numbers; a larger array is written as its shape
-    and a digest, which nothing can be read from again.
+    Two constants are equal if their reprs are equal, so `nan` equals itself and -0.0 isn't 0.0.
+    `parse(repr(x)) == x` holds for up to a hundred numbers. The repr of a larger array is its shape
+    and a digest, which can't be parsed.
 
     Args:
       value: a number, or numbers that broadcast to the shape: a sequence, nested or not, or an
         array. Up to a hundred are kept as a number or nested tuples, more as an array. May be
-        traced, as inside of `jax.jit`; then the initializer equals itself alone.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+        traced, as inside `jax.jit`; then the initializer equals only itself.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError: the value is not numeric.
@@ -77,11 +77,11 @@ class constant:
 
 
 def _kept(value: Any) -> tuple[Any, str]:
-    """The value of a constant as it is kept, and how it is written."""
+    """The value of a constant as it is stored, and its repr."""
     if is_traced(value):
         return value, f"<{value} at {id(value):#x}>"
     try:
-        array = np.array(value)  # a copy, which is not changed with the original
+        array = np.array(value)  # a copy, so later changes to the original don't matter
     except ValueError:  # rows of unequal lengths
         array = None
     if array is None or array.dtype.kind not in "biufcV" or array.dtype.type is np.void:
@@ -99,13 +99,13 @@ def _kept(value: Any) -> tuple[Any, str]:
 
 @initializer
 class identity:
-    """Fills each matrix of the last two axes with `gain` on its diagonal, and zeros beside it.
+    """Fills each matrix of the last two axes with `gain` on its diagonal and zeros elsewhere.
 
     Matrices need not be square; axes before the last two are batches.
 
     Args:
       gain: the number on the diagonal.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: gain is not a finite real number; when called, the shape has fewer than
@@ -147,14 +147,14 @@ class identity:
 
 @initializer
 class dirac:
-    """Fills a convolution's kernel `(*spatial, in / groups, out)` so that it passes its input on.
+    """Fills a convolution kernel `(*spatial, in / groups, out)` so that it passes its input on.
 
-    At the centre tap input feature `i` goes to output feature `i` of each group; what has no
-    counterpart is zero. The centre of an even number of taps is the one to the right, `k // 2`.
+    At the center tap input feature `i` goes to output feature `i` of each group; all
+    other entries are zero. The center of an even number of taps is the right one, `k // 2`.
 
     Args:
       groups: the number of groups of the convolution.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: groups is not an integer above 0; when called, the shape does not have
@@ -166,7 +166,7 @@ class dirac:
       [[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
 
     Reference:
-      `torch.nn.init.dirac_`, on the kernel in Flax's layout.
+      `torch.nn.init.dirac_`, for a kernel in Flax's layout.
     """
 
     groups: int = 1
@@ -191,8 +191,8 @@ class dirac:
         kernel = jnp.zeros(shape, dtype)
         if 0 not in shape:
             taps = jnp.eye(shape[-2], shape[-1] // self.groups, dtype=dtype)
-            centre = tuple(size // 2 for size in shape[:-2])
-            kernel = kernel.at[centre].set(jnp.tile(taps, (1, self.groups)))
+            center = tuple(size // 2 for size in shape[:-2])
+            kernel = kernel.at[center].set(jnp.tile(taps, (1, self.groups)))
         return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr
@@ -202,26 +202,26 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-# As in JAX these two are initializers themselves, not makers of one: kernel_init=zeros.
+# As in JAX, these two are initializers, not factories: kernel_init=zeros.
 zeros: constant = constant(0.0)
 ones: constant = constant(1.0)
 
 
 @initializer
 class hadamard_identity:
-    r"""Gives the partial identity, widened by a Hadamard matrix: ZerO, which draws nothing.
+    r"""Fills with a partial identity, widened by a Hadamard matrix (ZerO); nothing is random.
 
-    Of a kernel `(..., in, out)` the centre tap is the identity where `out <= in`, and else the
-    first `in` rows and `out` columns of :math:`H_p / \sqrt{p}`, `p` the power of two not below
+    In a kernel `(..., in, out)` the center tap is the identity if `out <= in`, and otherwise the
+    first `in` rows and `out` columns of :math:`H_p / \sqrt{p}`, `p` the smallest power of two >=
     `out`: entries :math:`\pm 1/\sqrt{p}`, so that a wider layer breaks the symmetry between its
     units without any randomness. The other taps are zeros. The last layer of a residual branch and
     the head are `zeros` in that method.
 
     Args:
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
-      TypeError: dtype is none.
+      TypeError: dtype isn't a numeric dtype.
       ValueError: when called, the shape has fewer than two axes.
 
     Example:
@@ -255,7 +255,7 @@ class hadamard_identity:
         if outputs <= inputs:
             taps = jnp.eye(inputs, outputs, dtype=dtype)
         else:
-            # Sylvester's matrix: the sign is that of the number of ones that two indices share.
+            # Sylvester's matrix: the sign follows the parity of the ones that two indices share.
             shared = jnp.arange(inputs)[:, None] & jnp.arange(outputs)
             odd = jax.lax.population_count(shared) % 2
             size = 2 ** (outputs - 1).bit_length()
@@ -270,23 +270,23 @@ class hadamard_identity:
 
 @initializer
 class stft:
-    r"""Gives the kernel of a convolution that computes a short-time Fourier transform.
+    r"""Fills the kernel of a convolution that computes a short-time Fourier transform.
 
-    Of a kernel `(time, 1, frequencies)` the real side is :math:`w_t \cos(2 \pi t k / F)` and the
+    In a kernel `(time, 1, frequencies)` the real side is :math:`w_t \cos(2 \pi t k / F)` and the
     imaginary one :math:`-w_t \sin(2 \pi t k / F)`, with `F = 2 (frequencies - 1)`: the lower half
-    of a transform over `F` points, as `numpy.fft.rfft` has it.
+    of a transform over `F` points, as in `numpy.fft.rfft`.
 
     Args:
       side: 'real' or 'imag'.
       window: a window of `scipy.signal.get_window`: a name, or a tuple of a name and numbers, such
-        as ('kaiser', 8.0). None stands for no window.
+        as ('kaiser', 8.0). None means no window.
       scaling: what the window is divided by: 'density', the root of its sum of squares;
         'spectrum', the sum of its absolute values; None, nothing.
       periodic: whether the window is periodic instead of symmetric.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
-      TypeError, ValueError: side, window or scaling is none of the above, periodic is not a bool;
+      TypeError, ValueError: side, window or scaling isn't one of the above, periodic is not a bool;
         when called, the shape is not (time, 1, frequencies).
 
     Example:
@@ -312,7 +312,7 @@ class stft:
             checked_choice("stft", "scaling", self.scaling, ("density", "spectrum"))
         if not isinstance(self.periodic, bool):
             raise TypeError(f"stft: periodic must be True or False, got {self.periodic!r}")
-        # As JSON has it, a tuple is a list.
+        # JSON turns a tuple into a list.
         window = tuple(self.window) if isinstance(self.window, list) else self.window
         if window is not None:
             import scipy.signal
@@ -341,7 +341,7 @@ class stft:
                 raise ValueError(f"{self!r}: the window is zero at all of its {time} points")
             total = {"density": np.sqrt(np.sum(window**2)), "spectrum": np.sum(np.abs(window))}
             window = window / total.get(str(self.scaling), 1.0)
-        # Whole turns are taken off before they cost digits.
+        # Reduce the angles modulo whole turns first, so that no digits are lost.
         period = max(2 * (frequencies - 1), 1)
         turns = np.outer(np.arange(time), np.arange(frequencies)) % period / period
         wave = np.cos(2 * np.pi * turns) if self.side == "real" else -np.sin(2 * np.pi * turns)

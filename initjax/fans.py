@@ -1,15 +1,15 @@
-"""What `fan_in` and `fan_out` are: how many inputs a unit sums, how many outputs an input feeds.
+"""`fan_in` and `fan_out`: how many inputs a unit sums, and how many outputs an input feeds.
 
 Axis arguments, here and in all of initjax, follow `jax.nn.initializers`: `in_axis` and `out_axis`
-name the axes of the kernel that hold its input and output features, `batch_axis` those along which
-kernels of their own are stacked. Each is an int or a sequence of ints whose sizes are multiplied;
-negative ones count from the end. Every axis that is not named is spatial: it is the receptive
-field of a convolution and counts in both fans.
+name the axes of the kernel that hold its input and output features; `batch_axis` names axes along
+which independent kernels are stacked. Each is an int or a sequence of ints whose sizes are
+multiplied; negative ones count from the end. All other axes are spatial: they form the receptive
+field of a convolution and count in both fans.
 
-Some layers sum fewer products than the shape of their kernel says: a transposed convolution with
-strides, a stack of kernels that Flax flattens before it asks for the draw. What is too many is
-divided away by `fan_in_divisor` and `fan_out_divisor`. The functions below give the arguments for
-the layers of the field; `compute_fans` and every initializer that counts fans take them:
+Some layers sum fewer products than the kernel's shape suggests: a transposed convolution with
+strides, or a stack of kernels that Flax flattens before it calls the initializer. Correct for that
+with `fan_in_divisor` and `fan_out_divisor`. The functions below give these arguments for common
+layers; `compute_fans` and every initializer with fans accept them:
 
     kernel_init = he_normal(**conv_transpose_fans(strides=(2, 2)))
 """
@@ -32,22 +32,22 @@ def compute_fans(
     fan_in_divisor: float = 1.0,
     fan_out_divisor: float = 1.0,
 ) -> tuple[float, float]:
-    r"""Computes the effective numbers of inputs and outputs of a kernel.
+    r"""Computes the effective number of inputs and outputs of a kernel.
 
     With :math:`r` the product of the spatial axes, :math:`fan_{in} = in \cdot r` and
-    :math:`fan_{out} = out \cdot r`, each over its divisor. `in_axis` and `out_axis` may name the
-    same axis, as Flax's `Embed` does; its size then divides twice, as in JAX.
+    :math:`fan_{out} = out \cdot r`, each divided by its divisor. `in_axis` and `out_axis` may name
+    the same axis, as Flax's `Embed` does; its size is then divided out twice, as in JAX.
 
     Args:
       shape: the shape of the kernel, `(..., in, out)` by default.
       in_axis: axis or axes of the input features.
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
-      fan_in_divisor: how many times too many inputs the shape shows.
-      fan_out_divisor: how many times too many outputs the shape shows.
+      fan_in_divisor: the factor by which the shape overstates the number of inputs.
+      fan_out_divisor: the factor by which the shape overstates the number of outputs.
 
     Returns:
-      `(fan_in, fan_out)` as floats; both 0.0 for a shape without elements.
+      `(fan_in, fan_out)` as floats; both 0.0 for an empty shape.
 
     Raises:
       TypeError, ValueError: an axis is not an int or a sequence of ints, or outside the shape, as
@@ -62,7 +62,7 @@ def compute_fans(
       (9.0, 9.0)
 
     Reference:
-      `jax.nn.initializers.variance_scaling`, whose meaning this follows.
+      `jax.nn.initializers.variance_scaling`, which defines fans the same way.
     """
     shape = tuple(int(size) for size in shape)
     arguments = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
@@ -80,20 +80,20 @@ def compute_fans(
 
 
 def conv_fans(groups: int = 1, strides: int | Sequence[int] = 1) -> dict[str, Any]:
-    """The arguments for a convolution, of any rank: an input feeds its own group only.
+    """Fan arguments for a convolution of any rank: an input feeds its own group only.
 
-    A depthwise convolution has as many groups as input features. The kernel is laid out as Flax's,
-    `(*spatial, in / groups, out)`; its fan_in is right by itself, its fan_out too large without
-    this: `groups` times, and as many times as places are left out by the strides. The kernels of
-    Flax's `ConvLocal` are `(*places, taps * in, out)`, one for each place of its output: it takes
-    none of this, but the axes of the places, `batch_axis=(0, 1)` in two dimensions.
+    A depthwise convolution has as many groups as input features. The kernel has Flax's layout,
+    `(*spatial, in / groups, out)`. Its fan_in needs no correction; its fan_out is too large by
+    `groups` times the product of the strides. Flax's `ConvLocal` has one kernel for each output
+    position, `(*positions, taps * in, out)`. It needs only the axes of the positions:
+    `batch_axis=(0, 1)` in two dimensions.
 
     Args:
       groups: the number of groups (`feature_group_count` in Flax).
-      strides: the strides, one for each spatial axis; 1 stands for none.
+      strides: the strides, one for each spatial axis; 1 means no strides.
 
     Returns:
-      Arguments by name, for `compute_fans` and every initializer that counts fans.
+      Keyword arguments for `compute_fans` and every initializer with fans.
 
     Raises:
       TypeError, ValueError: groups or a stride is not an integer above 0, or strides is a single
@@ -112,15 +112,15 @@ def conv_fans(groups: int = 1, strides: int | Sequence[int] = 1) -> dict[str, An
 def conv_transpose_fans(
     strides: int | Sequence[int] = 1, transpose_kernel: bool = False
 ) -> dict[str, Any]:
-    """The arguments for a transposed convolution: each output sees one tap in `strides`.
+    """Fan arguments for a transposed convolution: each output sees one tap in `strides`.
 
     Args:
-      strides: the strides, one for each spatial axis; 1 stands for none.
+      strides: the strides, one for each spatial axis; 1 means no strides.
       transpose_kernel: whether the kernel is laid out as `(*spatial, out, in)`, as Flax's
         `ConvTranspose(transpose_kernel=True)` has it.
 
     Returns:
-      Arguments by name, for `compute_fans` and every initializer that counts fans.
+      Keyword arguments for `compute_fans` and every initializer with fans.
 
     Raises:
       TypeError, ValueError: a stride is not an integer above 0, or strides is a single number other
@@ -135,20 +135,20 @@ def conv_transpose_fans(
 
 
 def einsum_fans(equation: str) -> dict[str, Any]:
-    """The arguments for the kernel of a Flax `Einsum`, the second operand of its equation.
+    """Fan arguments for the kernel of a Flax `Einsum`, the second operand of its equation.
 
-    What the kernel shares with the input only is summed: an input. What it shares with the output
-    only is an output, and what all three share is a batch of kernels.
+    Axes that the kernel shares with the input only are inputs. Axes that it shares with the output
+    only are outputs. Axes that all three share are batch axes.
 
     Args:
       equation: as for `jax.numpy.einsum`, with two operands and an output, `"btd,dnh->btnh"`.
 
     Returns:
-      Arguments by name, for `compute_fans` and every initializer that counts fans.
+      Keyword arguments for `compute_fans` and every initializer with fans.
 
     Raises:
-      ValueError: the equation has another form, the kernel has "..." or an axis twice, or an axis
-        of the input is summed that the kernel lacks: its size would count, and is not known here.
+      ValueError: the equation has another form, the kernel has "..." or a repeated axis, or the
+        equation sums an axis of the input that the kernel lacks, whose size isn't known here.
 
     Example:
       >>> compute_fans((512, 8, 64), **einsum_fans("btd,dnh->btnh"))
@@ -166,7 +166,7 @@ def einsum_fans(equation: str) -> dict[str, Any]:
     if lost:
         raise ValueError(
             f"einsum_fans: {equation!r} sums the input's axis {lost[0]!r}, which the kernel lacks:"
-            " its size counts as inputs too; give it as fan_in_divisor = 1 / size"
+            " its size multiplies the inputs; pass fan_in_divisor = 1 / size"
         )
     batch = set(kernel) & set(inputs) & set(output)
     outputs = (set(kernel) & set(output)) - batch
@@ -178,16 +178,16 @@ def einsum_fans(equation: str) -> dict[str, Any]:
 
 
 def stacked_fans(size: int) -> dict[str, Any]:
-    """The arguments for a stack of kernels whose batch axes Flax flattens into the inputs.
+    """Fan arguments for a stack of kernels whose batch axes Flax flattens into the inputs.
 
-    Linen's `DenseGeneral(batch_dims=...)` and NNX's `LinearGeneral(batch_axis=...)` show an
-    initializer the shape `(batch * in, out)`, so that no axis is left to name.
+    Linen's `DenseGeneral(batch_dims=...)` and NNX's `LinearGeneral(batch_axis=...)` give an
+    initializer the shape `(batch * in, out)`, so there is no batch axis left to name.
 
     Args:
       size: the number of kernels, the product of the sizes of the batch axes.
 
     Returns:
-      Arguments by name, for `compute_fans` and every initializer that counts fans.
+      Keyword arguments for `compute_fans` and every initializer with fans.
 
     Raises:
       TypeError, ValueError: size is not an integer above 0.
@@ -200,13 +200,13 @@ def stacked_fans(size: int) -> dict[str, Any]:
 
 
 def packed_fans(count: int) -> dict[str, Any]:
-    """The arguments for kernels side by side in one, as query, key and value often are (count=3).
+    """Fan arguments for kernels concatenated into one, as query, key and value often are (count=3).
 
     Args:
       count: how many kernels share the output axis.
 
     Returns:
-      Arguments by name, for `compute_fans` and every initializer that counts fans.
+      Keyword arguments for `compute_fans` and every initializer with fans.
 
     Raises:
       TypeError, ValueError: count is not an integer above 0.
@@ -219,13 +219,13 @@ def packed_fans(count: int) -> dict[str, Any]:
 
 
 def embedding_fans() -> dict[str, Any]:
-    """The arguments for a table `(num_embeddings, features)` from which single rows are taken.
+    """Fan arguments for an embedding table `(num_embeddings, features)`.
 
-    Nothing is summed: fan_in is 1. (Flax's own default counts the features instead, which suits a
-    table that is used as the output layer too; `out_axis=0` says so here as there.)
+    A lookup sums nothing, so fan_in is 1. (Flax's own default counts the features instead, which
+    suits a table that is also the output layer; for that, use `out_axis=0`, as in Flax.)
 
     Returns:
-      Arguments by name, for `compute_fans` and every initializer that counts fans.
+      Keyword arguments for `compute_fans` and every initializer with fans.
 
     Example:
       >>> compute_fans((50_000, 512), **embedding_fans())
@@ -242,7 +242,7 @@ def checked_fans(
     fan_in_divisor: float,
     fan_out_divisor: float,
 ) -> dict[str, Any]:
-    """The arguments of `compute_fans` by name, if they are axes and divisors."""
+    """The checked arguments of `compute_fans`, by name."""
     return {
         "in_axis": checked_axes(owner, "in_axis", in_axis),
         "out_axis": checked_axes(owner, "out_axis", out_axis),
@@ -266,14 +266,14 @@ def fans_of(initializer: Any, shape: Sequence[int]) -> tuple[float, float]:
 
 
 def _product(owner: str, strides: int | Sequence[int]) -> int:
-    """The product of the strides: of how many places one is taken."""
+    """The product of the strides."""
     if isinstance(strides, Sequence) and not isinstance(strides, str):
         return math.prod(checked_integer(owner, "strides", stride, 1) for stride in strides)
     if isinstance(strides, Integral) and strides == 1:
         return 1
-    # A single one Flax takes for every spatial axis, however many there are.
+    # Flax applies a single stride to every spatial axis, but their number isn't known here.
     raise ValueError(
-        f"{owner}: strides must be 1 or given for each spatial axis, as in (2, 2) for two, got"
+        f"{owner}: strides must be 1 or a sequence with one per spatial axis, such as (2, 2), got"
         f" {strides!r}"
     )
 
@@ -284,8 +284,8 @@ def _size(shape: tuple[int, ...], axes: Axes, name: str) -> int:
     except IndexError:
         hint = ""
         if len(shape) == 1:
-            hint = " (for a bias use zeros or torch_bias(fan_in), or name its in_axis)"
+            hint = " (for a bias use zeros or torch_bias(fan_in), or set in_axis)"
         raise ValueError(
-            f"{name}={axes} is outside shape {shape}: the fans of a kernel need at least its input"
-            f" and output axes{hint}"
+            f"{name}={axes} is outside shape {shape}: the fans of a kernel need at least an input"
+            f" and an output axis{hint}"
         ) from None

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 class orthogonal:
     r"""Draws a matrix with orthonormal rows or columns, whichever are fewer, times `scale`.
 
-    The kernel is seen as a matrix of `column_axis` against all other axes; it is uniform among the
-    (semi-)orthogonal ones. With a square kernel :math:`W^T W = scale^2 I`: every signal keeps its
-    norm, times `scale`. The numbers have standard deviation scale/√max(rows, columns).
+    The kernel is treated as a matrix with `column_axis` as its columns and all other axes as its
+    rows, drawn uniformly from the (semi-)orthogonal matrices. For a square kernel
+    :math:`W^T W = scale^2 I`: the norm of every signal is multiplied by `scale`. The entries have
+    standard deviation scale/√max(rows, columns).
 
     Args:
       scale: the length of each row or column.
       column_axis: the axis of the output features.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: scale is not a finite real number, column_axis is not an int; when
@@ -84,19 +85,20 @@ class orthogonal:
 
 @initializer
 class delta_orthogonal:
-    r"""Puts an orthogonal matrix at the centre tap of a convolution's kernel, zeros beside it.
+    r"""Puts an orthogonal matrix at the center tap of a convolution kernel, with zeros elsewhere.
 
-    With as many outputs as inputs, or more, the convolution keeps the norm of its input, times
-    `scale`, whatever the number of taps (with circular padding, or none that is seen).
+    With at least as many outputs as inputs, the convolution multiplies the norm of its input by
+    `scale`, whatever the number of taps (with circular padding, or far from the border).
 
     Args:
       scale: the length of each row of the matrix.
       column_axis: which of the last two axes holds the columns, as for `orthogonal`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
-      TypeError, ValueError: scale is not a finite real number, column_axis is none of the last two;
-        when called, the shape does not have 3 to 5 axes, or has fewer outputs than inputs.
+      TypeError, ValueError: scale is not a finite real number, column_axis isn't one of the last
+        two axes; when called, the shape does not have 3 to 5 axes, or has fewer outputs than
+        inputs.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -127,26 +129,26 @@ class delta_orthogonal:
                 f" outputs as inputs, and column_axis among the last two, got {shape}"
             )
         matrix = orthogonal(self.scale, axis, self.dtype)(key, shape[-2:], dtype)
-        return _at_centre(matrix, shape, out_sharding)
+        return _at_center(matrix, shape, out_sharding)
 
     __repr__ = spec_repr
 
 
 @initializer
 class scaled_orthogonal:
-    r"""Draws an orthogonal matrix times :math:`scale \max(\sqrt{out/in}, 1)`: keeps mean squares.
+    r"""Draws an orthogonal matrix times :math:`scale \max(\sqrt{out/in}, 1)`, to keep mean squares.
 
-    `orthogonal` keeps the *norm* of what it can; with more outputs than inputs the mean square then
-    falls by in/out, which this makes up for. A kernel of more than two axes gets the matrix at its
-    centre tap, as from `delta_orthogonal`.
+    `orthogonal` preserves the *norm*; with more outputs than inputs, the mean square then falls by
+    in/out. This initializer compensates for that. In a kernel with more than two axes, the matrix
+    is at the center tap, as in `delta_orthogonal`.
 
     Args:
-      scale: a number that all is multiplied by.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      scale: a factor of the whole kernel.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: scale is not a finite real number; when called, the shape has fewer
-        than two axes, or an even number of taps along one, which have no centre.
+        than two axes, or an even number of taps along an axis, which has no center.
 
     Example:
       >>> import jax
@@ -178,7 +180,7 @@ class scaled_orthogonal:
         inputs, outputs = shape[-2:]
         scale = self.scale * max((outputs / inputs) ** 0.5 if inputs else 1.0, 1.0)
         matrix = orthogonal(scale, -1, self.dtype)(key, (inputs, outputs), dtype)
-        return _at_centre(matrix, shape, out_sharding)
+        return _at_center(matrix, shape, out_sharding)
 
     __repr__ = spec_repr
 
@@ -194,8 +196,8 @@ def _checked(owner: str, scale: Any, dtype: Any, column_axis: Any = -1) -> dict[
     }
 
 
-def _at_centre(matrix: jax.Array, shape: tuple[int, ...], out_sharding: Any) -> jax.Array:
-    """A kernel of zeros, but for a matrix of its last two axes at its centre tap."""
+def _at_center(matrix: jax.Array, shape: tuple[int, ...], out_sharding: Any) -> jax.Array:
+    """A kernel of zeros with a matrix at its center tap."""
     import jax.numpy as jnp
 
     kernel = jnp.zeros(shape, matrix.dtype)

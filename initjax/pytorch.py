@@ -1,4 +1,4 @@
-"""PyTorch's initializers where they mean something else than JAX's of a like name."""
+"""PyTorch's initializers, where they differ from JAX's initializers of similar names."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def torch_kaiming_uniform(
 
     Args:
       a: the slope of 'leaky_relu' below zero.
-      mode: 'fan_in' or 'fan_out', which is `n`; of the kernel (*spatial, in, out), as in JAX.
-      nonlinearity: a name in PyTorch's table, see `torch_gain`.
-      gain: `g`: a number or an activation, instead of the table's.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
+      mode: 'fan_in' or 'fan_out', which is `n`, of a kernel (*spatial, in, out), as in JAX.
+      nonlinearity: a name in PyTorch's table; see `torch_gain`.
+      gain: `g`, a number or an activation, instead of the value in the table.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: a is not a finite number, mode or nonlinearity is none of the above,
+      TypeError, ValueError: a is not a finite number, mode or nonlinearity isn't one of the above,
         the others as in `variance_scaling`.
 
     Example:
@@ -85,18 +85,18 @@ def torch_kaiming_normal(
 
     Args:
       a: the slope of 'leaky_relu' below zero.
-      mode: 'fan_in' or 'fan_out', which is `n`; of the kernel (*spatial, in, out), as in JAX.
-      nonlinearity: a name in PyTorch's table, see `torch_gain`.
-      gain: `g`: a number or an activation, instead of the table's.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
+      mode: 'fan_in' or 'fan_out', which is `n`, of a kernel (*spatial, in, out), as in JAX.
+      nonlinearity: a name in PyTorch's table; see `torch_gain`.
+      gain: `g`, a number or an activation, instead of the value in the table.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
 
     Returns:
       An initializer.
 
     Raises:
-      TypeError, ValueError: a is not a finite number, mode or nonlinearity is none of the above,
+      TypeError, ValueError: a is not a finite number, mode or nonlinearity isn't one of the above,
         the others as in `variance_scaling`.
 
     Example:
@@ -124,11 +124,11 @@ def _torch_kaiming(
 class torch_bias:
     r"""Draws a bias as PyTorch's layers do: :math:`U[-1/\sqrt{fan_{in}}, 1/\sqrt{fan_{in}})`.
 
-    A bias's own shape does not tell the fan_in of its layer, so it is an argument.
+    A bias's shape doesn't determine the fan_in of its layer, so it is an argument.
 
     Args:
       fan_in: the fan_in of the layer's kernel, above 0; see `compute_fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: fan_in is not a finite number above 0.

@@ -1,15 +1,15 @@
-r"""Published ways to initialize a whole model, for what the shape of one kernel cannot tell.
+r"""Published ways to initialize a whole model, beyond what the shape of one kernel determines.
 
-They scale by depth what the model has drawn, so that its layout and its fans do not matter: each
-takes a tree of parameters and gives one of the same structure. Which parameters play which part is
-told by patterns of paths, as for `initjax.initialize`: one, or several in a sequence.
+They rescale the model's own parameters by depth, so its layout and fans don't matter: each takes a
+tree of parameters and returns one with the same structure. Path patterns select the parameters, as
+for `initjax.initialize`: one pattern, or several in a sequence.
 
 ===================  ======================  ============================================
-function             draw the model by       then what enters a sum is multiplied by
+function             draw the model by       then multiply branch weights by
 ===================  ======================  ============================================
-`residual_scaling`   what the model draws    :math:`1/\sqrt{branches}`
+`residual_scaling`   its own initializers    :math:`1/\sqrt{branches}`
 `fixup`              He, fan_out, normal     :math:`branches^{-1/(2 layers - 2)}`, or 0
-`t_fixup`            Glorot                  :math:`.67 N^{-1/4}` or :math:`(9 N)^{-1/4}`
+`t_fixup`            Glorot                  :math:`0.67 N^{-1/4}` or :math:`(9 N)^{-1/4}`
 `deepnorm`           Glorot, normal          :math:`\beta`
 ===================  ======================  ============================================
 """
@@ -32,22 +32,22 @@ Patterns: TypeAlias = str | Sequence[str]
 
 
 def residual_scaling(params: Params, num_branches: int, *, outputs: Patterns) -> Params:
-    r"""Divides what residual branches end with by :math:`\sqrt{branches}`, as GPT-2 does.
+    r"""Divides the last kernel of each residual branch by :math:`\sqrt{branches}`, as GPT-2 does.
 
-    The sum of as many independent branches then has the variance of one. In GPT-2 all kernels are
-    drawn from N(0, .02²), and each of its layers has two branches: attention and MLP.
+    The sum of that many independent branches then has the variance of one. In GPT-2 all kernels are
+    drawn from N(0, 0.02²), and each layer has two branches: attention and MLP.
 
     Args:
       params: a tree of parameters, drawn by the model's own initializers.
-      num_branches: how many branches are added one after another: two a transformer's layer.
-      outputs: the patterns of the kernels that the branches end with.
+      num_branches: the number of branches added one after another: two per transformer layer.
+      outputs: patterns of the last kernel of each branch.
 
     Returns:
       A tree of the same structure.
 
     Raises:
       TypeError, ValueError: num_branches is not an integer above 0; a pattern matches nothing, or
-        there is none.
+        no pattern is given.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,23 +76,23 @@ def fixup(
     r"""Scales a residual network without normalization so that a step of SGD changes it by O(1).
 
     Layers in a branch are multiplied by :math:`L^{-1/(2m-2)}`, with `L` branches of `m` layers; the
-    last of each branch and the head become zeros. The kernels have been drawn by
-    `variance_scaling(2.0, "fan_out", "normal")`; the model has a scalar bias (0) before every layer
+    last layer of each branch and the head become zeros. Draw the kernels by
+    `variance_scaling(2.0, "fan_out", "normal")` first. The model needs a scalar bias (0) before every layer
     and activation, and a scalar multiplier (1) in each branch, in place of normalization.
 
     Args:
-      params: a tree of parameters, drawn so.
-      num_branches: `L`, how many residual branches there are.
-      inner: the patterns of the branches' kernels but the last.
-      last: the patterns of the last kernel of each branch.
-      head: the patterns of the classifying layer's kernel and bias.
-      layers_per_branch: `m`, from 2 on; 3 for bottleneck blocks.
+      params: a tree of parameters, drawn as above.
+      num_branches: `L`, the number of residual branches.
+      inner: patterns of the branches' kernels, except the last.
+      last: patterns of the last kernel of each branch.
+      head: patterns of the classification layer's kernel and bias.
+      layers_per_branch: `m`, at least 2; 3 for bottleneck blocks.
 
     Returns:
       A tree of the same structure.
 
     Raises:
-      TypeError, ValueError: a number is not an integer of its range; a pattern matches nothing.
+      TypeError, ValueError: a number is not an integer in its range; a pattern matches nothing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,26 +114,26 @@ def fixup(
 def t_fixup(
     params: Params, num_layers: int, stack: str, *, weights: Patterns, embeddings: Patterns = ()
 ) -> Params:
-    r"""Scales a transformer's encoder or decoder so that it trains without norms and warm-up.
+    r"""Scales a transformer's encoder or decoder to train without normalization and warm-up.
 
-    The weights are multiplied by :math:`.67 N^{-1/4}` in an encoder and by :math:`(9 N)^{-1/4}` in
-    a decoder of `N` layers, embeddings by :math:`(9 N)^{-1/4}`. A model with both takes a call for
-    each. Kernels have been drawn by Glorot's initializers, embeddings from N(0, 1/features).
+    The weights are multiplied by :math:`0.67 N^{-1/4}` in an encoder and by :math:`(9 N)^{-1/4}` in
+    a decoder of `N` layers, embeddings by :math:`(9 N)^{-1/4}`. For a model with both, call this
+    once for each. Draw kernels by Glorot's initializers first, embeddings from N(0, 1/features).
 
     Args:
-      params: a tree of parameters, drawn so.
-      num_layers: `N`, the layers of this stack.
+      params: a tree of parameters, drawn as above.
+      num_layers: `N`, the number of layers of this stack.
       stack: 'encoder' or 'decoder'.
-      weights: the patterns of the kernels of the values, of the attentions' outputs and of the two
-        layers of each MLP; not of queries and keys.
-      embeddings: the patterns of the embeddings that the stack reads.
+      weights: patterns of the value and output kernels of each attention and of both kernels of
+        each MLP, without queries and keys.
+      embeddings: patterns of the embeddings that the stack reads.
 
     Returns:
       A tree of the same structure.
 
     Raises:
-      TypeError, ValueError: num_layers is not an integer above 0, stack is neither, a pattern
-        matches nothing.
+      TypeError, ValueError: num_layers is not an integer above 0, stack is neither, or a
+        pattern matches nothing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,21 +164,21 @@ def deepnorm_constants(
     =======  =========================  ==========================  ===================  ===================
     \        encoder                    (of encoder-decoder)        decoder              (of encoder-decoder)
     =======  =========================  ==========================  ===================  ===================
-    alpha    :math:`(2N)^{1/4}`         :math:`.81 (N^4 M)^{1/16}`  :math:`(2M)^{1/4}`   :math:`(3M)^{1/4}`
-    beta     :math:`(8N)^{-1/4}`        :math:`.87 (N^4 M)^{-1/16}` :math:`(8M)^{-1/4}`  :math:`(12M)^{-1/4}`
+    alpha    :math:`(2N)^{1/4}`         :math:`0.81 (N^4 M)^{1/16}`  :math:`(2M)^{1/4}`   :math:`(3M)^{1/4}`
+    beta     :math:`(8N)^{-1/4}`        :math:`0.87 (N^4 M)^{-1/16}` :math:`(8M)^{-1/4}`  :math:`(12M)^{-1/4}`
     =======  =========================  ==========================  ===================  ===================
 
     Args:
-      stack: 'encoder' or 'decoder': the stack whose constants are asked for.
-      encoder_layers: `N`; 0 where there is no encoder.
-      decoder_layers: `M`; 0 where there is no decoder.
+      stack: 'encoder' or 'decoder', the stack that the constants are for.
+      encoder_layers: `N`; 0 if there is no encoder.
+      decoder_layers: `M`; 0 if there is no decoder.
 
     Returns:
       alpha and beta.
 
     Raises:
       TypeError, ValueError: stack is neither, a number of layers is not an integer, or the stack
-        asked for has none.
+        has no layers.
 
     Example:
       >>> alpha, beta = deepnorm_constants("decoder", decoder_layers=8)
@@ -210,19 +210,19 @@ def deepnorm(
     encoder_layers: int = 0,
     decoder_layers: int = 0,
 ) -> Params:
-    r"""Scales a post-norm transformer's encoder or decoder for hundreds of layers.
+    r"""Scales the encoder or decoder of a post-norm transformer with up to hundreds of layers.
 
-    The weights are multiplied by :math:`\beta`. All kernels have been drawn by
-    `glorot_normal()`-like laws, and the model adds :math:`LayerNorm(\alpha x + f(x))`; see
-    `deepnorm_constants`. A model with both stacks takes a call for each.
+    The weights are multiplied by :math:`\beta`. Draw all kernels by
+    `glorot_normal()` or similar first. The model adds :math:`LayerNorm(\alpha x + f(x))`; see
+    `deepnorm_constants`. For a model with both stacks, call this once for each.
 
     Args:
-      params: a tree of parameters, drawn so.
-      stack: 'encoder' or 'decoder': the stack that is scaled.
-      weights: the patterns of the kernels of the values, of the attentions' outputs and of the two
-        layers of each MLP; not of queries and keys.
-      encoder_layers: 0 where there is no encoder.
-      decoder_layers: 0 where there is no decoder.
+      params: a tree of parameters, drawn as above.
+      stack: 'encoder' or 'decoder', the stack to scale.
+      weights: patterns of the value and output kernels of each attention and of both kernels of
+        each MLP, without queries and keys.
+      encoder_layers: its number; 0 if there is no encoder.
+      decoder_layers: its number; 0 if there is no decoder.
 
     Returns:
       A tree of the same structure.
@@ -253,21 +253,21 @@ def mimetic(
     query_key: tuple[float, float] = (0.7, 0.7),
     value_output: tuple[float, float] = (0.4, 0.4),
 ) -> Params:
-    r"""Draws self-attention to look as after training: the products of its kernels, not each.
+    r"""Draws self-attention so that the products of its kernels look as they do after training.
 
-    Of every head :math:`W_Q W_K^T \approx \alpha_1 Z + \beta_1 I`, and of all heads together
-    :math:`W_V W_O = \alpha_2 Z - \beta_2 I`, with :math:`Z_{ij} \sim N(0, 1/d)`, a new one for each
-    product. The products are split by the singular value decomposition, half of the singular values
-    to each side; a head keeps its largest ones. The paper's models have fixed sinusoidal position
-    embeddings. What an attention does not hold, its biases among them, stays as it is.
+    For every head :math:`W_Q W_K^T \approx \alpha_1 Z + \beta_1 I`, and for all heads together
+    :math:`W_V W_O = \alpha_2 Z - \beta_2 I`, with :math:`Z_{ij} \sim N(0, 1/d)`, drawn
+    independently for each product. A singular value decomposition splits each product; each factor
+    gets the square root of the singular values, and a head keeps the largest. The paper's models
+    have fixed sinusoidal position embeddings. All other parameters, and biases, stay as they are.
 
     An attention is four kernels as in Flax: `query/kernel`, `key/kernel` and `value/kernel` of
     shape (d, heads, d / heads), `out/kernel` of (heads, d / heads, d), in Linen or NNX.
 
     Args:
       params: a tree of parameters.
-      key: a PRNG key; each attention's own is folded from its path.
-      attention: the patterns of the attentions' paths.
+      key: a PRNG key; each attention's own key is derived from its path.
+      attention: patterns of the attentions' paths.
       query_key: alpha and beta of queries and keys.
       value_output: alpha and beta of values and outputs.
 
@@ -276,7 +276,7 @@ def mimetic(
 
     Raises:
       TypeError, ValueError: alpha or beta is not a finite number, a pattern matches no attention,
-        or one's kernels have other shapes.
+        or its kernels have other shapes.
 
     Example:
       >>> import jax
@@ -309,7 +309,7 @@ def mimetic(
         matching = [path for path in found if fnmatch.fnmatchcase(path.rstrip("/"), pattern)]
         if not matching:
             raise ValueError(
-                f"mimetic: no attention matches {pattern!r}; the paths that hold {query!r} are"
+                f"mimetic: no attention matches {pattern!r}; the paths with {query!r} are"
                 f" {', '.join(path.rstrip('/') for path in found) or 'none'}"
             )
         chosen.update(matching)

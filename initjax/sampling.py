@@ -1,14 +1,14 @@
-"""Initializers that draw independent numbers from one law, whatever the shape means.
+"""Initializers that draw independent numbers from one distribution, whatever the shape means.
 
-Under one key all of them transform the same uniform numbers monotonically, so that two
-initializers under one seed give correlated weights: a paired comparison needs fewer seeds.
+With the same key, all of them transform the same uniform numbers monotonically. So two
+initializers with one seed give correlated weights, and a paired comparison needs fewer seeds.
 
-The numbers are drawn in float32 (or wider, if asked for) and rounded once, last: a bfloat16 draw
-is a rounded float32 draw, its law intact, where `jax.random` has but 128 values to choose from.
-Rounding may lead to the number next to a bound; the initializers that JAX lacks keep to numbers
-within their bounds in every dtype (if it has one there).
+The numbers are drawn in float32 (or wider, if requested) and rounded once, at the end: a bfloat16
+draw is a rounded float32 draw with the same distribution, where `jax.random` has only 128 values to
+choose from. Rounding may cross a bound by one float; the initializers that JAX doesn't have stay
+within their bounds in every dtype (if it has a number there).
 
-A law whose numbers a dtype cannot hold is refused when it is drawn from.
+Drawing raises an error if the dtype can't represent the distribution's numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class uniform:
 
     Args:
       scale: the bound of the interval.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: the scale is not a finite real number.
@@ -44,7 +44,7 @@ class uniform:
 
     Reference:
       `jax.nn.initializers.uniform`, bit for bit in float32 and float64. For an interval around zero
-      see `random_uniform`.
+      use `random_uniform`.
     """
 
     scale: float = 1e-2
@@ -68,7 +68,7 @@ class random_uniform:
     Args:
       minval: the lower bound.
       maxval: the upper bound.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: a bound is not a finite real number, or minval exceeds maxval.
@@ -79,7 +79,7 @@ class random_uniform:
       True
 
     Reference:
-      `keras.initializers.RandomUniform`: its law and its defaults.
+      `keras.initializers.RandomUniform`: the same distribution and defaults.
     """
 
     minval: float = -0.05
@@ -108,8 +108,8 @@ class normal:
 
     Args:
       stddev: the standard deviation.
-      dtype: the dtype when the call names none; None stands for JAX's default float. May be
-        complex: the variance of the modulus is then stddev².
+      dtype: the dtype used when a call gives none; None means JAX's default float. May be
+        complex: then the mean squared modulus is stddev².
 
     Raises:
       TypeError, ValueError: stddev is not a finite real number >= 0.
@@ -153,7 +153,7 @@ class random_normal:
     Args:
       mean: the mean.
       stddev: the standard deviation.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: an argument is not a finite real number, or stddev is negative.
@@ -164,7 +164,7 @@ class random_normal:
       0.05
 
     Reference:
-      `keras.initializers.RandomNormal`: its law and its defaults.
+      `keras.initializers.RandomNormal`: the same distribution and defaults.
     """
 
     mean: float = 0.0
@@ -184,14 +184,14 @@ class random_normal:
 
 @initializer
 class truncated_normal:
-    r"""Draws from a normal law cut off at `lower` and `upper` standard deviations.
+    r"""Draws from a normal distribution truncated at `lower` and `upper` standard deviations.
 
-    What is drawn has *less* than the standard deviation `stddev`, since the tails are missing:
-    .8796 stddev with the default bounds. The named methods (`he_normal`, ...) correct for that.
+    The draw's standard deviation is *less* than `stddev`, since the tails are missing:
+    0.8796 stddev with the default bounds. The named methods (`he_normal`, ...) correct for that.
 
     Args:
-      stddev: the standard deviation before the cut.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      stddev: the standard deviation before truncation.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
       lower: the lower bound in units of stddev; may be -inf.
       upper: the upper bound in units of stddev; may be inf.
 
@@ -206,10 +206,10 @@ class truncated_normal:
       (4.4, True)
 
     Reference:
-      `jax.nn.initializers.truncated_normal`, bit for bit in float32 and float64, but for two
-      bounds on one side of zero, both beyond 2: there JAX's draws are coarse from four sigma on,
-      and all alike from six. And where a bound lies beyond five sigma JAX draws that bound itself
-      (3e38, if it is infinite) once in some million numbers; here it is one at 5.5 sigma.
+      `jax.nn.initializers.truncated_normal`, bit for bit in float32 and float64, except for two
+      bounds on one side of zero, both beyond 2: there JAX's draws are coarse beyond four sigma and
+      all equal beyond six. Also, if a bound is beyond five sigma, JAX draws the bound itself (3e38,
+      if it is infinite) about once in a million numbers; here no draw is beyond 5.5 sigma.
       (PyTorch's bounds are absolute: see `bounded_normal`.)
     """
 
@@ -236,21 +236,21 @@ class truncated_normal:
 
 @initializer
 class random_truncated_normal:
-    r"""Draws from :math:`N(mean, stddev^2)` cut off at `lower` and `upper` standard deviations.
+    r"""Draws from :math:`N(mean, stddev^2)` truncated at `lower` and `upper` standard deviations.
 
-    As with `truncated_normal` what is drawn has less than the standard deviation `stddev`: .8796
-    stddev with the default bounds.
+    As with `truncated_normal`, the draw's standard deviation is less than `stddev`: 0.8796 stddev
+    with the default bounds.
 
     Args:
-      mean: the mean before the cut.
-      stddev: the standard deviation before the cut.
+      mean: the mean before truncation.
+      stddev: the standard deviation before truncation.
       lower: the lower bound in standard deviations from the mean; may be -inf.
       upper: the upper bound in standard deviations from the mean; may be inf.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
-      TypeError, ValueError: mean is not a finite number, stddev is not one >= 0, a bound is not a
-        number, or lower is not below upper.
+      TypeError, ValueError: mean is not a finite number, stddev is not a finite number >= 0, a
+        bound is not a number, or lower is not below upper.
 
     Example:
       >>> import jax
@@ -290,21 +290,21 @@ class random_truncated_normal:
 
 @initializer
 class bounded_normal:
-    r"""Draws from :math:`N(mean, stddev^2)` cut off at the *values* `minval` and `maxval`.
+    r"""Draws from :math:`N(mean, stddev^2)` truncated at the *values* `minval` and `maxval`.
 
-    The bounds are absolute, whatever stddev is: with the default ones and a stddev of .02 nothing
-    is cut off.
+    The bounds are absolute, whatever stddev is: with the defaults and a stddev of 0.02, nothing is
+    truncated.
 
     Args:
-      mean: the mean before the cut.
-      stddev: the standard deviation before the cut, above 0.
+      mean: the mean before truncation.
+      stddev: the standard deviation before truncation, above 0.
       minval: the least value; may be -inf.
       maxval: the greatest value; may be inf.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
-      TypeError, ValueError: mean is not a finite number, stddev is not one above 0, a bound is not
-        a number, or minval is not below maxval.
+      TypeError, ValueError: mean is not a finite number, stddev is not a finite number above 0, a
+        bound is not a number, or minval is not below maxval.
 
     Example:
       >>> import jax
@@ -343,7 +343,7 @@ class bounded_normal:
 
 
 def _check(initializer: Any, numbers: dict[str, dict[str, Any]]) -> None:
-    """Checks a new initializer's arguments and brings them to their one form."""
+    """Checks and normalizes a new initializer's arguments."""
     owner = type(initializer).__name__
     checked = {
         name: checked_number(owner, name, getattr(initializer, name), **limits)
@@ -354,23 +354,22 @@ def _check(initializer: Any, numbers: dict[str, dict[str, Any]]) -> None:
 
 @initializer
 class in_blocks:
-    """Draws what an initializer draws, to the bit, in blocks: an array and next to nothing besides.
+    """Draws the same numbers as an initializer, but in blocks, to save memory inside `jit`.
 
-    Inside of `jax.jit` on a CPU a draw needs sixteen bytes for every number until it is done; this
-    way it needs the array alone, or the array twice if its dtype has eight bits, or is bfloat16
-    and JAX older than 0.12. (Outside of `jit` on a CPU all initializers of independent numbers do
-    so by themselves.) Not for arrays that are sharded over devices: each device would draw all.
-
-    Inside of `jit` the numbers are those of the initializer inside of `jit`; but with JAX before
-    0.12, where `jit` changes the last bit of `normal`, that one's are those outside of it.
+    Inside `jax.jit` on a CPU, a draw needs sixteen extra bytes per number. In blocks it needs only
+    the array, or twice the array if its dtype has eight bits, or is bfloat16 with JAX older than
+    0.12. (Outside `jit` on a CPU, all initializers of independent numbers draw in blocks anyway.)
+    Don't use it for arrays that are sharded over devices: each device would draw the whole array.
+    Inside `jit` the numbers equal those of the initializer inside `jit`. The exception is `normal`
+    with JAX before 0.12, where `jit` changes the last bit: there they equal those outside `jit`.
 
     Args:
-      initializer: one that draws independent numbers: all of `initjax.sampling` and
-        `initjax.scaling`, and `siren`, `random_walk`, `mup_output` and `torch_bias`.
+      initializer: one that draws independent numbers: any from `initjax.sampling` and
+        `initjax.scaling`, or `siren`, `random_walk`, `mup_output` and `torch_bias`.
 
     Raises:
-      TypeError: the initializer is none of those; when called, the dtype is complex, or the key is
-        not a threefry key (with `jax_threefry_partitionable`, as is JAX's default).
+      TypeError: the initializer isn't one of those; when called, the dtype is complex, or the key
+        is not a threefry key (with `jax_threefry_partitionable`, JAX's default).
 
     Example:
       >>> import jax
@@ -384,8 +383,8 @@ class in_blocks:
     def __post_init__(self) -> None:
         if not hasattr(self.initializer, "_law") or isinstance(self.initializer, type):
             raise TypeError(
-                "in_blocks: takes an initializer of independent numbers, such as he_normal(),"
-                f" parentheses and all; got {self.initializer!r}"
+                "in_blocks: initializer must draw independent numbers, such as he_normal() with its"
+                f" parentheses; got {self.initializer!r}"
             )
 
     def __call__(
@@ -399,8 +398,8 @@ class in_blocks:
         ):
             if met:
                 raise TypeError(
-                    "in_blocks: draws real numbers, on one device, from a threefry key under"
-                    f" jax_threefry_partitionable; it cannot draw {wrong}"
+                    "in_blocks: draws real numbers on one device, from a threefry key with"
+                    f" jax_threefry_partitionable; it can't draw {wrong}"
                 )
         return draw(self.initializer, key, shape, dtype, wide, blocks=True)
 

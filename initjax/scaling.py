@@ -1,8 +1,8 @@
-r"""Initializers whose variance follows from the shape of the kernel: one core and its named forms.
+r"""Initializers whose variance follows from the kernel's shape: one core and its named forms.
 
-A unit sums `fan_in` products, so weights of variance :math:`scale / fan_{in}` give it `scale` times
-the mean square of its inputs, whatever their number; `fan_out` does the same for the gradient on
-its way back. The named methods are `variance_scaling` with these arguments fixed:
+A unit sums `fan_in` products, so with weights of variance :math:`scale / fan_{in}` its mean square
+is `scale` times that of its inputs, whatever their number; `fan_out` does the same for the gradient
+in the backward pass. The named methods are `variance_scaling` with these arguments fixed:
 
 =================  =====  =======  ================
 name               scale  mode     distribution
@@ -46,17 +46,17 @@ if TYPE_CHECKING:
     import jax
 
 Gain: TypeAlias = float | Callable[[Any], Any] | str
-"""A gain: a number, or an activation, as a function or its name in `jax.nn`."""
+"""A gain: a number, or an activation as a function or a name in `jax.nn`."""
 
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
 
-# The standard deviation of a unit normal cut off at two: dividing by it restores the variance.
+# The standard deviation of a unit normal truncated at two: dividing by it restores the variance.
 _TRUNCATED_STDDEV = 0.87962566103423978
-# The same for a complex unit normal whose modulus is cut off at two.
+# The same for a complex unit normal whose modulus is truncated at two.
 _COMPLEX_TRUNCATED_STDDEV = 0.95311164380491208
 
-# The core's arguments that each named method fixes, by which its repr knows it again.
+# The arguments that each named method fixes; the repr uses them to find the name.
 _NAMED = {
     (1.0, "fan_in", "uniform"): "lecun_uniform",
     (1.0, "fan_in", "truncated_normal"): "lecun_normal",
@@ -72,28 +72,29 @@ class variance_scaling:
     r"""Draws with mean zero and variance :math:`scale / n`, with `n` from the kernel's shape.
 
     `n` is, by mode, `fan_in`, `fan_out`, their mean (`fan_avg`) or their geometric mean
-    (`fan_geo_avg`). The variance is that of what is really drawn: `truncated_normal` is cut off at
-    two standard deviations and widened by 1/.8796 to make up for it; `uniform` is
-    :math:`U[-\sqrt{3 scale/n}, \sqrt{3 scale/n})`. Of a complex dtype the modulus is what is cut
-    off, and `uniform` is a disk.
+    (`fan_geo_avg`). The variance is that of the values actually drawn: `truncated_normal` is
+    truncated at two standard deviations and scaled by 1/0.8796 to compensate; `uniform` is
+    :math:`U[-\sqrt{3 scale/n}, \sqrt{3 scale/n})`. For a complex dtype the modulus is truncated,
+    and `uniform` is a disk.
 
     Args:
-      scale: the variance times n; 1 keeps the mean square of a linear layer, 2 that of a ReLU's.
+      scale: the variance times n; 1 preserves the mean square through a linear layer, 2 through
+        ReLU.
       mode: 'fan_in', 'fan_out', 'fan_avg' or 'fan_geo_avg'.
       distribution: 'truncated_normal', 'normal' or 'uniform'.
       in_axis: axis or axes of the input features.
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      fan_in_divisor: how many times too many inputs the shape shows; see `initjax.fans`.
-      fan_out_divisor: how many times too many outputs the shape shows; see `initjax.fans`.
-      gain: a number that the standard deviation is multiplied by; or the activation before the
-        layer, whose `initjax.gain` is taken; None stands for 1. It becomes a part of `scale`, which
-        is then scale · gain²; the initializer's own `gain` is None.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      fan_in_divisor: the factor by which the shape overstates fan_in; see `initjax.fans`.
+      fan_out_divisor: the factor by which the shape overstates fan_out; see `initjax.fans`.
+      gain: a factor for the standard deviation; or the activation before the
+        layer, whose `initjax.gain` is used; None means 1. It is folded into `scale`, which
+        becomes scale · gain²; the initializer's own `gain` is None.
 
     Raises:
       TypeError, ValueError: scale or its product with gain² is not a finite number >= 0, mode or
-        distribution is none of the above, an axis is not an int or a sequence of ints, gain is
+        distribution isn't one of the above, an axis is not an int or a sequence of ints, gain is
         neither a number >= 0 nor an activation, a divisor is not above 0, the dtype is neither
         floating nor complex; when called, an axis is outside the shape.
 
@@ -172,7 +173,7 @@ class variance_scaling:
 
 
 def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
-    """Scale · gain², if both are numbers >= 0, or the gain an activation, and it is finite."""
+    """Scale · gain², checked; the gain is a number >= 0 or an activation."""
     scale = checked_number(owner, "scale", scale, minimum=0)
     if gain is None:
         return scale
@@ -189,15 +190,15 @@ def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
 def named(
     owner: str, mode: str, distribution: str, gain: Gain, fans: tuple[Any, ...], dtype: Any
 ) -> variance_scaling:
-    """The core with its first arguments fixed; what is wrong with the others is told by the name.
+    """The core with its first arguments fixed; errors about the others start with the name.
 
     Args:
       owner: the name.
-      mode: as of `variance_scaling`.
-      distribution: as of `variance_scaling`.
-      gain: what the standard deviation is multiplied by.
-      fans: the arguments of `compute_fans`, in its order.
-      dtype: the dtype when the call names none.
+      mode: as in `variance_scaling`.
+      distribution: as in `variance_scaling`.
+      gain: the factor of the standard deviation.
+      fans: the arguments of `compute_fans`, in order.
+      dtype: the dtype used when a call gives none.
     """
     scale, fans_by_name = scaled(owner, 1.0, gain), checked_fans(owner, *fans)
     dtype = checked_dtype(owner, dtype, inexact=True)
@@ -207,7 +208,7 @@ def named(
 def _complex(
     distribution: str, variance: float, key: jax.Array, shape: tuple[int, ...], dtype: Any, out: Any
 ) -> jax.Array:
-    """Draws complex numbers; their modulus is what a uniform or truncated law bounds."""
+    """Draws complex numbers; a uniform or truncated distribution bounds their modulus."""
     import jax
     import jax.numpy as jnp
 
@@ -217,7 +218,7 @@ def _complex(
     radius, phase = _radius_and_phase(key, shape, dtype, out)
     if distribution == "uniform":
         return (2 * radius) ** 0.5 * phase * stddev
-    # The normal law whose variance was one before its modulus was cut off at two.
+    # A normal distribution with variance one before its modulus is truncated at two.
     modulus = jnp.sqrt(-jnp.log1p(-radius * (1 - np.exp(-4.0))))
     return modulus * phase * (stddev / dtype.type(_COMPLEX_TRUNCATED_STDDEV))
 
@@ -246,15 +247,15 @@ def lecun_uniform(
 ) -> variance_scaling:
     r"""Draws from :math:`U[-\sqrt{3/fan_{in}}, \sqrt{3/fan_{in}})`: variance 1/fan_in.
 
-    Keeps the mean square of a signal through linear layers. Is
+    Preserves the mean square of a signal through linear layers. Is
     `variance_scaling(1.0, "fan_in", "uniform")`.
 
     Args:
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      gain: a number that the standard deviation is multiplied by; or the activation before the
-        layer, whose `initjax.gain` is taken.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      gain: a factor for the standard deviation; or the activation before the
+        layer, whose `initjax.gain` is used.
 
     Returns:
       An initializer.
@@ -286,17 +287,17 @@ def lecun_normal(
     fan_in_divisor: float = 1.0,
     fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
-    r"""Draws from a normal law cut off at two sigma, with variance 1/fan_in after the cut.
+    r"""Draws from a normal truncated at two sigma, with variance 1/fan_in after truncation.
 
-    Keeps the mean square of a signal through linear layers and SELU's; it is Flax's default. Is
+    Preserves the mean square of a signal through linear layers and SELU; it is Flax's default. Is
     `variance_scaling(1.0, "fan_in", "truncated_normal")`.
 
     Args:
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      gain: a number that the standard deviation is multiplied by; or the activation before the
-        layer, whose `initjax.gain` is taken.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      gain: a factor for the standard deviation; or the activation before the
+        layer, whose `initjax.gain` is used.
 
     Returns:
       An initializer.
@@ -335,11 +336,11 @@ def glorot_uniform(
     `variance_scaling(1.0, "fan_avg", "uniform")`; also called `xavier_uniform`.
 
     Args:
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      gain: a number that the standard deviation is multiplied by; or the activation before the
-        layer, whose `initjax.gain` is taken.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      gain: a factor for the standard deviation; or the activation before the
+        layer, whose `initjax.gain` is used.
 
     Returns:
       An initializer.
@@ -371,17 +372,17 @@ def glorot_normal(
     fan_in_divisor: float = 1.0,
     fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
-    r"""Draws from a normal law cut off at two sigma, with variance 1/fan_avg after the cut.
+    r"""Draws from a normal truncated at two sigma, with variance 1/fan_avg after truncation.
 
-    `glorot_uniform` with another law of the same variance. Is
+    `glorot_uniform` with another distribution of the same variance. Is
     `variance_scaling(1.0, "fan_avg", "truncated_normal")`; also called `xavier_normal`.
 
     Args:
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      gain: a number that the standard deviation is multiplied by; or the activation before the
-        layer, whose `initjax.gain` is taken.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      gain: a factor for the standard deviation; or the activation before the
+        layer, whose `initjax.gain` is used.
 
     Returns:
       An initializer.
@@ -415,15 +416,15 @@ def he_uniform(
 ) -> variance_scaling:
     r"""Draws from :math:`U[-\sqrt{6/fan_{in}}, \sqrt{6/fan_{in}})`: variance 2/fan_in.
 
-    Keeps the mean square of a signal through layers of ReLU's, which halve it. Is
+    Preserves the mean square of a signal through ReLU layers, which halve it. Is
     `variance_scaling(2.0, "fan_in", "uniform")`; also called `kaiming_uniform`.
 
     Args:
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      gain: a number that the standard deviation is multiplied by, instead of ReLU's √2; or the
-        activation before the layer, whose `initjax.gain` is taken.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      gain: a factor for the standard deviation, instead of ReLU's √2; or the
+        activation before the layer, whose `initjax.gain` is used.
 
     Returns:
       An initializer.
@@ -455,17 +456,17 @@ def he_normal(
     fan_in_divisor: float = 1.0,
     fan_out_divisor: float = 1.0,
 ) -> variance_scaling:
-    r"""Draws from a normal law cut off at two sigma, with variance 2/fan_in after the cut.
+    r"""Draws from a normal truncated at two sigma, with variance 2/fan_in after truncation.
 
-    Keeps the mean square of a signal through layers of ReLU's, which halve it. Is
+    Preserves the mean square of a signal through ReLU layers, which halve it. Is
     `variance_scaling(2.0, "fan_in", "truncated_normal")`; also called `kaiming_normal`.
 
     Args:
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      gain: a number that the standard deviation is multiplied by, instead of ReLU's √2; or the
-        activation before the layer, whose `initjax.gain` is taken.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      gain: a factor for the standard deviation, instead of ReLU's √2; or the
+        activation before the layer, whose `initjax.gain` is used.
 
     Returns:
       An initializer.

@@ -1,8 +1,8 @@
-"""Specifications: the text form of an initializer, shared by flags, files and `repr`.
+"""Specifications: the text form of an initializer, used by flags, files and `repr`.
 
 A specification is a name, or a call with literal arguments: `he_normal`,
-`random_uniform(-0.1, 0.1)`, `orthogonal(2**0.5)`. It is parsed, never evaluated: what is not a
-known name with literals, or products and powers of numbers, in its parentheses is an error.
+`random_uniform(-0.1, 0.1)`, `orthogonal(2**0.5)`. It is parsed, never evaluated: the
+only valid arguments are literals, other specifications, and products and powers of numbers.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ NAMES: dict[str, Any] = {
     "kaiming_uniform": scaling.kaiming_uniform,
     "kaiming_normal": scaling.kaiming_normal,
 }
-"""Every name a specification may start with, and the initializer, or maker of one, behind it."""
+"""Every name a specification may start with, and its initializer or factory."""
 
-# What a class of Keras is called here.
+# Our names for Keras's classes.
 _KERAS = {
     "Zeros": "zeros",
     "Ones": "ones",
@@ -76,7 +76,7 @@ _KERAS = {
         for kind in ("Normal", "Uniform")
     },
 }
-# Its parameters that are called otherwise here, and its defaults where there is none here.
+# Keras's parameters with other names here, and its defaults where we have none.
 _KERAS_NAMES = {"input_axes": "in_axis", "output_axes": "out_axis"}
 _KERAS_DEFAULTS = {
     "Constant": {"value": 0.0},
@@ -84,17 +84,17 @@ _KERAS_DEFAULTS = {
 }
 _KERAS_DISTRIBUTIONS = {"normal": "truncated_normal", "untruncated_normal": "normal"}
 
-# What a number in a specification may be made of: 2**0.5, 1/3.
+# Arithmetic that a specification may contain: 2**0.5, 1/3.
 _ARITHMETIC = {ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow}
 
-_LONGEST = 10_000  # characters; more than any initializer needs, far less than hurts a parser
+_LONGEST = 10_000  # characters; more than any initializer needs, and safe for the parser
 
 
 def parse(spec: str) -> Initializer:
     """Makes the initializer that a specification describes.
 
-    `parse(repr(x)) == x` for every initializer `x` of this library, but for a `constant` that is
-    traced or of more than a hundred numbers.
+    `parse(repr(x)) == x` for every initializer `x` of this library, except a `constant` that is
+    traced or has more than a hundred numbers.
 
     Args:
       spec: a name, or a name with literal arguments in parentheses.
@@ -103,9 +103,9 @@ def parse(spec: str) -> Initializer:
       The initializer.
 
     Raises:
-      ValueError: the text is no specification, or its name, a parameter or a value is not valid;
-        the message is one line that says what would be.
-      TypeError: it is no text.
+      ValueError: the text isn't a specification, or its name, a parameter or a value isn't valid;
+        the message is one line that says what is valid.
+      TypeError: spec isn't a string.
 
     Example:
       >>> parse("random_uniform(-0.1, 0.1)")
@@ -137,20 +137,19 @@ def parse(spec: str) -> Initializer:
 
 
 def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
-    """Makes an initializer of whatever names one.
+    """Makes an initializer from a specification, an initializer, or a Keras configuration.
 
     Args:
-      identifier: a specification, as for `parse`, or the name of a class of Keras's; an
-        initializer, which is returned; a maker of one in `NAMES`, such as `he_normal` without its
-        parentheses; or one of Keras's, or its
-        configuration, as `keras.initializers.serialize` gives and a saved model holds, by Keras's
-        meaning of it.
+      identifier: a specification, as for `parse`, or the name of a Keras class; an initializer,
+        which is returned; a factory in `NAMES`, such as `he_normal` without its parentheses; or a
+        Keras initializer or its configuration, as from `keras.initializers.serialize`, with its
+        meaning in Keras.
 
     Returns:
       The initializer.
 
     Raises:
-      TypeError: the identifier is none of these.
+      TypeError: the identifier isn't one of these.
       ValueError: as `parse`; or a configuration's class has no counterpart.
 
     Example:
@@ -160,7 +159,7 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
       random_truncated_normal(stddev=0.1)
 
     Reference:
-      `keras.initializers.get`. A seed is no part of an initializer here, but the key of a call.
+      `keras.initializers.get`. Seeds are ignored: here the key is an argument of the call.
     """
     if isinstance(identifier, str):
         return _from_keras(identifier, {}) if identifier in _KERAS else parse(identifier)
@@ -171,7 +170,7 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
             return parse(name)
     if hasattr(identifier, "get_config") and not isinstance(identifier, type):
         config = identifier.get_config()  # pyright: ignore
-        if hasattr(identifier, "gain"):  # which Keras 3.15 leaves out of the one of Identity
+        if hasattr(identifier, "gain"):  # Keras 3.15 omits it from the configuration of Identity
             config = {**config, "gain": identifier.gain}  # pyright: ignore
         return _from_keras(type(identifier).__name__, config)
     return checked_initializer("get", "identifier", identifier)
@@ -196,7 +195,7 @@ def _from_keras(wanted: Any, config: Mapping[str, Any]) -> Initializer:
     if "distribution" in arguments:
         distribution = arguments["distribution"]
         arguments["distribution"] = _KERAS_DISTRIBUTIONS.get(distribution, distribution)
-    if isinstance(arguments.get("value"), Mapping):  # an array of NumPy's or a backend's
+    if isinstance(arguments.get("value"), Mapping):  # a serialized array
         arguments["value"] = arguments["value"]["config"]["value"]
     try:
         return NAMES[name](**arguments)
@@ -205,15 +204,15 @@ def _from_keras(wanted: Any, config: Mapping[str, Any]) -> Initializer:
 
 
 class _InsideError(ValueError):
-    """What is wrong with a specification inside of another."""
+    """An error in a nested specification."""
 
 
 def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """The name, the positional and the named arguments of a specification."""
+    """The name, positional arguments and keyword arguments of a specification."""
     form = "a specification is a name or a name with literal arguments, as in he_normal or"
     wrong = ValueError(f"cannot read {str(spec)[:80]!r}: {form} random_uniform(-0.1, 0.1)")
     if not isinstance(spec, str):
-        raise TypeError(f"a specification is text, got {spec!r}")
+        raise TypeError(f"a specification must be a string, got {spec!r}")
     if len(spec) > _LONGEST:
         raise wrong
     try:
@@ -228,7 +227,7 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise ValueError(f"in {spec[:80]!r}: {error}") from None
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
         raise wrong from None
-    if "None" in kwargs or len(kwargs) < len(node.keywords):  # **mapping, or a name given twice
+    if "None" in kwargs or len(kwargs) < len(node.keywords):  # **mapping, or a repeated name
         raise wrong
     return node.func.id, args, kwargs
 
@@ -243,7 +242,7 @@ def _literal(node: ast.expr) -> Any:
         operands = [_literal(operand) for operand in (node.left, node.right)]
         if not all(isinstance(operand, int | float) for operand in operands):
             raise ValueError
-        # In floats, so that no power takes long.
+        # As floats, so that no power takes long.
         return _ARITHMETIC[type(node.op)](*map(float, operands))
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
         return float(node.id)

@@ -1,4 +1,4 @@
-"""Initializers with a structure of their own, each from its paper or its library."""
+"""Initializers with a special structure, each from a paper or another library."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ if TYPE_CHECKING:
 
 @initializer
 class sparse:
-    r"""Draws :math:`N(0, stddev^2)` for `connections` inputs of each output, zeros for the others.
+    r"""Draws :math:`N(0, stddev^2)` for `connections` inputs of each output, and zeros elsewhere.
 
-    The kernel is `(..., in, out)`: each output, of each matrix, gets exactly as many inputs, at
-    random. (`torch.nn.init.sparse_` thins the columns of its (out, in) kernel, which are the
-    *outputs of an input*; for it take `axis=-1` and `connections = out - ceil(sparsity * out)`.)
+    The kernel is `(..., in, out)`: in each matrix, each output gets exactly this many random
+    inputs. (`torch.nn.init.sparse_` thins the columns of its (out, in) kernel, which are the
+    *outputs of an input*; to match it use `axis=-1` and `connections = out - ceil(sparsity *
+    out)`.)
 
     Args:
-      connections: how many inputs an output has; all of them, if there are fewer.
-      stddev: the standard deviation of the numbers that are not zero.
-      axis: the axis along which the numbers that are not zero are counted; -2 counts an output's
-        inputs, -1 an input's outputs.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
+      connections: how many inputs an output has; all inputs, if there are fewer.
+      stddev: the standard deviation of the nonzero numbers.
+      axis: the axis along which nonzero numbers are counted; -2 counts an output's inputs, -1 an
+        input's outputs.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: connections is not an integer >= 0, stddev is not a finite number >= 0,
@@ -91,7 +92,7 @@ class sparse:
             return jnp.zeros(shape, dtype, out_sharding=out_sharding)
         key_numbers, key_places = jax.random.split(key)
         numbers = normal(self.stddev)(key_numbers, shape, dtype)
-        # A permutation of the places along the axis, for each line of its own.
+        # An independent permutation along the axis for each line.
         line = jax.lax.broadcasted_iota("int32", shape, len(shape) + self.axis)
         places = jax.random.permutation(key_places, line, axis=self.axis, independent=True)
         kernel = jnp.where(places < self.connections, numbers, jnp.zeros((), dtype))
@@ -102,20 +103,20 @@ class sparse:
 
 @initializer
 class siren:
-    r"""Draws for a network of sines, :math:`\sin(\omega (W x + b))`.
+    r"""Draws for a network with sine activations, :math:`\sin(\omega (W x + b))`.
 
-    :math:`U[-\sqrt{6/fan_{in}}/\omega, \sqrt{6/fan_{in}}/\omega)`: after a sine of a wide argument,
-    as in the first layer, what the next sees has variance one, omega included. (With depth
-    it settles at .80, the solution of :math:`q = 1 - e^{-2q}`.) In the first layer, whose inputs
-    lie in [-1, 1], the bounds are :math:`\pm 1/fan_{in}`. The last, linear layer takes what the
-    hidden ones do. The authors' biases are PyTorch's default, `torch_bias(fan_in)`.
+    :math:`U[-\sqrt{6/fan_{in}}/\omega, \sqrt{6/fan_{in}}/\omega)`: after a sine with a wide input
+    range, as in the first layer, the next argument has variance one, including omega. (With depth
+    it converges to 0.80, the solution of :math:`q = 1 - e^{-2q}`.) In the first layer, whose inputs
+    lie in [-1, 1], the bounds are :math:`\pm 1/fan_{in}`. The last, linear layer uses the same
+    bounds as the hidden layers. The authors' biases are PyTorch's default, `torch_bias(fan_in)`.
 
     Args:
       omega: the frequency that multiplies the argument of the sine, above 0.
-      first: whether it is for the first layer.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
+      first: whether this is the first layer.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
 
     Raises:
       TypeError, ValueError: omega is not a finite number above 0, first is not a bool, the others
@@ -155,7 +156,7 @@ class siren:
     __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        fan_in = fans_of(self, shape)[0] or 1.0  # of a shape without elements any law serves
+        fan_in = fans_of(self, shape)[0] or 1.0  # an empty shape has no fan_in, and needs none
         limit = 1 / fan_in if self.first else (6 / fan_in) ** 0.5 / self.omega
         return uniform_law(-limit, limit, dtype)
 
@@ -164,20 +165,20 @@ class siren:
 
 @initializer
 class random_walk:
-    r"""Draws from :math:`N(0, g^2/fan_{in})`, with `g` such that the *log* norm has no drift.
+    r"""Draws from :math:`N(0, g^2/fan_{in})`, with `g` chosen so that the *log* norm doesn't drift.
 
-    Variances that are kept on average still let the typical norm decay, by :math:`1/(2N)` per layer
-    of width `N` in a linear network, which tells in hundreds of layers. For layers of equal width
-    :math:`g = \exp(-E[\log(\chi^2_K/N)]/2)` makes up for it exactly, where `K`, the number of
-    active inputs, is `N` for 'linear' and binomial for 'relu' (given that one is active). The
-    paper's :math:`e^{1/(2N)}` and :math:`\sqrt{2} e^{1.2/(\max(N, 6) - 2.4)}` are fits to it:
-    within .5 % from `N` = 10 on.
+    Even if the variance is preserved on average, the typical log norm falls by :math:`1/(2N)` per
+    layer of width `N` in a linear network, which matters over hundreds of layers. For layers of
+    equal width :math:`g = \exp(-E[\log(\chi^2_K/N)]/2)` compensates exactly, where `K`, the number
+    of active inputs, is `N` for 'linear' and binomial for 'relu' (given that at least one is
+    active). The paper's :math:`e^{1/(2N)}` and :math:`\sqrt{2} e^{1.2/(\max(N, 6) - 2.4)}` are fits
+    to it, within 0.5% for `N` >= 10.
 
     Args:
-      activation: 'relu' or 'linear': what the units do.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
+      activation: 'relu' or 'linear'.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
 
     Raises:
       TypeError, ValueError: activation is neither, the others as in `variance_scaling`; when
@@ -232,29 +233,29 @@ def _random_walk_gain(width: float, activation: str) -> float:
             - scipy.special.gammaln(width - active + 1)
             - width * np.log(2)
         )
-    logs = scipy.special.digamma(active / 2) + np.log(2 / width)  # of a chi-squared over the width
+    logs = scipy.special.digamma(active / 2) + np.log(2 / width)  # E[log(chi²/width)]
     return float(np.exp(-(weight * logs).sum() / weight.sum() / 2))
 
 
 @initializer
 class mup_output:
-    r"""Draws the output layer of a network in muP: variance :math:`scale \cdot base / fan_{in}^2`.
+    r"""Draws the output layer of a muP network: variance :math:`scale \cdot base / fan_{in}^2`.
 
-    At the width `base_fan_in` it is `variance_scaling(scale, "fan_in", distribution)`; from there
-    on the standard deviation falls with the width, not with its root, so that what was tuned on a
-    narrow network serves a wide one. In muP hidden layers have variance 1/fan_in (`lecun_normal`),
-    and input layers, biases and norms do not know the width, all as usual; with Adam, the learning
-    rates of hidden and output kernels fall as 1/fan_in (optax.multi_transform). The authors also
-    start from zeros here.
+    At fan_in = `base_fan_in` it equals `variance_scaling(scale, "fan_in", distribution)`. For wider
+    networks the standard deviation falls as 1/fan_in instead of 1/√fan_in, so that hyperparameters
+    tuned on a narrow network suit a wide one. In muP hidden layers have variance 1/fan_in
+    (`lecun_normal`), and input layers, biases and norms don't depend on the width, as usual; with
+    Adam, the learning rates of hidden and output kernels fall as 1/fan_in (optax.multi_transform).
+    The authors also suggest zeros for this layer.
 
     Args:
-      base_fan_in: the fan_in at which nothing changes, above 0.
-      scale: the variance times fan_in there.
+      base_fan_in: the fan_in of the tuned network, above 0.
+      scale: the variance times fan_in at that fan_in.
       distribution: 'truncated_normal', 'normal' or 'uniform', as in `variance_scaling`.
-      dtype: the dtype when the call names none; None stands for JAX's default float.
-      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: what the axes of the kernel
-        are; see `initjax.fans`.
-      gain: as in `variance_scaling`; becomes a part of `scale`.
+      dtype: the dtype used when a call gives none; None means JAX's default float.
+      in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
+        axes; see `initjax.fans`.
+      gain: as in `variance_scaling`; folded into `scale`.
 
     Raises:
       TypeError, ValueError: base_fan_in is not a finite number above 0, the others as in
@@ -299,8 +300,8 @@ class mup_output:
         return self._core(shape)(key, shape, dtype, out_sharding)
 
     def _core(self, shape: Sequence[int]) -> variance_scaling:
-        """What draws a kernel of this shape: its scale falls with the fan_in."""
-        fan_in = fans_of(self, shape)[0] or 1.0  # of a shape without elements any law serves
+        """The initializer for this shape, whose scale falls with fan_in."""
+        fan_in = fans_of(self, shape)[0] or 1.0  # an empty shape has no fan_in, and needs none
         scale = self.scale * (self.base_fan_in / fan_in)
         fans = fans_arguments(self)
         return variance_scaling(scale, "fan_in", self.distribution, dtype=self.dtype, **fans)
@@ -313,21 +314,22 @@ class mup_output:
 
 @initializer
 class icnr:
-    """Draws a kernel whose upsampling by sub-pixels is, at first, that of nearest neighbours.
+    """Draws a kernel whose sub-pixel upsampling starts as nearest-neighbor upsampling.
 
-    The `factor`² output features that become one pixel's neighbours get equal weights, so that no
-    checkerboard appears. `initializer` draws for the smaller kernel, out / factor² features. A bias
-    must be zeros.
+    The `factor`² output features that form one upsampled pixel get equal weights, so there is no
+    checkerboard pattern. `initializer` draws the smaller kernel, with out / factor² features. A
+    bias must be zeros.
 
     Args:
       initializer: draws the kernel of (*spatial, in, out / factor²).
-      factor: by how much each of two spatial axes is upsampled.
-      layout: 'depth_to_space', where the neighbours' features lie apart, as in TensorFlow; or
-        'pixel_shuffle', where they lie side by side, as in PyTorch.
+      factor: the upsampling factor of each of two spatial axes.
+      layout: 'depth_to_space', where the features of a pixel are strided, as in TensorFlow; or
+        'pixel_shuffle', where they are adjacent, as in PyTorch.
 
     Raises:
-      TypeError, ValueError: initializer is not one, or a maker of one, factor is not an integer
-        above 0, layout is neither; when called, the last axis is not a multiple of factor².
+      TypeError, ValueError: initializer isn't an initializer (or lacks its parentheses), factor is
+        not an integer above 0, layout is neither; when called, the last axis is not a multiple of
+        factor².
 
     Example:
       >>> import jax
@@ -356,17 +358,17 @@ class icnr:
         import jax.numpy as jnp
 
         shape = tuple(shape)
-        neighbours = self.factor**2
-        if not shape or shape[-1] % neighbours:
+        neighbors = self.factor**2
+        if not shape or shape[-1] % neighbors:
             raise ValueError(
-                f"{self!r} needs a shape whose last axis is a multiple of {neighbours}, got {shape}"
+                f"{self!r} needs a shape whose last axis is a multiple of {neighbors}, got {shape}"
             )
         *others, outputs = shape
-        kernel = self.initializer(key, (*others, outputs // neighbours), dtype)
+        kernel = self.initializer(key, (*others, outputs // neighbors), dtype)
         if self.layout == "depth_to_space":
-            kernel = jnp.tile(kernel, (*[1] * len(others), neighbours))
+            kernel = jnp.tile(kernel, (*[1] * len(others), neighbors))
         else:
-            kernel = jnp.repeat(kernel, neighbours, axis=-1)
+            kernel = jnp.repeat(kernel, neighbors, axis=-1)
         return resharded(kernel, out_sharding)
 
     __repr__ = spec_repr

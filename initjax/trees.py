@@ -1,7 +1,7 @@
-"""Initialize or rescale a whole tree of parameters, each by a rule that its path selects.
+"""Initializes or rescales a whole tree of parameters by rules that match their paths.
 
-A draw depends on the key and on the parameter's own path, shape and initializer, and on nothing
-else in the tree: layers can be added, renamed or reordered, and all others keep their draws.
+A draw depends only on the key and on the parameter's own path, shape and initializer. So layers can
+be added, renamed or reordered without changing the draws of the others.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Params = TypeVar("Params")
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
-    """Derives the key of what a name stands for: a parameter's path, a stream of randomness.
+    """Derives a key from a name, such as a parameter's path or a stream of random numbers.
 
-    64 bits of the name's SHA-256 are folded in, so that two names of a tree practically never share
-    a key, and a name gives the same key on every machine and in every version.
+    It folds in 64 bits of the name's SHA-256. Two names in a tree practically never share a key,
+    and a name gives the same key on every machine and in every version.
 
     Args:
       key: a PRNG key.
@@ -48,35 +48,35 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) -> Any:
-    """Draws the parameters of a tree anew, each by the first rule whose pattern its path matches.
+    """Draws new parameters for a tree, each by the first rule whose pattern matches its path.
 
-    Linen's variables, NNX's states and modules, Equinox's modules and plain trees serve alike. A
-    path joins the keys, indices and attributes on the way to a leaf with "/", as in
-    `"params/Dense_0/kernel"`; the box that Flax puts around a parameter does not count. Numbers
-    without a rule stay as they are, and so does all that is no floating or complex array.
+    Works with Linen variables, NNX states and modules, Equinox modules and plain trees. A path
+    joins the keys, indices and attributes that lead to a leaf with "/", as in
+    `"params/Dense_0/kernel"`, without the box that Flax puts around a parameter. Parameters without
+    a matching rule stay as they are, and so do leaves that aren't floating or complex arrays.
 
-    A parameter that is sharded over devices is drawn in shards, each on its device; one that has
-    been put on a device stays there. Under `jit` give `out_shardings` to `jit`. The numbers are the
-    same to the bit however a parameter is sharded, outside of `jit` and inside of it. (JAX 0.12
-    compiles otherwise what has fewer than seven numbers along its last axis; the last bit may
-    differ in shards as narrow as that.) Between inside and outside the last bit may differ, as it
-    does for JAX's own initializers; these may also be given here, but are then compiled whole for
-    a sharded parameter, as inside of `jit`.
+    A parameter that is sharded over devices is drawn in shards, each on its device; a parameter on
+    one device stays there. Under `jit`, pass `out_shardings` to `jit`. The numbers are bit-for-bit
+    equal for every sharding, both outside `jit` and inside it. (With JAX 0.12 the last bit may
+    differ in shards with fewer than seven numbers along the last axis.) Between inside and outside
+    `jit` the last bit may differ, as for JAX's own initializers. Those work here too, but are
+    compiled whole for a sharded parameter, as inside `jit`.
 
     Args:
-      params: a tree whose leaves have a `shape` and a `dtype`: arrays, or what `jax.eval_shape` or
-        `nnx.eval_shape` gives.
-      key: a PRNG key; each parameter's own is `named_key(key, path)`.
-      rules: initializers by pattern. In a pattern `*` stands for any text, "/" included, `?` for
-        one character, `[ab]` for one of several.
+      params: a tree whose leaves have a `shape` and a `dtype`: arrays, or the result of
+        `jax.eval_shape` or `nnx.eval_shape`.
+      key: a PRNG key; each parameter's own key is `named_key(key, path)`.
+      rules: initializers by pattern. In a pattern `*` matches any text, including "/", `?` matches
+        one character, `[ab]` one of several.
 
     Returns:
       A tree of the same structure with arrays of these shapes and dtypes.
 
     Raises:
-      TypeError: rules is no mapping of texts to initializers.
-      ValueError: a pattern matches no parameter, a parameter that is but a shape has no rule, two
-        have one path, or an initializer cannot draw a shape; the message names pattern or path.
+      TypeError: rules isn't a mapping from strings to initializers.
+      ValueError: a pattern matches no parameter, a parameter given as a shape has no rule, two
+        parameters have the same path, or an initializer can't draw a shape; the message names the
+        pattern or path.
 
     Example:
       >>> import jax
@@ -105,11 +105,11 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
 
 
 def rescale(params: Params, factors: Mapping[str, float]) -> Params:
-    """Multiplies the parameters of a tree, each by the first factor whose pattern its path matches.
+    """Multiplies the parameters of a tree, each by the first factor whose pattern matches its path.
 
-    What the model has drawn keeps its law and its pairing by seed, whatever its layout; only its
-    scale changes. A factor of 0 silences a branch. Paths and patterns are those of `initialize`;
-    what no pattern matches stays as it is. Products of narrow floats are rounded once.
+    Only the scale changes: the distribution's shape and the pairing by seed stay. A factor of 0
+    turns a branch off. Paths and patterns are those of `initialize`; parameters that no pattern
+    matches stay as they are. Products of narrow floats are rounded once.
 
     Args:
       params: a tree of arrays.
@@ -119,9 +119,9 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
       A tree of the same structure, shapes, dtypes and shardings.
 
     Raises:
-      TypeError: factors is no mapping of texts to numbers.
+      TypeError: factors isn't a mapping from strings to numbers.
       ValueError: a factor is not finite, a pattern matches no parameter, a matching parameter is
-        but a shape, or two have one path.
+        only a shape, or two have the same path.
 
     Example:
       >>> import jax.numpy as jnp
@@ -151,10 +151,10 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
 def match(
     owner: str, params: Any, rules: Mapping[str, Any]
 ) -> tuple[list[Any], Any, list[tuple[str, int, Any]]]:
-    """The leaves of a tree, its structure, and which of the leaves a rule serves.
+    """The leaves of a tree, its structure, and the leaves that a rule matches.
 
     Args:
-      owner: the function that an error names.
+      owner: the name of the function, for errors.
       params: a tree.
       rules: anything by pattern.
 
@@ -163,8 +163,8 @@ def match(
       matches for every floating or complex leaf that has one, in the tree's order.
 
     Raises:
-      ValueError: a pattern matches no parameter, a parameter that is but a shape has no rule, or
-        two have one path.
+      ValueError: a pattern matches no parameter, a parameter given as a shape has no rule, or
+        two parameters have the same path.
     """
     import jax
     import jax.numpy as jnp
@@ -181,7 +181,7 @@ def match(
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 raise ValueError(
                     f"{owner}: no rule matches {name!r}, and it has no value to keep; a pattern"
-                    f" matches whole paths, as '*{name.rpartition('/')[2]}' does this one"
+                    f" must match the whole path, as '*{name.rpartition('/')[2]}' does"
                 )
             continue
         if name in matches:
@@ -208,12 +208,12 @@ def paths(params: Any) -> list[str]:
 
 
 def _has_patterns(rules: Any) -> bool:
-    """Whether it is a mapping whose keys are texts."""
+    """Whether it is a mapping whose keys are strings."""
     return isinstance(rules, Mapping) and all(isinstance(pattern, str) for pattern in rules)
 
 
 def _is_box(node: Any) -> bool:
-    """Whether a node of a tree is what Flax puts around a parameter; there is none without Flax."""
+    """Whether a node of a tree is Flax's box around a parameter."""
     kinds = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
     return any(
         isinstance(node, getattr(sys.modules[module], kind))
@@ -223,10 +223,10 @@ def _is_box(node: Any) -> bool:
 
 
 def _keys(key: jax.Array, names: list[str]) -> Iterable[jax.Array]:
-    """The keys that the names give: all at once, so that XLA compiles two foldings and no more."""
+    """The keys of all names, folded at once so that XLA compiles only two programs."""
     import jax
 
-    if "rbg" in str(jax.random.key_impl(key)):  # which folds otherwise when it is mapped
+    if "rbg" in str(jax.random.key_impl(key)):  # rbg keys fold differently under vmap
         return [named_key(key, name) for name in names]
     words = np.array([_words(name) for name in names], np.uint32).reshape(-1, 2)
     return jax.vmap(_fold_in, (None, 0))(key, words)
@@ -247,7 +247,7 @@ def _draw_like(leaf: Any, key: jax.Array, initializer: Initializer) -> jax.Array
 
 
 def placed_like(leaf: Any, array: jax.Array) -> jax.Array:
-    """The array where the leaf is."""
+    """The array, placed on the leaf's devices."""
     import jax
     from jax.core import Tracer
 
@@ -256,7 +256,7 @@ def placed_like(leaf: Any, array: jax.Array) -> jax.Array:
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
-    """Where a leaf is, or is to be; None where that is left to JAX."""
+    """The sharding of a leaf; None where JAX decides."""
     import jax
     from jax.core import Tracer
 

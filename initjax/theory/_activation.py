@@ -1,4 +1,4 @@
-"""An activation, given as a function or by its name, as something to evaluate in float64."""
+"""Evaluation of an activation, given as a function or by name, in float64."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Activation: TypeAlias = Callable[[Any], Any] | str
 Evaluate: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 """Numbers to the activation and its derivative there; None where JAX can't differentiate it."""
 
-_ROWS, _COLUMNS = 512, 16  # the shape that is traced, and compiled if it comes to that
+_ROWS, _COLUMNS = 512, 16  # the shape to trace, and to compile if needed
 
 
 def named(owner: str, activation: Activation) -> Callable[[Any], Any]:
-    """The activation itself, which may be given by its name in `jax.nn`."""
+    """The activation as a function, given that or its name in `jax.nn`."""
     if isinstance(activation, str):
         import jax
 
@@ -87,7 +87,7 @@ def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
 
 
 def _checked_elementwise(activation: Callable, sample: np.ndarray, block: Callable) -> Evaluate:
-    """What evaluates by blocks of the sample's shape, once it has proved to be elementwise."""
+    """Evaluates in blocks of the sample's shape, after checking that results are elementwise."""
     import jax
 
     def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -105,7 +105,7 @@ def _checked_elementwise(activation: Callable, sample: np.ndarray, block: Callab
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         elementwise = np.shape(block(sample)[0]) == sample.shape
     if elementwise:
-        # Every other number, at another place and among others, has to give the same.
+        # Every other number must give the same result at another place, among other numbers.
         mixed = sample.copy()
         mixed[:, 1::2] = 2 * sample[:, 1::2] + 0.7
         moved = np.roll(mixed.ravel(), 5).reshape(sample.shape)

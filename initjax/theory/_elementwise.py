@@ -75,7 +75,7 @@ def translated(closed: Any) -> Callable[[np.ndarray], list[np.ndarray]] | None:
       the jaxpr needs anything that isn't elementwise, in float64, and listed here.
     """
     shape = closed.in_avals[0].shape
-    slots: list[Any] = [None]  # what is known beforehand; the first is the input
+    slots: list[Any] = [None]  # constants; the first is the input
     steps: list[tuple[Callable, list[int], int]] = []
     try:
         results = _inlined(closed.jaxpr, closed.consts, [0], shape, slots, steps)

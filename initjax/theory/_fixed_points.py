@@ -1,4 +1,4 @@
-"""Where variance and correlation go as a network gets deeper: the fixed points of their maps."""
+"""Fixed points of the variance and correlation maps: where they converge in a deep network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from initjax.theory._integrals import SMALLEST, Single, pair, single
 from initjax.theory._pieces import at_point, cached
 
 LOWEST, HIGHEST = -10, 10  # strides: variances from 1e-12 to 2e13
-_POINTS = 32  # in a stride, which is a factor of 16
-_CLOSEST = 1e-14  # of the logarithms of two numbers, where the search for a root ends
-_ROUNDING = 1e-13  # of the map, relative to the variance
+_POINTS = 32  # per stride, a factor of 16
+_CLOSEST = 1e-14  # the tolerance of a root's logarithm
+_ROUNDING = 1e-13  # the map's rounding error, relative to the variance
 
 
 def depth(factor: float) -> float:
-    """Layers in which what each multiplies by a factor falls by e; negative where it grows."""
+    """Layers over which a factor per layer adds up to a decrease by e; negative for growth."""
     factor = abs(factor)
     if factor == 0 or math.isinf(factor):
         return 0.0
@@ -27,7 +27,7 @@ def depth(factor: float) -> float:
 
 
 def strides(activation: Callable, start: int, stop: int) -> Iterator[tuple[np.ndarray, Single]]:
-    """Variances on a logarithmic grid, a factor of 16 at a time, and the expectations there."""
+    """Variances on a logarithmic grid, a factor of 16 at a time, with their expectations."""
     for index in range(start, stop, 1 if stop > start else -1):
         found = cached(_stride, activation, index)
         yield found
@@ -41,7 +41,7 @@ def _stride(activation: Callable, index: int) -> tuple[np.ndarray, Single]:
     while True:
         try:
             return variances, single(activation, variances)
-        except ValueError:  # as of exp, which grows so fast that it has none for larger ones
+        except ValueError:  # exp, for example, grows too fast to have any for larger variances
             if len(variances) == 1:
                 raise
             variances = variances[: len(variances) // 2]
@@ -51,11 +51,11 @@ def root(function: Callable[[float], float], low: float, high: float) -> float:
     """The positive number between two at which a function changes sign.
 
     By Chandrupatla's method, on the logarithm: inverse quadratic interpolation where that is safe,
-    and else bisection. (To import SciPy's takes longer than all of this module's work.)
+    and otherwise bisection. (Importing SciPy's root finder takes longer than all of theory.)
     """
     a, b = math.log(low), math.log(high)
     at_a, at_b = function(low), function(high)
-    if at_a * at_b > 0:  # the sign is rounding's
+    if at_a * at_b > 0:  # the sign is a rounding error
         return low if abs(at_a) < abs(at_b) else high
     part = 0.5
     while True:
@@ -65,7 +65,7 @@ def root(function: Callable[[float], float], low: float, high: float) -> float:
             c, at_c = a, at_a
         else:
             c, at_c, b, at_b = b, at_b, a, at_a
-        a, at_a = x, at_x  # the root is between a and b; c is the place before
+        a, at_a = x, at_x  # the root is between a and b; c is the previous point
         best, at_best = (a, at_a) if abs(at_a) < abs(at_b) else (b, at_b)
         closest = _CLOSEST / max(abs(b - a), _CLOSEST)
         if closest > 0.5 or at_best == 0:
@@ -81,7 +81,7 @@ def root(function: Callable[[float], float], low: float, high: float) -> float:
 def fixed_variance(
     activation: Callable, weight_variance: float, bias_variance: float, start: float
 ) -> float:
-    """Where the variance goes from a start: 0 or infinity, or the first fixed point on the way."""
+    """Where the variance converges from a start: 0, infinity, or the first fixed point."""
 
     def growth(variance):
         second = single(activation, variance).second
@@ -116,12 +116,12 @@ def fixed_correlation(
 ) -> tuple[float, float]:
     """The correlation that is reached from below, and the covariance map's slope there.
 
-    The map from c to c is a power series with no negative coefficient and leads from 1 to 1, so
-    there is one other fixed point at most in [0, 1), and only if its slope at 1, chi, is above 1.
+    The correlation map is a power series with nonnegative coefficients and maps 1 to 1. So there is
+    at most one other fixed point in [0, 1), and only if the slope at 1, chi, is above 1.
     """
 
     def surplus(distance: float) -> float:
-        """Of the map over the correlation 1 - distance, relative to the distance."""
+        """The map minus the correlation 1 - distance, relative to the distance."""
         gap = pair(activation, variance, 1 - distance).gap
         return 1 - weight_variance * gap / variance / distance
 

@@ -1,10 +1,10 @@
-r"""Gaussian expectations of an activation: of one input, and of two that are correlated.
+r"""Gaussian expectations of an activation, for one input and for two correlated inputs.
 
 One-dimensional ones are sums over the nodes of its pieces. For two inputs of variance `q` and
 correlation `c`, half their sum and half their difference are independent, with variances
-:math:`q(1 \pm c)/2`. The integral over the wider one is done first, from kink to kink: kinks of
-:math:`\phi(m + d)` and :math:`\phi(m - d)` lie at :math:`k \mp d`. What remains is smooth in the
-other one, but where two kinks meet, at half the difference of their places.
+:math:`q(1 \pm c)/2`. The integral over the wider one comes first, from kink to kink: kinks of
+:math:`\phi(m + d)` and :math:`\phi(m - d)` lie at :math:`k \mp d`. The result is smooth in the
+other variable, except where two kinks meet, at half the difference of their positions.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from numpy.polynomial import legendre
 from initjax.theory._activation import differentiation
 from initjax.theory._pieces import Pieces, pieces
 
-SMALLEST = 1e-60  # a variance that stands for the limit at zero
-REACH = 12.0  # standard deviations; beyond it a normal law has less than 1e-32
-_BOUND = 12.5  # within which an activation has to be finite
-_NODES, _WEIGHTS = legendre.leggauss(12)  # of the wider of two variables, in a panel
+SMALLEST = 1e-60  # a variance that represents the limit at zero
+REACH = 12.0  # standard deviations, beyond which a normal distribution has less than 1e-32
+_BOUND = 12.5  # standard deviations within which an activation must be finite
+_NODES, _WEIGHTS = legendre.leggauss(12)  # of the wider of two variables, per panel
 _DIFFERENTIATION = differentiation(_NODES)
 _OUTER, _OUTER_WEIGHTS = legendre.leggauss(16)  # of the narrower
 _LAST = (legendre.legvander(_OUTER, 15) * _OUTER_WEIGHTS[:, None])[:, -2:] * (14.5, 15.5)
 _WIDE = np.array([-10, -5, -2.5, 0, 2.5, 5, 10])  # panels
 _NARROW = np.array([0, 1.4, 3, 5.2, 8.5])
-_CLOSE = 1e-9  # what the last coefficients of a panel may be, relative to the integral
+_CLOSE = 1e-9  # the largest last coefficients of a panel, relative to the integral
 _AT_ONCE = 512  # nodes of the narrower variable
 _HALVINGS = 8
-_MOST_MEETINGS = 200  # of kinks: where more meet, no single one matters
+_MOST_MEETINGS = 200  # of kinks; if there are more, no single one matters
 
 
 class Single(NamedTuple):
-    """Expectations over :math:`z \\sim N(0, q)`; arrays if `q` is one."""
+    """Expectations over :math:`z \\sim N(0, q)`; arrays if `q` is an array."""
 
     mean: np.ndarray
     second: np.ndarray
@@ -59,19 +59,19 @@ class Pair(NamedTuple):
 
 
 def single(activation: Callable, variance: np.ndarray | float) -> Single:
-    r"""Expectations at one variance or at many.
+    r"""Computes expectations at one variance or at an array of variances.
 
     With the normal density's heat equation,
     :math:`\partial_q E[g] = E[g (z^2 - 1)]/(2q)` and
     :math:`\partial_q^2 E[g] = E[g (z^4 - 6z^2 + 3)]/(4q^2)` for unit normal `z`: no derivative of
-    the activation is needed, which may have kinks.
+    the activation is needed, so kinks don't matter.
     """
     q = np.maximum(np.asarray(variance, np.float64), SMALLEST)
     return expectations(activation, q, _pieces_for(activation, float(q.min()), float(q.max())))
 
 
 def expectations(activation: Callable, q: np.ndarray, found: Pieces) -> Single:
-    """What `single` returns, by pieces that serve these variances."""
+    """The result of `single`, from pieces that cover these variances."""
     scaled = found.nodes**2 / q[..., None]
     density = np.where(scaled < _BOUND**2, np.exp(-scaled / 2), 0)
     density *= found.weights / np.sqrt(2 * math.pi * q[..., None])
@@ -79,7 +79,7 @@ def expectations(activation: Callable, q: np.ndarray, found: Pieces) -> Single:
     square = found.integrands[:, 1]
     tail = np.where(scaled > (REACH - 0.5) ** 2, density, 0) @ square
     if (tail > 1e-14 * sums[..., 1]).any():
-        # What is nothing within seven, as a ramp that starts beyond, just has tiny moments.
+        # A function that is zero within seven, such as a ramp that starts beyond, has tiny moments.
         central = np.where(scaled < 49, square, 0).max(axis=-1) > 1e-200 * square.max()
         if (central & (tail > 1e-14 * sums[..., 1])).any():
             raise ValueError(
@@ -97,7 +97,7 @@ def expectations(activation: Callable, q: np.ndarray, found: Pieces) -> Single:
 
 
 def pair(activation: Callable, variance: float, correlation: float) -> Pair:
-    """Expectations over two inputs of one variance and a correlation in [-1, 1]."""
+    """Computes expectations over two inputs with equal variance and a correlation in [-1, 1]."""
     q, c = max(variance, SMALLEST), correlation
     found = _pieces_for(activation, q, q)
     sign = 1.0 if c >= 0 else -1.0
@@ -132,12 +132,12 @@ def pair(activation: Callable, variance: float, correlation: float) -> Pair:
         middle = (left + right) / 2
         left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
     if c >= 0:
-        total *= 2  # the other half is alike
+        total *= 2  # the other half is equal
     return Pair(float(total[0]), float(total[1]))
 
 
 def hermite_coefficients(activation: Callable, variance: float, number: int) -> np.ndarray:
-    """The first coefficients in normalised Hermite polynomials of unit normal numbers."""
+    """The first coefficients in normalized Hermite polynomials of a unit normal variable."""
     found = _pieces_for(activation, variance, variance)
     z = found.nodes / math.sqrt(variance)
     weighted = np.exp(-(z**2) / 2) * found.weights * found.value / math.sqrt(2 * math.pi * variance)
@@ -152,7 +152,7 @@ def hermite_coefficients(activation: Callable, variance: float, number: int) -> 
 def _inner(
     found: Pieces, narrow: np.ndarray, stddev: float, sign: float, edges: np.ndarray
 ) -> np.ndarray:
-    """The integrals over the wider variable, for every value of the narrower one: (2, values)."""
+    """The integrals over the wider variable for each value of the narrower one: (2, values)."""
     results = []
     for start in range(0, len(narrow), _AT_ONCE):
         outer = narrow[start : start + _AT_ONCE, None]
@@ -168,7 +168,7 @@ def _inner(
         if derivatives is None:
             derivatives = values @ _DIFFERENTIATION.T / (half * stddev)
             derivatives[1] *= sign
-        if found.singular:  # and hit in a panel of no width to speak of
+        if found.singular:  # hit in a panel of negligible width
             values, derivatives = (
                 np.where(np.isfinite(array), array, 0) for array in (values, derivatives)
             )
@@ -180,12 +180,12 @@ def _inner(
 
 
 def _pieces_for(activation: Callable, smallest: float, largest: float) -> Pieces:
-    """The pieces for all variances between two: one of few sets, if that can be."""
+    """The pieces for all variances in a range, shared by a wider range if possible."""
     number = math.floor((math.log2(smallest) + 4) / 8)
     if largest < 2.0 ** (8 * number + 4):
         try:
             return pieces(activation, 4 * number - 5, 4 * number + 6)
         except ValueError:
-            pass  # it isn't finite as far out, such as exp: no farther than these variances need
+            pass  # it overflows so far out, like exp: use only the range that is needed
     low = 2 * math.floor(math.log2(smallest) / 4) - 3
     return pieces(activation, low, math.ceil(math.log2(_BOUND * math.sqrt(largest))))

@@ -1,8 +1,8 @@
-r"""Trainable depths for a whole grid of weight and bias variances at once.
+r"""Trainable depths for a whole grid of weight and bias variances.
 
-The expectations of the activation are tabled over the variance `q`; correlations are carried by
-the power series :math:`E[\phi(u) \phi(v)] = \sum_k a_k^2 c^k` of Hermite coefficients, cut after a
-hundred terms. That is exact enough for a colour; `depth_scales` has the digits.
+The expectations of the activation are tabulated over the variance `q`; correlations follow the
+power series :math:`E[\phi(u) \phi(v)] = \sum_k a_k^2 c^k` of Hermite coefficients, truncated
+after a hundred terms. That is precise enough for a color; `depth_scales` is exact.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _TERMS = 100
 
 
 class Cells(NamedTuple):
-    """What `depth_scales` finds for pairs of variances: arrays (biases, weights)."""
+    """The result of `depth_scales` for pairs of variances: arrays (biases, weights)."""
 
     variance: np.ndarray
     chi: np.ndarray
     depth: np.ndarray
-    """6 xi_c, positive in every phase; where the variance is unbounded, of gradients."""
+    """6 xi_c, positive in every phase; 6 xi_grad where the variance is unbounded."""
 
 
 def phase_cells(function: Callable, weights: np.ndarray, biases: np.ndarray) -> Cells:
-    """What `depth_scales` finds, for all pairs at once and with fewer digits."""
+    """The result of `depth_scales` for all pairs at once, with fewer digits."""
     from scipy.interpolate import CubicSpline
 
     table = list(strides(function, LOWEST, HIGHEST))
@@ -39,7 +39,7 @@ def phase_cells(function: Callable, weights: np.ndarray, biases: np.ndarray) -> 
     seconds = CubicSpline(np.log(q), second / q)
     sigma_w, sigma_b = (grid.ravel() for grid in np.meshgrid(weights, biases))
 
-    # The first change of sign from the start on, upwards or downwards; then bisection.
+    # Find the first sign change from the start, upwards or downwards; then bisect.
     start = int(np.argmin(np.abs(q - 1)))
     growth = sigma_w[:, None] * (second / q) + sigma_b[:, None] / q - 1
     rising = growth[:, start] > 0
@@ -87,7 +87,7 @@ def _chaotic_slopes(
     slopes = series[1:] * np.arange(1, _TERMS + 1)[:, None]
     low, high = np.zeros(len(variance)), np.ones(len(variance))
     for _ in range(40):
-        # Below the fixed point the map leads up; above it, down. So does its slope at 1, above 1.
+        # Below the fixed point the map increases c; above it, it decreases c.
         middle = (low + high) / 2
         up = np.polynomial.polynomial.polyval(middle, series, tensor=False) > middle
         low, high = np.where(up, middle, low), np.where(up, high, middle)

@@ -1,10 +1,10 @@
-"""Where an activation is smooth: pieces on which a polynomial follows it to ten digits.
+"""Pieces on which an activation is smooth: a polynomial matches it to ten digits.
 
-They are found once, by looking densely at values and derivatives and halving where no polynomial
-follows them; kinks and jumps, wherever they are, become edges of pieces. From then on Gaussian
-expectations are a few vector operations. Pieces are laid out by powers of two, so that they serve
-all standard deviations within a factor of four, and no spike is missed that is wider than 3e-4 of
-its distance from zero, or there than 2e-4 standard deviations.
+They are found once, by sampling values and derivatives densely and halving where no polynomial
+matches; kinks and jumps become edges of pieces, wherever they are. After that, Gaussian
+expectations are a few vector operations. Pieces are spaced by powers of two, so that one set covers
+all standard deviations within a factor of 16. No spike is missed that is wider than 3e-4 of its
+distance from zero, or near zero than 2e-4 standard deviations.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from initjax.theory._activation import Evaluate, differentiation, evaluator
 ORDER = 16
 NODES, WEIGHTS = legendre.leggauss(ORDER)
 _DIFFERENTIATION = differentiation(NODES)
-_DENSE = 1024  # places to look at in a quarter of an octave
-_PANELS = 48  # on either side of zero, where pieces serve one standard deviation
-_PANELS_DENSE = 1280  # places to look at in such a panel of a quarter
+_DENSE = 1024  # samples in a quarter of an octave
+_PANELS = 48  # on each side of zero, in pieces for one standard deviation
+_PANELS_DENSE = 1280  # samples in such a panel
 _DEEPEST = 52  # halvings
-_MOST = 2000  # pieces; only noise, as of a float32 function, asks for so many
-_MOST_BREAKS = 300  # likewise: the steps of a function in bfloat16
-_TOLERANCES = (1e-10, 1e-6, 1e-3, np.inf)  # relative to the largest number no farther from zero
-_ROUNDING = 1e-14  # of values, relative to the same
-_CLOSEST = 16 * np.finfo(float).eps  # how exactly a break is found, relative to where it is
-_CLOSEST_NUMERICAL = 1e-12  # the same where values have to do for derivatives
-_POLE_DISTANCES = 1e-8, 1e-6  # relative to where it is, and up to a hundred times that
-_DIVERGES = 0.9  # what the closer one adds, relative to the other; a power of x of -0.98
-_NARROW_NUMERICAL = 1e-6  # a piece that is not halved any more, since kinks vanish in rounding
+_MOST = 2000  # pieces; only rounding noise, as in a float32 function, needs so many
+_MOST_BREAKS = 300  # likewise, for the steps of a function in bfloat16
+_TOLERANCES = (1e-10, 1e-6, 1e-3, np.inf)  # relative to the largest value at most as far from zero
+_ROUNDING = 1e-14  # of values, relative to the same scale
+_CLOSEST = 16 * np.finfo(float).eps  # the precision of a break's position, relative to it
+_CLOSEST_NUMERICAL = 1e-12  # the same without derivatives
+_POLE_DISTANCES = 1e-8, 1e-6  # relative to the position; each range ends a hundred times farther
+_DIVERGES = 0.9  # the closer range's integral, relative to the other's; x**-0.98
+_NARROW_NUMERICAL = 1e-6  # the narrowest piece without derivatives, where rounding hides kinks
 
 
 class Pieces(NamedTuple):
@@ -49,12 +49,12 @@ class Pieces(NamedTuple):
     breaks: np.ndarray
     """Kinks and jumps."""
     edges: np.ndarray
-    """Of pieces as large as may be; kinks and jumps are among them."""
+    """Of the largest possible pieces, including kinks and jumps."""
     tolerance: float
     singular: bool
-    """Whether there is a place that no halving makes smooth, such as 0 for a square root."""
+    """Whether there is a point that no halving makes smooth, such as 0 for a square root."""
     poles: tuple[tuple[float, np.ndarray], ...]
-    """Such places at which integrals diverge, and of which of the first six integrands."""
+    """Singular points, each with a mask of which of the first six integrals diverge there."""
 
 
 class _Resolved(NamedTuple):
@@ -63,41 +63,41 @@ class _Resolved(NamedTuple):
     value: np.ndarray
     derivative: np.ndarray
     ends: np.ndarray
-    """Where halving ended before a polynomial followed."""
+    """Points where halving ended before a polynomial matched."""
 
 
 def evaluate(activation: Callable, checked: bool = True) -> Evaluate:
-    """What evaluates an activation, made once for each; checked, it refuses what is not finite."""
+    """The cached evaluator of an activation; checked, it raises an error for non-finite values."""
     return cached(_evaluators, activation)[checked]
 
 
 def pieces(activation: Callable, low: int, high: int) -> Pieces:
-    """The pieces within 2**high of zero, the innermost of which reach to 2**low."""
+    """The pieces within 2**high of zero; the innermost end at 2**low."""
     return cached(_by_powers_of_two, activation, low, high)
 
 
 def pieces_for_one(activation: Callable, stddev: float, reach: float) -> Pieces:
-    """The pieces within so many standard deviations, to serve this one only.
+    """The pieces within `reach` standard deviations, for this standard deviation only.
 
-    They are looked at in steps of less than 2e-4 standard deviations everywhere.
+    They are sampled in steps below 2e-4 standard deviations everywhere.
     """
     radii = np.linspace(0, reach * stddev, _PANELS + 1)[1:]
     return _pieces(activation, radii, round(_PANELS / reach) - 1, _PANELS_DENSE)
 
 
 def at_point(activation: Callable, point: float) -> float:
-    """The activation there, whether or not it is finite."""
+    """The activation at a point, finite or not."""
     return float(evaluate(activation, checked=False)(np.full(1, point))[0][0])
 
 
 def cached(function: Any, *arguments: Any) -> Any:
-    """Calls what keeps results for its first argument, if that can be a key, and else anew."""
+    """Calls a cached function, or the uncached one if its first argument can't be hashed."""
     try:
         return function(*arguments)
     except TypeError:
         if getattr(arguments[0], "__hash__", None) is not None:
             raise
-        return function.__wrapped__(*arguments)  # cannot be a key of the cache
+        return function.__wrapped__(*arguments)  # not hashable
 
 
 @functools.lru_cache(maxsize=256)
@@ -121,13 +121,13 @@ def _by_powers_of_two(activation: Callable, low: int, high: int) -> Pieces:
 
 
 def _pieces(activation: Callable, radii: np.ndarray, typical: int, dense: int) -> Pieces:
-    """The pieces between edges at these distances from zero on both sides.
+    """Finds the pieces between edges at these distances from zero on both sides.
 
     Args:
       activation: the function.
       radii: the edges above zero, ascending.
-      typical: the index of the one that is about a standard deviation.
-      dense: places to look at between two edges.
+      typical: the index of the radius that is about a standard deviation.
+      dense: samples between two edges.
     """
     function = evaluate(activation, checked=False)
     at_zero = at_point(activation, 0.0)
@@ -136,7 +136,7 @@ def _pieces(activation: Callable, radii: np.ndarray, typical: int, dense: int) -
     for tolerance in _TOLERANCES:
         found, singular = _resolved(function, edges, scale, tolerance, dense), False
         if found is not None and 0 < len(found.ends) <= _MOST_BREAKS:
-            # Again from the breaks that were found: what stays rough beside them is singular.
+            # Again from the breaks that were found: points that stay rough are singular.
             found = _resolved(function, np.union1d(edges, found.ends), scale, tolerance, dense)
             singular = found is not None and len(found.ends) > 0
         if found is not None and len(found.ends) <= _MOST_BREAKS:
@@ -165,10 +165,10 @@ def _pieces(activation: Callable, radii: np.ndarray, typical: int, dense: int) -
 
 
 def _poles(nodes: np.ndarray, parts: np.ndarray, places: np.ndarray) -> Iterator:
-    """Singular places at which integrals diverge, and which of them do.
+    """Singular points at which integrals diverge, and which integrals do.
 
-    Near 1/x, every power of ten of the distance adds the same to the integral. Near any power of x
-    that can be integrated, smaller distances add less.
+    For 1/x, each decade of the distance adds the same to the integral. For an integrable power of
+    x, smaller distances add less.
     """
     for place in places.tolist():
         diverges = np.zeros(parts.shape[1], bool)
@@ -194,10 +194,10 @@ def _integrands(
 
 
 def _largest(function: Evaluate, radii: np.ndarray, typical: int) -> np.ndarray:
-    """The largest value and derivative, both absolute, that were seen within each radius.
+    """The largest absolute value and derivative within each radius.
 
-    At the least a thousandth of those within about a standard deviation: what cancels to nearly
-    nothing around zero is rounded like that from which it cancels.
+    At least a thousandth of those within about a standard deviation: if terms cancel near zero,
+    the rounding error is that of the terms.
     """
     z = radii[:, None] * (1 + np.arange(16) / 64)
     z[0] = radii[0] * 0.5 ** np.arange(0, 64, 4)
@@ -210,24 +210,24 @@ def _largest(function: Evaluate, radii: np.ndarray, typical: int) -> np.ndarray:
 
 
 def _scale(radii: np.ndarray, seen: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """What errors of values and derivatives within a radius are relative to: (2, radii)."""
+    """The scale of errors of values and derivatives within a radius: (2, radii)."""
     return seen[:, np.minimum(np.searchsorted(radii, radius), len(radii) - 1)]
 
 
 @functools.cache
 def _looks(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places in [-1, 1] and the matrix from a polynomial's values at the nodes to those there."""
+    """Points in [-1, 1] and the matrix from a polynomial's values at the nodes to those points."""
     places = np.linspace(-1, 1, number) * (1 - 1e-11)
     barycentric = 1 / np.prod(NODES[:, None] - NODES + np.eye(ORDER), axis=1)
     matrix = barycentric / (places[:, None] - NODES)
     return places, np.ascontiguousarray((matrix / matrix.sum(axis=1, keepdims=True)).T)
 
 
-@np.errstate(invalid="ignore")  # what isn't finite is rough
+@np.errstate(invalid="ignore")  # non-finite values count as rough
 def _resolved(
     function: Evaluate, edges: np.ndarray, scale: Callable, tolerance: float, dense: int
 ) -> _Resolved | None:
-    """Halves the pieces between edges until polynomials follow; None if they get too many."""
+    """Halves the pieces between edges until polynomials match; None if there are too many."""
     left, right = edges[:-1], edges[1:]
     numerical = function(edges[:1])[1] is None
     closest = _CLOSEST_NUMERICAL if numerical else _CLOSEST
@@ -239,7 +239,7 @@ def _resolved(
         radius = np.maximum(np.abs(left), np.abs(right))
         at_nodes = left[:, None] + half * (NODES + 1)
         at_places = left[:, None] + half * (places + 1)
-        # Breaks are at edges, but for so much: nothing is looked at that may be beyond one.
+        # Breaks are at edges up to this precision: don't sample beyond them.
         near = np.minimum(closest * radius[:, None], half / 2)
         inside = np.clip(at_places, left[:, None] + near, right[:, None] - near)
         moved = inside - at_places
@@ -253,12 +253,13 @@ def _resolved(
             derivative = value @ _DIFFERENTIATION.T / half
         else:
             derivative = derivatives[:, :ORDER]
-        slope = np.einsum("pn,nl->pl", derivative, interpolate)  # @ has threads that take longer
+        # einsum is faster here than @, which starts threads.
+        slope = np.einsum("pn,nl->pl", derivative, interpolate)
         error = np.einsum("pn,nl->pl", value, interpolate) + slope * moved - values[:, ORDER:]
         error = np.where(moved_little, np.abs(error), 0).max(axis=1)
         limit = tolerance * np.maximum(size[0], np.abs(values).max(axis=1))
         if derivatives is None:
-            # Errors of the derivative show in the value, as far as that is not rounded.
+            # Errors of the derivative show in the value, up to rounding.
             rough = error > np.maximum(half[:, 0] / radius, _ROUNDING / tolerance) * limit
         else:
             error_of_slope = np.abs(slope - derivatives[:, ORDER:])
@@ -282,7 +283,7 @@ def _resolved(
     joined = [np.concatenate(column) for column in zip(*done, strict=True)]
     order = np.argsort(joined[0])
     left, right = np.sort(np.concatenate(ends, axis=1), axis=1)
-    first = np.append(-np.inf, right)[:-1] < left  # neighbours are one place
+    first = np.append(-np.inf, right)[:-1] < left  # merge neighbors
     last = np.append(first[1:], True)[: len(left)]
     left, right = left[first], right[last]
     places = _located(function, left, right) if numerical and len(left) else (left + right) / 2
@@ -291,7 +292,7 @@ def _resolved(
 
 
 def _located(function: Evaluate, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Where between two points the values leave the polynomial before for the one behind."""
+    """Where between two points the values switch from the left polynomial to the right one."""
     reach = 100 * (right - left)[:, None]
     nodes, power = (NODES - 1) / 2, legendre.legvander(NODES, 7)
     fit = np.linalg.pinv(power)
@@ -312,7 +313,7 @@ def _located(function: Evaluate, left: np.ndarray, right: np.ndarray) -> np.ndar
 def _breaks(
     function: Evaluate, left: np.ndarray, right: np.ndarray, scale: Callable, tolerance: float
 ) -> np.ndarray:
-    """The edges across which no polynomial follows."""
+    """The edges across which no polynomial matches."""
     edges = (right[:-1] + left[1:]) / 2
     reach = np.minimum(right[:-1] - left[:-1], right[1:] - left[1:])[:, None] / 4
     places = np.concatenate([(NODES - 1) / 2, (NODES + 1) / 2])

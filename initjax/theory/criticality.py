@@ -1,6 +1,6 @@
 r"""Criticality: the variances of weights and biases at which gradients neither explode nor vanish.
 
-They are parametrised by the fixed point `q` of the variance, which asks for one root only:
+They are parameterized by the fixed point `q` of the variance, so that one root is enough:
 :math:`\sigma_w^2 = 1 / E[\phi'(\sqrt{q} z)^2]` makes :math:`\chi_\perp = 1` there, and
 :math:`\sigma_b^2 = q - \sigma_w^2 E[\phi(\sqrt{q} z)^2]` makes `q` a fixed point.
 """
@@ -19,27 +19,27 @@ from initjax.theory._fixed_points import HIGHEST, LOWEST, root, strides
 from initjax.theory._integrals import SMALLEST, Single, single
 from initjax.theory._pieces import at_point
 
-_HOMOGENEOUS = 1e-11  # how far bias variances of homogeneous activations are from 0, relative to q
+_HOMOGENEOUS = 1e-11  # the largest bias variance of a homogeneous activation, relative to q
 
 
 class CriticalPoint(NamedTuple):
     """Variances of weights and biases at which chi is 1. All are floats."""
 
     variance: float
-    """q*, the fixed point; nan where every variance is one, as of ReLU."""
+    """q*, the fixed point; nan if every variance is a fixed point, as for ReLU."""
     weight_variance: float
     """sigma_w², the variance of a weight times fan_in."""
     bias_variance: float
     """sigma_b²"""
     chi_parallel: float
-    """The variance map's slope at q*. Above 1 it is unstable: the variance leaves it."""
+    """The variance map's slope at q*. Above 1 it is unstable: the variance moves away."""
 
 
 def critical_line(activation: Activation, bias_variance: float = 0.0) -> CriticalPoint:
-    r"""The weight variance that is critical with a bias variance: the edge of chaos.
+    r"""Finds the weight variance that is critical for a bias variance: the edge of chaos.
 
-    Where several are, the one of the smallest q*. Check `chi_parallel`: GELU's and SiLU's critical
-    fixed points are unstable up to the one that `critical_points` names.
+    If there are several, it is the one with the smallest q*. Check `chi_parallel`: GELU's and
+    SiLU's critical fixed points are unstable up to the one that `critical_points` returns.
 
     Args:
       activation: phi, a function that acts on each number by itself, or a name in `jax.nn`.
@@ -49,9 +49,9 @@ def critical_line(activation: Activation, bias_variance: float = 0.0) -> Critica
       A `CriticalPoint`.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name; bias_variance is not a finite
-        number >= 0; there is no critical point, as for softplus, whose mean would need a negative
-        bias variance, and for ReLU with any bias.
+      TypeError, ValueError: activation isn't such a function or name; bias_variance is not a finite
+        number >= 0; there is no critical point, as for softplus (it would need a negative bias
+        variance) and for ReLU with any bias.
 
     Example:
       >>> point = critical_line("tanh", bias_variance=0.05)
@@ -71,7 +71,7 @@ def critical_line(activation: Activation, bias_variance: float = 0.0) -> Critica
     if everywhere is not None:
         if biases > 0:
             raise ValueError(
-                f"critical_line: {activation!r} is critical at bias_variance 0 only, with"
+                f"critical_line: {activation!r} is critical only at bias_variance 0, with"
                 f" weight_variance {everywhere.weight_variance:.6g}; got {bias_variance!r}"
             )
         return everywhere
@@ -92,26 +92,27 @@ def critical_line(activation: Activation, bias_variance: float = 0.0) -> Critica
             previous, below = variance, here
     raise ValueError(
         f"critical_line: {activation!r} has no critical point with bias_variance {biases:g};"
-        f" it would take one from {min(seen):.3g} to {max(seen):.3g}"
+        f" it needs a bias_variance from {min(seen):.3g} to {max(seen):.3g}"
     )
 
 
 def critical_points(activation: Activation) -> list[CriticalPoint]:
-    r"""The points at which both a variance's and a gradient's deviations stay as they are.
+    r"""Finds the points at which deviations of the variance and gradients both keep their size.
 
     There :math:`\chi_\parallel = \chi_\perp = 1`: isolated points of the critical line, at which
-    the variance reaches q* from one side at least, and slowlier than any exponential. They
+    the variance converges to q* from at least one side, more slowly than any exponential. They
     suit deep networks best.
 
     Args:
       activation: phi, a function that acts on each number by itself, or a name in `jax.nn`.
 
     Returns:
-      A list of `CriticalPoint`, the smallest q* first, empty if there is none; q* = 0 is tanh's,
-      and nan stands for every q, as of ReLU.
+      A list of `CriticalPoint`, smallest q* first, empty if there is none. q* is 0 for tanh, and
+        nan
+      if every q is critical, as for ReLU.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name.
+      TypeError, ValueError: activation isn't such a function or name.
 
     Example:
       >>> import jax
@@ -165,7 +166,7 @@ def _point(variance: float, found: Single) -> CriticalPoint:
 
 
 def _homogeneous(function: Callable) -> CriticalPoint | None:
-    """The critical point of an activation that only scales with its input, such as ReLU."""
+    """The critical point of an activation that is homogeneous, such as ReLU."""
     for q, found in strides(function, -2, 2):
         if not (np.abs(_bias_variance(q, found)) < _HOMOGENEOUS * q).all():
             return None
@@ -174,7 +175,7 @@ def _homogeneous(function: Callable) -> CriticalPoint | None:
 
 
 def _is_linear_at_zero(function: Callable) -> bool:
-    """Whether small signals pass as they are, up to a factor, or two on the two sides."""
+    """Whether the activation is linear near zero, up to a different slope on each side."""
     values = [at_point(function, point) for point in (-SMALLEST, SMALLEST)]
     return 1e-50 < float(single(function, SMALLEST).derivative_second) < math.inf and (
         max(map(abs, values)) < 1e-50

@@ -1,8 +1,9 @@
-r"""What finite networks do beyond mean field theory: how far they scatter about it.
+r"""How far finite networks scatter around mean field theory's predictions.
 
-Mean field theory tells what infinitely wide layers do. A layer of `n` units draws its variance from
-`n` numbers, so that a single network leaves the prediction by a relative :math:`O(1/\sqrt{n})` in
-each layer, and by :math:`\sqrt{depth / n}` in all: what is measured is to be judged by that.
+Mean field theory describes infinitely wide layers. In a layer of `n` units the variance is a mean
+of `n` random numbers, so a single network deviates from the prediction by a relative
+:math:`O(1/\sqrt{n})` per layer, and by :math:`\sqrt{depth / n}` in total. Measurements have these
+error bars.
 """
 
 from __future__ import annotations
@@ -23,38 +24,38 @@ WEIGHTS = ("orthogonal", "normal")
 
 
 class LogNorm(NamedTuple):
-    """The law of the log of a variance, relative to mean field theory's prediction. Floats."""
+    """The mean and variance of log(variance / mean field theory's prediction). Floats."""
 
     mean: float
     variance: float
 
 
 class JacobianSpectrum(NamedTuple):
-    """The law of the squared singular values of a network's Jacobian. Floats."""
+    """The distribution of the squared singular values of a network's Jacobian. Floats."""
 
     mean: float
     variance: float
     moment_ratio: float
-    """E[phi'⁴] / E[phi'²]²: 1 is what isometry takes."""
+    """E[phi'⁴] / E[phi'²]²: isometry needs 1."""
 
 
 class LogStep(NamedTuple):
-    r"""What a layer does to :math:`\log q`, where its variance map leads from q to q'. Floats."""
+    r"""The variance map of a layer from log q to log q', to second order. Floats."""
 
     variance: float
     """q'"""
     share: float
-    """What weights contribute to q'; the rest is the biases', which doesn't fluctuate."""
+    """The weights' share of q'; the rest is from the biases and doesn't fluctuate."""
     slope: float
     """d log q' / d log q"""
     bend: float
     """d² log q' / (d log q)²"""
 
     def carried(self, deviation: LogNorm, spread: float) -> LogNorm:
-        r"""The law of a deviation after the layer, given the law before it, to first order.
+        r"""Propagates the distribution of a deviation through the layer, to first order.
 
         Args:
-          deviation: the law of the log of q, relative to mean field theory's prediction.
+          deviation: log q relative to the prediction, before the layer.
           spread: the variance of the mean of :math:`\phi^2 / E[\phi^2]` over the layer's units.
         """
         own = self.share**2 * spread
@@ -63,7 +64,7 @@ class LogStep(NamedTuple):
 
 
 def log_step(found: Single, variance: float, weights: float, biases: float) -> LogStep:
-    """Makes the step of one layer from the expectations of its activation.
+    """Computes the step of one layer from the expectations of its activation.
 
     Args:
       found: the expectations at that variance.
@@ -90,30 +91,31 @@ def log_norm_moments(
     r"""How far the log of the signal's variance scatters over networks, for one input.
 
     With :math:`\kappa = E[\phi^4] / E[\phi^2]^2` a layer of `n` units adds :math:`(\kappa - 1)/n`
-    to the variance of :math:`\log q` and takes half of that off its mean, to first order: 5/n
-    and 5/(2n) for ReLU, 2/n and 1/n without an activation. That the variance map drives
-    deviations back, or on, is accounted for: where it is not linear they are multiplied by
-    :math:`d \log q' / d \log q` in every layer, and its curvature shifts their mean. Orders beyond
-    the first are in it for one layer alone; so it is correct to :math:`O(1/n^2)` for ReLU, leaky
-    ReLU and the identity without biases, and to :math:`O(1/n)` else.
+    to the variance of :math:`\log q` and subtracts half of that from its mean, to first order: 5/n
+    and 5/(2n) for ReLU, 2/n and 1/n without an activation. The variance map damps or amplifies
+    deviations: each layer multiplies them by :math:`d \log q' / d \log q`, and its curvature shifts
+    their mean. Second-order terms are included for single layers only. So the result is correct to
+    :math:`O(1/n^2)` for ReLU, leaky ReLU and the identity without biases, and to :math:`O(1/n)`
+    otherwise.
 
     Args:
       widths: the numbers of units of the layers, from the first to the last, of about 10 or more.
       activation: phi, a function that acts on each number by itself, or a name in `jax.nn`.
       weight_variance: sigma_w², the variance of a weight times fan_in, of the layers that follow
-        each of these; None stands for what keeps the variance of the first layer.
+        each of these; None means the value that preserves the variance of the first layer.
       bias_variance: sigma_b², the variance of their biases.
       variance: q of the pre-activations of the first layer.
 
     Returns:
-      `LogNorm`: mean and variance of :math:`\log(q / \bar q)` behind the last layer, where `q` is
-      the variance of its outputs' pre-activations in one network with normal weights, and
-      :math:`\bar q` is what `variance_map`, repeated, predicts. Without biases this is the squared
+      `LogNorm`: mean and variance of :math:`\log(q / \bar q)` after the last layer, where `q` is
+        the
+      variance of the next pre-activations in one network with normal weights, and :math:`\bar q` is
+      the prediction of the repeated `variance_map`. Without biases this is the squared
       norm of the last layer's activations over its prediction.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, or gives zeros only; a width
-        is no integer >= 1; a number is not finite or below 0.
+      TypeError, ValueError: activation isn't such a function or name, or is zero everywhere; a
+        width isn't an integer >= 1; a number is not finite or below 0.
 
     Example:
       >>> mean, spread = log_norm_moments([1000] * 20)
@@ -142,7 +144,7 @@ def log_norm_moments(
         second = float(found.second)
         fourth, sixth = float(found.fourth) / second**2, float(found.sixth) / second**3
         deviation = step.carried(deviation, (fourth - 1) / n)
-        # The second order of the layer's own: of the log of 1 + its mean of phi² / E[phi²] - 1.
+        # The second order of the layer's own log(mean of phi² / E[phi²]).
         v = step.share**2 * (fourth - 1) / n
         third = step.share**3 * (sixth - 3 * fourth + 2) / n**2
         deviation = LogNorm(
@@ -154,12 +156,12 @@ def log_norm_moments(
 
 
 def dead_fraction(correlation: float, batch_size: int) -> float:
-    r"""The share of units that are below zero for a whole batch, as are ReLU's that look dead.
+    r"""The share of units below zero for a whole batch: ReLU units that look dead.
 
     .. math:: E_t[\Phi(-t \sqrt{c / (1 - c)})^B], \quad t \sim N(0, 1)
 
-    for wide layers without biases, all of whose inputs are correlated by the same `c`. It rises
-    with depth, as `c` does, without anything being wrong.
+    for wide layers without biases whose inputs all have the same correlation `c`. Like `c`, it
+    grows with depth even in a healthy network.
 
     Args:
       correlation: c, from 0 to 1, of the pre-activations of two inputs.
@@ -169,7 +171,7 @@ def dead_fraction(correlation: float, batch_size: int) -> float:
       The expected share, from 2**-B to 1/2.
 
     Raises:
-      TypeError, ValueError: correlation is not in [0, 1], batch_size is no integer >= 1.
+      TypeError, ValueError: correlation is not in [0, 1], batch_size isn't an integer >= 1.
 
     Example:
       >>> round(dead_fraction(0.9, batch_size=256), 3)
@@ -212,31 +214,31 @@ def jacobian_spectrum(
     weights: str = "orthogonal",
     weight_variance: float | None = None,
 ) -> JacobianSpectrum:
-    r"""Mean and variance of the squared singular values of a deep network's Jacobian.
+    r"""Computes mean and variance of the squared singular values of a deep network's Jacobian.
 
     With :math:`\mu_k = E[\phi'(\sqrt{q} z)^{2k}]`, for wide layers of one width,
 
     .. math:: E[s^2] = (\sigma_w^2 \mu_1)^L, \quad
               Var(s^2) = E[s^2]^2 \, L \, (\mu_2 / \mu_1^2 - 1 - s_1)
 
-    where :math:`s_1` is 0 for orthogonal weights and -1 for normal ones. So only orthogonal weights
-    with :math:`\phi'` nearly constant over the inputs, as of tanh with a small `q`, keep
-    all singular values near 1 (dynamical isometry). ReLU cannot: its ratio of moments is 2.
+    where :math:`s_1` is 0 for orthogonal weights and -1 for normal ones. So all singular
+    values stay near 1 (dynamical isometry) only with orthogonal weights and :math:`\phi'` nearly
+    constant over the inputs, such as tanh with a small `q`. ReLU can't: its moment ratio is 2.
 
     Args:
       activation: phi, a function that acts on each number by itself, or a name in `jax.nn`.
       variance: q, the variance of all layers' pre-activations, a fixed point.
       depth: L, the number of layers.
       weights: 'orthogonal' or 'normal'.
-      weight_variance: sigma_w², the variance of a weight times fan_in; None stands for the
-        critical one, 1/mu_1, whose mean is 1.
+      weight_variance: sigma_w², the variance of a weight times fan_in; None means the
+        critical value 1/mu_1, for which the mean is 1.
 
     Returns:
       `JacobianSpectrum`.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, or constant; a number is not
-        as above; weights is neither of these.
+      TypeError, ValueError: activation isn't such a function or name, or constant; a number is not
+        as above; weights is neither.
 
     Example:
       >>> jacobian_spectrum("relu", 1.0, depth=3).variance.__round__(9)

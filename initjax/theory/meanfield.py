@@ -1,15 +1,15 @@
-r"""Mean field theory: what wide random layers do to variance, correlation and gradients.
+r"""Mean field theory: how wide random layers change variance, correlation and gradients.
 
 A layer maps pre-activations `z` to :math:`W \phi(z) + b` with independent weights and biases,
 :math:`Var(W) = \sigma_w^2 / fan_{in}` and :math:`Var(b) = \sigma_b^2`. In the limit of wide layers
 the pre-activations of an input are normal with a variance `q`, and those of two inputs are
-correlated by a number `c`; both are carried from layer to layer by the maps below. `He` is
-:math:`\sigma_w^2 = 2`, `LeCun` is 1; Glorot's with equal fans is 1 too.
+have a correlation `c`; the maps below give both for the next layer. He initialization has
+:math:`\sigma_w^2 = 2`, LeCun's has 1, and Glorot's with equal fans too.
 
-Every activation here is a function that acts on each number by itself, with kinks and jumps or
-without, or the name of one in `jax.nn`. What was found out about it is kept, so that another call
-for the same function (the same object) takes about a tenth of a millisecond for a variance and two
-for a correlation, where the first takes a tenth of a second.
+An activation is an elementwise function, with or without kinks and jumps, or a name in `jax.nn`.
+The first call for a function takes a few hundredths of a second. Its results are cached: later
+calls for the same function object take less than a tenth of a millisecond for a variance, and about
+one millisecond for a correlation.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from initjax.theory._pieces import at_point, evaluate
 
 
 class DepthScales(NamedTuple):
-    """Where a deep network's signal goes, and in how many layers. All are floats."""
+    """Where a deep network's signal converges, and over how many layers. All are floats."""
 
     variance: float
-    """q*, the variance that is reached."""
+    """q*, the limit of the variance."""
     chi: float
-    """By what the mean square of a gradient is multiplied in a layer there, sigma_w² E[phi'²]."""
+    """The factor of a gradient's mean square per layer at q*, sigma_w² E[phi'²]."""
     chi_parallel: float
-    """By what a deviation from q* is multiplied in a layer, dq'/dq."""
+    """The factor of a deviation from q* per layer, dq'/dq."""
     correlation: float
-    """c*, the correlation that two inputs reach."""
+    """c*, the limit of the correlation of two inputs."""
     variance_depth: float
-    """xi_q: layers in which a deviation from q* falls by e."""
+    """xi_q: the number of layers over which a deviation from q* falls by a factor of e."""
     correlation_depth: float
-    """xi_c: layers in which a deviation from c* falls by e."""
+    """xi_c: the number of layers over which a deviation from c* falls by a factor of e."""
     gradient_depth: float
-    """xi_grad: layers in which a gradient's mean square falls by e; negative if it grows by e."""
+    """xi_grad: the same for a gradient's mean square; negative if it grows."""
 
 
 def variance_map(
     activation: Activation, variance: float, weight_variance: float, bias_variance: float = 0.0
 ) -> float:
-    r"""The variance of the next layer's pre-activations.
+    r"""Computes the variance of the next layer's pre-activations.
 
     .. math:: q' = \sigma_w^2 \, E[\phi(\sqrt{q} z)^2] + \sigma_b^2, \quad z \sim N(0, 1)
 
@@ -63,7 +63,7 @@ def variance_map(
       q', a float.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, is not finite, or grows too
+      TypeError, ValueError: activation isn't such a function or name, is not finite, or grows too
         fast; a variance is not a finite number >= 0.
 
     Example:
@@ -91,17 +91,17 @@ def correlation_map(
     weight_variance: float,
     bias_variance: float = 0.0,
 ) -> float:
-    r"""The correlation of two inputs in the next layer.
+    r"""Computes the correlation of two inputs in the next layer.
 
     .. math:: c' = (\sigma_w^2 \, E[\phi(u) \phi(v)] + \sigma_b^2) / q'
 
     for normal `u` and `v` of variance `q` and correlation `c`, and `q'` of `variance_map`. So it
-    holds away from fixed points too.
+    also holds away from fixed points.
 
     Args:
       activation: phi, a function or a name in `jax.nn`.
-      correlation: c, from -1 to 1, of the pre-activations that two inputs give.
-      variance: q, the variance of either; 0 stands for the limit.
+      correlation: c, from -1 to 1, of the pre-activations of two inputs.
+      variance: q, the variance of both; 0 means the limit.
       weight_variance: sigma_w², the variance of a weight times fan_in.
       bias_variance: sigma_b², the variance of a bias.
 
@@ -133,11 +133,11 @@ def correlation_map(
 
 
 def relu_correlation_map(correlation: Any) -> Any:
-    r"""The correlation map of ReLU without biases, in closed form, at any variance.
+    r"""Computes the correlation map of ReLU without biases in closed form, at any variance.
 
     .. math:: f(c) = (\sqrt{1 - c^2} + c (\pi - \arccos c)) / \pi
 
-    Repeated from any start it leads to 1, as :math:`1 - c_l \approx 9 \pi^2 / (2 l^2)`.
+    Repeated from any start it converges to 1 as :math:`1 - c_l \approx 9 \pi^2 / (2 l^2)`.
 
     Args:
       correlation: c, from -1 to 1, a number or an array.
@@ -164,20 +164,21 @@ def relu_correlation_map(correlation: Any) -> Any:
 
 
 def chi(activation: Activation, variance: float, weight_variance: float) -> float:
-    r"""By what a layer multiplies the mean square of a gradient, and small angles between inputs.
+    r"""Computes a layer's factor of mean squared gradients, and of small angles between inputs.
 
     .. math:: \chi_\perp = \sigma_w^2 \, E[\phi'(\sqrt{q} z)^2]
 
-    Also the slope of the correlation map at 1, at a fixed point of the variance. Above 1 gradients
-    explode and like inputs part (chaos); below 1 gradients vanish and all inputs get alike (order).
+    Also the slope of the correlation map at 1, at a fixed point of the variance. Above 1,
+    gradients explode and similar inputs diverge (chaos); below 1, gradients vanish and all inputs
+    become alike (order).
 
     Args:
       activation: phi, a function or a name in `jax.nn`.
-      variance: q, the variance of the pre-activations; 0 stands for the limit.
+      variance: q, the variance of the pre-activations; 0 means the limit.
       weight_variance: sigma_w², the variance of a weight times fan_in.
 
     Returns:
-      chi, a float; infinite where the mean of phi'² is.
+      chi, a float; infinite if the mean of phi'² is.
 
     Raises:
       TypeError, ValueError: as `variance_map`.
@@ -195,15 +196,15 @@ def chi(activation: Activation, variance: float, weight_variance: float) -> floa
 
 
 def chi_parallel(activation: Activation, variance: float, weight_variance: float) -> float:
-    r"""By what a layer multiplies a small deviation of the variance: the variance map's slope.
+    r"""Computes a layer's factor of a small deviation of the variance: the variance map's slope.
 
     .. math:: \chi_\parallel = dq'/dq = \sigma_w^2 \, E[\phi(\sqrt{q} z)^2 (z^2 - 1)] / (2q)
 
-    which needs no derivative of phi. A fixed point is stable where it is between -1 and 1.
+    which needs no derivative of phi. A fixed point is stable if this is between -1 and 1.
 
     Args:
       activation: phi, a function or a name in `jax.nn`.
-      variance: q, the variance of the pre-activations; 0 stands for the limit.
+      variance: q, the variance of the pre-activations; 0 means the limit.
       weight_variance: sigma_w², the variance of a weight times fan_in.
 
     Returns:
@@ -222,7 +223,7 @@ def chi_parallel(activation: Activation, variance: float, weight_variance: float
     """
     function, q, weights, _ = _checked("chi_parallel", activation, variance, weight_variance)
     if q < 1e-6 and abs(at_point(function, SMALLEST)) > 1e-50:
-        q = 1e-6  # below, the constant's rounding would swamp the slope, which is settled here
+        q = 1e-6  # for smaller variances rounding would hide the slope, which no longer changes
     return weights * float(single(function, q).slope)
 
 
@@ -232,27 +233,29 @@ def depth_scales(
     bias_variance: float = 0.0,
     variance: float = 1.0,
 ) -> DepthScales:
-    r"""Where a deep network's variance and correlation go, and how many layers that takes.
+    r"""Computes where a deep network's variance and correlation converge, and how fast.
 
-    Deviations are multiplied by a factor f in each layer and fall by e in
-    :math:`\xi = -1 / \ln |f|` layers: infinite at criticality, negative where they grow. Networks
+    Each layer multiplies deviations by a factor f, so they fall by e over
+    :math:`\xi = -1 / \ln |f|` layers: infinite at criticality, negative if they grow. Networks
     train up to about :math:`6 \xi_c` layers.
 
-    - q* = 0, as of ReLU below :math:`\sigma_w^2 = 2` and of tanh up to 1, both without biases: the
-      signal dies as :math:`\chi^l`. The other numbers are limits, and :math:`\xi_c` is that of
-      the covariance, as for the smallest bias variance.
-    - q* infinite, as of ReLU above 2: the signal explodes as :math:`\chi_\parallel^l`. Relative to
-      it the correlation goes to 1, and slowlier than any exponential: :math:`\xi_c` is infinite.
-    - Where every q is a fixed point, as of ReLU at 2, q* is where the variance starts.
-    - A fixed point that is not stable is returned only to those who start there, or if the
-      variance oscillates about it: :math:`|\chi_\parallel| > 1`.
+    - q* = 0, for ReLU below :math:`\sigma_w^2 = 2` and tanh up to 1, both without biases: the
+    signal
+      vanishes as :math:`\chi^l`. The other numbers are limits, and :math:`\xi_c` is that of the
+      covariance, as for a tiny bias variance.
+    - q* infinite, for ReLU above 2: the signal explodes as :math:`\chi_\parallel^l`. The
+    correlation
+      converges to 1 more slowly than any exponential: :math:`\xi_c` is infinite.
+    - If every q is a fixed point, as for ReLU at 2, q* is the variance of the first layer.
+    - An unstable fixed point is returned only if the variance starts there, or oscillates around
+      it: :math:`|\chi_\parallel| > 1`.
 
     Args:
       activation: phi, a function or a name in `jax.nn`.
       weight_variance: sigma_w², the variance of a weight times fan_in.
       bias_variance: sigma_b², the variance of a bias.
-      variance: that of the first layer's pre-activations. q* is the first fixed point on the
-        way from there; where there is only one, it makes no difference.
+      variance: the variance of the first layer's pre-activations. q* is the first fixed point from
+        there; if there is only one, this doesn't matter.
 
     Returns:
       `DepthScales`.
@@ -306,7 +309,7 @@ def _checked(
 
 
 def _steepness(function: Callable) -> float:
-    """The mean of phi'² for variances beyond all bounds."""
+    """The limit of the mean of phi'² for large variances."""
     far = np.array([-1e12, 1e12, -1e10, 1e10])
     try:
         value, derivative = evaluate(function)(far)

@@ -1,4 +1,4 @@
-r"""Moments of an activation under normal inputs, and the gain that follows from them.
+r"""Moments of an activation with normal inputs, and the resulting gain.
 
 With :math:`z \sim N(0, q)` the integrals are sums in float64 over pieces on which the activation is
 smooth; kinks and jumps, wherever they are, become edges of pieces. (Gauss-Hermite nodes would miss
@@ -36,19 +36,19 @@ def moments(activation: Activation, variance: float = 1.0) -> Moments:
     """Computes the moments of an activation whose inputs are normal.
 
     Args:
-      activation: a function of JAX or NumPy that acts on each number by itself, with kinks and
-        jumps or without; or the name of one in `jax.nn`. The derivative is the one JAX
-        differentiates to, or, of a function that JAX cannot trace, a numerical one.
-      variance: the variance of the inputs.
+      activation: an elementwise function of JAX or NumPy, with or without kinks and jumps; or a
+        name in `jax.nn`. The derivative is JAX's, or a numerical one if JAX can't trace the
+        function.
+      variance: the variance of the inputs; 0 means the limit.
 
     Returns:
-      `Moments`, as floats, to 1e-10 of each for functions that compute in the precision of their
-      input and whose spikes, if any, are wider than 2e-4 standard deviations; infinite where a
-      singularity makes them so, as of the derivative of a square root.
+      `Moments`, as floats, accurate to 1e-10 for functions that compute in the precision of their
+      input and have no spikes narrower than 2e-4 standard deviations; infinite if a singularity
+      makes them so, like the derivative of a square root.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, is not finite, or grows so fast
-        that inputs beyond 12 standard deviations count; variance is not a finite number >= 0.
+      TypeError, ValueError: activation isn't such a function or name, is not finite, or grows so
+        fast that inputs beyond 12 standard deviations count; variance is not a finite number >= 0.
 
     Example:
       >>> import jax
@@ -67,18 +67,19 @@ def moments(activation: Activation, variance: float = 1.0) -> Moments:
 
 
 def gain(activation: Activation, kind: str = "forward") -> float:
-    r"""Computes the gain of an activation: what weights are multiplied by to make up for it.
+    r"""Computes the gain of an activation: the factor of the weights that compensates for it.
 
     With unit normal inputs `z` and :math:`Var(W) = gain^2 / fan_{in}`, a layer after the activation
     has pre-activations of mean square one again. By kind:
 
-    - 'forward': :math:`1/\sqrt{E[\phi^2]}` keeps the mean square of the signal; He's √2 for ReLU.
-    - 'centered': :math:`1/\sqrt{Var[\phi]}` keeps its variance, where something takes the mean away
-      in every layer. Without that it makes the signal grow.
-    - 'backward': :math:`1/\sqrt{E[\phi'^2]}` keeps the mean square of the gradient.
+    - 'forward': :math:`1/\sqrt{E[\phi^2]}` preserves the mean square of the signal; He's √2 for
+    ReLU. - 'centered': :math:`1/\sqrt{Var[\phi]}` preserves its variance, if something removes the
+    mean
+      in every layer. Otherwise the signal grows.
+    - 'backward': :math:`1/\sqrt{E[\phi'^2]}` preserves the mean square of the gradient.
 
-    Forward and backward agree for ReLU, leaky ReLU and the identity only; of no activation but the
-    affine ones do centered and backward agree. `torch_gain` is the table of PyTorch.
+    Forward and backward gains agree only for ReLU, leaky ReLU and the identity; centered and
+    backward gains only for affine functions. `torch_gain` is PyTorch's table.
 
     Args:
       activation: a function that acts on each number by itself, or a name in `jax.nn`; see
@@ -89,8 +90,8 @@ def gain(activation: Activation, kind: str = "forward") -> float:
       The gain, a float above 0.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, the moment that kind asks for
-        is zero or not finite, or kind is none of the above.
+      TypeError, ValueError: activation isn't such a function or name, the moment for that
+        kind is zero or not finite, or kind isn't one of the above.
 
     Example:
       >>> import jax
@@ -117,7 +118,7 @@ def gain(activation: Activation, kind: str = "forward") -> float:
 
 _unit_moments = functools.lru_cache(maxsize=256)(moments)
 
-# torch.nn.init.calculate_gain; that of "leaky_relu" depends on its slope.
+# torch.nn.init.calculate_gain; the gain of "leaky_relu" depends on its slope.
 _TORCH_GAINS = {
     "linear": 1.0,
     **{f"conv{transpose}{n}d": 1.0 for transpose in ("", "_transpose") for n in (1, 2, 3)},
@@ -130,21 +131,21 @@ _TORCH_GAINS = {
 
 
 def torch_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The gain that PyTorch's table gives for an activation, which is not always the one it needs.
+    """Looks up PyTorch's gain for an activation, which isn't always its real gain.
 
     ReLU's and leaky ReLU's are `gain`'s. 1 for sigmoid is a placeholder (the forward gain is
-    1.846), 5/3 for tanh an old habit (1.593), and 3/4 for SELU was found by trial (1.0).
+    1.846), 5/3 for tanh is traditional (1.593), and 3/4 for SELU is empirical (1.0).
 
     Args:
       nonlinearity: 'linear', 'conv1d' to 'conv3d', 'conv_transpose1d' to 'conv_transpose3d',
         'sigmoid', 'tanh', 'relu', 'leaky_relu' or 'selu'.
-      param: the slope of 'leaky_relu'; None stands for 0.01. The others ignore it, as there.
+      param: the slope of 'leaky_relu'; None means 0.01. The others ignore it, as in PyTorch.
 
     Returns:
       The gain.
 
     Raises:
-      TypeError, ValueError: nonlinearity is none of the above, param is not a finite number.
+      TypeError, ValueError: nonlinearity isn't one of the above, param is not a finite number.
 
     Example:
       >>> torch_gain("tanh")

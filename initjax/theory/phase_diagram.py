@@ -1,4 +1,4 @@
-"""The phase diagram of an activation: how deep networks may be, by the variances of their draws."""
+"""The phase diagram of an activation: trainable depth by weight and bias variance."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SPAN = (1 / 3, 2.5)  # of weight variances, relative to a critical one
-_DEEPEST = 1000  # layers: the brightest colour, and all beyond
+_DEEPEST = 1000  # layers: the brightest color, also for more
 _INK = "#1a1a1a"
-_ROOM = 0.1  # around the name of a phase, relative to the axes
+_ROOM = 0.1  # the margin around the name of a phase, relative to the axes
 
 
 def phase_diagram(
@@ -33,26 +33,27 @@ def phase_diagram(
     bias_variances: Sequence[float] | np.ndarray | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    r"""Draws how deep a plain network may be and train, by the variances of weights and biases.
+    r"""Plots how deep a plain network can be and still train, by weight and bias variance.
 
-    The colour is :math:`6 \xi_c`, about the number of layers through which two inputs can still be
-    told apart; see `depth_scales`. In the ordered phase gradients vanish, in the chaotic phase they
-    explode, on the critical line between them neither. The line is broken where its fixed
-    point is unstable, and stars are its `critical_points`. Where the variance itself grows without
-    bound, the colour is six times the number of layers in which gradients grow by e, and hatched.
+    The color is :math:`6 \xi_c`, about the number of layers after which two inputs can still be
+    distinguished; see `depth_scales`. In the ordered phase gradients vanish, in the chaotic phase
+    they explode, and on the critical line between them they do neither. The line is dashed where
+    its fixed point is unstable; stars mark its `critical_points`. Where the variance itself grows
+    without bound, the area is hatched and the color is six times the number of layers over which
+    gradients grow by e.
 
     Args:
       activation: phi, a function that acts on each number by itself, or a name in `jax.nn`.
       weight_variances: sigma_w², variances of a weight times fan_in, at least two, ascending; None
-        stands for 121 about a critical one.
-      bias_variances: sigma_b², variances of a bias, likewise; None stands for 73 from 0 to 0.6.
-      path: where to save a picture, in a format that its suffix tells; None for nowhere.
+        means 121 around a critical value.
+      bias_variances: sigma_b², variances of a bias, likewise; None means 73 from 0 to 0.6.
+      path: where to save the figure, in the format of its suffix; None means it isn't saved.
 
     Returns:
-      A figure of Matplotlib.
+      A Matplotlib figure.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name; variances are not ascending
+      TypeError, ValueError: activation isn't such a function or name; variances are not ascending
         finite numbers >= 0.
       ImportError: Matplotlib is not installed.
 
@@ -116,7 +117,9 @@ def _checked(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     checked = [checked_number("phase_diagram", name, value, minimum=0) for value in values]
     array = np.array(checked)
     if len(array) < 2 or not (np.diff(array) > 0).all():
-        raise ValueError(f"phase_diagram: {name} must be two or more, ascending; got {values!r}")
+        raise ValueError(
+            f"phase_diagram: {name} must be at least two ascending numbers, got {values!r}"
+        )
     return array
 
 
@@ -125,12 +128,12 @@ def _critical_weights(function: Callable) -> float:
         try:
             return critical_line(function, biases).weight_variance
         except ValueError:
-            pass  # there is none, as for softplus
+            pass  # there is no critical point, as for softplus
     return 1 / float(single(function, 1.0).derivative_second)
 
 
 def _name_phases(axes: Axes, weights: np.ndarray, biases: np.ndarray, cells: Cells) -> None:
-    """Names the phases where there is most room for it, and hatches where nothing is fixed."""
+    """Labels each phase where there is most space, and hatches where there is no fixed point."""
     from scipy.ndimage import distance_transform_edt
 
     unbounded = np.isinf(cells.variance)
@@ -156,7 +159,7 @@ def _name_phases(axes: Axes, weights: np.ndarray, biases: np.ndarray, cells: Cel
 
 
 def _draw_criticality(axes: Axes, function: Callable) -> None:
-    """Draws the critical line and the isolated points, and tells them in the legend."""
+    """Draws the critical line and the isolated points, with a legend."""
     points, lines = critical_points(function), []
     if not (points and math.isnan(points[0].variance)):
         table = list(strides(function, LOWEST, HIGHEST))
@@ -169,7 +172,7 @@ def _draw_criticality(axes: Axes, function: Callable) -> None:
         )
         unstable = stable > 1 + 1e-9
         lines = [("critical line", "-", ~unstable)]
-        lines.append(("critical, but the variance leaves it", (0, (2, 1.5)), unstable))
+        lines.append(("critical, but unstable", (0, (2, 1.5)), unstable))
         for label, style, part in lines:
             if (_shown(axes, x, y) & part).any():
                 here = np.where(part, y, np.nan)

@@ -10,7 +10,7 @@ import pytest
 import initjax
 
 
-def test_zeros_and_ones_are_initializers_themselves(key):
+def test_zeros_and_ones_are_initializers(key):
     assert not initjax.zeros(key, (2, 3)).any()
     assert (initjax.ones(key, (2, 3)) == 1).all()
     assert repr(initjax.zeros) == "zeros" and repr(initjax.ones) == "ones"
@@ -21,12 +21,12 @@ def test_the_key_may_be_anything():
     assert initjax.zeros(None, (2,)).shape == (2,)  # pyright: ignore
 
 
-def test_integers_are_filled_in_where_they_are_asked_for(key):
+def test_integer_dtypes_are_filled_on_request(key):
     filled = initjax.constant(3)(key, (2,), jnp.int32)
     assert filled.dtype == jnp.int32 and filled.tolist() == [3, 3]
 
 
-def test_an_array_is_kept_as_numbers_and_broadcast(key):
+def test_an_array_is_stored_as_numbers_and_broadcast(key):
     value = np.array([[1.0], [2.0]])
     initializer = initjax.constant(value)
     assert initializer == initjax.constant([[1], [2]])
@@ -44,7 +44,7 @@ def test_an_array_is_kept_as_numbers_and_broadcast(key):
     ],
     ids=str,
 )
-def test_the_bits_are_those_of_jax(value, dtype, key):
+def test_constants_equal_jax_bit_for_bit(value, dtype, key):
     mine, theirs = initjax.constant(value), jax.nn.initializers.constant(value)
     shape = (2, *np.shape(value))
     drawn = np.asarray(mine(key, shape, dtype))
@@ -52,7 +52,7 @@ def test_the_bits_are_those_of_jax(value, dtype, key):
 
 
 def test_a_value_may_be_traced(key):
-    """As bias_init=constant(jnp.log(prior)) is in a module that is built inside of jit."""
+    """Such as bias_init=constant(jnp.log(prior)) in a module that is built inside jit."""
 
     def log(prior):
         init = initjax.constant(jnp.log(prior))
@@ -67,7 +67,7 @@ def test_a_value_may_be_traced(key):
     assert jax.grad(lambda prior: log(prior).sum())(0.5) == pytest.approx(4)
 
 
-def test_a_large_array_is_kept_in_its_own_size_and_written_in_short(key):
+def test_a_large_array_is_stored_once_and_has_a_short_repr(key):
     value = np.random.default_rng(0).normal(size=(500, 400)).astype(np.float32)
     initializer, twin = initjax.constant(value), initjax.constant(value.copy())
     assert initializer.value.nbytes == value.nbytes
@@ -81,7 +81,7 @@ def test_a_large_array_is_kept_in_its_own_size_and_written_in_short(key):
 
 
 @pytest.mark.parametrize("shape", [(), (100,), (5, 20), (100, 1, 1)])
-def test_up_to_a_hundred_numbers_can_be_read_again(shape):
+def test_up_to_a_hundred_numbers_can_be_parsed_again(shape):
     real, imaginary = np.random.default_rng(0).normal(size=(2, *shape)) * 1e-300
     for initializer in (initjax.constant(real), initjax.constant(real + 1j * imaginary)):
         assert initjax.parse(repr(initializer)) == initializer
@@ -102,11 +102,13 @@ def test_equal_constants_have_equal_bits(key):
 def test_a_key_in_place_of_the_value_is_explained(key):
     raw = jax.random.PRNGKey(0)
     for arguments in [(key,), (key, (2,)), (key, (2,), "float32"), (raw, (2,)), (raw, (2,), "f4")]:
-        with pytest.raises(TypeError, match="constant makes an initializer, which takes the key"):
+        with pytest.raises(
+            TypeError, match=r"constant\(\.\.\.\) makes an initializer, which takes the key"
+        ):
             initjax.constant(*arguments)
 
 
 @pytest.mark.parametrize("value", ["1", None, {}, object(), [None], [[1], [1, 2]]])
-def test_what_is_no_number_is_refused(value):
+def test_non_numeric_values_are_refused(value):
     with pytest.raises(TypeError, match="value must be a number or numbers"):
         initjax.constant(value)

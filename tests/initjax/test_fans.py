@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from jax._src.nn.initializers import _compute_fans  # the meaning that is followed
+from jax._src.nn.initializers import _compute_fans  # the reference
 
 import initjax
 
@@ -32,9 +32,9 @@ def test_fans(shape, axes, expected):
     st.integers(-2, 1),
     st.sampled_from([(), 0, (0,), (0, 1)]),
 )
-def test_fans_are_those_of_jax(shape, in_axis, out_axis, batch_axis):
+def test_fans_equal_jaxs(shape, in_axis, out_axis, batch_axis):
     arguments = (tuple(shape), in_axis, out_axis, batch_axis)
-    # JAX has changed the order of its divisions, by which the last bit may differ.
+    # JAX changed the order of its divisions, so the last bit may differ.
     assert initjax.compute_fans(*arguments) == pytest.approx(_compute_fans(*arguments), rel=1e-14)
 
 
@@ -48,7 +48,7 @@ def test_an_axis_outside_the_shape_is_named(shape, axes):
 @pytest.mark.parametrize(
     ("strides", "divisor"), [(1, 1), ((2,), 2), ([2, 3], 6), ((np.int64(2), 2), 4), ((), 1)]
 )
-def test_one_place_in_so_many_is_seen_with_strides(fans, strides, divisor):
+def test_strides_skip_positions(fans, strides, divisor):
     assert set(fans(strides=strides).values()) == {divisor}
 
 
@@ -56,22 +56,22 @@ def test_one_place_in_so_many_is_seen_with_strides(fans, strides, divisor):
 @pytest.mark.parametrize(
     ("strides", "message"),
     [
-        (2, r"strides must be 1 or given for each spatial axis, as in \(2, 2\) for two, got 2"),
-        (np.int64(3), "strides must be 1 or given for each spatial axis, .* got np.int64"),
-        (None, "strides must be 1 or given for each spatial axis, .* got None"),
-        ("22", "strides must be 1 or given for each spatial axis, .* got '22'"),
-        (1.0, "strides must be 1 or given for each spatial axis, .* got 1.0"),
+        (2, r"strides must be 1 or a sequence with one per spatial axis, such as \(2, 2\), got 2"),
+        (np.int64(3), "strides must be 1 or a sequence with one per spatial axis, .* got np.int64"),
+        (None, "strides must be 1 or a sequence with one per spatial axis, .* got None"),
+        ("22", "strides must be 1 or a sequence with one per spatial axis, .* got '22'"),
+        (1.0, "strides must be 1 or a sequence with one per spatial axis, .* got 1.0"),
         ((2, 0), "strides must be a finite number >= 1, got 0"),
         ((2, 1.5), "strides must be an integer, got 1.5"),
     ],
 )
 def test_strides_that_could_mean_two_things_are_refused(fans, strides, message):
-    """Flax takes a stride of 2 for every spatial axis, of which the kernel's fans know nothing."""
+    """Flax applies a stride of 2 to every spatial axis, but their number isn't known here."""
     with pytest.raises((TypeError, ValueError), match=f"^{fans.__name__}: {message}"):
         fans(strides=strides)
 
 
-def test_numbers_of_numpy_serve_as_axes():
+def test_numpy_integers_are_valid_axes():
     axes = {"in_axis": np.int64(0), "out_axis": (np.int32(1),)}
     assert initjax.compute_fans((3, 4), **axes) == (3, 4)
 

@@ -1,4 +1,4 @@
-"""Golden values: today's bits, which must never change, or stored runs could not be repeated.
+"""Golden values: today's bits. They must never change, or stored runs can't be repeated.
 
 JAX 0.12 multiplies the numbers of its normal draws in another order, and initjax does as the
 installed JAX: the last bit may differ there. Orthogonal matrices are LAPACK's.
@@ -14,8 +14,8 @@ import pytest
 
 import initjax
 
-# The first three numbers of float32 in shape (5, 4, 6) from key 0, as words; of what is zero off
-# the centre tap, its first three.
+# The first three numbers of float32 in shape (5, 4, 6) from key 0, as words; if only the center tap
+# is nonzero, its first three.
 GOLDEN = {
     "uniform": [1008419849, 1008751773, 995738946],
     "uniform(3.0)": [1077277626, 1077666600, 1065300778],
@@ -61,7 +61,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("spec", GOLDEN)
-def test_the_bits_are_those_of_the_first_day(spec):
+def test_draws_equal_the_golden_bits(spec):
     drawn = initjax.parse(spec)(jax.random.key(0), (5, 4, 6), "float32")
     drawn = np.ravel(drawn[2] if spec in ("delta_orthogonal", "scaled_orthogonal") else drawn)[:3]
     expected = np.array(GOLDEN[spec], np.uint32)
@@ -72,7 +72,7 @@ def test_the_bits_are_those_of_the_first_day(spec):
     assert units.max() <= ("normal" in spec)
 
 
-def test_every_law_is_pinned():
+def test_every_law_has_golden_bits():
     fixed = {"zeros", "ones", "constant", "identity", "dirac", "hadamard_identity", "stft"}
     aliases = {f"{name}_{kind}" for name in ("xavier", "kaiming") for kind in ("uniform", "normal")}
     pinned = {spec.partition("(")[0] for spec in GOLDEN}
@@ -96,8 +96,8 @@ np.savez(path, **drawn)
 """
 
 
-def test_the_tests_are_compiled_to_the_bits_of_the_default(tmp_path):
-    """As users compile: the flags of conftest.py, which spare LLVM's third level, change no bit."""
+def test_the_compiler_flags_of_the_tests_do_not_change_bits(tmp_path):
+    """The compiler flags in conftest.py, which skip LLVM's third level, don't change any bit."""
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     for name, environment in (("fast", os.environ), ("default", plain)):
         command = [sys.executable, "-c", DRAW, tmp_path / f"{name}.npz", *KINDS]

@@ -1,4 +1,4 @@
-"""The laws that hold for every initializer, over one table of them all."""
+"""Properties of every initializer, tested on one table of them all."""
 
 import functools
 import pickle
@@ -17,7 +17,7 @@ from jax.extend.random import threefry_2x32
 import initjax
 from initjax import _drawing
 
-# The specification here, and the expression in jax.nn.initializers that it has to equal.
+# Our specification, and the expression in jax.nn.initializers that it must equal.
 LIKE_JAX = {
     "zeros": "zeros",
     "ones": "ones",
@@ -45,7 +45,7 @@ LIKE_JAX = {
         for name in (f"{kind}_uniform", f"{kind}_normal")
     },
 }
-# One of each of those that JAX lacks.
+# One of each kind that JAX lacks.
 OTHERS = [
     "random_uniform",
     "random_uniform(-0.1, 0.3)",
@@ -73,13 +73,13 @@ OTHERS = [
 ALL = [*LIKE_JAX, *OTHERS]
 FIXED = ("zeros", "ones", "constant", "identity", "dirac", "hadamard")
 DRAWN = [spec for spec in ALL if not spec.startswith(FIXED)]
-# One for most tests, so that a program is compiled for it once.
+# One shape for most tests, so that each program is compiled once.
 SHAPE = (5, 16, 24)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", LIKE_JAX)
-def test_equals_jax_to_the_bit(spec, dtype, key):
+def test_equals_jax_bit_for_bit(spec, dtype, key):
     with jax.enable_x64(dtype == "float64"):
         mine = initjax.parse(spec)
         theirs = eval(f"jax.nn.initializers.{LIKE_JAX[spec]}", {"jax": jax, "np": np})
@@ -100,8 +100,8 @@ def test_equals_jax_to_the_bit(spec, dtype, key):
         *((-np.inf, 0.7), (-0.3, np.inf), (-np.inf, np.inf), (-7.0, 0.1), (-1e-3, 2e-3)),
     ],
 )
-def test_equals_jax_to_the_bit_between_any_bounds(lower, upper, dtype, key):
-    """XLA evaluates the error function of operands otherwise than that of constants."""
+def test_equals_jax_bit_for_bit_between_any_bounds(lower, upper, dtype, key):
+    """XLA evaluates erf differently for operands and constants."""
     bounds, shape = (0.3, None, lower, upper), (100, 240)
     with jax.enable_x64(dtype == "float64"):
         mine = initjax.truncated_normal(*bounds)
@@ -114,15 +114,15 @@ def test_equals_jax_to_the_bit_between_any_bounds(lower, upper, dtype, key):
 
 @pytest.mark.parametrize("shape", [(), (7,), (1001, 3), (2, 8, 4, 6), (3, 3, 8, 5), (180_000, 6)])
 @pytest.mark.parametrize("name", ["normal", "truncated_normal"])
-def test_equals_jax_to_the_bit_in_any_shape(name, shape, key):
-    """JAX 0.12 rounds otherwise along short axes, and outside of jit otherwise than inside."""
+def test_equals_jax_bit_for_bit_in_any_shape(name, shape, key):
+    """JAX 0.12 rounds differently along short axes, and outside jit differently from inside."""
     mine, theirs = (getattr(module, name)(0.3) for module in (initjax, jax.nn.initializers))
     np.testing.assert_array_equal(mine(key, shape), theirs(key, shape))
     jitted = [jax.jit(lambda key, init=init: init(key, shape)) for init in (mine, theirs)]
     np.testing.assert_array_equal(jitted[0](key), jitted[1](key))
 
 
-def test_thirty_standard_deviations_are_compiled_once(key, caplog):
+def test_thirty_standard_deviations_compile_once(key, caplog):
     def draw(stddev):
         for initializer in (
             initjax.normal(stddev),
@@ -146,7 +146,7 @@ def test_thirty_standard_deviations_are_compiled_once(key, caplog):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("name", ["normal", "he_normal", "uniform", "glorot_uniform"])
-def test_blocks_hold_the_same_bits(name, dtype, key):
+def test_blocks_have_the_same_bits(name, dtype, key):
     with jax.enable_x64(dtype == "float64"):
         shape = (3 * 999, 1001)  # almost three blocks
         theirs = getattr(jax.nn.initializers, name)()
@@ -159,8 +159,8 @@ def test_blocks_hold_the_same_bits(name, dtype, key):
 
 
 @pytest.mark.parametrize("spec", ["normal(0.3)", "truncated_normal(0.3, None, -1.2, 2.6)"])
-def test_blocks_inside_of_jit_hold_the_bits_of_jit(spec, key):
-    """But for the normal ones of JAX before 0.12, which are those outside of it."""
+def test_blocks_inside_jit_have_the_bits_of_jit(spec, key):
+    """Except normal draws with JAX before 0.12, which equal those outside jit."""
     mine, shape = initjax.parse(spec), (1500, 1000)
     draw = jax.jit(lambda key: mine(key, shape))
     if spec.startswith("normal") and jax.__version_info__ < (0, 12):
@@ -179,7 +179,7 @@ def test_blocks_can_be_mapped_over_keys(key):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e5m2"])
 def test_blocks_need_no_temporaries(dtype, key):
-    """JAX's own draws take 12 bytes besides the 4 of every number."""
+    """JAX's own draws need 12 extra bytes for every number of 4 bytes."""
     size = 2**26
     temporary = {}
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
@@ -187,7 +187,7 @@ def test_blocks_need_no_temporaries(dtype, key):
         memory = jitted.lower(key).compile().memory_analysis()
         assert memory is not None
         temporary[initializer] = memory.temp_size_in_bytes / size
-    # What XLA cannot move in this dtype is there twice.
+    # XLA can't copy some dtypes, so those arrays exist twice.
     twice = dtype == "float8_e5m2" or (dtype == "bfloat16" and jax.__version_info__ < (0, 12))
     most = jnp.dtype(dtype).itemsize if twice else 0
     assert most <= temporary[initjax.in_blocks(initjax.normal())] < most + 0.5
@@ -195,13 +195,13 @@ def test_blocks_need_no_temporaries(dtype, key):
 
 
 def uniform_at(places, key):
-    """The numbers that `jax.random.uniform` has at such places of an array of any size."""
+    """The numbers of `jax.random.uniform` at these positions of an array of any size."""
     counts = np.concatenate([places >> 32, places & (2**32 - 1)]).astype(np.uint32)
     first, second = np.split(np.asarray(threefry_2x32(jax.random.key_data(key), counts)), 2)
     return ((first ^ second) >> 9 | 0x3F800000).view(np.float32) - 1
 
 
-def test_blocks_count_beyond_32_bits(key):
+def test_blocks_use_indices_beyond_32_bits(key):
     places = np.arange(2000)
     np.testing.assert_array_equal(uniform_at(places, key), jax.random.uniform(key, (2000,)))
     start = 2**32 - 1000
@@ -221,17 +221,17 @@ def test_an_array_of_more_than_two_billion_numbers_is_drawn(key):
     np.testing.assert_array_equal(found, uniform_at(places, key).astype(drawn.dtype))
 
 
-def test_blocks_are_for_independent_numbers():
+def test_blocks_are_only_for_independent_numbers():
     with pytest.raises(TypeError, match=r"of independent numbers, such as he_normal\(\)"):
         initjax.in_blocks(initjax.orthogonal())
-    with pytest.raises(TypeError, match=r"such as he_normal\(\), parentheses and all"):
+    with pytest.raises(TypeError, match=r"such as he_normal\(\) with its parentheses"):
         initjax.in_blocks(initjax.normal)
     with pytest.raises(TypeError, match="threefry"):
         initjax.in_blocks(initjax.normal())(jax.random.key(0, impl="rbg"), (3,))
 
 
 @pytest.mark.parametrize("spec", DRAWN)
-def test_a_shape_is_what_it_is_in_jax(spec, key):
+def test_a_shape_means_the_same_as_in_jax(spec, key):
     initializer: Any = initjax.parse(spec)
     expected = initializer(key, SHAPE)
     np.testing.assert_array_equal(initializer(key, np.array(SHAPE)), expected)
@@ -257,7 +257,7 @@ def test_an_array_of_keys_is_refused(shape, key):
                 initializer(keys, shape)
 
 
-def test_what_is_no_key_is_refused():
+def test_anything_but_a_key_is_refused():
     with pytest.raises(TypeError, match="key"):
         initjax.normal()(0, (4, 6))  # pyright: ignore
 
@@ -271,7 +271,7 @@ def test_complex_draws_agree_with_jax(distribution, key):
 
 
 @pytest.mark.parametrize("spec", ALL)
-def test_gives_the_shape_and_dtype_asked_for(spec, key):
+def test_gives_the_requested_shape_and_dtype(spec, key):
     initializer = initjax.parse(spec)
     for dtype in ("float32", "bfloat16", "float16", "float8_e4m3fn"):
         drawn = jax.eval_shape(lambda key, dtype=dtype: initializer(key, SHAPE, dtype), key)
@@ -281,7 +281,7 @@ def test_gives_the_shape_and_dtype_asked_for(spec, key):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
 @pytest.mark.parametrize("spec", ["normal(0.3)", "he_normal", "glorot_uniform", "orthogonal"])
-def test_a_narrow_draw_is_made_of_numbers(spec, dtype, key):
+def test_a_narrow_draw_is_finite(spec, dtype, key):
     """In float8 JAX's he_normal is NaN everywhere."""
     drawn = initjax.parse(spec)(key, SHAPE, dtype)
     assert drawn.dtype == dtype and jnp.isfinite(drawn.astype(jnp.float32)).all()
@@ -289,7 +289,7 @@ def test_a_narrow_draw_is_made_of_numbers(spec, dtype, key):
 
 
 @pytest.mark.parametrize("spec", DRAWN)
-def test_same_key_same_draw_and_other_key_other_draw(spec, key):
+def test_equal_keys_give_equal_draws_and_other_keys_other_draws(spec, key):
     initializer = initjax.parse(spec)
     first = initializer(key, SHAPE)
     np.testing.assert_array_equal(first, initializer(key, SHAPE))
@@ -302,20 +302,20 @@ def test_jit_and_vmap_over_keys_equal_single_calls(spec):
     keys = jax.random.split(jax.random.key(0), 3)
     singles = np.stack([initializer(key, SHAPE) for key in keys])
     mapped = jax.vmap(lambda key: initializer(key, SHAPE))(keys)
-    # XLA may join two constant factors, which is one rounding; LAPACK may block batches otherwise.
+    # XLA may merge two constant factors, with one rounding; LAPACK may block batches differently.
     tolerance = 1e-5 if "orthogonal" in spec else 3e-7
     np.testing.assert_allclose(mapped, singles, rtol=tolerance, atol=tolerance * 0.1)
 
 
 @pytest.mark.parametrize("spec", ALL)
-def test_a_shape_without_elements_is_drawn(spec, key):
+def test_an_empty_shape_is_drawn(spec, key):
     assert initjax.parse(spec)(key, (0, 16, 24)).shape == (0, 16, 24)
     drawn = jax.eval_shape(lambda key: initjax.parse(spec)(key, (3, 0, 24)), key)
     assert drawn.shape == (3, 0, 24)
 
 
 @pytest.mark.parametrize("spec", ALL)
-def test_is_a_value_that_can_be_written_down(spec):
+def test_is_a_value_that_can_be_hashed_pickled_and_parsed(spec):
     initializer = initjax.parse(spec)
     again = initjax.parse(repr(initializer))
     assert again == initializer and hash(again) == hash(initializer)
@@ -330,7 +330,7 @@ def test_is_frozen(spec):
         initjax.parse(spec).dtype = "float64"  # pyright: ignore
 
 
-def test_as_a_static_argument_it_is_compiled_once():
+def test_compiles_once_as_a_static_argument():
     traces = []
 
     def draw(key, initializer):
@@ -343,30 +343,30 @@ def test_as_a_static_argument_it_is_compiled_once():
     assert len(traces) == 1
 
 
-def test_the_dtype_of_the_initializer_serves_where_the_call_names_none(key):
+def test_the_initializers_dtype_is_used_if_the_call_gives_none(key):
     assert initjax.normal(dtype=jnp.bfloat16)(key, (3,)).dtype == jnp.bfloat16
     assert initjax.normal(dtype=jnp.bfloat16)(key, (3,), jnp.float16).dtype == jnp.float16
     assert initjax.he_normal(dtype=float)(key, (3, 4)).dtype == jnp.float32
     assert repr(initjax.normal(dtype=jnp.bfloat16)) == "normal(dtype='bfloat16')"
 
 
-def test_random_numbers_are_not_drawn_as_integers(key):
+def test_random_integer_dtypes_are_refused(key):
     with pytest.raises(TypeError, match="floating dtype, got int32"):
         initjax.he_normal()(key, (3, 4), jnp.int32)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2000, 1000)])
-def test_random_numbers_of_less_than_eight_bits_are_not_drawn(shape, key):
+def test_random_dtypes_of_less_than_eight_bits_are_refused(shape, key):
     with pytest.raises(TypeError, match="8 bits or more, got float4_e2m1fn"):
         initjax.he_normal()(key, shape, "float4_e2m1fn")
 
 
-def test_raw_keys_serve_as_well_as_typed_ones():
+def test_raw_keys_work_like_typed_keys():
     typed = initjax.he_normal()(jax.random.key(3), (4, 5))
     np.testing.assert_array_equal(typed, initjax.he_normal()(jax.random.PRNGKey(3), (4, 5)))
 
 
-def test_works_under_strict_promotion_of_dtypes_and_ranks():
+def test_works_with_strict_dtype_and_rank_promotion():
     code = (
         "import jax, initjax\n"
         "jax.config.update('jax_numpy_dtype_promotion', 'strict')\n"
@@ -388,14 +388,14 @@ def test_importing_initjax_does_not_import_jax():
 
 @pytest.mark.parametrize("name", [name for name in initjax.NAMES if name not in ("zeros", "ones")])
 @pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
-def test_a_maker_in_place_of_an_initializer_is_explained(name, make_key):
-    """JAX's fail far away, or return a function as the parameter: kernel_init=he_normal."""
+def test_passing_a_factory_instead_of_an_initializer_is_explained(name, make_key):
+    """With kernel_init=he_normal, JAX fails far away, or returns a function as the parameter."""
     make = initjax.NAMES[name]
-    # Two unsigned integers are a value of a constant, too.
+    # Two unsigned integers are also a valid constant.
     alone = [] if name == "constant" and make_key is jax.random.PRNGKey else [()]
     for arguments in [*alone, ((3, 4), np.float32)]:
         if name == "constant" and make_key is jax.random.PRNGKey and not arguments:
-            continue  # two numbers, which may be what is meant
+            continue  # two numbers, which may be intended
         with pytest.raises(TypeError, match=r"key"):
             make(make_key(0), *arguments)
     with pytest.raises(TypeError, match="key"):
@@ -405,7 +405,7 @@ def test_a_maker_in_place_of_an_initializer_is_explained(name, make_key):
 @pytest.mark.parametrize(
     "spec", [spec for spec in DRAWN if "orthogonal" not in spec and "sparse" not in spec]
 )
-def test_draws_under_one_key_are_correlated_across_initializers(spec, key):
+def test_draws_with_one_key_are_correlated_across_initializers(spec, key):
     drawn = initjax.parse(spec)(key, (1, 200, 60))
     other = initjax.glorot_uniform()(key, (1, 200, 60))
     assert np.corrcoef(np.ravel(drawn), np.ravel(other))[0, 1] > 0.97
@@ -431,7 +431,7 @@ for spec in {specs!r}:
 
 
 def test_draws_the_same_numbers_in_shards():
-    # Those that fit a matrix; in_blocks refuses, since every device would draw all.
+    # Those that fit a matrix; not in_blocks, since every device would draw the whole array.
     others = ("0, 1, 2", "[", "in_blocks", "dirac", "delta")
     specs = [spec for spec in ALL if not any(other in spec for other in others)]
     subprocess.run([sys.executable, "-c", SHARDED.format(specs=specs)], check=True)
@@ -454,7 +454,7 @@ def outcome(initializer, shape, dtype):
 
 @hypothesis.given(st.sampled_from(ALL), shapes, kinds)
 @hypothesis.settings(max_examples=5 * hypothesis.settings().max_examples)
-def test_any_shape_and_dtype_is_drawn_or_refused_for_a_reason(spec, shape, dtype):
+def test_every_shape_and_dtype_is_drawn_or_refused_with_a_reason(spec, shape, dtype):
     ours = outcome(initjax.parse(spec), shape, dtype)
     if isinstance(ours, Exception):
         reasons = (str(shape), dtype, "two axes", "broadcast")
@@ -485,12 +485,12 @@ some_axes = st.integers(-3, 2) | st.lists(st.integers(-3, 2), max_size=3).map(tu
     some_axes,
 )
 @hypothesis.settings(max_examples=3 * hypothesis.settings().max_examples)
-def test_any_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
+def test_all_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
     arguments = (1.0, mode, "uniform", in_axis, out_axis, batch_axis)
     ours = outcome(initjax.variance_scaling(*arguments), shape, "float32")
     try:
         theirs = outcome(jax.nn.initializers.variance_scaling(*arguments), shape, "float32")
-    except IndexError as error:  # where an axis is outside the shape
+    except IndexError as error:  # an axis is outside the shape
         theirs = error
     assert isinstance(theirs, Exception) == isinstance(ours, Exception), (theirs, ours)
     if not isinstance(ours, Exception):
@@ -526,5 +526,5 @@ dtypes = st.sampled_from([None, "float32", "bfloat16", "float64"])
         dtypes,
     )
 )
-def test_every_value_survives_being_written_down(initializer):
+def test_every_value_survives_its_repr(initializer):
     assert initjax.parse(repr(initializer)) == initializer

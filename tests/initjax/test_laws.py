@@ -1,4 +1,4 @@
-"""The laws of what is drawn, in every dtype: Kolmogorov-Smirnov on fixed keys, at p > 1e-4."""
+"""The distribution of draws in every dtype: Kolmogorov-Smirnov on fixed keys, at p > 1e-4."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def uniform(limit):
 
 
 def truncated(stddev):
-    """Cut at two standard deviations, and as wide as makes up for it."""
+    """Truncated at two standard deviations, with the variance restored."""
     return scipy.stats.truncnorm(-2, 2, scale=stddev / 0.87962566103423978)
 
 
@@ -52,7 +52,7 @@ LAWS = {
     "mup_output(64)": truncated(8 / IN),
     "in_blocks(normal(0.3))": scipy.stats.norm(0, 0.3),
 }
-# JAX gives 10 values from [5, 9], and one only from [6, inf).
+# JAX gives 10 distinct values in [5, 9], and only one in [6, inf).
 EXTREME = {
     f"truncated_normal(1.0, None, {lower}, {upper})": scipy.stats.truncnorm(
         float(lower), float(upper)
@@ -85,7 +85,7 @@ NARROW = [
 
 
 def p_value(drawn, law):
-    """Of the Kolmogorov-Smirnov test; of a narrow float by the law of the rounded number.
+    """The p-value of the Kolmogorov-Smirnov test; for narrow floats, of the rounded distribution.
 
     A value stands for all numbers between the midpoints to its neighbours. For such a law the p of
     a continuous one is too large, never too small.
@@ -104,7 +104,7 @@ def p_value(drawn, law):
     ):
         neighbours = np.nextafter(narrow, end).astype(np.float64)
         expected = law.cdf((values + neighbours) / 2)
-        # What would be rounded beyond a bound is kept within.
+        # Numbers that would round beyond a bound are kept within.
         if (neighbours[last] - limit) * np.sign(end.astype(np.float64)) > 0:
             expected[last] = law.cdf(limit)
         distance.append(np.abs(expected - reached).max())
@@ -113,7 +113,7 @@ def p_value(drawn, law):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", ALL)
-def test_draws_follow_their_law(spec, dtype, key):
+def test_draws_follow_their_distribution(spec, dtype, key):
     with jax.enable_x64(dtype == "float64"):
         drawn = initjax.parse(spec)(key, SHAPE, dtype)
     assert drawn.dtype == dtype and p_value(drawn, ALL[spec]) > 1e-4
@@ -121,7 +121,7 @@ def test_draws_follow_their_law(spec, dtype, key):
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("spec", LAWS)
-def test_narrow_draws_follow_the_rounded_law(spec, dtype, key):
+def test_narrow_draws_follow_the_rounded_distribution(spec, dtype, key):
     drawn = initjax.parse(spec)(key, SHAPE, dtype)
     assert drawn.dtype == dtype and p_value(drawn, ALL[spec]) > 1e-4
 
@@ -129,8 +129,8 @@ def test_narrow_draws_follow_the_rounded_law(spec, dtype, key):
 @pytest.mark.parametrize(
     ("spec", "law"), [("uniform(1.0)", scipy.stats.uniform()), ("he_normal", truncated(0.05))]
 )
-def test_jax_fails_the_test_of_the_rounded_law(spec, law, key):
-    """Of 128 values; p is below 1e-12 where ours is above .01. In float8 its he_normal is NaN."""
+def test_jax_fails_the_test_of_the_rounded_distribution(spec, law, key):
+    """With 128 values p is below 1e-12; ours is above 0.01. In float8 JAX's he_normal is NaN."""
     shape = (800, 2000)
     theirs = {"uniform(1.0)": jax.nn.initializers.uniform(1.0)}.get(
         spec, jax.nn.initializers.he_normal()
@@ -141,8 +141,8 @@ def test_jax_fails_the_test_of_the_rounded_law(spec, law, key):
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
-def test_complex_draws_follow_the_law_of_their_modulus(distribution, key):
-    """Normal in both parts; cut at a modulus of two; or uniform on a disk."""
+def test_complex_draws_follow_the_distribution_of_their_modulus(distribution, key):
+    """Normal in both parts; truncated at a modulus of two; or uniform on a disk."""
     drawn = initjax.variance_scaling(1.0, "fan_in", distribution)(key, SHAPE, "complex64")
     squares = np.ravel(np.abs(drawn)) ** 2 * IN  # of mean one, the variance
     if distribution == "normal":
@@ -157,12 +157,12 @@ def test_complex_draws_follow_the_law_of_their_modulus(distribution, key):
 
 
 @pytest.mark.parametrize("spec", ALL)
-def test_the_test_of_the_law_would_notice_three_percent(spec, key):
+def test_the_distribution_test_detects_an_error_of_three_percent(spec, key):
     drawn = np.ravel(initjax.parse(spec)(key, SHAPE)) * 1.03
     assert scipy.stats.kstest(drawn, ALL[spec].cdf).pvalue < 1e-4
 
 
-def test_a_tail_keeps_its_digits_in_float64(key):
+def test_tails_are_precise_in_float64(key):
     with jax.enable_x64(True):
         drawn = initjax.truncated_normal(1.0, None, 8.0, np.inf)(key, SHAPE, "float64")
     law = scipy.stats.truncnorm(8, np.inf)
@@ -170,8 +170,8 @@ def test_a_tail_keeps_its_digits_in_float64(key):
     assert len(np.unique(drawn)) == drawn.size
 
 
-def test_no_number_lies_beyond_what_the_size_of_the_sample_makes_likely(key):
-    """PyTorch once had outliers at the bounds; where a uniform number is -1 so would JAX."""
+def test_extremes_are_likely_for_the_sample_size(key):
+    """PyTorch once had outliers at the bounds; JAX would have them where a uniform number is -1."""
     drawn = initjax.truncated_normal(1.0, None, -1000.0, 1000.0)(key, (4000, 5000))
     assert 5 < np.abs(drawn).max() < 6.5
 
@@ -198,7 +198,7 @@ def test_a_narrow_draw_is_the_rounded_float32_draw(spec, dtype, key):
 def test_a_narrow_draw_has_thousands_of_values_tails_and_no_bias(
     dtype, values, theirs_values, theirs_errors, theirs_largest, key
 ):
-    """Of four million: how many are distinct, standard errors of the mean, the largest."""
+    """Of four million numbers: distinct values, standard errors of the mean, and the largest."""
 
     def measured(initializer):
         drawn = np.asarray(initializer(key, (2000, 2000), dtype), np.float64)

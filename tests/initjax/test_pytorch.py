@@ -1,4 +1,4 @@
-"""PyTorch's initializers: what they mean there."""
+"""PyTorch's initializers, with their meaning in PyTorch."""
 
 import jax.numpy as jnp
 import numpy as np

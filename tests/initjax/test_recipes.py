@@ -1,4 +1,4 @@
-"""Recipes for whole models: the factors of the papers, and what they are for."""
+"""Recipes for whole models: the papers' factors and the papers' claims."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ import initjax
 
 
 class Branch(linen.Module):
-    """A residual branch of two layers, as in an MLP of a transformer without norms."""
+    """A residual branch of two layers, as in the MLP of a transformer without normalization."""
 
     features: int
 
@@ -48,7 +48,7 @@ def hidden(model, params, x):
     return state["intermediates"][f"Branch_{DEPTH - 1}"]["__call__"][0]
 
 
-def test_residual_scaling_keeps_the_sum_of_branches_of_the_order_of_one(residual):
+def test_residual_scaling_keeps_the_sum_of_branches_near_one(residual):
     model, params, x = residual
     scaled = initjax.residual_scaling(params, DEPTH, outputs="*/down/kernel")
     # Each branch adds the variance of its input: (1 + 2/1)^depth without, (1 + 2/depth)^depth with.
@@ -69,7 +69,7 @@ def test_fixup_starts_as_the_identity_and_scales_the_other_layers(residual):
     assert np.std(after) * 64**0.5 * DEPTH**0.5 == pytest.approx(1, rel=0.03)
 
 
-def test_fixup_of_bottleneck_blocks_has_the_root_of_the_root():
+def test_fixup_of_bottleneck_blocks_uses_the_fourth_root():
     params = {"conv1": jnp.ones(()), "conv2": jnp.ones(()), "conv3": jnp.ones(())}
     scaled = initjax.fixup(params, 16, inner=["conv1", "conv2"], last="conv3", layers_per_branch=3)
     assert jax.tree.map(float, scaled) == {"conv1": 0.5, "conv2": 0.5, "conv3": 0.0}
@@ -88,7 +88,7 @@ def test_t_fixup_has_the_factors_of_the_paper(stack, factor):
     [
         ("encoder", {"encoder_layers": 18}, (36**0.25, 144**-0.25)),
         ("decoder", {"decoder_layers": 24}, (48**0.25, 192**-0.25)),
-        # Of the paper's 6-6 model: figure 2's formulas, worked out by hand.
+        # The paper's 6-6 model: figure 2's formulas, computed by hand.
         ("encoder", {"encoder_layers": 6, "decoder_layers": 6}, (1.417938, 0.496989)),
         ("decoder", {"encoder_layers": 6, "decoder_layers": 6}, (2.059767, 0.343295)),
     ],
@@ -101,8 +101,8 @@ def test_deepnorm_has_the_constants_of_the_paper(stack, layers, constants):
     assert scaled["key"] is params["key"]
 
 
-def test_deepnorm_keeps_an_update_of_a_deep_model_as_small_as_of_a_shallow_one(key):
-    """The claim of the paper: post-norm without it learns nothing stable at such a depth."""
+def test_deepnorm_keeps_updates_of_a_deep_model_as_small_as_of_a_shallow_one(key):
+    """The paper's claim: without it, a post-norm model of this depth doesn't train stably."""
 
     def model(params, alpha, x):
         for layer in params.values():
@@ -148,7 +148,7 @@ def test_mimetic_makes_the_products_of_the_kernels_look_like_identities(library,
     for head in range(heads):
         product = query[:, head] @ key_[:, head].T
         assert np.linalg.matrix_rank(product) == d // heads
-        # Of a matrix near a multiple of the identity the largest third has most of a third of it.
+        # Nearly a multiple of the identity: the largest third has most of a third of the trace.
         assert 0.7 * d / heads < np.trace(product) < 1.4 * 0.7 * d
     assert not np.allclose(query[:, 0], query[:, 1])
     np.testing.assert_array_equal(drawn["query"]["bias"], params["attention"]["query"]["bias"])
@@ -156,19 +156,19 @@ def test_mimetic_makes_the_products_of_the_kernels_look_like_identities(library,
     assert next(shapes) == next(shapes)
 
 
-def test_mimetic_keeps_the_nearest_matrix_of_the_rank_of_a_head(key):
-    """By Eckart and Young: what is cut off is orthogonal to what is kept."""
+def test_mimetic_gives_the_best_approximation_of_a_heads_rank(key):
+    """By Eckart and Young: the discarded part is orthogonal to the kept part."""
     params: Any = linen.MultiHeadDotProductAttention(num_heads=4).init(key, jnp.ones((1, 4, 64)))
     drawn = initjax.mimetic(params, key, query_key=(1.0, 0.0))["params"]
     for head in range(4):
         query, other = drawn["query"]["kernel"][:, head], drawn["key"]["kernel"][:, head]
         np.testing.assert_allclose(query.T @ query, other.T @ other, atol=1e-4)
-        # Half of every singular value on each side; of such noise the largest is about 2.
+        # Each side gets the root of every singular value; the largest of such noise is about 2.
         values = np.linalg.svd(query)[1] ** 2
         assert values[0] == pytest.approx(2, rel=0.15) and values[-1] > 1
 
 
-def test_mimetic_leaves_every_kernel_where_it_is(key):
+def test_mimetic_keeps_every_kernel_on_its_device(key):
     params = linen.MultiHeadDotProductAttention(num_heads=2).init(key, jnp.ones((1, 4, 16)))
     mesh = jax.make_mesh((1,), ("x",))
     placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -204,6 +204,6 @@ def test_mimetic_leaves_every_kernel_where_it_is(key):
         ),
     ],
 )
-def test_a_recipe_says_what_it_would_take(make, message, key):
+def test_recipe_errors_say_what_is_valid(make, message, key):
     with pytest.raises(ValueError, match=message):
         make({"a": jnp.ones(2)}, key)

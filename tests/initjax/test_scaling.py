@@ -1,4 +1,4 @@
-"""Variance scaling: the variance is right, in the kernel and behind a real layer."""
+"""Variance scaling: the variance is right, in the kernel and after a real layer."""
 
 import functools
 
@@ -33,7 +33,7 @@ def law(distribution, stddev):
 @pytest.mark.parametrize(
     ("mode", "n"), [("fan_in", 400), ("fan_out", 900), ("fan_avg", 650), ("fan_geo_avg", 600)]
 )
-def test_draws_follow_their_law(mode, n, distribution, key):
+def test_draws_follow_their_distribution(mode, n, distribution, key):
     kernel = initjax.variance_scaling(1.5, mode, distribution)(key, (400, 900))
     expected = law(distribution, (1.5 / n) ** 0.5)
     assert scipy.stats.kstest(np.ravel(kernel), expected.cdf).pvalue > 1e-4
@@ -54,14 +54,14 @@ def test_aliases_are_the_same_function():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_the_variance_behind_real_layers(name, key):
+def test_variance_after_real_layers(name, key):
     """1/fan_in keeps the mean square of unit inputs, 2/fan_in doubles it, fan_avg lies between."""
     scale, mode, _ = NAMED[name]
     initializer = getattr(initjax, name)()
     key_x, key_kernel = jax.random.split(key)
     x = jax.random.normal(key_x, (256, 600))
     expected = scale * (600 / 400 if mode == "fan_avg" else 1)
-    # The kernel's variance is known to .3 %, and the outputs share it: five standard errors.
+    # The kernel's variance is known to 0.3%, and the outputs share it: five standard errors.
     dense = linen.Dense(200, kernel_init=initializer)
     output, _ = dense.init_with_output(key_kernel, x)
     assert np.mean(np.square(output)) == pytest.approx(expected, rel=0.05)
@@ -74,14 +74,14 @@ def test_the_axes_of_a_stack_of_kernels_do_not_count(key):
     assert np.std(stack) == pytest.approx((2 / 300) ** 0.5, rel=0.01)
 
 
-def test_flax_embed_may_name_one_axis_twice(key):
+def test_flax_embed_can_use_one_axis_twice(key):
     like_flax = initjax.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
     flax_default = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
     np.testing.assert_array_equal(like_flax(key, (100, 64)), flax_default(key, (100, 64)))
 
 
 def test_a_huge_fan_keeps_its_variance_in_float16(key):
-    """JAX computes the variance in float16: 9 % too large a standard deviation."""
+    """JAX computes the variance in float16: its standard deviation is 9% too large."""
     shape, stddev = (10_000_000, 1), 10_000_000**-0.5
     drawn = initjax.lecun_normal()(key, shape, jnp.float16)
     theirs = jax.nn.initializers.lecun_normal()(key, shape, jnp.float16)
@@ -97,7 +97,7 @@ def test_a_huge_fan_keeps_its_variance_in_float16(key):
         ((1, "fan_in", "gaussian"), "distribution must be one of .*; got 'gaussian'"),
     ],
 )
-def test_a_wrong_argument_is_refused_when_the_initializer_is_made(arguments, message):
+def test_wrong_arguments_are_refused_at_construction(arguments, message):
     with pytest.raises(ValueError, match=message):
         initjax.variance_scaling(*arguments)
 
@@ -117,8 +117,8 @@ def mean_square(output, expected):
     assert np.mean(np.square(output)) == pytest.approx(expected, rel=0.05)
 
 
-# The layers of the field: what the user writes, and the inputs. A gain of 1 by fan_in promises
-# outputs of mean square one.
+# Common layers: the user's code and the inputs. A gain of 1 by fan_in promises outputs of mean
+# square one.
 LAYERS = {
     "dense": (lambda init: linen.Dense(512, kernel_init=init), {}, (256, 512)),
     "conv 1": (lambda init: linen.Conv(256, 3, kernel_init=init), {}, (8, 64, 256)),
@@ -227,7 +227,7 @@ LAYERS = {
         (8, 32, 512),
     ),
 }
-# What Flax's own default, JAX's lecun_normal, gives where it is wrong.
+# The mean square with Flax's own default, JAX's lecun_normal, where it is wrong.
 FLAX = {
     "local": 1 / 10**2,
     "transposed, strides 2": 1 / 4,
@@ -247,12 +247,12 @@ def R():
 
 
 def inputs(rng, shape):
-    """Unit normal numbers, from NumPy, which has no program to compile for every shape."""
+    """Unit normal numbers from NumPy, which doesn't compile a program for every shape."""
     return jnp.asarray(rng.standard_normal(shape, np.float32))
 
 
 def output_of(layer, x):
-    """What a layer gives at initialization, without the rim that a convolution pads."""
+    """A layer's output at initialization, without the border that a convolution pads."""
     if isinstance(layer, linen.Module):
         output, _ = layer.init_with_output(jax.random.key(1), x)
     else:
@@ -263,12 +263,12 @@ def output_of(layer, x):
 
 
 def inner(image):
-    """An image without its rim."""
+    """An image without its border."""
     return image[(slice(None), *(slice(size // 4, -size // 4) for size in image.shape[1:-1]))]
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_layers_of_the_field_keep_the_mean_square(name, rng):
+def test_common_layers_preserve_the_mean_square(name, rng):
     make, fans, shape = LAYERS[name]
     x = inputs(rng, shape)
     mean_square(output_of(make(initjax.lecun_normal(**fans)), x), 1)
@@ -277,8 +277,8 @@ def test_the_layers_of_the_field_keep_the_mean_square(name, rng):
         mean_square(theirs, FLAX[name])
 
 
-# The layers whose fan_out is not what their kernel shows, and the mean square of the gradient
-# under JAX's initializer where it is wrong.
+# Layers whose fan_out doesn't follow from the kernel's shape, and the mean square of the gradient
+# with JAX's initializer where it is wrong.
 BACKWARD = {
     "grouped": (
         lambda init: linen.Conv(256, (3, 3), feature_group_count=4, kernel_init=init),
@@ -350,7 +350,7 @@ BACKWARD = {
 
 
 def gradient_behind(layer, x, rng):
-    """What a layer passes back of a gradient of mean square one, without the rim."""
+    """The gradient that a layer passes back, for one of mean square one, without the border."""
     if isinstance(layer, linen.Module):
         variables = layer.init(jax.random.key(1), x)
         output, pull_back = jax.vjp(lambda x: jnp.asarray(layer.apply(variables, x)), x)
@@ -360,7 +360,7 @@ def gradient_behind(layer, x, rng):
 
 
 @pytest.mark.parametrize("name", BACKWARD)
-def test_by_fan_out_the_gradient_keeps_its_mean_square(name, rng):
+def test_fan_out_preserves_the_mean_square_of_the_gradient(name, rng):
     make, fans, shape, by_jax = BACKWARD[name]
     x = inputs(rng, shape)
     arguments = (1.0, "fan_out", "normal")
@@ -370,7 +370,7 @@ def test_by_fan_out_the_gradient_keeps_its_mean_square(name, rng):
 
 
 @pytest.mark.parametrize("heads", [1, 8])
-def test_the_projections_of_attention_keep_the_mean_square(heads, key):
+def test_attention_projections_preserve_the_mean_square(heads, key):
     x = jax.random.normal(key, (4, 64, 512))
     attention = linen.MultiHeadDotProductAttention(heads, kernel_init=initjax.lecun_normal())
     params = attention.init(jax.random.key(1), x)["params"]
@@ -387,7 +387,7 @@ def test_the_projections_of_attention_keep_the_mean_square(heads, key):
     mean_square(attention.out(x.reshape(4, 64, heads, -1)), 1)
 
 
-def test_packed_query_key_and_value_are_scaled_as_if_they_were_apart(key):
+def test_packed_query_key_and_value_are_scaled_like_separate_kernels(key):
     x = jax.random.normal(key, (256, 512))
     packed, plain = initjax.glorot_normal(**initjax.packed_fans(3)), initjax.glorot_normal()
     for make in (
@@ -398,7 +398,7 @@ def test_packed_query_key_and_value_are_scaled_as_if_they_were_apart(key):
         mean_square(output_of(make(plain), x), 1 / 2)  # since fan_out is 3 * 512
 
 
-def test_rows_of_an_embedding_have_the_mean_square_of_the_scale():
+def test_embedding_rows_have_the_scale_as_mean_square():
     init = initjax.lecun_normal(**initjax.embedding_fans())
     for layer in (
         linen.Embed(5000, 64, embedding_init=init),
@@ -408,23 +408,23 @@ def test_rows_of_an_embedding_have_the_mean_square_of_the_scale():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_gain_replaces_that_of_the_method(name):
+def test_a_gain_replaces_the_methods_gain(name):
     scale, mode, distribution = NAMED[name]
     make = getattr(initjax, name)
     assert make(gain=scale**0.5) == make()
     assert make(gain=1.5) == initjax.variance_scaling(2.25, mode, distribution)
     assert make(gain=jax.nn.relu) == make(gain="relu") == make(gain=2**0.5)
-    assert make(gain=3).gain is None  # it is a part of the scale
+    assert make(gain=3).gain is None  # it is folded into the scale
 
 
-def test_the_gain_of_an_activation_keeps_the_mean_square_behind_it(key):
+def test_the_gain_of_an_activation_preserves_the_mean_square_after_it(key):
     x = jax.random.normal(key, (512, 800))
     layer = linen.Dense(800, kernel_init=initjax.lecun_normal(gain=jax.nn.gelu))
     mean_square(layer.init_with_output(key, jax.nn.gelu(x))[0], 1)
 
 
 class Compact(linen.Module):
-    """A model that makes its initializer where it is traced, as is the custom in Linen."""
+    """A model that makes its initializer while it is traced, as is common in Linen."""
 
     @linen.compact
     def __call__(self, x):
@@ -437,8 +437,8 @@ class Model(nnx.Module):
         self.linear = nnx.Linear(3, 4, kernel_init=init, rngs=rngs)
 
 
-def test_the_gain_of_an_activation_is_known_inside_of_every_trace(key):
-    """A lambda written anew is integrated anew; jax.nn's would be found in the cache."""
+def test_the_gain_of_an_activation_works_inside_every_transformation(key):
+    """A new lambda is integrated again; a function of jax.nn would be in the cache."""
     x = jnp.ones((2, 3))
     kernel = jax.jit(Compact().init)(key, x)["params"]["Dense_0"]["kernel"]
     assert (kernel == Compact().init(key, x)["params"]["Dense_0"]["kernel"]).all()
@@ -474,7 +474,7 @@ def test_the_gain_of_an_activation_is_known_inside_of_every_trace(key):
         (lambda: initjax.mup_output(8, gain=-1), "^mup_output: gain must be a finite number >= 0"),
     ],
 )
-def test_an_error_names_what_the_user_wrote(make, message):
+def test_errors_use_the_users_names(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
 
@@ -499,7 +499,7 @@ def test_an_equation_that_hides_its_fan_is_refused():
 
 
 def traces(init):
-    """How often three modules built anew are traced, of Linen and of NNX."""
+    """How often three new modules are traced, in Linen and NNX."""
     traced = {"linen": 0, "nnx": 0}
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -518,6 +518,6 @@ def traces(init):
     return traced
 
 
-def test_a_module_built_anew_with_an_equal_initializer_is_not_traced_again():
+def test_an_equal_module_is_not_traced_again():
     assert traces(initjax.he_normal) == {"linen": 1, "nnx": 1}
     assert traces(jax.nn.initializers.he_normal)["linen"] == 3

@@ -1,4 +1,4 @@
-"""Specifications: what can be read, and what is refused in one helpful line."""
+"""Specifications: valid ones, and invalid ones with one helpful line."""
 
 import inspect
 import json
@@ -32,7 +32,7 @@ import initjax
         ("constant([1, 2])", initjax.constant((1.0, 2.0))),
     ],
 )
-def test_reads(spec, expected):
+def test_parses_valid_specifications(spec, expected):
     assert initjax.parse(spec) == expected
 
 
@@ -77,7 +77,7 @@ def test_reads(spec, expected):
         ),
     ],
 )
-def test_refuses_in_one_line(spec, message):
+def test_invalid_specifications_get_one_line_errors(spec, message):
     with pytest.raises(ValueError, match=message) as error:
         initjax.parse(spec)
     assert "\n" not in str(error.value)
@@ -86,7 +86,7 @@ def test_refuses_in_one_line(spec, message):
 @hypothesis.given(
     st.text() | st.from_regex(r"\A(normal|zeros|constant)\([-0-9.,a-z='\[\]() ]*\)\Z")
 )
-def test_any_text_is_read_or_refused_with_a_value_error(spec):
+def test_any_text_is_parsed_or_raises_a_value_error(spec):
     try:
         initjax.parse(spec)
     except ValueError:
@@ -99,7 +99,7 @@ RESULTS = {"Change", "Finding", "Layer", "Network", "Repair", "Report"}  # of au
 def test_every_public_initializer_has_a_name_and_every_name_is_public():
     for name, made in initjax.NAMES.items():
         assert getattr(initjax, name) is made
-    public = set(initjax.__all__) - {"Initializer", "NAMES"}
+    public = set(initjax.__all__) - TYPES - {"NAMES"}
     no_initializers = {name for name in public if name.endswith(("_fans", "gain"))}
     no_initializers |= {"get", "initialize", "named_key", "parse", "rescale"}
     no_initializers |= {"deepnorm", "deepnorm_constants", "fixup", "mimetic", "t_fixup"}
@@ -155,7 +155,7 @@ def test_every_public_name_is_documented_with_an_example():
         ({"class_name": "Constant", "config": {}}, "zeros"),
     ],
 )
-def test_get_takes_whatever_names_an_initializer(identifier, spec):
+def test_get_accepts_every_form_of_an_initializer(identifier, spec):
     assert initjax.get(identifier) == initjax.parse(spec)
 
 
@@ -171,16 +171,16 @@ def test_get_takes_whatever_names_an_initializer(identifier, spec):
         (int, TypeError, "identifier must be an initializer"),
         (dict, TypeError, "identifier must be an initializer"),
         (print, TypeError, "identifier must be an initializer"),
-        (jax.nn.initializers.he_normal, TypeError, "such as he_normal.., parentheses and all"),
+        (jax.nn.initializers.he_normal, TypeError, "such as he_normal.. with its parentheses"),
     ],
 )
-def test_get_says_what_it_would_take(identifier, error, message):
+def test_get_errors_say_what_is_valid(identifier, error, message):
     with pytest.raises(error, match=message):
         initjax.get(identifier)
 
 
-# What `keras.initializers.serialize` of Keras 3.15 gives; a configuration lacks the gain of
-# Identity there, and an array is one of NumPy's or of the backend's.
+# From `keras.initializers.serialize` of Keras 3.15. Its configuration of Identity lacks the gain,
+# and arrays are NumPy's or the backend's.
 KERAS = [
     ("Zeros", {}, "zeros"),
     ("Ones", {}, "ones"),
@@ -259,7 +259,7 @@ KERAS = [
 
 
 @pytest.mark.parametrize(("class_name", "config", "spec"), KERAS)
-def test_get_reads_what_keras_writes_and_what_it_makes(class_name, config, spec):
+def test_get_reads_keras_configurations_and_initializers(class_name, config, spec):
     written = {
         "module": "keras.initializers",
         "class_name": class_name,
@@ -272,7 +272,7 @@ def test_get_reads_what_keras_writes_and_what_it_makes(class_name, config, spec)
     assert initjax.get(made) == expected
 
 
-def test_the_gain_of_an_identity_of_keras_is_read_from_itself():
+def test_the_gain_of_a_keras_identity_is_read_from_the_object():
     identity = type("Identity", (), {"get_config": lambda self: {}, "gain": 2.0})()
     assert initjax.get(identity) == initjax.identity(2.0)  # pyright: ignore
 
@@ -291,7 +291,7 @@ def test_other_arithmetic_is_refused(spec):
         initjax.parse(f"orthogonal({spec})")
 
 
-def test_get_knows_keras_by_the_names_of_its_classes():
+def test_get_knows_keras_class_names():
     assert initjax.get("HeNormal") == initjax.he_normal()
     assert initjax.get("Zeros") == initjax.zeros
     assert initjax.get("TruncatedNormal") == initjax.random_truncated_normal()

@@ -1,4 +1,4 @@
-"""Initializers with a structure: the claim of each paper or library, on what is drawn."""
+"""Initializers with a special structure: each paper's or library's claim, tested on draws."""
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,22 @@ import initjax
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
-def test_sparse_has_exactly_so_many_connections_and_its_law(axis, key):
+def test_sparse_has_the_exact_number_of_connections_and_its_distribution(axis, key):
     kernel = np.asarray(initjax.sparse(7, 0.5, axis=axis)(key, (3, 200, 300)))
     assert set(np.unique((kernel != 0).sum(axis=axis))) == {7}
     chosen = kernel[kernel != 0]
     assert scipy.stats.kstest(chosen, scipy.stats.norm(0, 0.5).cdf).pvalue > 1e-4
-    # Every place is chosen alike: chi-squared over the places of the axis.
+    # All positions are equally likely: chi-squared over the positions of the axis.
     places = (kernel != 0).sum(axis=tuple(i for i in range(3) if i != 3 + axis))
     assert scipy.stats.chisquare(places).pvalue > 1e-4
 
 
-def test_sparse_keeps_what_there_is(key):
+def test_sparse_keeps_all_inputs_if_there_are_fewer(key):
     assert (np.asarray(initjax.sparse(50)(key, (20, 30))) != 0).all()
     assert not np.asarray(initjax.sparse(0)(key, (20, 30))).any()
 
 
-def test_siren_gives_the_sines_arguments_of_their_variance(key):
+def test_siren_gives_sines_arguments_of_the_right_variance(key):
     """One after the first layer; sin of N(0, q) has mean square (1 - exp(-2q))/2."""
     keys = jax.random.split(key, 6)
     first = initjax.siren(first=True)(keys[1], (512, 512))
@@ -43,7 +43,7 @@ def test_siren_gives_the_sines_arguments_of_their_variance(key):
 
 
 @pytest.mark.parametrize(("activation", "gain"), [("linear", 1.010117), ("relu", 1.451276)])
-def test_random_walk_has_no_drift_of_the_log_norm(activation, gain, key):
+def test_random_walk_keeps_the_log_norm_from_drifting(activation, gain, key):
     width, depth, nets = 50, 40, 500
     initializer = initjax.random_walk(activation)
     drawn = initializer(key, (width, 40_000))
@@ -62,12 +62,12 @@ def test_random_walk_has_no_drift_of_the_log_norm(activation, gain, key):
     drift = np.asarray(jax.vmap(log_norm)(jax.random.split(key, nets)))
     error = drift.std() / nets**0.5
     assert abs(drift.mean()) < 4 * error
-    # Without the correction, He's: -2 log(g/sqrt(2)) per layer, which this would notice.
+    # Without the correction, He's: -2 log(g/sqrt(2)) per layer, which this test would detect.
     assert depth * 2 * np.log(gain / (2**0.5 if activation == "relu" else 1)) > 5 * error
 
 
 @pytest.mark.parametrize("layout", ["depth_to_space", "pixel_shuffle"])
-def test_icnr_upsamples_like_nearest_neighbours(layout, key):
+def test_icnr_upsamples_like_nearest_neighbor(layout, key):
     factor, features = 2, 3
     x = jax.random.normal(key, (1, 5, 5, 4))
     kernel = initjax.icnr(initjax.he_normal(), factor, layout)(key, (3, 3, 4, features * factor**2))
@@ -112,7 +112,7 @@ def test_hadamard_identity_is_the_identity_widened_by_a_hadamard_matrix(outputs,
 @pytest.mark.parametrize(
     ("window", "periodic"), [("hann", False), ("hamming", True), (("kaiser", 8.0), False)]
 )
-def test_stft_is_the_transform_of_scipy(side, scaling, window, periodic, key):
+def test_stft_equals_scipys_transform(side, scaling, window, periodic, key):
     frames = np.random.default_rng(0).normal(size=(5, 64))
     taper = scipy.signal.get_window(window, 64, periodic)
     norm = {"density": np.linalg.norm(taper), "spectrum": np.abs(taper).sum(), None: 1}[scaling]
@@ -123,7 +123,7 @@ def test_stft_is_the_transform_of_scipy(side, scaling, window, periodic, key):
     np.testing.assert_allclose(frames @ kernel[:, 0], expected, atol=3e-6 * np.abs(expected).max())
 
 
-def test_mup_output_falls_with_the_width_and_not_with_its_root(key):
+def test_mup_output_falls_with_the_width_not_its_square_root(key):
     assert initjax.mup_output(64)(key, (64, 500)).tolist() == (
         initjax.lecun_normal()(key, (64, 500)).tolist()
     )
@@ -143,7 +143,7 @@ def test_mup_output_falls_with_the_width_and_not_with_its_root(key):
         "torch_kaiming_normal",
     ],
 )
-def test_the_fans_are_told_by_the_same_arguments_everywhere(spec, key):
+def test_fan_arguments_work_the_same_everywhere(spec, key):
     def draw(shape, **fans):
         name, _, arguments = spec.removesuffix(")").partition("(")
         fans = ", ".join(f"{fan}={value!r}" for fan, value in fans.items())
@@ -167,7 +167,7 @@ def test_torch_kaiming_counts_fan_out_with_its_divisor():
     assert initjax.torch_kaiming_normal(mode="fan_out", **fans) == expected
 
 
-def test_mup_output_takes_a_gain_and_can_be_drawn_in_blocks(key):
+def test_mup_output_accepts_a_gain_and_can_be_drawn_in_blocks(key):
     assert initjax.mup_output(8, gain=2.0) == initjax.mup_output(8, 4.0)
     assert initjax.mup_output(8, 2.0, gain=jax.nn.relu) == initjax.mup_output(8, 4.0)
     for distribution in ("truncated_normal", "normal", "uniform"):
@@ -176,7 +176,7 @@ def test_mup_output_takes_a_gain_and_can_be_drawn_in_blocks(key):
         np.testing.assert_array_equal(blocks(key, (3000, 500)), initializer(key, (3000, 500)))
 
 
-def test_icnr_takes_an_initializer_and_no_maker_of_one(key):
+def test_icnr_accepts_an_initializer_but_not_a_factory(key):
     for initializer in (jax.nn.initializers.zeros, jax.nn.initializers.he_normal()):
         assert initjax.icnr(initializer)(key, (3, 3, 8, 4)).shape == (3, 3, 8, 4)
     assert not initjax.icnr(lambda *arguments: jnp.zeros(arguments[1]))(key, (3, 3, 8, 4)).any()
@@ -191,7 +191,7 @@ RANDOM += ["orthogonal(", "delta_orthogonal(", "scaled_orthogonal("]
 
 
 @pytest.mark.parametrize("spec", RANDOM)
-def test_a_dtype_that_nothing_is_drawn_in_is_refused_when_the_initializer_is_made(spec):
+def test_invalid_dtypes_are_refused_at_construction(spec):
     spec = spec + ("" if spec.endswith(("(", ", ")) else ", ")
     for dtype in ("int32", "bool", "uint8", "int4"):
         with pytest.raises(
@@ -204,8 +204,8 @@ def test_a_dtype_that_nothing_is_drawn_in_is_refused_when_the_initializer_is_mad
 
 @pytest.mark.parametrize("spatial", [(3,), (3, 3), (3, 1, 3)])
 @pytest.mark.parametrize("axis", [-1, -2, "positive"])
-def test_delta_orthogonal_keeps_the_norm_through_a_circular_convolution(spatial, axis, key):
-    axis = len(spatial) + 1 if axis == "positive" else axis  # JAX's fails with an IndexError here
+def test_delta_orthogonal_preserves_the_norm_in_a_circular_convolution(spatial, axis, key):
+    axis = len(spatial) + 1 if axis == "positive" else axis  # JAX fails with an IndexError here
     initializer = initjax.delta_orthogonal(column_axis=axis)
     layer = linen.Conv(16, spatial, padding="CIRCULAR", use_bias=False, kernel_init=initializer)
     x = jax.random.normal(key, (2, *[5] * len(spatial), 16))
@@ -214,7 +214,7 @@ def test_delta_orthogonal_keeps_the_norm_through_a_circular_convolution(spatial,
 
 
 @pytest.mark.parametrize("shape", [(40, 90), (90, 40), (3, 3, 20, 50)])
-def test_scaled_orthogonal_keeps_mean_squares(shape, key):
+def test_scaled_orthogonal_preserves_mean_squares(shape, key):
     kernel = np.asarray(initjax.scaled_orthogonal()(key, shape))
     matrix = kernel.reshape(-1, *shape[-2:])
     assert (matrix[np.arange(len(matrix)) != len(matrix) // 2] == 0).all()
@@ -239,7 +239,7 @@ def test_scaled_orthogonal_keeps_mean_squares(shape, key):
         (lambda: initjax.stft(scaling="power"), "scaling must be one of"),
     ],
 )
-def test_a_wrong_argument_is_refused_when_the_initializer_is_made(make, message):
+def test_wrong_arguments_are_refused_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -262,6 +262,6 @@ def test_a_wrong_argument_is_refused_when_the_initializer_is_made(make, message)
         ("stft", (2, 1, 3)),  # Keras gives NaN: a Hann window of two points is zero
     ],
 )
-def test_a_shape_that_does_not_fit_is_refused(spec, shape, key):
+def test_unsuitable_shapes_are_refused(spec, shape, key):
     with pytest.raises(ValueError, match=r"shape|outside|zero at all"):
         initjax.parse(spec)(key, shape)

@@ -29,7 +29,7 @@ def test_adding_renaming_and_reordering_layers_leaves_other_draws_alone(key):
     assert not np.array_equal(before["a"]["kernel"], before["b"]["kernel"])
 
 
-def test_a_draw_is_that_of_the_key_named_by_the_path(key):
+def test_a_draw_uses_the_key_of_its_path(key):
     tree = initjax.initialize({"layers": [shapes("a")["a"]]}, key, KERNELS)
     own = initjax.named_key(key, "layers/0/kernel")
     np.testing.assert_array_equal(
@@ -43,8 +43,8 @@ def test_jitted_and_eager_draws_are_equal(key):
     jax.tree.map(np.testing.assert_array_equal, eager, jitted)
 
 
-def test_the_bits_are_pinned():
-    """These must never change: runs stored today have to be repeatable tomorrow."""
+def test_draws_of_a_tree_equal_golden_bits():
+    """These must never change, so that stored runs can be repeated."""
     key = jax.random.key(0)
     words = jax.random.key_data(initjax.named_key(key, "hidden/0/kernel")).tolist()
     assert words == GOLDEN_KEY
@@ -67,12 +67,12 @@ def test_an_empty_tree_stays_empty(key):
     assert initjax.initialize({}, key, RULES) == {}
 
 
-def test_an_initializer_that_does_not_fit_is_told_with_the_path(key):
+def test_errors_of_initializers_name_the_path(key):
     with pytest.raises(ValueError, match=r"a/kernel: in_axis=5 is outside shape \(5, 4\)"):
         initjax.initialize(shapes("a"), key, {"*": initjax.he_normal(in_axis=5)})
 
 
-def test_a_linen_model_is_initialized_whole(key):
+def test_a_whole_linen_model_is_initialized(key):
     model = linen.Sequential([linen.Dense(8), linen.relu, linen.Dense(3)])
     abstract = jax.eval_shape(model.init, key, np.zeros((1, 5), np.float32))
     params = initjax.initialize(abstract, key, RULES)
@@ -158,7 +158,7 @@ ONES = jnp.ones((3, 4))
     ],
     ids=lambda case: type(case).__name__,
 )
-def test_a_field_named_value_counts_and_the_box_of_flax_does_not(params, paths, key):
+def test_paths_include_a_field_named_value_but_not_flaxs_box(params, paths, key):
     drawn = jax.tree.leaves(initjax.initialize(params, key, dict.fromkeys(paths, KERNELS["*"])))
     for path, leaf in zip(paths, drawn, strict=True):
         expected = initjax.he_normal()(initjax.named_key(key, path), (3, 4))
@@ -174,14 +174,14 @@ def test_an_equinox_module_is_initialized(key):
     np.testing.assert_array_equal(drawn.layers[1].weight, expected)
 
 
-def test_what_no_rule_matches_stays_as_it_is(key):
+def test_parameters_without_a_rule_stay_as_they_are(key):
     params = {"body": jnp.ones((3, 4)), "head": jnp.ones((4, 2)), "step": jnp.int32(7)}
     drawn = initjax.initialize(params, key, {"head": initjax.he_normal()})
     assert drawn["body"] is params["body"] and drawn["step"] is params["step"]
     assert not np.array_equal(drawn["head"], params["head"])
 
 
-def test_the_first_matching_rule_serves(key):
+def test_the_first_matching_rule_wins(key):
     rules = {"a/*": initjax.zeros, "*": initjax.ones}
     drawn = initjax.initialize(shapes("a", "b"), key, rules)
     assert not drawn["a"]["kernel"].any() and drawn["b"]["kernel"].all()
@@ -197,12 +197,12 @@ def test_the_first_matching_rule_serves(key):
         ({"*": 0.5}, "rules must map patterns to initializers"),
     ],
 )
-def test_rules_that_cannot_be_meant_are_refused(rules, message, key):
+def test_invalid_rules_are_refused(rules, message, key):
     with pytest.raises((TypeError, ValueError), match=message):
         initjax.initialize(shapes("a"), key, rules)
 
 
-def test_rescale_multiplies_what_matches_and_keeps_the_rest(key):
+def test_rescale_multiplies_matches_and_keeps_the_rest(key):
     model = linen.Sequential([linen.Dense(8), linen.relu, linen.Dense(3)])
     params = model.init(key, jnp.ones((1, 5)))
     scaled = initjax.rescale(params, {"*_2/kernel": 0.5, "*/kernel": 2.0})
@@ -222,7 +222,7 @@ def test_rescale_rounds_a_narrow_product_once():
     assert scaled.dtype == leaf.dtype and not np.array_equal(once, expected)
 
 
-def test_rescale_serves_nnx_and_works_under_jit(key):
+def test_rescale_works_with_nnx_and_under_jit(key):
     model = nnx.Linear(5, 4, rngs=nnx.Rngs(0))
     nnx.update(
         model, jax.jit(lambda state: initjax.rescale(state, {"kernel": 0.0}))(nnx.state(model))
@@ -241,17 +241,17 @@ def test_rescale_serves_nnx_and_works_under_jit(key):
         (shapes("a"), {"*": 2.0}, ValueError, "'a/kernel' has no value to multiply"),
     ],
 )
-def test_rescale_refuses_what_cannot_be_meant(params, factors, error, message):
+def test_rescale_refuses_invalid_factors(params, factors, error, message):
     with pytest.raises(error, match=message):
         initjax.rescale(params, factors)
 
 
-def test_two_parameters_of_one_path_are_refused(key):
+def test_two_parameters_with_one_path_are_refused(key):
     with pytest.raises(ValueError, match="two parameters have the path 'a/b'"):
         initjax.initialize({"a/b": jnp.ones(3), "a": {"b": jnp.ones(3)}}, key, KERNELS)
 
 
-def test_rbg_keys_give_what_named_key_gives():
+def test_rbg_keys_equal_named_key():
     key = jax.random.key(0, impl="unsafe_rbg")
     drawn = initjax.initialize(shapes("a"), key, KERNELS)["a"]["kernel"]
     own = initjax.named_key(key, "a/kernel")
@@ -277,7 +277,7 @@ for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("y", "x"))):
     shardings = tree(lambda name, shape: NamedSharding(mesh, axes[name]))
     jitted = jax.jit(lambda key: initjax.initialize(plain, key, rules), out_shardings=shardings)
     memory = jitted.lower(key).compile().memory_analysis()
-    # A device holds an eighth, and works on no more than an eighth.
+    # Each device holds and computes only an eighth.
     assert memory.output_size_in_bytes < 4 * size * size / 8 + 8 * size
     assert memory.temp_size_in_bytes < 4 * 4 * size * size / 8, memory.temp_size_in_bytes
     sharded = tree(
@@ -290,7 +290,7 @@ for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("y", "x"))):
 """
 
 
-def test_each_device_draws_its_shard_and_no_mesh_changes_the_numbers():
+def test_each_device_draws_its_shard_and_the_mesh_does_not_matter():
     subprocess.run([sys.executable, "-c", MESH], check=True)
 
 
@@ -331,7 +331,7 @@ for index, rule in enumerate([initjax.parse(spec) for spec in {specs!r}] + [wrap
 
 @pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_sharding_changes_a_bit(thorough):
-    """The first three in all shardings; the others, unless it is to be thorough, in both axes."""
+    """The first three in all shardings; the others only along both axes, except in slow tests."""
     specs = ["normal(0.02)", "orthogonal", "sparse(7, 0.02)", "he_normal", "glorot_uniform"]
     specs += ["random_walk", "truncated_normal(0.3, None, -1.2, 2.6)", "random_normal(1.0, 0.2)"]
     specs += ["bounded_normal(1.46, 0.288, 0.13, 1.16)", "icnr(normal(0.02), 2)"]
@@ -360,14 +360,14 @@ def compilations(*rules):
             initjax.initialize(tree, jax.random.key(0), {"*": rule})
     return len([message for message in messages if message.startswith("Compiling")])
 
-compilations(initjax.siren())  # the keys and what else is not the draw
+compilations(initjax.siren())  # compiles the keys and everything but the draw
 assert compilations(*map(initjax.normal, (0.1, 0.2, 0.3))) == 1
 assert compilations(initjax.he_normal(), initjax.glorot_normal()) == 1
 assert compilations(*[initjax.orthogonal()] * 3) == 1
 """
 
 
-def test_sharded_leaves_of_one_shape_and_kind_are_compiled_once():
+def test_sharded_leaves_of_one_shape_and_kind_compile_once():
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 

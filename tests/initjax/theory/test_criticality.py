@@ -29,7 +29,7 @@ CRITICAL_TANH = {
     0.5: (1.97103061, 2.84316746, 1.424, 0.733),
     1.0: (3.03639639, 3.44321091, 0.890, 0.595),
 }
-# sw2: q*, chi, c*, xi_c, xi_q, at sb2 = .05
+# sw2: q*, chi, c*, xi_c, xi_q, at sb2 = 0.05
 SCALES_TANH = {
     1.0: (0.19359252, 0.75903165, 1, 3.627, 1.748),
     1.3: (0.31531648, 0.88016351, 1, 7.834, 1.785),
@@ -79,7 +79,7 @@ def test_the_golden_table_of_depth_scales(weights):
 
 
 @pytest.mark.parametrize("weights", [1.3, 2.5])
-def test_depth_scales_are_those_at_which_the_maps_settle(weights):
+def test_repeated_maps_converge_at_the_depth_scales(weights):
     """Iterated, not solved: the variance from 1, the correlation from 0.1."""
     scales = depth_scales("tanh", weights, 0.05)
     q, off_q, c, off_c = 1.0, [], 0.1, []
@@ -149,7 +149,7 @@ def test_homogeneous_activations_have_one_point_at_every_variance():
     [point] = critical_points("relu")
     assert math.isnan(point.variance) and point.weight_variance == pytest.approx(2, abs=1e-12)
     with pytest.raises(
-        ValueError, match=r"'relu' is critical at bias_variance 0 only, with .* 2; "
+        ValueError, match=r"'relu' is critical only at bias_variance 0, with .* 2; "
     ):
         critical_line("relu", 0.1)
 
@@ -173,7 +173,7 @@ def test_isolated_critical_points(activation, q, weights, biases):
     assert slope == pytest.approx(1, abs=1e-9)
 
 
-def test_tanhs_critical_point_is_at_zero_and_gelus_repels_there():
+def test_tanhs_critical_point_is_at_zero_where_gelus_is_unstable():
     for name in ("tanh", "soft_sign", "elu"):
         [point] = critical_points(name)
         assert point.variance == point.bias_variance == 0
@@ -189,7 +189,7 @@ def test_softplus_has_no_critical_point_and_sigmoid_only_with_huge_weights():
     ):
         critical_line("softplus")
     assert critical_points("softplus") == critical_points("sigmoid") == []
-    # Small or moderate ones would take a negative bias variance; at q = 1 it is -5.54.
+    # Small or moderate weights would need a negative bias variance; at q = 1 it is -5.54.
     point = critical_line("sigmoid", 0.05)
     assert point.variance > 40 and point.weight_variance > 100
     q = point.variance
@@ -213,7 +213,7 @@ def test_relu_below_at_and_above_criticality():
 
 
 @pytest.mark.parametrize("weights", [0.5, 1.0])
-def test_tanh_without_biases_dies_up_to_a_weight_variance_of_one(weights):
+def test_tanh_without_biases_vanishes_up_to_a_weight_variance_of_one(weights):
     scales = depth_scales("tanh", weights)
     assert scales.variance == 0 and scales.correlation == 1
     assert scales.chi == pytest.approx(weights) and scales.chi_parallel == pytest.approx(weights)
@@ -229,8 +229,8 @@ def test_a_tiny_bias_variance_is_a_tiny_fixed_point():
         assert scales.variance == pytest.approx(0.41803720, abs=1e-8)
 
 
-def test_of_several_fixed_points_the_start_decides():
-    """GELU's unstable one at sb2 = .05 parts those that settle from those that explode."""
+def test_the_start_selects_among_several_fixed_points():
+    """GELU's unstable fixed point at sb2 = 0.05 separates convergence from explosion."""
     point = critical_line("gelu", 0.05)
     weights = point.weight_variance
     assert depth_scales("gelu", weights, 0.05, variance=1.05 * point.variance).variance == math.inf
@@ -240,7 +240,7 @@ def test_of_several_fixed_points_the_start_decides():
     assert variance_map("gelu", q, weights, 0.05) == pytest.approx(q, rel=1e-10)
 
 
-def test_what_grows_faster_than_its_input_explodes_or_dies():
+def test_superlinear_activations_explode_or_vanish():
     def square(z):
         return jnp.square(jax.nn.relu(z))
 
@@ -252,15 +252,15 @@ def test_what_grows_faster_than_its_input_explodes_or_dies():
     assert q == pytest.approx(0.1 * math.exp(2 * q), rel=1e-10)
 
 
-def test_thresholds_pass_on_no_small_signals():
-    """Their moments are tiny below, but that is no growth that no integral could take."""
+def test_thresholds_block_small_signals():
+    """Their moments are tiny below the threshold, but that isn't too fast a growth."""
 
     def shrink(z):
         return jnp.sign(z) * jax.nn.relu(jnp.abs(z) - 1)
 
     assert depth_scales(shrink, 0.5).variance == 0
     assert critical_points(shrink) == []
-    with pytest.raises(ValueError, match="no critical point with bias_variance 0; it would take"):
+    with pytest.raises(ValueError, match="no critical point with bias_variance 0; it needs"):
         critical_line(shrink)
     point = critical_line(shrink, 0.5)
     assert chi(shrink, point.variance, point.weight_variance) == pytest.approx(1)
@@ -269,7 +269,7 @@ def test_thresholds_pass_on_no_small_signals():
 
 
 @pytest.mark.parametrize("q", [0.01, 1.0])
-def test_relus_correlations_settle_as_one_over_the_square_of_the_depth(q):
+def test_relus_correlations_converge_as_one_over_depth_squared(q):
     c = 0.0
     for _ in range(20):
         c = correlation_map("relu", c, q, 2.0)

@@ -1,4 +1,4 @@
-"""Error bars of finite networks against networks: norms, dead units, singular values."""
+"""Error bars of finite networks against real networks: norms, dead units, singular values."""
 
 import math
 
@@ -19,7 +19,7 @@ from initjax.theory import (
 
 
 def norms(activation, width, depth, weights, biases, nets, rng):
-    """The log of the variance behind the last layer over its prediction, of real networks."""
+    """log(variance after the last layer / prediction) of real networks."""
     z, q = rng.standard_normal((nets, width), np.float32), 1.0
     h = z
     for layer in range(depth):
@@ -49,8 +49,8 @@ def test_log_norms_scatter_as_predicted(activation, weights, biases, rng):
 
 
 @pytest.mark.parametrize(("weights", "biases"), [(1.0, 0.0), (1.5, 0.05), (3.0, 0.0)])
-def test_where_the_map_bends_the_mean_is_shifted(weights, biases, rng):
-    """Many more networks, by their law: given the variance, units are independent."""
+def test_curvature_of_the_variance_map_shifts_the_mean(weights, biases, rng):
+    """Many more networks, simulated: given the variance, units are independent."""
     width, depth, nets = 100, 10, 20_000
     q, expected = np.ones(nets), 1.0
     for _ in range(depth):
@@ -63,7 +63,7 @@ def test_where_the_map_bends_the_mean_is_shifted(weights, biases, rng):
     assert measured.var() == pytest.approx(variance, rel=5 * math.sqrt(2 / nets) + 0.03)
 
 
-def test_log_norms_of_wide_layers_are_the_published_ones():
+def test_log_norms_of_wide_layers_equal_published_ones():
     """-5L/(2n) and 5L/n for ReLU, whose E[phi^4]/E[phi^2]^2 is 6; -L/n and 2L/n for lines."""
     n, depth = 10**6, 20
     for activation, factor in (("relu", 5), ("identity", 2), (lambda z: 3 * z, 2)):
@@ -74,7 +74,7 @@ def test_log_norms_of_wide_layers_are_the_published_ones():
     assert variance == pytest.approx(5 / 100 + 5 / 400, rel=0.04)
 
 
-def test_log_norms_of_a_line_are_those_of_chi_squared():
+def test_log_norms_of_linear_networks_are_log_chi_squared():
     """log(chi2_n / n) has mean psi(n/2) - log(n/2) and variance psi'(n/2)."""
     import scipy.special
 
@@ -84,7 +84,7 @@ def test_log_norms_of_a_line_are_those_of_chi_squared():
         np.testing.assert_allclose((mean, variance), exact, rtol=4 / n**2)
 
 
-def test_a_saturated_layer_forgets_what_came_before():
+def test_a_saturated_layer_forgets_earlier_deviations():
     """tanh's variance map drives deviations back: depth adds nothing."""
     deep, shallow = (log_norm_moments([100] * depth, "tanh", 3.0).variance for depth in (50, 10))
     assert deep == pytest.approx(shallow, rel=1e-3)
@@ -150,7 +150,7 @@ def test_golden_moment_ratios(activation, q, ratio):
 @pytest.mark.parametrize("weights", ["orthogonal", "normal"])
 @pytest.mark.parametrize(("activation", "q"), [("identity", 1.0), ("tanh", 0.57), ("relu", 1.0)])
 def test_singular_values_scatter_as_predicted(weights, activation, q, key):
-    """Of real Jacobians: each layer's derivative at normal pre-activations, then its kernel."""
+    """For real Jacobians: each layer's derivative at normal pre-activations, then its kernel."""
     width, depth, nets = 128, 3, 12
     slope = jax.jit(jax.vmap(jax.grad(getattr(jax.nn, activation))))
     critical = 1 / chi(activation, q, 1.0)
@@ -162,21 +162,21 @@ def test_singular_values_scatter_as_predicted(weights, activation, q, key):
     for net, key_net in enumerate(jax.random.split(key, nets)):
         key_z, *keys = jax.random.split(key_net, depth + 1)
         z = math.sqrt(q) * jax.random.normal(key_z, (depth, width))
-        if weights == "normal" or net == 0:  # few of the others do, and are slow to draw
+        if weights == "normal" or net == 0:  # the others need fewer draws
             kernels = [np.asarray(kernel(each, (width, width))) for each in keys]
         jacobian = np.eye(width)
         for layer, slopes in zip(
             kernels, np.asarray(slope(z.ravel())).reshape(z.shape), strict=True
         ):
             jacobian = jacobian * slopes @ layer
-        # Moments of the squared singular values, without finding them.
+        # Moments of the squared singular values, without computing them.
         gram = jacobian @ jacobian.T
         means[net] = np.trace(gram) / width
         spreads[net] = np.sum(gram**2) / width / means[net] ** 2 - 1
     mean, variance, _ = jacobian_spectrum(activation, q, depth, weights)
     error = means.std() / nets**0.5 + 1e-6
     assert means.mean() == pytest.approx(mean, abs=5 * error)
-    # Finite width takes a few in a hundred.
+    # Finite width changes it by a few percent.
     error = spreads.std() / nets**0.5 + 1e-6
     assert spreads.mean() == pytest.approx(variance / mean**2, rel=0.05, abs=5 * error)
     if (weights, activation) == ("orthogonal", "identity"):

@@ -1,4 +1,4 @@
-"""The maps of mean field theory against closed forms, golden numbers, networks and plain twins."""
+"""The maps of mean field theory against closed forms, golden numbers and real networks."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ CORRELATIONS = [-1, -0.99, -0.5, -0.001, 0, 0.25, 0.5, 0.9, 0.99, 0.9999, 1 - 1e
 
 
 class Expectations(NamedTuple):
-    """Of an activation whose two inputs are normal, alike and correlated."""
+    """Expectations for two correlated normal inputs of equal variance."""
 
     mean: float
     second: float
@@ -148,8 +148,8 @@ def _step_at_37(z):
 
 @pytest.mark.parametrize("name", ["tanh", "gelu", "sin", "softplus"])
 @pytest.mark.parametrize("c", [-0.8, 0.0, 0.6])
-def test_smooth_ones_agree_with_gauss_and_hermite(name, c):
-    """The slow and plain twin: 80 x 80 nodes."""
+def test_smooth_activations_agree_with_gauss_hermite_quadrature(name, c):
+    """A slow, plain integral: 80 x 80 nodes."""
     activation = jnp.sin if name == "sin" else getattr(jax.nn, name)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
@@ -163,13 +163,13 @@ def test_smooth_ones_agree_with_gauss_and_hermite(name, c):
 
 
 def _two(x, y, q, c):
-    """Normal numbers of variance q and correlation c."""
+    """Normal numbers with variance q and correlation c."""
     first = math.sqrt(q) * (x + 0 * y)
     return first, c * first + math.sqrt(q * (1 - c**2)) * y
 
 
 @pytest.mark.parametrize("activation", [np.round, np.floor, lambda z: np.clip(z, -0.3, 1.9)])
-def test_broken_ones_agree_with_drawn_numbers(activation, rng):
+def test_activations_with_kinks_and_jumps_agree_with_samples(activation, rng):
     q, c, n = 1.3, 0.7, 1_000_000
     u, v = _two(rng.standard_normal(n), rng.standard_normal(n), q, c)
     layer = expectations(lambda z: activation(np.asarray(z)), q, c)
@@ -186,7 +186,7 @@ def test_broken_ones_agree_with_drawn_numbers(activation, rng):
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu"])
-def test_a_wide_network_does_what_the_maps_say(name, key):
+def test_a_wide_network_follows_the_maps(name, key):
     width, weights, biases, c, q = 2000, 1.6, 0.1, 0.4, 0.9
     activation = getattr(jax.nn, name)
     key_z, key_w, key_b = jax.random.split(key, 3)
@@ -203,14 +203,14 @@ def test_a_wide_network_does_what_the_maps_say(name, key):
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "selu", "hard_tanh", "soft_sign"])
 @pytest.mark.parametrize("q", [1e-3, 0.9, 30.0])
-def test_the_fast_way_agrees_with_moments(name, q):
+def test_shared_pieces_agree_with_moments(name, q):
     layer, slow = expectations(name, q, 0.5), moments(name, q)
     np.testing.assert_allclose(layer[:3], slow, rtol=1e-11, atol=1e-13)
     assert chi(name, q, 1.3) == pytest.approx(1.3 * slow.derivative_second, rel=1e-11)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "softplus", "hard_tanh"])
-def test_slopes_are_those_of_the_maps(name):
+def test_slopes_equal_finite_differences_of_the_maps(name):
     q, step = 0.8, 1e-4
     sides = [variance_map(name, q + side, 1.7) for side in (step, -step)]
     slope = (sides[0] - sides[1]) / (2 * step)
@@ -225,7 +225,7 @@ def test_slopes_are_those_of_the_maps(name):
     )
 
 
-def test_a_variance_of_zero_stands_for_the_limit():
+def test_a_variance_of_zero_means_the_limit():
     assert variance_map("sigmoid", 0, 1.0, 0.1) == pytest.approx(0.35, abs=1e-12)
     assert variance_map("tanh", 0, 1.0) == 0
     assert chi("tanh", 0, 1.3) == pytest.approx(1.3, abs=1e-12)
@@ -250,17 +250,17 @@ def test_the_isometric_corner_is_algebraic():
     assert q * (2 * 1000 + 20) == pytest.approx(1, abs=0.03)
 
 
-def test_steep_ones_that_cancel_around_zero_are_followed():
+def test_steep_terms_that_cancel_near_zero_are_resolved():
     def steep(z):
         return jnp.tanh(20 * (z - 2)) + jnp.tanh(20 * (z + 2))
 
-    assert pieces(steep, -3, 4).tolerance == 1e-10  # not taken for noise
+    assert pieces(steep, -3, 4).tolerance == 1e-10  # not mistaken for noise
     slow = moments(steep, 1.3)
     assert variance_map(steep, 1.3, 1.0) == pytest.approx(slow.second, rel=1e-12)
     assert chi(steep, 1.3, 1.0) == pytest.approx(slow.derivative_second, rel=1e-12)
 
 
-def test_singularities_are_integrated_where_they_can_be():
+def test_integrable_singularities_are_integrated():
     def root(z):
         return jnp.sign(z) * jnp.sqrt(jnp.abs(z))
 
@@ -285,9 +285,9 @@ def test_narrow_spikes_are_found_wherever_they_are():
         assert variance_map(spike, 1.0, 1.0) == pytest.approx(inside, rel=1e-6)
 
 
-def test_an_activation_of_any_kind_is_taken():
+def test_activations_of_any_kind_are_accepted():
     class Scaled:
-        def __eq__(self, other):  # and so none can be a key
+        def __eq__(self, other):  # so it isn't hashable
             return self is other
 
         def __call__(self, z):
@@ -306,7 +306,7 @@ def test_an_activation_of_any_kind_is_taken():
         assert coarse == pytest.approx(correlation_map("tanh", 0.8, 1.1, 1.3), abs=digits)
 
 
-def test_numbers_are_the_same_inside_of_jit_and_under_strict_promotion():
+def test_numbers_are_the_same_inside_jit_and_with_strict_promotion():
     found = []
 
     def inside(_):

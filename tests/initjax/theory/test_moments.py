@@ -1,4 +1,4 @@
-"""The gains against golden numbers, closed forms, and what holds for every activation."""
+"""Gains against golden numbers, closed forms, and inequalities that hold for all activations."""
 
 import math
 
@@ -63,7 +63,7 @@ def test_closed_forms_at_any_variance():
     assert moments(jnp.exp, q).mean == pytest.approx(math.exp(q / 2), rel=1e-12)
 
 
-def test_a_kink_and_a_jump_anywhere_are_found():
+def test_kinks_and_jumps_are_found_anywhere():
     at = 0.6180339887
     upper = 0.5 * math.erfc(at / 2**0.5)
     density = math.exp(-(at**2) / 2) / (2 * math.pi) ** 0.5
@@ -82,7 +82,7 @@ def test_jumps_are_found_next_to_the_edges_of_panels_too():
 
 @pytest.mark.parametrize("width", [2e-4, 5e-3])
 def test_a_narrow_spike_is_found_wherever_it_is(width):
-    """Of relu + 1000 [a < z < a + width], with panels of a quarter, 9 of 24 were not."""
+    """With 16 nodes in panels of a quarter, 9 of 24 spikes on relu were missed."""
     for start in np.linspace(-3, 3, 24):
         inside = scipy.stats.norm.cdf([start, start + width])
         spike = moments(lambda z, a=start: (a < np.asarray(z)) & (np.asarray(z) < a + width))
@@ -96,7 +96,7 @@ def test_a_narrow_spike_is_found_wherever_it_is(width):
         assert both.second > 0.5 + 1e5 * spike.mean
 
 
-def test_a_singularity_has_infinite_moments_where_it_has_them():
+def test_divergent_moments_are_infinite():
     def root(z):
         return jnp.sign(z) * jnp.sqrt(jnp.abs(z))
 
@@ -110,7 +110,7 @@ def test_a_singularity_has_infinite_moments_where_it_has_them():
 
 @pytest.mark.parametrize("power", [0.6, 0.75])
 @pytest.mark.parametrize("at", [0.0, 0.7])
-def test_a_singularity_that_can_be_integrated_is(power, at):
+def test_moments_of_integrable_singularities_are_finite(power, at):
     """E[phi'^2] of |z|^p is p^2 E[|z|^(2p-2)], which is finite for p > 1/2."""
     moment = moments(lambda z: jnp.abs(z - at) ** power).derivative_second
     expected = scipy.integrate.quad(
@@ -122,9 +122,9 @@ def test_a_singularity_that_can_be_integrated_is(power, at):
     assert moment == pytest.approx(expected, rel=3e-3 if power < 0.7 else 1e-6)
 
 
-def test_a_gain_is_the_same_number_inside_of_every_transformation():
+def test_a_gain_is_the_same_inside_every_transformation():
     def inside(_):
-        gains.append(initjax.gain(lambda z: jnp.tanh(z)))  # anew: nothing is kept of another
+        gains.append(initjax.gain(lambda z: jnp.tanh(z)))  # a new lambda, so nothing is cached
         return jnp.zeros(())
 
     gains, x = [], jnp.ones(3)
@@ -151,7 +151,7 @@ def test_functions_that_jax_cannot_trace_are_differentiated_numerically():
         np.testing.assert_allclose(mine, moments(traced), atol=1e-10)
 
 
-def test_a_function_with_a_derivative_of_its_own_is_taken_at_its_word():
+def test_custom_derivatives_are_used():
     @jax.custom_vjp
     def step(z):
         return jnp.sign(z)
@@ -160,7 +160,7 @@ def test_a_function_with_a_derivative_of_its_own_is_taken_at_its_word():
     assert moments(step).derivative_second == pytest.approx(math.erf(0.5**0.5), abs=1e-10)
 
 
-def test_a_function_in_float32_is_integrated_as_well_as_it_is_computed():
+def test_a_float32_function_is_integrated_to_float32_precision():
     single = moments(lambda z: jnp.tanh(z.astype(jnp.float32)))
     np.testing.assert_allclose(single, moments(jnp.tanh), atol=1e-6)
 
@@ -171,7 +171,7 @@ coefficients = st.lists(st.floats(-3, 3), min_size=4, max_size=4)
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(coefficients)
 def test_the_gaussian_poincare_inequality(numbers):
-    """Var phi <= E phi'^2 for every phi, and equality for the affine."""
+    """Var phi <= E phi'^2 for every phi, with equality for affine functions."""
     a, b, c, d = numbers
     mean, second, derivative_second = moments(
         lambda z: a * np.asarray(z) + b * np.abs(z - c) + d * np.sin(3 * np.asarray(z))
@@ -207,7 +207,7 @@ def test_the_table_of_pytorch():
         ("rellu", "is not an activation in jax.nn; valid names include relu,"),
     ],
 )
-def test_what_has_no_gain_is_refused(activation, message):
+def test_activations_without_a_gain_are_refused(activation, message):
     with pytest.raises(ValueError, match=message):
         initjax.gain(activation)
 

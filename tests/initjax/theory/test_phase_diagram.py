@@ -1,4 +1,4 @@
-"""The phase diagram: its numbers are those of depth_scales, and what is drawn is there."""
+"""The phase diagram: its numbers agree with depth_scales, and the figure shows all parts."""
 
 import math
 
@@ -20,7 +20,7 @@ def kinked(z):
 
 
 @pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, jax.nn.gelu, kinked])
-def test_cells_are_what_depth_scales_finds(activation):
+def test_cells_agree_with_depth_scales(activation):
     cells = phase_cells(activation, WEIGHTS, BIASES)
     for (row, column), q in np.ndenumerate(cells.variance):
         scales = depth_scales(activation, float(WEIGHTS[column]), float(BIASES[row]))
@@ -49,7 +49,7 @@ def test_tanh_has_two_phases_and_a_line_between_them():
     x, y = map(np.asarray, line.get_data())
     below = np.interp(0.3, y[np.isfinite(y)], x[np.isfinite(y)])
     assert below == pytest.approx(critical_line("tanh", 0.3).weight_variance, abs=1e-3)
-    # Brightest next to it.
+    # The brightest cells are next to the line.
     mesh = figure.axes[0].collections[0]
     depths = np.asarray(mesh.get_array()).reshape(73, 121)
     weights = np.linspace(*figure.axes[0].get_xlim(), 121)
@@ -61,10 +61,10 @@ def test_gelu_is_unbounded_and_its_line_partly_unstable():
     phases, legend = texts(phase_diagram("gelu"))
     assert phases == ["ordered phase", "unbounded"]
     line, unstable, point = legend
-    assert line == "critical line" and "variance leaves it" in unstable and "too" in point
+    assert line == "critical line" and "but unstable" in unstable and "too" in point
 
 
-def test_relu_has_a_point_for_a_line():
+def test_relu_has_a_critical_point_instead_of_a_line():
     figure = phase_diagram("relu")
     phases, legend = texts(figure)
     assert phases == ["ordered phase", "unbounded"] and legend == ["critical point"]
@@ -72,7 +72,7 @@ def test_relu_has_a_point_for_a_line():
     assert np.asarray(star.get_data()).ravel() == pytest.approx([2, 0])
 
 
-def test_other_activations_are_drawn_where_their_line_is():
+def test_the_plotted_range_includes_the_critical_line():
     for name, line in (("softplus", []), ("sigmoid", ["critical line"])):
         figure = phase_diagram(name)
         assert texts(figure)[1] == line
@@ -81,7 +81,7 @@ def test_other_activations_are_drawn_where_their_line_is():
     assert phase_diagram(lambda z: jnp.tanh(2 * z)).axes[0].get_title() == "Phase diagram"
 
 
-def test_a_picture_is_saved(tmp_path):
+def test_the_figure_is_saved(tmp_path):
     path = tmp_path / "tanh.png"
     phase_diagram("tanh", [0.5, 1.0, 2.0], [0.0, 0.2], path=path)
     with PIL.Image.open(path) as picture:
@@ -92,8 +92,8 @@ def test_a_picture_is_saved(tmp_path):
     ("arguments", "message"),
     [
         (("thanh",), "phase_diagram: 'thanh' is not an activation in jax.nn"),
-        (("tanh", [1.0]), "weight_variances must be two or more, ascending"),
-        (("tanh", [2.0, 1.0]), "weight_variances must be two or more, ascending"),
+        (("tanh", [1.0]), "weight_variances must be at least two ascending numbers"),
+        (("tanh", [2.0, 1.0]), "weight_variances must be at least two ascending numbers"),
         (("tanh", None, [-0.1, 1.0]), "bias_variances must be a finite number >= 0, got -0.1"),
     ],
 )

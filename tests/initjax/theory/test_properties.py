@@ -1,4 +1,4 @@
-"""What holds of every activation, on random ones: Stein, Poincare, Price, and a plain twin."""
+"""Identities for random activations: Stein, Poincare, Price, and a plain integral."""
 
 import math
 
@@ -29,7 +29,7 @@ def mixture(first, second, a, b, c, composed):
 
 
 def piecewise(kinks):
-    """A sum of ramps and steps of such heights at such places."""
+    """A sum of ramps and steps with given heights and positions."""
 
     def activation(z):
         z = np.asarray(z)
@@ -55,7 +55,7 @@ def check_poincare(activation, q):
 
 @few
 @hypothesis.given(smooth, smooth, numbers, numbers, numbers, st.booleans(), variances)
-def test_smooth_ones(first, second, a, b, c, composed, q):
+def test_smooth_activations_satisfy_the_identities(first, second, a, b, c, composed, q):
     activation = mixture(first, second, a, b, c, composed)
     found = single(activation, q)
     size = float(found.second)
@@ -75,7 +75,7 @@ def test_smooth_ones(first, second, a, b, c, composed, q):
 
 @many
 @hypothesis.given(lines, variances)
-def test_ones_with_kinks(kinks, q):
+def test_activations_with_kinks_satisfy_the_identities(kinks, q):
     activation = piecewise([(a, k, False) for a, k, _ in kinks])
     check_stein(activation, q)
     check_poincare(activation, q)
@@ -83,8 +83,8 @@ def test_ones_with_kinks(kinks, q):
 
 @many
 @hypothesis.given(lines, variances, st.sampled_from([-0.95, -0.3, 0.5, 0.9, 0.999]))
-def test_ones_with_kinks_and_jumps_agree_with_a_plain_twin(kinks, q, c):
-    """It knows of each ramp and step what is expected of it, given the first input."""
+def test_activations_with_kinks_and_jumps_agree_with_a_plain_integral(kinks, q, c):
+    """It uses the conditional expectation of each ramp and step, given the first input."""
     activation, width = piecewise(kinks), math.sqrt(q * (1 - c**2))
     places = np.array([k for _, k, _ in kinks])
     steep = (places[:, None] + width * np.linspace(-9, 9, 37)).ravel() / c
