@@ -93,7 +93,7 @@ def test_any_text_is_parsed_or_raises_a_value_error(spec):
         pass
 
 
-RESULTS = {"Change", "Finding", "Layer", "Network", "Repair", "Report"}  # of audit and fix
+TYPES = {"Initializer", "Change", "Finding", "Layer", "Network", "Repair", "Report"}
 
 
 def test_every_public_initializer_has_a_name_and_every_name_is_public():
@@ -103,7 +103,7 @@ def test_every_public_initializer_has_a_name_and_every_name_is_public():
     no_initializers = {name for name in public if name.endswith(("_fans", "gain"))}
     no_initializers |= {"get", "initialize", "named_key", "parse", "rescale"}
     no_initializers |= {"deepnorm", "deepnorm_constants", "fixup", "mimetic", "t_fixup"}
-    no_initializers |= {"residual_scaling", "audit", "auditor", "fix"} | RESULTS
+    no_initializers |= {"residual_scaling", "audit", "auditor", "fix"} | TYPES
     assert public - initjax.NAMES.keys() == no_initializers
 
 
@@ -112,7 +112,7 @@ def test_every_public_name_is_documented_with_an_example():
         public = getattr(initjax, name)
         if inspect.isclass(public) or inspect.isfunction(public):
             assert public.__doc__, name
-            if name != "Initializer" and name not in RESULTS:
+            if name not in TYPES:
                 assert ">>>" in public.__doc__, name
                 assert ("Args:" in public.__doc__) == bool(inspect.signature(public).parameters)
 
