@@ -51,18 +51,17 @@ def training_alone() -> float:
     """The median time of an epoch of the main job, in seconds."""
     import jax
 
-    from experiments.common import data, models, runs, training
+    from experiments.common import data, starting, training
+    from experiments.common.config import Config
 
-    config = runs.Config()
+    config = Config()
     digits = data.load()
-    model = models.mlp((784, *config.hidden, 10), config.activation, config.dtype)
-    key = runs.root_key(config.seed)
-    params = runs.draw_params(config, key, model)
-    state = training.start(config.optimizer, config.learning_rate, params)
+    model, key, params = starting.start(config, digits)
+    state = training.initial_state(config.optimizer, config.learning_rate, params)
     images, labels = jax.device_put((digits.train_images, digits.train_labels))
 
     def epoch(state: training.State, number: int) -> training.State:
-        order_key = jax.random.fold_in(runs.order_key(key), number)
+        order_key = jax.random.fold_in(starting.order_key(key), number)
         batches = training.shuffled_batches(order_key, len(labels), config.batch_size)
         state, metrics = training.train(
             state,

@@ -52,6 +52,8 @@ class Model:
     """Maps (params, images) to logits; the same model gives the same function, so jit caches."""
     shapes: Any
     """The parameters as nested dicts of `jax.ShapeDtypeStruct`."""
+    features: tuple[int, ...]
+    """The sizes of the input, of every hidden layer, and of the output."""
 
 
 @functools.lru_cache
@@ -60,7 +62,7 @@ def mlp(features: tuple[int, ...], activation: str, dtype: str) -> Model:
 
     Args:
       features: the sizes of the input, of every hidden layer, and of the output.
-      activation: the name of an elementwise function of `jax.nn`, one of `choices.ACTIVATIONS`.
+      activation: the name of an elementwise function of `jax.nn`, one of `config.ACTIVATIONS`.
       dtype: the dtype of the computation; parameters are float32, or float64 if this is.
 
     Returns:
@@ -76,4 +78,4 @@ def mlp(features: tuple[int, ...], activation: str, dtype: str) -> Model:
     def apply(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
         return nnx.merge(graph, nnx.State(params))(jnp.asarray(images))
 
-    return Model(apply, nnx.to_pure_dict(state))
+    return Model(apply, nnx.to_pure_dict(state), features)

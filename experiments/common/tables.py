@@ -1,7 +1,6 @@
 """The tables of a report: numbers for the CSV files, and the same as text for readers."""
 
 import csv
-import html
 import io
 import math
 from typing import Any
@@ -168,19 +167,6 @@ def _share(share: statistics.Interval) -> str:
 
 def _p(p: float) -> str:
     return "-" if math.isnan(p) else "<1e-9" if p < 1e-9 else f"{p:.2g}"
-
-
-def to_html(rows: Table) -> str:
-    """A table as HTML, which scrolls where it is too wide."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
-        for row in rows
-    )
-    head = f"<thead><tr>{head}</tr></thead>"
-    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
 def to_markdown(rows: Table) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import store
+from experiments.common import files
 
 _log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def _cached(path: pathlib.Path, make: Callable[[], list[np.ndarray]]) -> list[np
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, *arrays)
-        store.write(path, buffer.getvalue())
+        files.write(path, buffer.getvalue())
     except OSError as error:  # without a cache the next run takes longer, no more
         _log.warning("%s cannot be written (%s)", path, error)
     return arrays

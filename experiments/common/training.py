@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "sgd": optax.sgd,
 }
-"""Those of `choices.OPTIMIZERS`, as functions of the learning rate."""
+"""Those of `config.OPTIMIZERS`, as functions of the learning rate."""
 
 
 class History(NamedTuple):
@@ -82,7 +82,7 @@ def fit(
 
     Args:
       apply: the model, (params, images) -> logits.
-      optimizer: one of `choices.OPTIMIZERS`.
+      optimizer: one of `config.OPTIMIZERS`.
       learning_rate: a number > 0.
       params: the parameters to start from.
       key: determines the order of the examples; each epoch's is folded from it.
@@ -96,7 +96,7 @@ def fit(
     Yields:
       Epoch 0, the network before training, then every epoch.
     """
-    state = start(optimizer, learning_rate, params)
+    state = initial_state(optimizer, learning_rate, params)
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = len(train_set[0])
     batch_size = min(batch_size, examples)
@@ -182,7 +182,7 @@ def _in_batches(order: jax.Array, batch_size: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
-def start(optimizer: str, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
+def initial_state(optimizer: str, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
     """The state to start training in from given parameters, which are kept."""
     return State(params, OPTIMIZERS[optimizer](learning_rate).init(params))
 
@@ -207,7 +207,7 @@ def train(
       labels: their classes, int32 (n,).
       batches: indices int32 (batches, batch_size); n stands for no example.
       apply: the model, (params, images) -> logits.
-      optimizer: one of `choices.OPTIMIZERS`.
+      optimizer: one of `config.OPTIMIZERS`.
 
     Returns:
       The new state, and each batch's metrics in training mode, before its update.
@@ -255,7 +255,7 @@ def train_runs(
       train_set: images uint8 (n, height, width, channels) and their classes int32 (n,).
       test_set: the same.
       apply: the model, (params, images) -> logits.
-      optimizer: one of `choices.OPTIMIZERS`.
+      optimizer: one of `config.OPTIMIZERS`.
       epochs: how many.
       batch_size: examples a batch.
       mesh: the devices, along one axis `runs`.
@@ -275,7 +275,7 @@ def train_runs(
             return state, (metrics, test(state.params))
 
         before = test(params)
-        state = start(optimizer, learning_rate, params)
+        state = initial_state(optimizer, learning_rate, params)
         _, (batches, after) = jax.lax.scan(train_epoch, state, jnp.arange(1, epochs + 1))
         tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
         return History(batches, tests)

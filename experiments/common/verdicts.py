@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import comparison, runs, statistics
+from experiments.common import comparison, description, statistics
+from experiments.common.config import Config
 
 _FEW = 6  # seeds: of fewer no sign-flip test comes below .05
 _LABEL = 24  # characters that the name of an initializer may take beside its figures
@@ -44,7 +45,7 @@ def _sentence(
     epochs: int,
 ) -> str:
     """One sentence for all pairs of an initializer and others of which the same was found."""
-    when = point.when.format(epochs=f"{epochs} epochs" if epochs > 1 else "1 epoch")
+    when = point.when.format(epochs=description.count(epochs, "epoch"))
 
     def amount(value: float) -> str:
         return f"{abs(value) * point.scale:.{point.digits}f} {point.unit}".strip()
@@ -157,14 +158,13 @@ def describe(fields: Mapping[str, Any]) -> str:
     network = "-".join(map(str, fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
-    epochs = fields["epochs"]
     others = "".join(
         f"; {name.replace('_init', '')} {fields[name]}"
         for name in ("output_init", "bias_init")
-        if fields[name] != getattr(runs.Config, name)
+        if fields[name] != getattr(Config, name)
     )
     return (
         f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {epochs} epoch{'s' * (epochs > 1)}{others}"
+        f" {description.count(fields['epochs'], 'epoch')}{others}"
     )

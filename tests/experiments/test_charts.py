@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from experiments.common import charts, comparison, results
+from experiments.common import charts, comparison, sweep_directory
 
 
 @pytest.fixture
 def setting(tmp_path, fill):
     fill(tmp_path)
-    (setting,) = comparison.settings(results.read(tmp_path))
+    (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     return setting
 
 

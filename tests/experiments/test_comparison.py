@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.common import comparison, results, statistics
+from experiments.common import comparison, statistics, sweep_directory
 
 NAN = float("nan")
 
 
 def settings(directory, *rows):
     if rows:
-        with results.Results(directory) as stored:
+        with sweep_directory.SweepDirectory(directory) as stored:
             stored.add(list(rows))
-    return comparison.settings(results.read(directory))
+    return comparison.settings(sweep_directory.read(directory))
 
 
 def test_endpoints_are_read_off_a_run(tmp_path, row, rng):
@@ -155,6 +155,8 @@ def test_settings_are_told_apart_by_their_data_and_by_all_initializers(tmp_path,
 
 def test_rows_without_their_steps_have_the_other_endpoints(tmp_path, fill):
     fill(tmp_path)
-    (setting,) = comparison.settings(results.read(tmp_path).drop_columns(["step_loss", "step_acc"]))
+    (setting,) = comparison.settings(
+        sweep_directory.read(tmp_path).drop_columns(["step_loss", "step_acc"])
+    )
     assert set(setting.values) == {"final_acc", "final_loss", "first_loss"}
     assert "reached" not in comparison.table(setting)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import initjax
-from experiments.common import choices, models
+from experiments.common import config, models
 
 
 def draw(model):
@@ -38,7 +38,7 @@ def test_it_computes_in_the_dtype_and_keeps_float32_parameters(dtype):
     assert model.apply(params, np.ones((2, 2, 2, 1), np.uint8)).dtype == dtype
 
 
-@pytest.mark.parametrize("activation", choices.ACTIVATIONS)
+@pytest.mark.parametrize("activation", config.ACTIVATIONS)
 def test_every_activation_runs(activation):
     model = models.mlp((4, 5, 3), activation, "float32")
     assert np.isfinite(model.apply(draw(model), np.ones((2, 2, 2, 1), np.uint8))).all()
@@ -55,9 +55,9 @@ def test_the_activations_are_all_the_elementwise_functions_of_jax_nn():
                 elementwise.add(name)
         except (TypeError, ValueError, AttributeError):
             pass  # a module, or a function that needs other arguments
-    assert set(choices.ACTIVATIONS) <= elementwise
+    assert set(config.ACTIVATIONS) <= elementwise
     # Newer releases of JAX may have more; those known today are all here.
-    assert elementwise - set(choices.ACTIVATIONS) <= {"log1mexp", "relu_squared"}
+    assert elementwise - set(config.ACTIVATIONS) <= {"log1mexp", "relu_squared"}
 
 
 def test_the_same_model_is_the_same_function_so_that_programs_are_reused():

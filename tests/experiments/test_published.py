@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from experiments.common import comparison, published, results
+from experiments.common import comparison, published, sweep_directory
 
 
 def test_figures_are_placed_among_our_runs(tmp_path, fill):
     fill(tmp_path)  # of two epochs: something else was trained
-    (setting,) = comparison.settings(results.read(tmp_path))
+    (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     assert published.compare(setting) == []
     five = {
         "epochs": 5,
@@ -17,7 +17,7 @@ def test_figures_are_placed_among_our_runs(tmp_path, fill):
         "val_acc": [0.1, 0.95, 0.96, 0.97, 0.97, 0.9769],
     }
     fill(tmp_path / "five", seeds=4, **five)
-    (setting,) = comparison.settings(results.read(tmp_path / "five"))
+    (setting,) = comparison.settings(sweep_directory.read(tmp_path / "five"))
     rows = [line for line in published.compare(setting) if line["initializer"] == "he_normal"]
     assert len(rows) == 8
     first, last = rows[0], rows[-1]

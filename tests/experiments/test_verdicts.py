@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from experiments.common import comparison, results, verdicts
+from experiments.common import comparison, sweep_directory, verdicts
 
 
 def setting_of(directory, *rows):
     if rows:
-        with results.Results(directory) as stored:
+        with sweep_directory.SweepDirectory(directory) as stored:
             stored.add(list(rows))
-    (setting,) = comparison.settings(results.read(directory))
+    (setting,) = comparison.settings(sweep_directory.read(directory))
     return setting
 
 
@@ -98,9 +98,9 @@ def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
         for init in ("he_normal", name)
         for rate in (0.001, 0.01)
     ]
-    with results.Results(tmp_path) as stored:
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add(rows)
-    found = comparison.settings(results.read(tmp_path))
+    found = comparison.settings(sweep_directory.read(tmp_path))
     lines = [line for setting in found for line in verdicts.lines(setting)]
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("he_normal @ 0.0") for line in lines)

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from experiments import audit
-from experiments.common import audits, data, runs
+from experiments.common import data, run_audit, starting
+from experiments.common.config import Config
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting.report import Report
@@ -102,10 +103,10 @@ def test_what_the_output_says_next_mends_the_network(failed, tmp_path):
 
 def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
     """Adam's is the learning rate, wherever a pixel is not black on the whole batch."""
-    network = runs.Config(learning_rate=0.5, dtype="bfloat16", hidden=(), batch_size=64)
-    config = audit.Config(network, optimizer=True)
+    network = Config(learning_rate=0.5, dtype="bfloat16", hidden=(), batch_size=64)
+    config = audit.Audit(network, optimizer=True)
     directory, found = audit.run(config, str(tmp_path / "audit"))
-    images, _ = audits.first_batch(network, runs.root_key(0), data.load())
+    images, _ = run_audit.first_batch(network, starting.root_key(0), data.load())
     step = 0.5 * images.reshape(64, -1).any(axis=0).mean() ** 0.5
     stddev = (2 / (784 + 10)) ** 0.5
     assert len(found.layers) == 1
@@ -132,9 +133,9 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
     ],
 )
 def test_the_next_step_fits_what_was_found(causes, step):
-    network = runs.Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
+    network = Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
     findings = tuple(Finding("warning", cause, (), "", "") for cause in causes)
-    found = audits.next_step(network, Report((), NETWORK, findings, ()), True)
+    found = run_audit.next_step(network, Report((), NETWORK, findings, ()), True)
     assert len(found) == len(step)
     for line, start in zip(found, step, strict=True):
         assert line.startswith(start.format("--init=glorot_uniform --seed=0"))
@@ -142,7 +143,7 @@ def test_the_next_step_fits_what_was_found(causes, step):
 
 
 def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
-    assert audit.hidden_sizes(None, None, None) == runs.Config.hidden
+    assert audit.hidden_sizes(None, None, None) == Config.hidden
     assert audit.hidden_sizes(None, 3, None) == (128,) * 3
     assert audit.hidden_sizes(None, 2, 7) == (7, 7)
     assert audit.hidden_sizes(None, 0, None) == audit.hidden_sizes("", None, None) == ()

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from experiments import mnist
-from experiments.common import data, runs, store
+from experiments.common import data, files, run_directory
+from experiments.common.config import Config
 
 COMMAND = [sys.executable, "-m", "experiments.mnist"]
 # Where it is not the figures that are tested, XLA compiles in half the time what runs once.
@@ -38,7 +39,7 @@ def finished(tmp_path_factory):
 
 
 def test_the_main_job_trains_to_the_published_accuracy(finished):
-    epochs = store.read(finished[0] / "metrics.jsonl")
+    epochs = files.read_lines(finished[0] / "metrics.jsonl")
     assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2, 3, 4, 5]
     # Means of the independent run, give or take three of its standard deviations.
     assert epochs[1]["loss"] == pytest.approx(0.3318, abs=0.02)
@@ -73,8 +74,8 @@ def test_the_directory_can_be_read_by_other_tools(finished):
     assert config["data"]["digest"] == data.load().digest
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["status"] == "finished"
-    assert summary["val_acc"] == store.read(directory / "metrics.jsonl")[-1]["val_acc"]
-    steps = store.read(directory / "steps.jsonl")
+    assert summary["val_acc"] == files.read_lines(directory / "metrics.jsonl")[-1]["val_acc"]
+    steps = files.read_lines(directory / "steps.jsonl")
     assert [step["step"] for step in steps] == [*range(1, 5 * 469 + 1)]
     assert (directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -83,12 +84,12 @@ def test_the_parameters_give_the_accuracy_that_is_reported(finished):
     from experiments.common import models
 
     directory, _ = finished
-    params = store.load_params(directory / "params.safetensors")
+    params = run_directory.load_params(directory / "params.safetensors")
     digits = data.load()
     logits = models.mlp((784, 128, 64, 10), "relu", "float32").apply(params, digits.test_images)
     accuracy = np.mean(np.argmax(logits, -1) == digits.test_labels)
     assert accuracy == pytest.approx(
-        store.read(directory / "metrics.jsonl")[-1]["val_acc"], abs=2e-4
+        files.read_lines(directory / "metrics.jsonl")[-1]["val_acc"], abs=2e-4
     )
 
 
@@ -99,7 +100,7 @@ def test_tensorboard_reads_the_events(finished):
     events = event_accumulator.EventAccumulator(str(finished[0]))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"train/loss", "train/acc", "val/loss", "val/acc"}
-    epochs = store.read(finished[0] / "metrics.jsonl")
+    epochs = files.read_lines(finished[0] / "metrics.jsonl")
     values = [event.value for event in events.Scalars("val/acc")]
     np.testing.assert_allclose(values, [epoch["val_acc"] for epoch in epochs], rtol=1e-6)
 
@@ -117,23 +118,23 @@ def test_the_command_repeats_its_bits_and_leaves_the_first_run_alone(finished):
 
 
 def test_zeros_learn_the_commonest_class_and_nothing_else(tmp_path):
-    _, summary = mnist.run(runs.Config(init="zeros", epochs=1), str(tmp_path))
+    _, summary = mnist.run(Config(init="zeros", epochs=1), str(tmp_path))
     assert summary["val_acc"] == 0.1135
     assert summary["val_loss"] == pytest.approx(2.3010, abs=0.0005)
 
 
 def test_another_initializer_under_the_same_seed_sees_the_same_batches(finished, tmp_path):
     """Started from correlated weights, the losses of their batches rise and fall together."""
-    mnist.run(runs.Config(init="he_normal", epochs=1), str(tmp_path))
-    mine = np.array([step["loss"] for step in store.read(tmp_path / "steps.jsonl")])
-    other = np.array([step["loss"] for step in store.read(finished[0] / "steps.jsonl")[:469]])
+    mnist.run(Config(init="he_normal", epochs=1), str(tmp_path))
+    mine = np.array([step["loss"] for step in files.read_lines(tmp_path / "steps.jsonl")])
+    other = np.array([step["loss"] for step in files.read_lines(finished[0] / "steps.jsonl")[:469]])
     assert np.corrcoef(mine[200:], other[200:])[0, 1] > 0.9
 
 
 def test_tensorflow_is_not_imported(tmp_path):
     code = (
-        "import sys\nfrom experiments import mnist\nfrom experiments.common import runs\n"
-        f"mnist.run(runs.Config(epochs=1, batch_size=6000), {str(tmp_path / 'run')!r})\n"
+        "import sys\nfrom experiments import mnist\nfrom experiments.common.config import Config\n"
+        f"mnist.run(Config(epochs=1, batch_size=6000), {str(tmp_path / 'run')!r})\n"
         "assert not {'tensorflow', 'tensorflow_datasets', 'torch'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -157,7 +158,7 @@ def test_every_flag_does_something(flags, tmp_path):
         value = flag.partition("=")[2]
         assert value in repeat
     if "--dtype=float64" in flags:
-        params = store.load_params(tmp_path / "a/b/params.safetensors")
+        params = run_directory.load_params(tmp_path / "a/b/params.safetensors")
         assert params["output"]["kernel"].dtype == np.float64
 
 
@@ -167,8 +168,8 @@ def losses(folder):
 
     def losses(directory, **changes):
         settings = {"epochs": 1, "batch_size": 250, "hidden": (8,), "data_dir": folder, **changes}
-        mnist.run(runs.Config(**settings), str(directory))
-        return [step["loss"] for step in store.read(directory / "steps.jsonl")]
+        mnist.run(Config(**settings), str(directory))
+        return [step["loss"] for step in files.read_lines(directory / "steps.jsonl")]
 
     return losses
 
@@ -198,7 +199,7 @@ def test_every_setting_changes_what_is_trained(change, losses, unchanged, tmp_pa
 
 
 def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
-    config = runs.Config(init="zeros", epochs=1, batch_size=6000, hidden=(8, 8))
+    config = Config(init="zeros", epochs=1, batch_size=6000, hidden=(8, 8))
     mnist.run(config, str(tmp_path / "a"))
     mnist.run(config, str(tmp_path / "b"), sys.stdout, audit=True)
     names = {name: {path.name for path in (tmp_path / name).glob("[!e]*")} for name in "ab"}
@@ -213,7 +214,7 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
     mend = "mend    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
     assert mend in told.splitlines()
     audited = json.loads((tmp_path / "b/audit.json").read_text())
-    first = store.read(tmp_path / "b/steps.jsonl")[0]
+    first = files.read_lines(tmp_path / "b/steps.jsonl")[0]
     assert audited["verdict"] == "failure"
     assert audited["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
@@ -303,7 +304,7 @@ def test_help_groups_and_explains_all_flags(flag, tmp_path):
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     for heading in ("Initialization:", "Model:", "Training:", "Data:", "Output:"):
         assert f"\n{heading}\n" in result.stdout
-    for name in runs.Config.__dataclass_fields__:
+    for name in Config.__dataclass_fields__:
         assert f"\n  --{name}\n" in result.stdout
     assert "(default: 128,64)" in " ".join(result.stdout.split())
 
@@ -367,12 +368,12 @@ def test_ctrl_c_keeps_every_finished_epoch(where, tmp_path):
         output, code = output + rest, process.returncode
     assert code == 130 and "Traceback" not in output
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    epochs = store.read(tmp_path / "run/metrics.jsonl")
+    epochs = files.read_lines(tmp_path / "run/metrics.jsonl")
     assert summary["status"] == "interrupted" and 3 <= summary["epochs"] == len(epochs) - 1
     assert f"interrupted; finished before: {summary['epochs']} epochs" in output
-    assert len(store.read(tmp_path / "run/steps.jsonl")) == 469 * summary["epochs"]
+    assert len(files.read_lines(tmp_path / "run/steps.jsonl")) == 469 * summary["epochs"]
     assert (tmp_path / "run/learning_curve.png").exists()
-    assert store.load_params(tmp_path / "run/params.safetensors")
+    assert run_directory.load_params(tmp_path / "run/params.safetensors")
 
 
 def test_a_killed_run_keeps_every_finished_epoch(tmp_path):
@@ -386,7 +387,7 @@ def test_a_killed_run_keeps_every_finished_epoch(tmp_path):
             process.kill()
             break
     process.communicate()
-    assert len(store.read(tmp_path / "run/metrics.jsonl")) >= 4
+    assert len(files.read_lines(tmp_path / "run/metrics.jsonl")) >= 4
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["hidden"] == [16]
 
 
@@ -398,6 +399,6 @@ def test_output_cut_short_by_head_is_no_crash(tmp_path):
 
 def test_a_configuration_is_checked_when_it_is_made():
     with pytest.raises(ValueError, match="unknown initializer"):
-        runs.Config(init="nothing")
-    assert runs.Config(optimizer="sgd").learning_rate == 0.01
-    assert runs.Config(**json.loads(json.dumps({"hidden": (3, 2)}))) == runs.Config(hidden=(3, 2))
+        Config(init="nothing")
+    assert Config(optimizer="sgd").learning_rate == 0.01
+    assert Config(**json.loads(json.dumps({"hidden": (3, 2)}))) == Config(hidden=(3, 2))

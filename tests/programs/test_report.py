@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from experiments.common import comparison, results
+from experiments.common import comparison, sweep_directory
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -103,7 +103,7 @@ def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
     nan = float("nan")
     failed = {"status": "diverged", "loss": [nan, nan], "val_loss": [2.3, nan, nan]}
     names = ["normal(stddev=3e+37)", "lecun_normal", "siren(first=True)"]
-    with results.Results(tmp_path) as stored:
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add([row("he_normal", seed, rng, learning_rate=0.1) for seed in range(2)])
         stored.add(
             [

@@ -11,23 +11,25 @@ import sys
 import time
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import sweep
-from experiments.common import data, models, results, runs, training
+from experiments.common import data, starting, sweep_directory, training
+from experiments.common.config import Config, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
 # Where it is not a run's bits that are tested, XLA compiles in half the time what runs once.
 FAST = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-_INPUTS = [name for name in results.SCHEMA.names if name not in ("seconds", "finished", "host")]
+_INPUTS = [
+    name for name in sweep_directory.SCHEMA.names if name not in ("seconds", "finished", "host")
+]
 
 
 def configs(folder, seeds=2, **options):
     settings = {"hidden": (16,), "epochs": 2, "data_dir": folder, **options}
     return [
-        runs.Config(init=init, seed=seed, **settings)
+        Config(init=init, seed=seed, **settings)
         for seed in range(seeds)
         for init in ("he_normal", "zeros", "random_uniform(-0.1, 0.1)")
     ]
@@ -59,7 +61,7 @@ def train(configs, directory):
 
 def outcome(directory):
     """What the runs of a directory are, without when and where they were trained."""
-    return results.read(directory).select(_INPUTS).to_pylist()
+    return sweep_directory.read(directory).select(_INPUTS).to_pylist()
 
 
 def same(a, b):
@@ -70,16 +72,14 @@ def same(a, b):
 def alone(config):
     """The figures of a run as `experiments.mnist` trains it."""
     digits = data.load(config.dataset, config.data_dir)
-    with jax.enable_x64(config.dtype == "float64"):
-        features = (784, *config.hidden, digits.num_classes)
-        model = models.mlp(features, config.activation, config.dtype)
-        key = runs.root_key(config.seed)
+    with starting.precision(config):
+        start = starting.start(config, digits)
         epochs = training.fit(
-            model.apply,
+            start.model.apply,
             config.optimizer,
             config.learning_rate,
-            runs.draw_params(config, key, model),
-            runs.order_key(key),
+            start.params,
+            starting.order_key(start.key),
             (digits.train_images, digits.train_labels),
             (digits.test_images, digits.test_labels),
             epochs=config.epochs,
@@ -110,14 +110,14 @@ def alone(config):
 def test_a_run_in_a_sweep_is_the_run_alone_to_the_bit(folder, tmp_path, settings):
     wanted = configs(folder, **settings)
     assert train(wanted, tmp_path) == len(wanted)
-    rows = {row["key"]: row for row in results.read(tmp_path).to_pylist()}
+    rows = {row["key"]: row for row in sweep_directory.read(tmp_path).to_pylist()}
     digest = data.load(None, folder).digest
     assert len(rows) == len(wanted)
     for config in wanted:
-        row = rows[runs.identity(config, digest)]
+        row = rows[config.identity(digest)]
         for name, value in alone(config).items():
             assert same(row[name], value), (config, name)
-        assert row["seed"] == config.seed and row["init"] == runs.canonical(config.init)
+        assert row["seed"] == config.seed and row["init"] == canonical(config.init)
 
 
 def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
@@ -144,13 +144,11 @@ def test_only_what_is_missing_is_trained(folder, tmp_path):
     for name, content in before.items():
         assert (tmp_path / name).read_bytes() == content
     # Another name for an initializer is no other run; another learning rate is one.
-    named = runs.Config(
+    named = Config(
         init="kaiming_normal()", hidden=(16,), epochs=2, data_dir=folder, dataset="digits"
     )
     assert train([named], tmp_path) == 0
-    faster = runs.Config(
-        init="he_normal", hidden=(16,), epochs=2, data_dir=folder, learning_rate=0.1
-    )
+    faster = Config(init="he_normal", hidden=(16,), epochs=2, data_dir=folder, learning_rate=0.1)
     assert train([faster], tmp_path) == 1
 
 
@@ -166,7 +164,7 @@ def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path
 
 def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
     wanted = [
-        runs.Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
+        Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
         for init in ("he_normal", "normal(3e37)", "glorot_uniform")
     ]
     train(wanted, tmp_path)
@@ -193,7 +191,7 @@ def test_shards_add_up_to_the_grid(folder, tmp_path):
 @pytest.mark.parametrize("number", [2, 3, 6])
 def test_each_part_of_a_grid_is_a_fair_sample(number):
     grid = [
-        runs.Config(init=init, seed=seed)
+        Config(init=init, seed=seed)
         for seed in range(30)
         for init in ("zeros", "he_normal", "orthogonal")
     ]
@@ -205,7 +203,7 @@ def test_each_part_of_a_grid_is_a_fair_sample(number):
         inits = collections.Counter(config.init for config in mine)
         assert len(inits) == 3 and min(inits.values()) >= 2
     # For ever, or machines with other versions of NumPy would disagree on which runs are theirs.
-    ten = [runs.Config(seed=seed) for seed in range(10)]
+    ten = [Config(seed=seed) for seed in range(10)]
     assert [config.seed for config in sweep.part(ten, 0, 2)] == [0, 1, 2, 4, 7]
 
 
@@ -223,8 +221,8 @@ def test_what_is_named_twice_counts_once(folder, tmp_path):
 
 _HOLD = """
 import sys, time
-from experiments.common import results
-with results.Results(sys.argv[1]) as stored:
+from experiments.common import sweep_directory
+with sweep_directory.SweepDirectory(sys.argv[1]) as stored:
     print(len(stored.claim(sys.argv[2:], 100)), flush=True)
     time.sleep(600)
 """
@@ -234,7 +232,7 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     digest = data.load(None, folder).digest
     wanted = [
-        runs.identity(runs.Config(init=init, seed=seed, hidden=(16,)), digest)
+        Config(init=init, seed=seed, hidden=(16,)).identity(digest)
         for seed in range(2)
         for init in ("he_normal", "zeros")
     ]
@@ -293,7 +291,7 @@ def test_two_processes_share_the_work(folder, tmp_path):
     keys = [
         key
         for part in (tmp_path / "r").glob("*.parquet")
-        for key in results._read(part, ["key"])["key"].to_pylist()
+        for key in sweep_directory._read(part, ["key"])["key"].to_pylist()
     ]
     assert len(set(keys)) == 200
     assert len(keys) == 200  # none was trained twice
@@ -429,7 +427,7 @@ def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kill
     # Forked from a process that has imported everything, so that kills hit what matters.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        [f"experiments.{name}" for name in ("sweep", "common.results", "common.training")]
+        [f"experiments.{name}" for name in ("sweep", "common.sweep_directory", "common.training")]
         + ["experiments.common.models"]
     )
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import datetime
+import functools
 import math
 import operator
 import time
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import data, models, runs, training
+from experiments.common import data, description, models, starting, training
+from experiments.common.config import INITIALIZERS, Config, canonical
 
-Group = dict[str, runs.Config]  # runs by their identities
+Group = dict[str, Config]  # runs by their identities
 
 _MOST_RUNS = 16  # of a device in a batch on a CPU, where more would gain nothing
 _MOST_RUNS_TOGETHER = 256  # the same where the runs of a device advance together
@@ -44,14 +46,15 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
     Raises:
       ValueError: one does not.
     """
-    names = ("init", "output_init", "bias_init", "hidden", "activation", "dtype")
+
+    def draw(config: Config) -> Any:
+        return starting.start(config, dataset).params
+
+    names = (*INITIALIZERS, "hidden", "activation", "dtype")
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
-        with jax.enable_x64(config.dtype == "float64"):
-            model = models.mlp(_features(config, dataset), config.activation, config.dtype)
-            jax.eval_shape(
-                lambda key, c=config, m=model: runs.draw_params(c, key, m), jax.random.key(0)
-            )
+        with starting.precision(config):
+            jax.eval_shape(functools.partial(draw, config))
 
 
 def groups(wanted: Group) -> list[Group]:
@@ -73,12 +76,11 @@ def groups(wanted: Group) -> list[Group]:
 def trainer(group: Group, dataset: data.Dataset) -> Trainer:
     """Makes what trains the runs of a group, one of `groups`."""
     config = next(iter(group.values()))  # in what matters here they are all alike
-    features = _features(config, dataset)
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("runs",), devices=devices)
     sharded, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("runs"), jax.P()))
-    with jax.enable_x64(config.dtype == "float64"):
-        model = models.mlp(features, config.activation, config.dtype)
+    with starting.precision(config):
+        model = starting.model(config, dataset)
         # All runs share one copy of the data on each device.
         train_set, test_set = jax.device_put(
             (
@@ -88,19 +90,19 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
             whole,
         )
     shapes = jax.tree.leaves(model.shapes)
-    slots = _slots(config, dataset, shapes)
+    slots = _slots(config, dataset, model)
     if devices[0].platform == "cpu":
         least = len(devices)
     else:  # runs that advance together: fewer take as long
         slots = min(slots, -(-len(group) // len(devices)))
         least = slots * len(devices)
     commonest = np.bincount(dataset.train_labels).argmax()
-    environment = runs.environment()
+    environment = description.environment()
     common = {
         "dataset": dataset.name,
         "digest": dataset.digest,
-        "features": features[0],
-        "classes": features[-1],
+        "features": model.features[0],
+        "classes": model.features[-1],
         "test_images": len(dataset.test_labels),
         "guess_acc": float(np.mean(dataset.test_labels == commonest)),
         "host": environment["device"]["host"],
@@ -113,21 +115,20 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
         # The runs are dealt to the devices in turn; a device's lie one after another.
         places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
-        with jax.enable_x64(config.dtype == "float64"), _enough_memory(config):
+        with starting.precision(config), _enough_memory(config):
             params = jax.tree.map(
                 lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
             )
             rates = np.ones(slots * len(devices), shapes[0].dtype)
             keys = np.zeros((slots * len(devices), 2), np.uint32)
             for place, one in zip(places, batch.values(), strict=True):
-                key = runs.root_key(one.seed)
-                drawn = runs.draw_params(one, key, model)
+                _, key, drawn = starting.start(one, dataset)
                 for stack, leaf in zip(
                     jax.tree.leaves(params), jax.tree.leaves(drawn), strict=True
                 ):
                     stack[place] = leaf
                 rates[place] = one.learning_rate
-                keys[place] = jax.random.key_data(runs.order_key(key))
+                keys[place] = jax.random.key_data(starting.order_key(key))
             history = training.train_runs(
                 *jax.device_put((counts.astype(np.int32), params, rates), sharded),
                 jax.device_put(
@@ -155,31 +156,27 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
     return Trainer(train, least, slots * len(devices))
 
 
-def _features(config: runs.Config, dataset: data.Dataset) -> tuple[int, ...]:
-    """The sizes of the network: of the input, of every hidden layer, and of the output."""
-    return (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
-
-
-def _slots(config: runs.Config, dataset: data.Dataset, shapes: list[Any]) -> int:
+def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     """How many runs of a batch a device can hold."""
     device = jax.local_devices()[0]
-    params = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
+    itemsize = jax.tree.leaves(model.shapes)[0].dtype.itemsize
+    params = description.parameters(model) * itemsize
     steps = -(-len(dataset.train_labels) // config.batch_size)
     tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
     batches = config.epochs * steps + (config.epochs + 1) * tests
-    history = 2 * batches * shapes[0].dtype.itemsize  # a loss and a count
+    history = 2 * batches * itemsize  # a loss and a count
     if device.platform == "cpu":
         return max(1, min(_MOST_RUNS, _CPU_BYTES // (_COPIES * (params + history))))
     # All runs of the batch are under way: parameters, gradients, the optimizer's state and updates,
     # and what a step needs besides.
-    activations = config.batch_size * sum(_features(config, dataset))
+    activations = config.batch_size * sum(model.features)
     bytes_of_one = 8 * params + _COPIES * history + 16 * activations
     limit = (device.memory_stats() or {}).get("bytes_limit", 2**32)
     return max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
 
 
 @contextlib.contextmanager
-def _enough_memory(config: runs.Config) -> Iterator[None]:
+def _enough_memory(config: Config) -> Iterator[None]:
     """Tells in one line of a network that the memory cannot hold."""
     try:
         yield
@@ -192,7 +189,7 @@ def _enough_memory(config: runs.Config) -> Iterator[None]:
         ) from None
 
 
-def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[str, Any]:
+def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """What a row says of the run itself."""
     examples, tests = len(dataset.train_labels), len(dataset.test_labels)
     epochs = [
@@ -208,7 +205,7 @@ def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[s
     del fields["data_dir"]
     return {
         **fields,
-        **{name: runs.canonical(fields[name]) for name in ("init", "output_init", "bias_init")},
+        **{name: canonical(fields[name]) for name in INITIALIZERS},
         "status": "diverged" if diverged else "finished",
         **{name: [metrics[name] for metrics in epochs] for name in ("loss", "acc")},
         **{f"val_{name}": [metrics[name] for metrics in after] for name in ("loss", "acc")},

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.common import store
+from experiments.common import files
 
 FORMAT_VERSION = 1
 
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # of the configuration and the data; what identifies a run
         ("status", pa.string()),  # finished, or diverged: a loss is not finite
-        # What was run: the fields of `runs.Config`, and the digest of the data.
+        # What was run: the fields of `Config`, and the digest of the data.
         ("init", pa.string()),
         ("output_init", pa.string()),
         ("bias_init", pa.string()),
@@ -69,7 +69,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Results:
+class SweepDirectory:
     """A directory of results; as a context it is open to be added to, and made if it is not there.
 
     Entering the context raises a ValueError if the directory cannot be made or written to.
@@ -80,7 +80,7 @@ class Results:
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
 
-    def __enter__(self) -> "Results":
+    def __enter__(self) -> "SweepDirectory":
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -134,7 +134,7 @@ class Results:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
         keys = sorted(row["key"] for row in rows)
         name = _PARTS.replace("*", hashlib.sha256("".join(keys).encode()).hexdigest()[:16])
-        store.write(self.directory / name, file.getvalue())
+        files.write(self.directory / name, file.getvalue())
         self._release(keys)
 
     def _try(self, key: str) -> bool:
@@ -162,7 +162,7 @@ def read(
     """Reads the runs of a directory, each once, in an order that depends on the runs alone.
 
     Args:
-      directory: as of `Results`.
+      directory: as of `SweepDirectory`.
       wanted: the keys of those to read; None stands for all.
       steps: whether to read the columns of every step too, which are most of what is there.
 

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import batches, data, runs, training
+from experiments.common import data, run_batches, training
+from experiments.common.config import Config
 
 
 def digits(examples=100):
@@ -15,29 +16,29 @@ def digits(examples=100):
 
 def most(dataset, config):
     """How many runs a device may hold at a time."""
-    trainer = batches.trainer({"a": config}, dataset)
+    trainer = run_batches.trainer({"a": config}, dataset)
     return trainer.most / len(jax.local_devices())
 
 
 def test_a_batch_holds_fewer_runs_the_more_of_them_there_is_to_keep():
     mnist = digits(60_000)
-    assert most(mnist, runs.Config()) == batches._MOST_RUNS
-    assert 1 < most(mnist, runs.Config(hidden=(1024, 1024))) < batches._MOST_RUNS  # parameters
-    assert most(mnist, runs.Config(hidden=(4096, 4096))) == 1
-    assert 1 < most(mnist, runs.Config(batch_size=1, epochs=20)) < batches._MOST_RUNS  # history
-    assert most(mnist, runs.Config(batch_size=1, epochs=1000)) == 1
-    assert most(digits(), runs.Config(epochs=10**6)) < batches._MOST_RUNS
+    assert most(mnist, Config()) == run_batches._MOST_RUNS
+    assert 1 < most(mnist, Config(hidden=(1024, 1024))) < run_batches._MOST_RUNS  # parameters
+    assert most(mnist, Config(hidden=(4096, 4096))) == 1
+    assert 1 < most(mnist, Config(batch_size=1, epochs=20)) < run_batches._MOST_RUNS  # history
+    assert most(mnist, Config(batch_size=1, epochs=1000)) == 1
+    assert most(digits(), Config(epochs=10**6)) < run_batches._MOST_RUNS
 
 
 def test_a_batch_keeps_to_its_memory():
     """The copies that are counted on: of a network's parameters, and of a long history."""
-    for config in (runs.Config(hidden=(1024, 1024)), runs.Config(batch_size=1, epochs=20)):
+    for config in (Config(hidden=(1024, 1024)), Config(batch_size=1, epochs=20)):
         sizes = np.array([784, *config.hidden, 10])
         parameters = np.sum((sizes[:-1] + 1) * sizes[1:])
         steps = config.epochs * -(-60_000 // config.batch_size)
         bytes_of_one = 4 * parameters + 8 * steps
         held = most(digits(60_000), config)
-        assert held * 4 * bytes_of_one <= batches._CPU_BYTES < (held + 1.1) * 4 * bytes_of_one
+        assert held * 4 * bytes_of_one <= run_batches._CPU_BYTES < (held + 1.1) * 4 * bytes_of_one
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def test_a_batch_keeps_to_its_memory():
     ],
 )
 def test_too_little_memory_is_told_in_one_line(monkeypatch, error):
-    config = runs.Config(hidden=(16, 8), batch_size=32)
-    trainer = batches.trainer({"a": config}, digits())
+    config = Config(hidden=(16, 8), batch_size=32)
+    trainer = run_batches.trainer({"a": config}, digits())
 
     def fails(*_, **__):
         raise error

@@ -15,7 +15,6 @@ disk, so that a run stopped at any moment keeps every finished epoch.
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -26,14 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.common import files
+
 if TYPE_CHECKING:
     import tensorboardX
 
     from experiments.common import training
-
-FORMAT_VERSION = 1
-
-Record = dict[str, Any]
 
 
 def check_free(workdir: str | None) -> None:
@@ -89,40 +86,6 @@ def _made(path: pathlib.Path, exist_ok: bool = False) -> pathlib.Path:
     return path
 
 
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that is complete or absent, whatever happens meanwhile."""
-    # A random name: processes on many machines may write to one directory.
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a record as indented JSON, with the version of this format."""
-    content = json.dumps({"format_version": FORMAT_VERSION, **_finite(record)}, indent=2)
-    write(path, content.encode() + b"\n")
-
-
-def append(path: pathlib.Path, records: Iterable[Record]) -> None:
-    """Appends records to a file of JSON lines, in one write, and flushes them to the disk."""
-    lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
-    with open(path, "ab", buffering=0) as file:
-        file.write(lines.encode())
-        os.fsync(file.fileno())
-
-
-def read(path: pathlib.Path) -> list[Record]:
-    """Reads a file of JSON lines; a last line that a crash cut short is left out."""
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
 def add_epoch(
     run: pathlib.Path, events: "tensorboardX.SummaryWriter", epoch: "training.Epoch"
 ) -> None:
@@ -136,7 +99,7 @@ def add_epoch(
     save_params(run / "params.safetensors", epoch.params, epoch.number)
     if epoch.batch_metrics is not None:
         steps = len(epoch.batch_metrics.loss)
-        append(
+        files.append_lines(
             run / "steps.jsonl",
             (
                 {
@@ -151,7 +114,7 @@ def add_epoch(
             ),
         )
     line = {"epoch": epoch.number, **epoch.metrics, "seconds": round(epoch.seconds, 4)}
-    append(run / "metrics.jsonl", [line])
+    files.append_lines(run / "metrics.jsonl", [line])
     for name, value in epoch.metrics.items():
         split, _, metric = name.rpartition("_")
         if math.isfinite(value):  # TensorBoard has no place for others
@@ -177,7 +140,7 @@ def save_params(path: pathlib.Path, params: Mapping[str, Any], epoch: int) -> No
     import safetensors.numpy
 
     flat = {name: np.asarray(value) for name, value in _flatten(params)}
-    write(path, safetensors.numpy.save(flat, metadata={"epoch": str(epoch)}))
+    files.write(path, safetensors.numpy.save(flat, metadata={"epoch": str(epoch)}))
 
 
 def load_params(path: pathlib.Path) -> dict[Any, Any]:
@@ -200,12 +163,3 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, A
             yield from _flatten(value, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", value
-
-
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as null, since JSON has no such numbers."""
-    if isinstance(value, Mapping):
-        return {name: _finite(content) for name, content in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(content) for content in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

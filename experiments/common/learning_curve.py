@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.common import store
+from experiments.common import files
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _TRAINING, _TEST = "#0072B2", "#D55E00"
 
 
-def learning_curve(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> None:
+def draw(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> None:
     """Draws `learning_curve.png` of a run: loss and accuracy, in training and on the test set.
 
     Args:
@@ -27,8 +27,8 @@ def learning_curve(run: pathlib.Path, title: str, subtitle: str, chance_loss: fl
       subtitle: how.
       chance_loss: the loss of guessing all classes alike, drawn for comparison.
     """
-    epochs = store.read(run / "metrics.jsonl")
-    steps = store.read(run / "steps.jsonl")
+    epochs = files.read_lines(run / "metrics.jsonl")
+    steps = files.read_lines(run / "steps.jsonl")
     numbers = [epoch["epoch"] for epoch in epochs]
     per_epoch = len(steps) // max(numbers)
     figure = Figure(figsize=(10, 4.4), dpi=150)
@@ -76,7 +76,7 @@ def learning_curve(run: pathlib.Path, title: str, subtitle: str, chance_loss: fl
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    store.write(run / "learning_curve.png", buffer.getvalue())
+    files.write(run / "learning_curve.png", buffer.getvalue())
 
 
 def _loss_axis(axes: Axes, losses: np.ndarray, chance_loss: float) -> None:
