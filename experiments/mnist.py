@@ -20,7 +20,16 @@ import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TextIO
 
-from experiments.common import console, data, description, files, flags, run_audit, run_directory
+from experiments.common import (
+    console,
+    data,
+    description,
+    files,
+    flags,
+    progress,
+    run_audit,
+    run_directory,
+)
 from experiments.common.config import Config
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -68,7 +77,7 @@ def run(
         start = starting.start(config, dataset)
         directory = run_directory.create(workdir, _run_name(config, dataset))
         files.write_json(directory / "config.json", _record(config, dataset, start.model))
-        display = console.Progress(config.epochs, stream)
+        display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
         if audit:
             report = run_audit.audit(config, start, dataset)

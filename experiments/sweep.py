@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import console, data, description, flags
+from experiments.common import console, data, description, flags, progress
 from experiments.common.config import Config, canonical
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -66,7 +66,7 @@ def run(
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
             console.interrupt_later(stream) as interrupted,
-            console.runs_progress(len(wanted) - len(missing), len(wanted), stream) as show,
+            progress.runs_progress(len(wanted) - len(missing), len(wanted), stream) as show,
         ):
             for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
                 trainer = run_batches.trainer(group, dataset)

@@ -1,10 +1,8 @@
-"""What the programs say: flags explained, progress shown, mistakes told in one line."""
+"""What all programs share on the command line: start and exit, --help, errors, Ctrl-C."""
 
 import atexit
 import contextlib
-import datetime
 import gc
-import math
 import os
 import queue
 import shutil
@@ -12,7 +10,6 @@ import signal
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -20,8 +17,6 @@ import platformdirs
 from absl import flags
 
 from initjax.specs import nearest_first
-
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 def use_compilation_cache() -> None:
@@ -127,51 +122,6 @@ def _help(
     return "\n\n".join(parts)
 
 
-class Progress:
-    """Shows epochs as Keras does: a live bar in a terminal, a plain line an epoch elsewhere.
-
-    Args:
-      epochs: how many there will be.
-      stream: where to; a terminal gets the bar, None nothing at all.
-    """
-
-    _WIDTH = 20
-    _INTERVAL = 0.05  # seconds between two redraws, as in Keras
-    _CLEAR = "\r\x1b[K"
-
-    def __init__(self, epochs: int, stream: TextIO | None):
-        self.live = stream is not None and stream.isatty()
-        self._stream = stream
-        self._epochs = epochs
-        self._drawn = -math.inf
-
-    def say(self, *lines: str) -> None:
-        """Writes lines, over the bar of an epoch that was not finished if there is one."""
-        if self._stream:
-            print(
-                (self._CLEAR if self.live else "") + "\n".join(lines), file=self._stream, flush=True
-            )
-
-    def steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Draws the bar of an epoch that has done some of its steps; for a terminal only."""
-        now = time.monotonic()
-        if now - self._drawn >= self._INTERVAL:
-            self._drawn = now
-            filled = round(self._WIDTH * done / steps)
-            bar = "━" * filled + "─" * (self._WIDTH - filled)
-            text = f"{self._head(epoch)} {bar} {done}/{steps}{_values(metrics)}"
-            # A line that wraps could not be drawn over.
-            text = self._CLEAR + text[: shutil.get_terminal_size().columns - 1]
-            print(text, end="", file=self._stream, flush=True)
-
-    def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        """Writes the line of a finished epoch, in the place of its bar."""
-        self.say(f"{self._head(epoch)} {seconds:.2f}s{_values(metrics)}")
-
-    def _head(self, epoch: int) -> str:
-        return f"Epoch {epoch:{len(str(self._epochs))}}/{self._epochs}"
-
-
 def say(stream: TextIO | None, *lines: str) -> None:
     """Writes lines, if there is somewhere to write to."""
     if stream:
@@ -218,63 +168,3 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         to_say.put(None)
-
-
-@contextlib.contextmanager
-def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
-    """Shows runs done, their pace and the time left: a bar in a terminal, lines elsewhere.
-
-    Args:
-      done: how many are done already.
-      total: how many there will be.
-      stream: where to; None shows nothing.
-
-    Yields:
-      A function to be told how many are done now.
-    """
-    if done == total or stream is None:
-        yield lambda now_done: None
-        return
-    started = time.monotonic()
-
-    def pace(now_done: int) -> float:
-        return (now_done - done) / (time.monotonic() - started)
-
-    if not stream.isatty():
-        told = started
-
-        def tell(now_done: int) -> None:
-            nonlocal told
-            now = time.monotonic()
-            if now - told >= _LINE_SECONDS or now_done == total:
-                told = now
-                left = datetime.timedelta(seconds=round((total - now_done) / pace(now_done)))
-                say(stream, f"{now_done}/{total} runs, {pace(now_done):.2f} runs/s, {left} left")
-
-        yield tell
-        return
-
-    from rich import console, progress
-
-    columns = (
-        progress.BarColumn(20),
-        progress.MofNCompleteColumn(),
-        "runs",
-        "{task.fields[pace]}",
-        progress.TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with progress.Progress(*columns, console=console.Console(file=stream)) as bar:
-        task = bar.add_task("", total=total, completed=done, pace="")
-        yield lambda now_done: bar.update(
-            task, completed=now_done, pace=f"{pace(now_done):.2f} runs/s"
-        )
-
-
-def _values(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as Keras does: four digits, scientific where these would not do."""
-    return "".join(
-        f" - {name} {value:.4f}"
-        if 1e-3 < abs(value) < 1e6 or value == 0
-        else f" - {name} {value:.4e}"
-        for name, value in metrics.items()
-    )

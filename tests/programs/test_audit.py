@@ -5,20 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import types
+from typing import Any
 
 import pytest
 
 from experiments import audit
 from experiments.common import data, run_audit, starting
 from experiments.common.config import Config
-from initjax.auditing._judging.findings import Finding
-from initjax.auditing._judging.network import Network
-from initjax.auditing._reporting.report import Report
 
-NETWORK = Network(
-    loss=2.3, expected_loss=2.3, jacobian=1.0, jacobian_condition=1.0, depth=2,
-    correlation_depth=9.0, gradient_growth=1.0,
-)  # fmt: skip
 COMMAND = [sys.executable, "-m", "experiments.audit"]
 
 
@@ -48,7 +43,7 @@ def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
         "data    mnist: 256 of 60,000 training images, 28x28x1",
         "model   MLP 784-4x16-10, tanh, float32",
         "init    zeros; output glorot_uniform; bias zeros; seed 0",
-        "audit   compiles and measures 5 layers",
+        "audit   compiling and measuring 5 layers",
         "",
     ]
     assert lines[5].startswith("initjax audit: 1 failure. 5 layers, loss 2.303")
@@ -58,7 +53,7 @@ def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
     verdict, *rest = lines[-4:]
     assert re.fullmatch(r"verdict failure: zero; \d+\.\d s", verdict)
     assert rest == [
-        f"mend    python -m experiments.audit {flags} --fix",
+        f"next    python -m experiments.audit {flags} --fix",
         f"results runs/{directory.name}",
         f"repeat  python -m experiments.audit {flags}",
     ]
@@ -83,7 +78,7 @@ def test_the_directory_holds_the_numbers_and_their_picture(failed):
     assert result.stdout.splitlines()[-1] == f"repeat  {config['command']}"
 
 
-def test_what_the_output_says_next_mends_the_network(failed, tmp_path):
+def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     _, before = failed
     flags = before.stdout.splitlines()[-3].partition("experiments.audit ")[2].split()
     result = run(*flags, "--check", "--workdir=a/b", cwd=tmp_path)
@@ -123,19 +118,22 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
     ("causes", "step"),
     [
         ([], []),
-        (["vanishing", "depth"], ["mend    python -m experiments.audit {} --optimizer=sgd --fix"]),
+        (["vanishing", "depth"], ["next    python -m experiments.audit {} --optimizer=sgd --fix"]),
         (
             ["not_finite"],
-            ["mend    take another --init, as said above: what is infinite cannot be"],
+            ["next    choose another --init: non-finite weights can't be rescaled"],
         ),
-        (["batch"], ["mend    python -m experiments.audit {} --optimizer=sgd"]),
-        (["update"], ["mend    python -m experiments.audit {} --learning_rate=0.001"]),
+        (["batch"], ["next    python -m experiments.audit {} --optimizer=sgd"]),
+        (["update"], ["next    python -m experiments.audit {} --learning_rate=0.001"]),
     ],
 )
 def test_the_next_step_fits_what_was_found(causes, step):
     network = Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
-    findings = tuple(Finding("warning", cause, (), "", "") for cause in causes)
-    found = run_audit.next_step(network, Report((), NETWORK, findings, ()), True)
+    report: Any = types.SimpleNamespace(
+        verdict="warning" if causes else "ok",
+        findings=[types.SimpleNamespace(cause=cause) for cause in causes],
+    )
+    found = run_audit.next_step(network, report, optimizer=True)
     assert len(found) == len(step)
     for line, start in zip(found, step, strict=True):
         assert line.startswith(start.format("--init=glorot_uniform --seed=0"))
@@ -154,9 +152,9 @@ def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
     ("flags", "message"),
     [
         (["--init=he_norml"], "--init: unknown initializer 'he_norml'; valid names: he_normal, "),
-        (["--depth=3", "--hidden=8"], "--hidden says what --depth and --width say: give one or"),
+        (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
-        (["--depth=-1"], "flag --depth=-1: "),
+        (["--depth=-1"], "--depth=-1: must be at least 0"),
         (["--hidden=8,x"], "--hidden=8,x: must be integers separated by commas"),
         (["--learning_rate=0.1"], "--learning_rate=0.1 needs --optimizer"),
         (["--optimizer=adamw"], "--optimizer=adamw: valid are adam, "),

@@ -211,8 +211,8 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
     output = capsys.readouterr().out
     told, _, training = output.partition("\nEpoch 0/1")
     assert "\nfailure, zero: hidden/0/kernel" in told and "Epoch 1/1" in training
-    mend = "mend    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
-    assert mend in told.splitlines()
+    suggestion = "next    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
+    assert suggestion in told.splitlines()
     audited = json.loads((tmp_path / "b/audit.json").read_text())
     first = files.read_lines(tmp_path / "b/steps.jsonl")[0]
     assert audited["verdict"] == "failure"
@@ -255,13 +255,13 @@ def test_a_folder_of_idx_files_is_trained_on(tmp_path):
         (["--dtype=int8"], "--dtype=int8: valid are "),
         (["--hidden=128,x"], "--hidden=128,x: must be integers separated by commas"),
         (["--hidden=16,,8"], "--hidden=16,,8: must be integers separated by commas"),
-        (["--hidden=128,0"], "--hidden: sizes must be at least 1"),
+        (["--hidden=128,0"], "--hidden=128,0: every size must be at least 1"),
         (["--epochs=0"], "--epochs must be at least 1"),
         (["--batch_size=0"], "--batch_size must be at least 1"),
         (["--seed=-1"], "--seed must be at least 0"),
         (["--seed=x"], "flag --seed=x: invalid literal"),
-        (["--learning_rate=0"], "--learning_rate must be a number above 0, got 0.0"),
-        (["--learning_rate=nan"], "--learning_rate must be a number above 0, got nan"),
+        (["--learning_rate=0"], "--learning_rate must be a finite number above 0, got 0.0"),
+        (["--learning_rate=nan"], "--learning_rate must be a finite number above 0, got nan"),
         (["--int=zeros"], "unknown flag --int; valid flags: --init, "),
         (["zeros"], "unexpected argument 'zeros'"),
         (["--workdir=."], "--workdir=. is not empty"),
@@ -370,7 +370,7 @@ def test_ctrl_c_keeps_every_finished_epoch(where, tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     epochs = files.read_lines(tmp_path / "run/metrics.jsonl")
     assert summary["status"] == "interrupted" and 3 <= summary["epochs"] == len(epochs) - 1
-    assert f"interrupted; finished before: {summary['epochs']} epochs" in output
+    assert f"interrupted; {summary['epochs']} epochs finished" in output
     assert len(files.read_lines(tmp_path / "run/steps.jsonl")) == 469 * summary["epochs"]
     assert (tmp_path / "run/learning_curve.png").exists()
     assert run_directory.load_params(tmp_path / "run/params.safetensors")

@@ -141,8 +141,8 @@ def test_margin_and_target_are_those_asked_for(tmp_path, fill):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--margin=0", "--margin=0: must be above 0 and below 100, in points"),
-        ("--target=95", "--target=95: must be an accuracy above 0, at most 1"),
+        ("--margin=0", "--margin=0: must be above 0 and below 100 points"),
+        ("--target=95", "--target=95: must be above 0 and at most 1"),
     ],
 )
 def test_a_mistake_in_a_flag_is_told(flag, message, tmp_path):

@@ -215,8 +215,8 @@ def test_what_is_named_twice_counts_once(folder, tmp_path):
     ]  # fmt: skip
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "init    he_normal; 1 seeds" in result.stdout
-    assert "\nruns    1, 0 of them there already" in result.stdout
+    assert "init    he_normal; 1 seed\n" in result.stdout
+    assert "\nruns    1, of which 0 are finished" in result.stdout
 
 
 _HOLD = """
@@ -250,15 +250,12 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
             other.communicate()
         assert result.returncode == 0 and result.stderr == ""
         lines = result.stdout.splitlines()
-        assert (
-            lines[-3]
-            == f"{left} in the hands of other processes: give the command again to compare"
-        )
+        assert lines[-3] == f"{left} running in other processes; rerun this command to compare"
         assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
         assert "0:00:00 left" not in result.stdout  # that would mean all
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "\nruns    4, 3 of them there already" in result.stdout
+    assert "\nruns    4, of which 3 are finished" in result.stdout
     assert re.search(r"\n4/4 runs, [\d.]+ runs/s, 0:00:00 left", result.stdout)
     assert "test accuracy" in result.stdout
 
@@ -303,7 +300,7 @@ def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
     assert result.returncode == 0 and result.stderr == ""
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines) and "\x1b" not in result.stdout
-    assert any(line.startswith("runs    6, 0 of them there already") for line in lines)
+    assert any(line.startswith("runs    6, of which 0 are finished") for line in lines)
     assert any(re.match(r"6/6 runs, [\d.]+ runs/s, 0:00:00 left", line) for line in lines)
     assert any(line.startswith("he_normal     3  0.") for line in lines)
     assert any(line.startswith("- zeros: 0 of 3 runs learned anything") for line in lines)
@@ -376,7 +373,7 @@ def test_a_network_that_does_not_fit_into_the_memory_is_told_in_one_line(folder,
 def test_help_shows_every_flag_as_it_is_written(tmp_path):
     result = run("--help", cwd=tmp_path)
     text = " ".join(result.stdout.split())
-    assert "each is one network. (default: 128,64) --activation" in text
+    assert "Repeat the flag to compare several. (default: 128,64) --activation" in text
     assert "repeat this option" not in text and "['" not in text
 
 
@@ -392,15 +389,15 @@ def test_a_number_is_so_many_seeds_with_space_around_it_too():
         (["--seeds=0"], "--seeds=0: must be a number"),
         (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
         (["--seeds=4294967296-4294967297"], "--seeds=4294967296-4294967297: a seed must be below"),
-        (["--seeds=5-3"], "--seeds=5-3: must be a number, or a list such as 3,5,8-12"),
+        (["--seeds=5-3"], "--seeds=5-3: must be a number or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
         (["--hidden=1,two"], "--hidden=1,two: must be integers"),
         (["--hidden=16,,8"], "--hidden=16,,8: must be integers"),
-        (["--init=zeros,,he_normal"], "--init=zeros,,he_normal: must be names separated by"),
-        (["--activation=relu,"], "--activation=relu,: must be names separated by"),
-        (["--optimizer="], "--optimizer=: must be names separated by commas, none of them empty"),
+        (["--init=zeros,,he_normal"], "--init=zeros,,he_normal: must be names separated by commas"),
+        (["--activation=relu,"], "--activation=relu,: must be names separated by commas"),
+        (["--optimizer="], "--optimizer=: must be names separated by commas"),
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
-        (["--shard=5/9", "--init=zeros", "--seeds=2"], "there are but 2 runs"),
+        (["--shard=5/9", "--init=zeros", "--seeds=2"], "the grid has only 2 runs"),
         (["--optimizer=adam,adm"], "--optimizer=adm: valid are adam"),
         (["--workdir="], "--workdir= names no directory"),
         (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
