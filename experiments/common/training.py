@@ -77,31 +77,39 @@ def fit(
     epochs: int,
     batch_size: int,
     watch: Callable[[int, int, int, dict[str, float]], None] | None = None,
+    inspect: Callable[[int, Any], None] | None = None,
+    inspect_every: int | None = None,
 ) -> Iterator[Epoch]:
-    """Trains a model, epoch by epoch; every example counts, the last, partial batch included.
+    """Trains a model, epoch by epoch; every example counts, including the last, partial batch.
+
+    An epoch is one program from end to end; with `watch` or `inspect` it is run in several parts,
+    and the training is bit-for-bit the same.
 
     Args:
       apply: the model, (params, images) -> logits.
       optimizer: one of `config.OPTIMIZERS`.
       learning_rate: a number > 0.
       params: the parameters to start from.
-      key: determines the order of the examples; each epoch's is folded from it.
+      key: determines the order of the examples; the key of each epoch is folded from it.
       train_set: images uint8 (n, height, width, channels) and their classes int32 (n,).
       test_set: the same, to evaluate on after every epoch.
       epochs: how many.
-      batch_size: examples a batch.
-      watch: called with (epoch, steps done, steps, metrics so far) some ten times an epoch, which
-        is then run in as many parts; without it an epoch is one program from end to end.
+      batch_size: examples per batch.
+      watch: called with (epoch, steps done, steps, metrics so far) about ten times per epoch.
+      inspect: called with (steps so far, parameters) before training and after every
+        `inspect_every` steps, counted over all epochs. The parameters are valid during the call
+        only. `Epoch.seconds` does not include its time.
+      inspect_every: see `inspect`, which needs it.
 
     Yields:
-      Epoch 0, the network before training, then every epoch.
+      Epoch 0, which is the network before training, then every epoch.
     """
     state = initial_state(optimizer, learning_rate, params)
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = len(train_set[0])
     batch_size = min(batch_size, examples)
-    steps = -(-examples // batch_size)
     sizes = batch_sizes(examples, batch_size)
+    steps = len(sizes)
 
     def test() -> dict[str, float]:
         sums = jax.device_get(evaluate(state.params, *test_set, apply=apply))
@@ -109,31 +117,57 @@ def fit(
 
     started = time.perf_counter()
     yield Epoch(0, test(), None, state.params, time.perf_counter() - started)
+    if inspect:
+        inspect(0, state.params)
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         batches = shuffled_batches(jax.random.fold_in(key, epoch), examples, batch_size)
+        before = (epoch - 1) * steps
+        lengths = _part_lengths(steps, before, watch is not None, inspect and inspect_every)
         sums = Metrics(np.zeros(0), np.zeros(0))
-        for part in _parts(batches) if watch else [batches]:
+        done = 0
+        for length in lengths:
             if watch:
-                done = len(sums.loss)
                 watch(epoch, done, steps, means(sums, sizes[:done].sum()) if done else {})
+            part = batches if length == steps else batches[done : done + length]
             state, more = train(
                 state, learning_rate, *train_set, part, apply=apply, optimizer=optimizer
             )
             sums = Metrics(*map(np.append, sums, jax.device_get(more)))
+            done += length
+            if inspect and inspect_every and (before + done) % inspect_every == 0:
+                paused = time.perf_counter()
+                inspect(before + done, state.params)
+                started += time.perf_counter() - paused
         metrics = means(sums, examples) | test()
         batch_metrics = Metrics(sums.loss / sizes, sums.correct / sizes)
         yield Epoch(epoch, metrics, batch_metrics, state.params, time.perf_counter() - started)
 
 
-def _parts(batches: jax.Array) -> list[jax.Array]:
-    """Cuts an epoch into some ten parts, of the same length where that can be.
+def _part_lengths(steps: int, before: int, watched: bool, stop_every: int | None) -> list[int]:
+    """Cuts an epoch into parts.
 
-    Each length is a program of its own to compile, so a number of parts that divides is sought.
+    Each length is compiled separately, so only a few are used: one for most parts, and powers of
+    two for the rest before a stop or the end of the epoch.
+
+    Args:
+      steps: number of steps in the epoch.
+      before: number of steps in all epochs before it.
+      watched: whether to cut it into about ten parts.
+      stop_every: end a part at every multiple of this number, counted over all epochs.
     """
-    count = min(range(6, 13), key=lambda count: len(batches) % count)
-    size = -(-len(batches) // count)
-    return [batches[at : at + size] for at in range(0, len(batches), size)]
+    cuts, longest = [0, steps], steps
+    if watched:  # the number of parts with the smallest remainder
+        longest = max(1, steps // min(range(6, 13), key=lambda parts: steps % parts))
+    if stop_every:
+        longest = min(longest, stop_every)
+        cuts[1:1] = range(stop_every - before % stop_every, steps, stop_every)
+    lengths = []
+    for gap in np.diff(cuts).tolist():
+        whole, rest = divmod(gap, longest)
+        lengths += [longest] * whole
+        lengths += [2**power for power in range(rest.bit_length()) if rest >> power & 1]
+    return lengths
 
 
 def batch_sizes(examples: int, batch_size: int) -> np.ndarray:

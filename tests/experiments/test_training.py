@@ -2,6 +2,7 @@
 
 import collections
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -139,13 +140,50 @@ def test_the_same_run_gives_the_same_bits_however_it_is_watched(digits):
     assert calls[0][3] == {} and calls[1][3].keys() == {"loss", "acc"}
 
 
+@pytest.mark.parametrize("every", [1, 3, 8, 13, 1000])
+@pytest.mark.parametrize("watch", [None, lambda *_: None])
+def test_inspecting_the_parameters_changes_no_bit_of_training(digits, watch, every):
+    """Two epochs of 8 steps each, inspected at their ends and in their middle."""
+    seen = {}
+
+    def inspect(step, params):
+        seen[step] = jax.device_get(params)
+
+    plain = fit(digits)
+    inspected = fit(digits, watch=watch, inspect=inspect, inspect_every=every)
+    for a, b in zip(plain, inspected, strict=True):
+        assert a.metrics == b.metrics
+        jax.tree.map(np.testing.assert_array_equal, (a.params, a.batch_metrics), b[3:1:-1])
+    assert [*seen] == [*range(0, 17, every)]
+    for step in {0, 8, 16} & seen.keys():
+        jax.tree.map(np.testing.assert_array_equal, seen[step], plain[step // 8].params)
+    assert len({str(params) for params in seen.values()}) == len(seen)
+
+
+def test_the_time_of_an_inspection_is_not_that_of_its_epoch(digits):
+    fit(digits, epochs=1, inspect=lambda *_: None, inspect_every=4)  # compiles
+    _, epoch = fit(digits, epochs=1, inspect=lambda *_: time.sleep(2), inspect_every=4)
+    assert epoch.seconds < 2
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5, 13, 67, 391, 469, 937])
-def test_parts_cover_an_epoch_with_few_shapes(steps):
-    parts = training._parts(jnp.arange(steps * 2).reshape(steps, 2))
-    np.testing.assert_array_equal(np.concatenate(parts), np.arange(steps * 2).reshape(steps, 2))
-    assert len({part.shape for part in parts}) <= 2 and len(parts) <= 12
-    if steps == 469:  # MNIST in batches of 128
-        assert {part.shape for part in parts} == {(67, 2)}
+@pytest.mark.parametrize("every", [None, 1, 7, 100, 1000])
+def test_parts_cover_an_epoch_with_few_lengths(steps, every):
+    found = set()
+    for epoch in range(20):
+        before = epoch * steps
+        lengths = training._part_lengths(steps, before, True, every)
+        assert sum(lengths) == steps and min(lengths) >= 1
+        ends = {*(before + np.cumsum(lengths)).tolist()}
+        if every:
+            assert {end for end in range(before + 1, before + steps) if end % every == 0} <= ends
+        else:
+            assert len(lengths) <= 12
+        found |= {*lengths}
+    assert len(found) <= (9 if every else 2)
+    assert training._part_lengths(steps, 3 * steps, False, None) == [steps]
+    if steps == 469 and not every:  # MNIST in batches of 128
+        assert found == {67}
 
 
 def test_runs_that_advance_together_are_those_that_follow_one_another(digits, monkeypatch):
