@@ -20,9 +20,9 @@ from initjax.specs import nearest_first
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs for the next process; to be called before JAX is imported.
+    """Keeps compiled programs for the next process; call it before JAX is imported.
 
-    They lie in the user's cache directory, unless JAX's own environment variables say otherwise.
+    They are stored in the user's cache directory, unless JAX's environment variables say otherwise.
     """
     cache = platformdirs.user_cache_path("initjax") / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
@@ -37,25 +37,24 @@ def run_program(
     main: Callable[..., None],
     arguments: int = 0,
 ) -> None:
-    """Parses the command line and runs a program; ends the process with its exit code.
+    """Parses the command line, runs a program and exits.
 
-    The exit code is 0; 2 after a mistake in the command line; 130 after Ctrl-C or SIGTERM; 1 if a
-    file cannot be written. A mistake, which `main` reports by a ValueError, is told in one line,
-    without a traceback.
+    The exit code is 0; 2 after an error in the command line; 130 after Ctrl-C or SIGTERM; 1 if a
+    file can't be written. A ValueError from `main` is printed in one line, without a traceback.
 
     Args:
-      command: how the program is called, such as `python -m experiments.mnist`.
+      command: the command without flags, such as `python -m experiments.mnist`.
       description: what it does, for --help.
       flag_values: the program's own flags; `help` is added to them.
       groups: the names of the flags under the headings of --help.
-      main: the program; is given what stands on the command line besides flags.
-      arguments: how many of that there may be.
+      main: the program; receives the positional arguments of the command line.
+      arguments: the maximum number of positional arguments.
     """
-    # Python's collector of garbage looks through all that JAX has imported again and again, and at
-    # exit once more: a fifth of the main job's time. So it looks less often, and not at exit.
+    # Python's garbage collector scans everything that JAX has imported again and again, and once
+    # more at exit: a fifth of the time of the main job. So it runs less often, and not at exit.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    # A cluster that stops a job, and a user who does, are answered alike.
+    # A job stopped by a cluster is treated like one stopped by its user.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     use_compilation_cache()
     name = [word for word in command.split() if not word.startswith("[")][-1]
@@ -77,7 +76,7 @@ def run_program(
         _fail(name, str(error))
     except KeyboardInterrupt:
         _leave(130)
-    except BrokenPipeError:  # as `| head` causes; there is nobody left to tell
+    except BrokenPipeError:  # such as by `| head`
         _leave(1)
     except OSError as error:  # such as a full disk
         print(f"{name}: {error}", file=sys.stderr)
@@ -90,10 +89,10 @@ def _fail(name: str, message: str) -> None:
 
 
 def _leave(code: int) -> None:
-    """Ends the process, also when nobody reads any longer what it still had to say."""
+    """Exits, even if standard output was closed by its reader."""
     try:
         sys.stdout.flush()
-    except OSError:  # Python would try again at exit, complain, and change the exit code
+    except OSError:  # or Python flushes again at exit, prints an error and changes the code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -123,32 +122,31 @@ def _help(
 
 
 def say(stream: TextIO | None, *lines: str) -> None:
-    """Writes lines, if there is somewhere to write to."""
+    """Prints lines, unless the stream is None."""
     if stream:
         print("\n".join(lines), file=stream, flush=True)
 
 
 @contextlib.contextmanager
 def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
-    """Puts off Ctrl-C and SIGTERM, so that what is under way is finished and kept.
+    """Delays Ctrl-C and SIGTERM, so that the current runs are finished and stored.
 
     Args:
-      stream: where to say so. A second Ctrl-C ends the program at once.
+      stream: where to say so. A second Ctrl-C stops at once.
 
     Yields:
-      A function that tells whether an end was asked for.
+      A function that returns whether the program was asked to stop.
     """
     asked = False
-    to_say: queue.SimpleQueue[str | None] = (
-        queue.SimpleQueue()
-    )  # whose `put` may interrupt whatever else goes on
+    # A SimpleQueue, since its `put` is safe in a signal handler.
+    to_say: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask(number: int, _: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
         asked = True
-        to_say.put("\nfinishing the runs that are under way; Ctrl-C again ends at once")
+        to_say.put("\nfinishing the current runs; press Ctrl-C again to stop at once")
 
     def tell() -> None:
         if line := to_say.get():
@@ -157,10 +155,10 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone is told of signals
+    except ValueError:  # only the main thread receives signals
         before = {}
-    # The handler does not say it: where Ctrl-C has ended those who read it, as in `| tee log`, that
-    # fails, and would end what is under way.
+    # Printed by a thread, not by the handler: if Ctrl-C has also stopped the reader, as in
+    # `| tee log`, printing fails, and an error in the handler would stop the current runs.
     threading.Thread(target=tell, daemon=True).start()
     try:
         yield lambda: asked

@@ -1,4 +1,4 @@
-"""The models: Flax NNX modules, split once into a pure function and a tree of parameter shapes."""
+"""Models: Flax NNX modules, split once into a pure function and a tree of parameter shapes."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from flax import nnx
 
 
 class MLP(nnx.Module):
-    """Hidden layers with one activation, then a linear layer that gives the logits.
+    """Hidden layers with one activation, then a linear layer for the logits.
 
     Args:
       features: the sizes of the input, of every hidden layer, and of the output.
@@ -49,7 +49,7 @@ class Model:
     """A model as pure parts."""
 
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array]
-    """Maps (params, images) to logits; the same model gives the same function, so jit caches."""
+    """Maps (params, images) to logits. Equal models share one function, so jit caches it."""
     shapes: Any
     """The parameters as nested dicts of `jax.ShapeDtypeStruct`."""
     features: tuple[int, ...]

@@ -167,23 +167,23 @@ def test_the_time_of_an_inspection_is_not_that_of_its_epoch(digits):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 13, 67, 391, 469, 937])
-@pytest.mark.parametrize("every", [None, 1, 7, 100, 1000])
-def test_parts_cover_an_epoch_with_few_lengths(steps, every):
-    found = set()
-    for epoch in range(20):
-        before = epoch * steps
-        lengths = training._part_lengths(steps, before, True, every)
-        assert sum(lengths) == steps and min(lengths) >= 1
-        ends = {*(before + np.cumsum(lengths)).tolist()}
-        if every:
-            assert {end for end in range(before + 1, before + steps) if end % every == 0} <= ends
-        else:
-            assert len(lengths) <= 12
-        found |= {*lengths}
-    assert len(found) <= (9 if every else 2)
-    assert training._part_lengths(steps, 3 * steps, False, None) == [steps]
-    if steps == 469 and not every:  # MNIST in batches of 128
-        assert found == {67}
+def test_the_parts_of_an_epoch_have_at_most_two_lengths(steps):
+    ends = training._about_ten_ends(steps)
+    lengths = np.diff([0, *ends])
+    assert ends[-1] == steps and lengths.min() >= 1
+    assert len({*lengths}) <= 2 and len(lengths) <= 12
+    if steps == 469:  # MNIST in batches of 128
+        assert {*lengths} == {67}
+
+
+def test_one_compiled_program_serves_all_spans_of_an_epoch(digits):
+    def programs():
+        return training.train_span._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+    fit(digits, inspect=lambda *_: None, inspect_every=3)
+    compiled = programs()
+    fit(digits, inspect=lambda *_: None, inspect_every=5, watch=lambda *_: None)
+    assert programs() == compiled
 
 
 def test_runs_that_advance_together_are_those_that_follow_one_another(digits, monkeypatch):
