@@ -143,7 +143,7 @@ _FLAGS = flags.define(
     margin=flags.number(
         0.1,
         "Two initializers are called equivalent if a test shows that their mean test accuracies"
-        " differ by less than this, in points.",
+        " differ by less than this, in percentage points.",
     ),
     target=flags.number(
         0.95,
@@ -169,7 +169,7 @@ if __name__ == "__main__":
     console.run_program(
         f"{COMMAND} [RUNS]",
         "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
-        " which needs no network, and its figures and tables in report/.",
+        " which works offline, and its figures and tables in report/.",
         _FLAGS,
         _GROUPS,
         main,

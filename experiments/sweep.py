@@ -139,8 +139,8 @@ _FLAGS = flags.define(
     ),
     seeds=flags.string(
         "30",
-        "How many seeds, counting from 0, or which: 5-9, or 3,5,8-12. Every initializer is trained"
-        " from each of them. Seeing a difference of 0.1 points takes about 30.",
+        "Number of seeds, counting from 0, or a list such as 5-9 or 3,5,8-12. Every initializer is"
+        " trained with each seed. Detecting a difference of 0.1 percentage points takes about 30.",
     ),
     hidden=flags.repeated("hidden"),
     activation=flags.several("activation"),
@@ -152,7 +152,7 @@ _FLAGS = flags.define(
         " machines can share the work. A fixed shuffle makes every part a fair sample.",
     ),
     workdir=flags.string(
-        "runs/sweep", "Directory of the results. Runs that are finished there are skipped."
+        "runs/sweep", "Directory of the results. Finished runs in it are skipped."
     ),
 )
 
@@ -264,7 +264,7 @@ def main() -> None:
     configs = grid()
     workdir = _FLAGS.workdir
     if not workdir:
-        raise ValueError("--workdir= names no directory")
+        raise ValueError("--workdir is empty; name a directory")
     data.check(configs[0].dataset, configs[0].data_dir)
     # Each core trains its own runs. Set before JAX starts, unless the user has set it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

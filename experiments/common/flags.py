@@ -1,6 +1,6 @@
 """The flags that programs share, each defined once, and how their values are read.
 
-A program lists the names of its flags by group and defines the flags that are its own:
+A program lists the names of all its flags by group, and defines those that are not shared:
 
     _GROUPS = {"Initialization": ("init", "seed"), "Output": ("workdir", "help")}
     _FLAGS = flags.define(_GROUPS, workdir=flags.string(None, "Directory of the results."))
@@ -48,8 +48,8 @@ _SHARED = {
     "bias_init": string(Config.bias_init, "Initializer for all biases."),
     "seed": integer(
         Config.seed,
-        "Determines the initial weights and the order of the batches. The same seed gives"
-        " bit-for-bit the same run, and under one seed all initializers see the same batches.",
+        "Determines the initial weights and the order of the batches. With the same seed, runs are"
+        " repeated bit for bit, and all initializers see the same batches.",
     ),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
@@ -61,8 +61,8 @@ _SHARED = {
     ),
     "dtype": string(
         Config.dtype,
-        f"Dtype of the computation: {', '.join(DTYPES)}. Parameters are float32; with float64 they"
-        " are float64.",
+        f"Dtype of the computation: {', '.join(DTYPES)}. Parameters are float32, or"
+        " float64 if that is chosen.",
     ),
     "optimizer": string(Config.optimizer, "adam, sgd, or momentum (sgd with momentum 0.9)."),
     "learning_rate": number(None, f"Learning rate (default: {DEFAULT_RATES})."),

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that needs no network, and the same text as Markdown."""
+"""The page of a report: one HTML file that works offline, and the same text as Markdown."""
 
 import dataclasses
 import json

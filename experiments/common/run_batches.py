@@ -1,4 +1,4 @@
-"""Batches of runs: what one compiled program trains at a time, and how many that may be."""
+"""Batches of runs: which runs one compiled program trains at once, and how many fit in memory."""
 
 import collections
 import contextlib
@@ -18,30 +18,30 @@ import numpy as np
 from experiments.common import data, description, models, starting, training
 from experiments.common.config import INITIALIZERS, Config, canonical
 
-Group = dict[str, Config]  # runs by their identities
+Group = dict[str, Config]  # configurations by the identity of the run
 
-_MOST_RUNS = 16  # of a device in a batch on a CPU, where more would gain nothing
-_MOST_RUNS_TOGETHER = 256  # the same where the runs of a device advance together
-_CPU_BYTES = 2**28  # for a device's batch
-# All of a run is there about so many times over. Its parameters: on the host, on the device, and
-# while it is trained twice more in the state of Adam, which is the largest there is. Its history:
-# on the device, on the host, in its row, and in the file of the batch.
+_MOST_RUNS = 16  # per device in a batch on a CPU, where more gain nothing
+_MOST_RUNS_TOGETHER = 256  # the same on other devices, which train all runs together
+_CPU_BYTES = 2**28  # for the batch of one device
+# About how many copies of a run are in memory. Of its parameters: on the host, on the device, and
+# two in the state of Adam, which is the largest. Of its history: on the device, on the host, in its
+# row, and in the file of the batch.
 _COPIES = 4
 
 
 class Trainer(NamedTuple):
-    """What trains the runs of a group."""
+    """Trains the runs of a group."""
 
     train: Callable[[Group], list[dict[str, Any]]]
-    """Trains a batch of them, `most` at the most, to the rows that `results` stores. Raises a
-    ValueError if there is too little memory."""
+    """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`. Raises a
+    ValueError if it does not fit in memory."""
     least: int
-    """How many runs a batch should hold, and a multiple of which."""
+    """The size of a batch should be a multiple of this."""
     most: int
 
 
 def check(wanted: Group, dataset: data.Dataset) -> None:
-    """Finds initializers that do not fit a parameter before anything is trained.
+    """Checks that every initializer fits its parameters, before anything is trained.
 
     Raises:
       ValueError: one does not.
@@ -58,7 +58,7 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
 
 
 def groups(wanted: Group) -> list[Group]:
-    """The runs, divided into those that one compiled program trains."""
+    """Divides runs into groups that one compiled program can train."""
     found: dict[Any, Group] = collections.defaultdict(dict)
     for key, config in wanted.items():
         program = (
@@ -74,8 +74,8 @@ def groups(wanted: Group) -> list[Group]:
 
 
 def trainer(group: Group, dataset: data.Dataset) -> Trainer:
-    """Makes what trains the runs of a group, one of `groups`."""
-    config = next(iter(group.values()))  # in what matters here they are all alike
+    """Makes the trainer for one of `groups`."""
+    config = next(iter(group.values()))  # they agree in every field used here
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("runs",), devices=devices)
     sharded, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("runs"), jax.P()))
@@ -93,10 +93,10 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
     slots = _slots(config, dataset, model)
     if devices[0].platform == "cpu":
         least = len(devices)
-    else:  # runs that advance together: fewer take as long
+    else:  # runs are trained together, and fewer take as long
         slots = min(slots, -(-len(group) // len(devices)))
         least = slots * len(devices)
-    commonest = np.bincount(dataset.train_labels).argmax()
+    most_common = np.bincount(dataset.train_labels).argmax()
     environment = description.environment()
     common = {
         "dataset": dataset.name,
@@ -104,7 +104,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
         "features": model.features[0],
         "classes": model.features[-1],
         "test_images": len(dataset.test_labels),
-        "guess_acc": float(np.mean(dataset.test_labels == commonest)),
+        "guess_acc": float(np.mean(dataset.test_labels == most_common)),
         "host": environment["device"]["host"],
         "device": environment["device"]["kind"],
         "versions": ", ".join(" ".join(pair) for pair in environment["versions"].items()),
@@ -112,7 +112,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
 
     def train(batch: Group) -> list[dict[str, Any]]:
         started = time.perf_counter()
-        # The runs are dealt to the devices in turn; a device's lie one after another.
+        # Runs are assigned to devices in turn; those of one device are adjacent.
         places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
         with starting.precision(config), _enough_memory(config):
@@ -157,7 +157,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
 
 
 def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
-    """How many runs of a batch a device can hold."""
+    """The maximum number of runs per device in a batch."""
     device = jax.local_devices()[0]
     itemsize = jax.tree.leaves(model.shapes)[0].dtype.itemsize
     params = description.parameters(model) * itemsize
@@ -167,8 +167,8 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     history = 2 * batches * itemsize  # a loss and a count
     if device.platform == "cpu":
         return max(1, min(_MOST_RUNS, _CPU_BYTES // (_COPIES * (params + history))))
-    # All runs of the batch are under way: parameters, gradients, the optimizer's state and updates,
-    # and what a step needs besides.
+    # All runs are trained at once: each needs parameters, gradients, the state and the updates of
+    # the optimizer, and activations.
     activations = config.batch_size * sum(model.features)
     bytes_of_one = 8 * params + _COPIES * history + 16 * activations
     limit = (device.memory_stats() or {}).get("bytes_limit", 2**32)
@@ -177,7 +177,7 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
 
 @contextlib.contextmanager
 def _enough_memory(config: Config) -> Iterator[None]:
-    """Tells in one line of a network that the memory cannot hold."""
+    """Reports in one line that a network does not fit in memory."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -185,12 +185,12 @@ def _enough_memory(config: Config) -> Iterator[None]:
             raise
         raise ValueError(
             f"--hidden={','.join(map(str, config.hidden))} with --batch_size={config.batch_size}"
-            " needs more memory than there is: make either smaller"
+            " needs more memory than is available; reduce one of them"
         ) from None
 
 
 def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """What a row says of the run itself."""
+    """The columns of a row that depend only on the run."""
     examples, tests = len(dataset.train_labels), len(dataset.test_labels)
     epochs = [
         training.means(training.Metrics(*sums), examples)

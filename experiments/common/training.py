@@ -140,7 +140,7 @@ def fit(
                 state, more = train_span(
                     *arguments, batches, first, last, apply=apply, optimizer=optimizer
                 )
-                more = Metrics(*(column[first:last] for column in more))
+                more = Metrics(*(column[first:last] for column in jax.device_get(more)))
             else:
                 part = batches if len(ends) == 1 else batches[first:last]
                 state, more = train(*arguments, part, apply=apply, optimizer=optimizer)
@@ -370,7 +370,7 @@ def train_runs(
         mesh=mesh,
         in_specs=(shard, shard, whole, whole),
         out_specs=shard,
-        check_vma=False,  # the loop starts with equal histories on all devices, and ends with others
+        check_vma=False,  # the loop's initial histories are equal on all devices, its results not
     )(counts, (params, learning_rates, keys), train_set, test_set)
 
 

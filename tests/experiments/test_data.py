@@ -125,7 +125,7 @@ def test_a_damaged_bundled_file_is_named_with_what_was_expected(
         size = {"flipped": None, "truncated": -10, "empty": 0}[damage]
         (tmp_path / file).write_bytes(content[:size])
     monkeypatch.setattr(data, "_BUNDLED", tmp_path)
-    with pytest.raises(ValueError, match="reinstall") as error:
+    with pytest.raises(ValueError, match="restore it from the repository") as error:
         data.load()
     expected = "No such file" if damage == "missing" else data._BUNDLED_SHA256[file[:-3]]
     assert file in str(error.value) and expected in str(error.value)
@@ -171,14 +171,14 @@ def test_links_to_files_are_followed_but_the_source_is_the_folder(small, tmp_pat
     assert (dataset.name, dataset.source) == ("links", str(tmp_path / "links"))
 
 
-def test_an_unpacked_file_is_preferred_to_its_archive(small, tmp_path):
+def test_an_uncompressed_file_is_preferred_to_its_archive(small, tmp_path):
     _write_idx(tmp_path, small, {array: name[:-3] for array, name in _IDX_FILES.items()})
     for name in _IDX_FILES.values():
         (tmp_path / name).write_bytes(b"")
     assert _same_arrays(data.load(data_dir=str(tmp_path)), small)
 
 
-def test_a_file_called_gz_that_was_unpacked_is_read_as_it_is(small, tmp_path):
+def test_a_file_named_gz_that_is_not_compressed_is_read_as_it_is(small, tmp_path):
     _write_idx(tmp_path, small)
     (tmp_path / _IDX_FILES["train_images"]).write_bytes(_idx_bytes(small["train_images"]))
     assert _same_arrays(data.load(data_dir=str(tmp_path)), small)
@@ -225,8 +225,8 @@ def test_a_single_set_with_a_prefix_is_not_taken_for_another(small, tmp_path):
         ("test_images", lambda b: b"\0\0\x0d\x03" + b[4:], "0x00000d03, expected 0x00000803"),
         ("test_labels", lambda b: b"<html>not found</html>", "0x3c68746d, expected 0x00000801"),
         ("test_labels", lambda b: b"", "its 0 bytes begin with"),
-        ("train_labels", lambda b: b[:-1], "207 bytes unpacked, expected 208"),
-        ("train_labels", lambda b: b + b"\0", "209 bytes unpacked, expected 208"),
+        ("train_labels", lambda b: b[:-1], "207 bytes uncompressed, expected 208"),
+        ("train_labels", lambda b: b + b"\0", "209 bytes uncompressed, expected 208"),
         ("train_images", lambda b: b[:4] + b"\xff" * 12 + b[16:], "expected 79,228"),
     ],
 )
@@ -266,9 +266,9 @@ def test_an_incomplete_set_is_refused_with_what_is_missing(small, tmp_path):
         (None, "/no/such/folder", "--data_dir=/no/such/folder cannot be read: No such file"),
         ("mnist", "", "--data_dir= cannot be read"),
         (None, ".", r"holds no IDX files.*--dataset=NAME"),
-        ("huggingface:mnist", None, "--dataset=huggingface:mnist cannot be a data set"),
+        ("huggingface:mnist", None, "--dataset=huggingface:mnist is not a valid name"),
         ("mnist/a=b", None, "expected NAME, NAME/CONFIG or NAME:VERSION"),
-        ("", None, "--dataset= cannot be a data set"),
+        ("", None, "--dataset= is not a valid name"),
     ],
 )
 def test_mistakes_that_show_at_once_are_found_by_check(name, data_dir, message):
@@ -421,7 +421,7 @@ def test_images_stored_as_tensors_are_read(encoding, shape, small, tmp_path):
     assert _same_examples(data.load("digits", str(tmp_path)), small)
 
 
-def test_images_get_the_number_of_channels_that_the_set_states(small, tmp_path):
+def test_images_have_the_number_of_channels_in_the_metadata(small, tmp_path):
     _prepare(tmp_path, small, tfds.features.Image(shape=(None, None, 3)))  # of grey PNG files
     grey = {k: v.repeat(3, axis=-1) if k.endswith("images") else v for k, v in small.items()}
     assert _same_examples(data.load("digits", str(tmp_path)), grey)
@@ -520,7 +520,7 @@ def test_a_set_is_decoded_once(digits, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "text"])
-def test_a_damaged_cache_file_is_made_anew(damage, digits, cache, monkeypatch, caplog):
+def test_a_damaged_cache_file_is_replaced(damage, digits, cache, monkeypatch, caplog):
     first = data.load("digits", digits)
     (file,) = cache.iterdir()
     content = bytearray(file.read_bytes())
@@ -529,12 +529,12 @@ def test_a_damaged_cache_file_is_made_anew(damage, digits, cache, monkeypatch, c
         {"flipped": content, "truncated": content[:-99], "empty": b"", "text": b"no"}[damage]
     )
     assert data.load("digits", digits).digest == first.digest
-    assert "made anew" in caplog.text
+    assert "is damaged" in caplog.text and "replaced" in caplog.text
     _forbid_decoding(monkeypatch)
     assert data.load("digits", digits).digest == first.digest
 
 
-def test_a_set_that_was_prepared_anew_is_decoded_anew(small, tmp_path):
+def test_a_dataset_that_was_prepared_again_is_decoded_again(small, tmp_path):
     first = data.load("digits", _prepare(tmp_path, small))
     shutil.rmtree(tmp_path / "digits")
     inverted = {k: 255 - v if k.endswith("images") else v for k, v in small.items()}
@@ -547,7 +547,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(digits, cache, caplog):
     cache.parent.parent.rmdir()
     cache.parent.parent.write_text("a file where the directory should be")
     assert data.load("digits", digits).num_classes == 10
-    assert "cannot be written" in caplog.text
+    assert "cannot write" in caplog.text
 
 
 def test_a_cache_file_is_complete_or_absent(digits, cache, monkeypatch, caplog):

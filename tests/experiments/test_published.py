@@ -22,8 +22,8 @@ def test_figures_are_placed_among_our_runs(tmp_path, fill):
     assert len(rows) == 8
     first, last = rows[0], rows[-1]
     assert (first["metric"], first["published"], first["ours"]) == ("loss", "0.3163", "0.3263")
-    assert first["our runs below it"] == "0%" and first["inside 95 %"] == "no"
-    assert last["metric"] == "val_acc" and last["inside 95 %"] == "yes"
+    assert first["our runs below it"] == "0%" and first["inside 95%"] == "no"
+    assert last["metric"] == "val_acc" and last["inside 95%"] == "yes"
 
 
 def test_one_more_run_lies_inside_in_95_of_100_cases(rng):

@@ -27,7 +27,7 @@ def test_a_directory_that_holds_anything_is_refused(tmp_path):
         run_directory.create(str(tmp_path), "x")
     with pytest.raises(ValueError, match="is not a directory"):
         run_directory.create(str(tmp_path / "file"), "x")
-    with pytest.raises(ValueError, match=r"cannot make .*: name another --workdir"):
+    with pytest.raises(ValueError, match=r"cannot make .*; name another --workdir"):
         run_directory.create(str(tmp_path / "file" / "below"), "x")
 
 

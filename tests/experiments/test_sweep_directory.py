@@ -136,5 +136,5 @@ def test_a_directory_that_cannot_be_written_to_is_told(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         stored = sweep_directory.SweepDirectory(path)
         assert stored.finished() == set()
-        with pytest.raises(ValueError, match=r"cannot write to .*: name another --workdir"):
+        with pytest.raises(ValueError, match=r"cannot write to .*; name another --workdir"):
             stored.__enter__()

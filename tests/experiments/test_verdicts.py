@@ -21,7 +21,7 @@ def test_the_summary_follows_from_the_tests(tmp_path, fill):
     setting = setting_of(tmp_path)
     assert setting.inits == ["he_normal", "glorot_uniform", "zeros"] and len(setting.seeds) == 12
     words = verdicts.summary(setting)
-    assert words[0].startswith("zeros: 0 of 12 runs learned anything (95 % interval 0% to 2")
+    assert words[0].startswith("zeros: 0 of 12 runs learned anything (95% interval 0% to 2")
     assert re.fullmatch(
         r"he_normal is ahead of glorot_uniform in the first epoch by 0\.00[23]\d loss \(p .*\)",
         words[1],
@@ -47,8 +47,9 @@ def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
     assert verdicts.verdict(unsure, point, 2) == (
-        "no difference between he_normal and glorot_uniform is seen after 2 epochs;"
-        f" {detectable:.2f} points or more would have been, with a probability of at least 80%"
+        "no difference between he_normal and glorot_uniform was found after 2 epochs; a difference"
+        f" of {detectable:.2f} points or more would have been found with a probability of at least"
+        " 80%"
     )
 
 
@@ -81,7 +82,7 @@ def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row,
     assert len(first) == 2 and len(words) <= 4
     alike, ahead = first
     assert re.match(
-        r"no difference between normal\(\d\) and normal\(\d\) or normal\(\d\) is", alike
+        r"no difference between normal\(\d\) and normal\(\d\) or normal\(\d\) was", alike
     )
     assert re.fullmatch(
         r"normal\(\d\) is ahead in the first epoch: of normal\(4\) by 0\.\d+ loss \(p .*\);"

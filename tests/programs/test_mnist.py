@@ -267,7 +267,7 @@ def test_a_folder_of_idx_files_is_trained_on(tmp_path):
         (["--workdir=."], "--workdir=. is not empty"),
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
         (["--data_dir=."], "--data_dir=. holds no IDX files"),
-        (["--dataset=no such"], "--dataset=no such cannot be a data set"),
+        (["--dataset=no such"], "--dataset=no such is not a valid name"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, message, tmp_path):

@@ -162,4 +162,4 @@ def test_a_directory_that_cannot_be_written_to_is_told_at_once(tmp_path, fill):
 def test_a_directory_without_runs_is_explained(tmp_path):
     result = report(tmp_path)
     assert result.returncode == 2 and result.stdout == ""
-    assert f"{tmp_path} holds no runs: python -m experiments.sweep makes some" in result.stderr
+    assert f"{tmp_path} holds no runs; run python -m experiments.sweep first" in result.stderr

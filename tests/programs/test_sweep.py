@@ -318,7 +318,7 @@ def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "finishing the runs that are under way" in output
+    assert "finishing the current runs" in output
     kept = len(outcome(tmp_path / "runs/sweep"))
     assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
 
@@ -399,7 +399,7 @@ def test_a_number_is_so_many_seeds_with_space_around_it_too():
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
         (["--shard=5/9", "--init=zeros", "--seeds=2"], "the grid has only 2 runs"),
         (["--optimizer=adam,adm"], "--optimizer=adm: valid are adam"),
-        (["--workdir="], "--workdir= names no directory"),
+        (["--workdir="], "--workdir is empty; name a directory"),
         (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
     ],
 )
