@@ -21,7 +21,7 @@ def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
-def test_files_have_the_permissions_of_any_file(tmp_path):
+def test_files_have_the_usual_permissions(tmp_path):
     files.write(tmp_path / "a", b"")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
@@ -36,13 +36,13 @@ def test_lines_are_appended_and_a_torn_last_line_is_left_out(tmp_path):
     assert files.read_lines(path) == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3, "loss": None}]
 
 
-def test_json_names_its_format_and_has_no_nan(tmp_path):
+def test_json_has_a_format_version_and_no_nan(tmp_path):
     files.write_json(tmp_path / "a.json", {"loss": float("inf"), "shape": (1, 2)})
     content = json.loads((tmp_path / "a.json").read_text())
     assert content == {"format_version": 1, "loss": None, "shape": [1, 2]}
 
 
-def test_two_writers_with_one_process_number_write_two_files(tmp_path, monkeypatch):
+def test_two_writers_with_the_same_process_id_use_different_temporary_files(tmp_path, monkeypatch):
     """As on two machines, or in two containers, that share a directory."""
     written = []
     replace = os.replace

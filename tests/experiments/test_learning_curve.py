@@ -1,4 +1,4 @@
-"""Pictures are made from the store alone, of every kind of run."""
+"""Learning curves are drawn from the files of a run, for every kind of run."""
 
 import math
 
@@ -33,7 +33,7 @@ def record(path, epochs, per_epoch, loss, acc):
     ],
     ids=["falling", "one step", "nan", "inf", "perfect"],
 )
-def test_every_kind_of_run_gets_its_picture(epochs, per_epoch, loss, acc, tmp_path):
+def test_every_kind_of_run_gets_a_learning_curve(epochs, per_epoch, loss, acc, tmp_path):
     record(tmp_path, epochs, per_epoch, loss, acc)
     chance_loss = 0.0 if acc == 1.0 else math.log(10)
     learning_curve.draw(tmp_path, "title", "subtitle", chance_loss)

@@ -67,7 +67,9 @@ def test_a_terminal_sees_the_runs_of_a_sweep_as_one_bar():
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(0.0, 3), (10.0, 1)])
-def test_elsewhere_a_sweep_prints_a_line_now_and_then(monkeypatch, seconds, lines):
+def test_outside_a_terminal_a_sweep_prints_a_line_every_ten_seconds_and_at_the_end(
+    monkeypatch, seconds, lines
+):
     monkeypatch.setattr(progress, "_LINE_SECONDS", seconds)
     stream = io.StringIO()
     with progress.runs_progress(0, 3, stream) as show:

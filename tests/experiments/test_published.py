@@ -1,12 +1,12 @@
-"""The published table beside our own runs."""
+"""The published table compared with our runs."""
 
 import numpy as np
 
 from experiments.common import comparison, published, sweep_directory
 
 
-def test_figures_are_placed_among_our_runs(tmp_path, fill):
-    fill(tmp_path)  # of two epochs: something else was trained
+def test_published_figures_are_compared_with_our_runs(tmp_path, fill):
+    fill(tmp_path)  # two epochs, which is another setting
     (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     assert published.compare(setting) == []
     five = {
@@ -26,8 +26,8 @@ def test_figures_are_placed_among_our_runs(tmp_path, fill):
     assert last["metric"] == "val_acc" and last["inside 95%"] == "yes"
 
 
-def test_one_more_run_lies_inside_in_95_of_100_cases(rng):
-    """What is called inside is the interval of a new run, not that of the mean."""
+def test_the_interval_contains_one_more_run_in_95_of_100_cases(rng):
+    """It is the prediction interval of a new run, not the interval of the mean."""
     draws = rng.normal(0.975, 0.0016, (2000, 6))
     inside = [published.inside(values[:5], values[5], rounding=0) for values in draws]
     assert abs(np.mean(inside) - 0.95) < 5 * (0.05 * 0.95 / 2000) ** 0.5

@@ -1,4 +1,4 @@
-"""Batches of runs: as many as the memory holds, and one line if it does not hold one."""
+"""Batches of runs: as many as fit in memory, and a one-line error if none does."""
 
 import jax
 import numpy as np
@@ -15,12 +15,12 @@ def digits(examples=100):
 
 
 def most(dataset, config):
-    """How many runs a device may hold at a time."""
+    """The maximum number of runs per device."""
     trainer = run_batches.trainer({"a": config}, dataset)
     return trainer.most / len(jax.local_devices())
 
 
-def test_a_batch_holds_fewer_runs_the_more_of_them_there_is_to_keep():
+def test_a_batch_holds_fewer_runs_if_each_needs_more_memory():
     mnist = digits(60_000)
     assert most(mnist, Config()) == run_batches._MOST_RUNS
     assert 1 < most(mnist, Config(hidden=(1024, 1024))) < run_batches._MOST_RUNS  # parameters
@@ -30,8 +30,8 @@ def test_a_batch_holds_fewer_runs_the_more_of_them_there_is_to_keep():
     assert most(digits(), Config(epochs=10**6)) < run_batches._MOST_RUNS
 
 
-def test_a_batch_keeps_to_its_memory():
-    """The copies that are counted on: of a network's parameters, and of a long history."""
+def test_a_batch_stays_within_its_memory():
+    """Four copies are assumed, of the parameters and of the history."""
     for config in (Config(hidden=(1024, 1024)), Config(batch_size=1, epochs=20)):
         sizes = np.array([784, *config.hidden, 10])
         parameters = np.sum((sizes[:-1] + 1) * sizes[1:])
@@ -48,7 +48,7 @@ def test_a_batch_keeps_to_its_memory():
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes"),
     ],
 )
-def test_too_little_memory_is_told_in_one_line(monkeypatch, error):
+def test_too_little_memory_is_reported_in_one_line(monkeypatch, error):
     config = Config(hidden=(16, 8), batch_size=32)
     trainer = run_batches.trainer({"a": config}, digits())
 

@@ -1,4 +1,4 @@
-"""The directory of a run: complete or absent, never overwritten, never lost."""
+"""The directory of a run: never overwritten, and parameters are restored exactly."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from experiments.common import run_directory
 
 
-def test_runs_of_one_name_are_numbered(tmp_path, monkeypatch):
+def test_runs_of_the_same_name_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [run_directory.create(None, "mnist random_uniform(-0.1, 0.1)/x") for _ in range(3)]
     assert [path.as_posix() for path in paths] == [
@@ -16,12 +16,12 @@ def test_runs_of_one_name_are_numbered(tmp_path, monkeypatch):
     ]
 
 
-def test_a_named_directory_is_taken_if_absent_or_empty(tmp_path):
+def test_a_named_directory_may_be_absent_or_empty(tmp_path):
     assert run_directory.create(str(tmp_path), "x") == tmp_path
     assert run_directory.create(str(tmp_path / "a/b"), "x").is_dir()
 
 
-def test_a_directory_that_holds_anything_is_refused(tmp_path):
+def test_a_directory_that_is_not_empty_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is not empty"):
         run_directory.create(str(tmp_path), "x")
@@ -31,7 +31,7 @@ def test_a_directory_that_holds_anything_is_refused(tmp_path):
         run_directory.create(str(tmp_path / "file" / "below"), "x")
 
 
-def test_parameters_survive_to_the_bit(tmp_path):
+def test_loaded_parameters_are_bit_for_bit_equal(tmp_path):
     rng = np.random.default_rng(0)
     params = {
         "hidden": {i: {"kernel": rng.normal(size=(3, 4)).astype(np.float32)} for i in range(11)},

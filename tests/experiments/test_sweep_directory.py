@@ -1,4 +1,4 @@
-"""The results of sweeps: each run once, none lost, none read that is not needed."""
+"""The directory of a sweep: each run once, none lost, and no unneeded column is read."""
 
 import os
 import subprocess
@@ -43,8 +43,8 @@ def test_a_claim_lists_the_directory_twice_however_many_keys_there_are(tmp_path,
         assert len(listings) == 2
 
 
-def test_what_is_finished_while_it_is_claimed_is_given_up_again(tmp_path, monkeypatch):
-    """Another process adds runs after the directory was listed, before they are locked."""
+def test_claims_on_runs_that_finish_meanwhile_are_released(tmp_path, monkeypatch):
+    """Another process adds runs after the directory is listed and before they are locked."""
     with sweep_directory.SweepDirectory(tmp_path / "late") as late:
         late.add([row(number) for number in range(3)])
     (file,) = (tmp_path / "late").glob("*.parquet")
@@ -63,7 +63,7 @@ def test_what_is_finished_while_it_is_claimed_is_given_up_again(tmp_path, monkey
         assert tried == [key(0), key(1), key(3), key(4)]  # the third is known by then
 
 
-def test_no_two_processes_claim_the_same(tmp_path):
+def test_two_processes_never_claim_the_same_run(tmp_path):
     keys = [key(number) for number in range(6)]
     code = f"""
 from experiments.common import sweep_directory
@@ -89,7 +89,7 @@ def test_runs_are_read_once_each_and_in_order(tmp_path):
     assert len(sweep_directory.read(tmp_path, {key(7)})) == 0
 
 
-def test_the_columns_of_every_step_are_read_only_if_they_are_wanted(tmp_path, monkeypatch):
+def test_the_columns_of_steps_are_read_only_on_request(tmp_path, monkeypatch):
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add([row(1), row(0)])
     whole = sweep_directory.read(tmp_path)
@@ -107,9 +107,7 @@ def test_the_columns_of_every_step_are_read_only_if_they_are_wanted(tmp_path, mo
     assert sorted(asked) == sorted(fewer.column_names)
 
 
-def test_temporary_files_of_killed_processes_are_removed_and_those_in_use_are_not(
-    tmp_path, monkeypatch
-):
+def test_old_temporary_files_are_removed_and_new_ones_are_kept(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -131,7 +129,7 @@ def test_temporary_files_of_killed_processes_are_removed_and_those_in_use_are_no
         assert not old.exists() and new.exists() and other.exists()
 
 
-def test_a_directory_that_cannot_be_written_to_is_told(tmp_path):
+def test_a_directory_that_is_not_writable_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         stored = sweep_directory.SweepDirectory(path)

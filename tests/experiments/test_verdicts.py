@@ -1,4 +1,4 @@
-"""Verdicts: words that follow from the tests."""
+"""Verdicts are sentences that follow from the tests."""
 
 import re
 
@@ -34,7 +34,7 @@ def test_the_summary_follows_from_the_tests(tmp_path, fill):
     assert len(words) == 3
 
 
-def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
+def test_a_verdict_follows_from_the_adjusted_p_values(tmp_path, fill):
     fill(tmp_path)
     setting = setting_of(tmp_path)
     point = setting.endpoints["final_acc"]
@@ -54,7 +54,7 @@ def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
 
 
 @pytest.mark.parametrize(("endpoint", "ahead"), [("final_acc", "a"), ("final_loss", "b")])
-def test_more_accuracy_and_less_loss_are_ahead(endpoint, ahead, tmp_path, row, rng):
+def test_higher_accuracy_and_lower_loss_are_ahead(endpoint, ahead, tmp_path, row, rng):
     rows = [
         row("he_normal", seed, rng, init=init, val_acc=[0, 0, value], val_loss=[0, 0, value])
         for init, level in (("ones", 0.9), ("zeros", 0.8))
@@ -68,7 +68,7 @@ def test_more_accuracy_and_less_loss_are_ahead(endpoint, ahead, tmp_path, row, r
     )
 
 
-def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row, rng):
+def test_initializers_with_the_same_result_share_a_sentence(tmp_path, row, rng):
     shifts = {"normal(1)": 0, "normal(2)": 0, "normal(3)": 0, "normal(4)": 0.1, "normal(5)": 0.2}
     rows = [
         row("he_normal", seed, rng, init=init, loss=[0.3 + shift + noise, 0.1], val_acc=[0, 0, acc])
@@ -91,7 +91,7 @@ def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row,
     )
 
 
-def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
+def test_lines_fit_a_terminal_whatever_the_names_are(tmp_path, row, rng):
     name = "variance_scaling(0.123456789, 'fan_geo_avg', 'truncated_normal')"
     rows = [
         row("he_normal", seed, rng, init=init, learning_rate=rate)
@@ -109,7 +109,7 @@ def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
     assert not any("±" in line or "nan" in line for line in single)
 
 
-def test_a_setting_is_described_by_what_is_not_usual(tmp_path, row, rng):
+def test_a_description_mentions_only_unusual_initializers(tmp_path, row, rng):
     setting = setting_of(tmp_path, row("he_normal", 0, rng, output_init="zeros", hidden=[]))
     assert verdicts.describe(setting.fields) == (
         "mnist, MLP with hidden layers none, relu, float32; adam 0.001, batch 128, 2 epochs;"

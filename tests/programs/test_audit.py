@@ -29,13 +29,13 @@ def report(directory, name="audit"):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """What cannot train, with --check."""
+    """A network that can't train, audited with --check."""
     folder = tmp_path_factory.mktemp("failed")
     flags = ("--init=zeros", "--activation=tanh", "--depth=4", "--width=16", "--check")
     return folder / "runs/audit-mnist-zeros-seed0", run(*flags, cwd=folder)
 
 
-def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
+def test_the_output_says_what_is_wrong_and_what_to_do_next(failed):
     directory, result = failed
     lines = result.stdout.splitlines()
     assert result.stderr == "" and all(len(line) <= 100 for line in lines[:-4])
@@ -59,11 +59,11 @@ def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
     ]
 
 
-def test_a_failure_fails_a_check(failed):
+def test_check_exits_with_1_after_a_failure(failed):
     assert failed[1].returncode == 1
 
 
-def test_the_directory_holds_the_numbers_and_their_picture(failed):
+def test_the_directory_holds_the_numbers_and_a_plot(failed):
     directory, result = failed
     assert {path.name for path in directory.iterdir()} == {
         "config.json", "audit.json", "audit.png",
@@ -97,7 +97,7 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
 
 
 def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
-    """Adam's is the learning rate, wherever a pixel is not black on the whole batch."""
+    """Adam's first step is the learning rate, except for pixels that are always black."""
     network = Config(learning_rate=0.5, dtype="bfloat16", hidden=(), batch_size=64)
     config = audit.Audit(network, optimizer=True)
     directory, found = audit.run(config, str(tmp_path / "audit"))
@@ -127,7 +127,7 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
         (["update"], ["next    python -m experiments.audit {} --learning_rate=0.001"]),
     ],
 )
-def test_the_next_step_fits_what_was_found(causes, step):
+def test_the_suggested_next_step_fits_the_causes(causes, step):
     network = Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
     report: Any = types.SimpleNamespace(
         verdict="warning" if causes else "ok",
@@ -140,7 +140,7 @@ def test_the_next_step_fits_what_was_found(causes, step):
         assert "--batch_size" not in line and ("--fix" in line) == ("--fix" in start)
 
 
-def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
+def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
     assert audit.hidden_sizes(None, None, None) == Config.hidden
     assert audit.hidden_sizes(None, 3, None) == (128,) * 3
     assert audit.hidden_sizes(None, 2, 7) == (7, 7)
@@ -163,7 +163,9 @@ def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, message, tmp_path):
+def test_an_error_is_reported_in_one_line_before_anything_heavy_is_imported(
+    flags, message, tmp_path
+):
     (tmp_path / "file").touch()
     result = run(*flags, cwd=tmp_path, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     *imports, last = result.stderr.splitlines()

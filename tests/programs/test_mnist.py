@@ -19,7 +19,7 @@ from experiments.common import data, files, run_directory
 from experiments.common.config import Config
 
 COMMAND = [sys.executable, "-m", "experiments.mnist"]
-# Where it is not the figures that are tested, XLA compiles in half the time what runs once.
+# Halves the compilation time of XLA, for tests that don't check the numbers.
 FAST = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
 
@@ -31,7 +31,7 @@ def run(*flags, cwd, **options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The main job itself, with all its defaults, on all of MNIST."""
+    """The main job with all its defaults, on all of MNIST."""
     folder = tmp_path_factory.mktemp("main")
     result = run("--init=glorot_uniform", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -41,14 +41,14 @@ def finished(tmp_path_factory):
 def test_the_main_job_trains_to_the_published_accuracy(finished):
     epochs = files.read_lines(finished[0] / "metrics.jsonl")
     assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2, 3, 4, 5]
-    # Means of the independent run, give or take three of its standard deviations.
+    # Means of the independent runs, within three of their standard deviations.
     assert epochs[1]["loss"] == pytest.approx(0.3318, abs=0.02)
     assert epochs[1]["val_acc"] == pytest.approx(0.9515, abs=0.01)
     assert epochs[5]["val_loss"] == pytest.approx(0.0805, abs=3 * 0.0043)
     assert epochs[5]["val_acc"] == pytest.approx(0.9750, abs=3 * 0.0015)
 
 
-def test_the_output_tells_every_epoch_and_what_to_do_next(finished):
+def test_the_output_shows_every_epoch_and_what_to_do_next(finished):
     directory, result = finished
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines) and "\x1b" not in result.stdout
@@ -80,7 +80,7 @@ def test_the_directory_can_be_read_by_other_tools(finished):
     assert (directory / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_parameters_give_the_accuracy_that_is_reported(finished):
+def test_the_saved_parameters_give_the_reported_accuracy(finished):
     from experiments.common import models
 
     directory, _ = finished
@@ -105,7 +105,7 @@ def test_tensorboard_reads_the_events(finished):
     np.testing.assert_allclose(values, [epoch["val_acc"] for epoch in epochs], rtol=1e-6)
 
 
-def test_the_command_repeats_its_bits_and_leaves_the_first_run_alone(finished):
+def test_the_repeat_command_repeats_the_run_bit_for_bit_in_a_new_directory(finished):
     directory, result = finished
     before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
     flags = result.stdout.splitlines()[-1].partition("experiments.mnist ")[2].split()
@@ -117,14 +117,14 @@ def test_the_command_repeats_its_bits_and_leaves_the_first_run_alone(finished):
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
-def test_zeros_learn_the_commonest_class_and_nothing_else(tmp_path):
+def test_zeros_learn_only_to_predict_the_most_common_class(tmp_path):
     _, summary = mnist.run(Config(init="zeros", epochs=1), str(tmp_path))
     assert summary["val_acc"] == 0.1135
     assert summary["val_loss"] == pytest.approx(2.3010, abs=0.0005)
 
 
-def test_another_initializer_under_the_same_seed_sees_the_same_batches(finished, tmp_path):
-    """Started from correlated weights, the losses of their batches rise and fall together."""
+def test_another_initializer_with_the_same_seed_sees_the_same_batches(finished, tmp_path):
+    """So the losses of their batches are correlated."""
     mnist.run(Config(init="he_normal", epochs=1), str(tmp_path))
     mine = np.array([step["loss"] for step in files.read_lines(tmp_path / "steps.jsonl")])
     other = np.array([step["loss"] for step in files.read_lines(finished[0] / "steps.jsonl")[:469]])
@@ -164,7 +164,7 @@ def test_every_flag_does_something(flags, tmp_path):
 
 @pytest.fixture(scope="module")
 def losses(folder):
-    """The losses of a small run, step by step, by what of its settings is changed."""
+    """The losses of every step of a small run with some settings changed."""
 
     def losses(directory, **changes):
         settings = {"epochs": 1, "batch_size": 250, "hidden": (8,), "data_dir": folder, **changes}
@@ -209,17 +209,17 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in "ab"]
     assert configs[0]["config"] == configs[1]["config"]
     output = capsys.readouterr().out
-    told, _, training = output.partition("\nEpoch 0/1")
-    assert "\nfailure, zero: hidden/0/kernel" in told and "Epoch 1/1" in training
+    audited, _, training = output.partition("\nEpoch 0/1")
+    assert "\nfailure, zero: hidden/0/kernel" in audited and "Epoch 1/1" in training
     suggestion = "next    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
-    assert suggestion in told.splitlines()
-    audited = json.loads((tmp_path / "b/audit.json").read_text())
+    assert suggestion in audited.splitlines()
+    report = json.loads((tmp_path / "b/audit.json").read_text())
     first = files.read_lines(tmp_path / "b/steps.jsonl")[0]
-    assert audited["verdict"] == "failure"
-    assert audited["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert report["verdict"] == "failure"
+    assert report["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
 
-def test_a_diverging_run_ends_well(tmp_path):
+def test_a_diverging_run_finishes_and_says_so(tmp_path):
     result = run("--epochs=1", "--optimizer=sgd", "--learning_rate=1e30", cwd=tmp_path, env=FAST)
     assert result.returncode == 0, result.stderr
     assert "loss nan" in result.stdout and "training diverged" in result.stdout
@@ -228,7 +228,7 @@ def test_a_diverging_run_ends_well(tmp_path):
     assert json.loads(summary.read_text())["val_loss"] is None
 
 
-def test_a_folder_of_idx_files_is_trained_on(tmp_path):
+def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
     import gzip
 
     source = pathlib.Path(data.__file__).with_name("mnist")
@@ -270,7 +270,9 @@ def test_a_folder_of_idx_files_is_trained_on(tmp_path):
         (["--dataset=no such"], "--dataset=no such is not a valid name"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, message, tmp_path):
+def test_an_error_is_reported_in_one_line_before_anything_heavy_is_imported(
+    flags, message, tmp_path
+):
     (tmp_path / "file").touch()
     result = run(*flags, cwd=tmp_path, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     *imports, last = result.stderr.splitlines()
@@ -282,7 +284,7 @@ def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, 
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_an_unknown_or_unprepared_data_set_is_explained(tmp_path):
+def test_an_unknown_or_unprepared_dataset_is_explained(tmp_path):
     unknown = run("--dataset=fashion_mnits", f"--data_dir={tmp_path}", cwd=tmp_path)
     assert unknown.returncode == 2 and "did you mean fashion_mnist" in unknown.stderr
     unprepared = run("--dataset=fashion_mnist", f"--data_dir={tmp_path}", cwd=tmp_path)
@@ -290,7 +292,7 @@ def test_an_unknown_or_unprepared_data_set_is_explained(tmp_path):
     assert len(unprepared.stderr.splitlines()) == 1 and os.listdir(tmp_path) == []
 
 
-def test_an_initializer_that_does_not_fit_is_told_with_the_parameter(tmp_path):
+def test_the_error_for_an_initializer_that_does_not_fit_names_the_parameter(tmp_path):
     result = run("--init=he_normal(in_axis=5)", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert "hidden/0/kernel: in_axis=5 is outside shape (784, 128)" in result.stderr
@@ -391,13 +393,13 @@ def test_a_killed_run_keeps_every_finished_epoch(tmp_path):
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["hidden"] == [16]
 
 
-def test_output_cut_short_by_head_is_no_crash(tmp_path):
+def test_head_closing_the_output_causes_no_traceback(tmp_path):
     command = f"{sys.executable} -m experiments.mnist --help | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
 
 
-def test_a_configuration_is_checked_when_it_is_made():
+def test_a_configuration_is_checked_on_construction():
     with pytest.raises(ValueError, match="unknown initializer"):
         Config(init="nothing")
     assert Config(optimizer="sgd").learning_rate == 0.01

@@ -1,4 +1,4 @@
-"""`python -m experiments.sweep`: each run as if alone, nothing lost, nothing done twice."""
+"""`python -m experiments.sweep`: each run as if alone, no run lost, no run trained twice."""
 
 import collections
 import itertools
@@ -19,7 +19,7 @@ from experiments.common import data, starting, sweep_directory, training
 from experiments.common.config import Config, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
-# Where it is not a run's bits that are tested, XLA compiles in half the time what runs once.
+# Halves the compilation time of XLA, for tests that don't check bits.
 FAST = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 _INPUTS = [
     name for name in sweep_directory.SCHEMA.names if name not in ("seconds", "finished", "host")
@@ -42,7 +42,7 @@ def run(*flags, cwd, env=FAST):
 
 
 def piped(*flags, cwd):
-    """A sweep that runs, what it says kept back as it is in any pipe."""
+    """A running sweep whose output is buffered, as in any pipe."""
     environment = {name: value for name, value in FAST.items() if name != "PYTHONUNBUFFERED"}
     process: Any = subprocess.Popen(
         [*COMMAND, *flags], cwd=cwd, env=environment, text=True,
@@ -52,7 +52,7 @@ def piped(*flags, cwd):
 
 
 def train(configs, directory):
-    """Trains in this process; gives how many runs it trained, all that were missing."""
+    """Trains all missing runs in this process and returns their number."""
     dataset = data.load(configs[0].dataset, configs[0].data_dir)
     trained, others = sweep.run(configs, dataset, str(directory))
     assert others == 0
@@ -60,17 +60,17 @@ def train(configs, directory):
 
 
 def outcome(directory):
-    """What the runs of a directory are, without when and where they were trained."""
+    """The runs of a directory, without when and where they were trained."""
     return sweep_directory.read(directory).select(_INPUTS).to_pylist()
 
 
 def same(a, b):
-    """Whether two outcomes are equal to the bit, NaN included."""
+    """Whether two outcomes are bit-for-bit equal, including NaN."""
     return repr(a) == repr(b)
 
 
 def alone(config):
-    """The figures of a run as `experiments.mnist` trains it."""
+    """The metrics of a run as `experiments.mnist` trains it."""
     digits = data.load(config.dataset, config.data_dir)
     with starting.precision(config):
         start = starting.start(config, digits)
@@ -107,7 +107,7 @@ def alone(config):
     ],
     ids=str,
 )
-def test_a_run_in_a_sweep_is_the_run_alone_to_the_bit(folder, tmp_path, settings):
+def test_a_run_in_a_sweep_is_bit_for_bit_equal_to_the_run_alone(folder, tmp_path, settings):
     wanted = configs(folder, **settings)
     assert train(wanted, tmp_path) == len(wanted)
     rows = {row["key"]: row for row in sweep_directory.read(tmp_path).to_pylist()}
@@ -135,7 +135,7 @@ def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
     assert all(same(row, many[row["key"]]) for row in few)
 
 
-def test_only_what_is_missing_is_trained(folder, tmp_path):
+def test_finished_runs_are_skipped(folder, tmp_path):
     wanted = configs(folder, seeds=3)
     assert train(wanted[:4], tmp_path) == 4
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
@@ -143,7 +143,7 @@ def test_only_what_is_missing_is_trained(folder, tmp_path):
     assert train(wanted, tmp_path) == 0
     for name, content in before.items():
         assert (tmp_path / name).read_bytes() == content
-    # Another name for an initializer is no other run; another learning rate is one.
+    # Another name of the same initializer is the same run; another learning rate is not.
     named = Config(
         init="kaiming_normal()", hidden=(16,), epochs=2, data_dir=folder, dataset="digits"
     )
@@ -162,7 +162,7 @@ def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path
     assert programs() == compiled
 
 
-def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
+def test_a_diverging_run_is_recorded_and_does_not_stop_others(folder, tmp_path):
     wanted = [
         Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
         for init in ("he_normal", "normal(3e37)", "glorot_uniform")
@@ -202,12 +202,12 @@ def test_each_part_of_a_grid_is_a_fair_sample(number):
         assert mine == sorted(mine, key=grid.index)  # seed by seed
         inits = collections.Counter(config.init for config in mine)
         assert len(inits) == 3 and min(inits.values()) >= 2
-    # For ever, or machines with other versions of NumPy would disagree on which runs are theirs.
+    # Fixed for all versions of NumPy, so that machines agree on who trains which runs.
     ten = [Config(seed=seed) for seed in range(10)]
     assert [config.seed for config in sweep.part(ten, 0, 2)] == [0, 1, 2, 4, 7]
 
 
-def test_what_is_named_twice_counts_once(folder, tmp_path):
+def test_values_given_twice_are_trained_once(folder, tmp_path):
     flags = [
         "--init=he_normal,kaiming_normal(), he_normal", "--seeds=0,0-1", "--hidden=16",
         "--hidden=16", "--learning_rate=.1,0.10", "--optimizer=adam,adam", "--activation=relu,relu",
@@ -228,7 +228,7 @@ with sweep_directory.SweepDirectory(sys.argv[1]) as stored:
 """
 
 
-def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
+def test_runs_of_other_processes_are_reported_and_can_be_finished_later(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     digest = data.load(None, folder).digest
     wanted = [
@@ -236,7 +236,7 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
         for seed in range(2)
         for init in ("he_normal", "zeros")
     ]
-    # Claims end with the process that holds them, however it ends: then come those of the next.
+    # Claims end with the process that holds them, even if it is killed.
     for held, left in ((4, "4 runs are"), (1, "1 run is")):
         other = subprocess.Popen(
             [sys.executable, "-c", _HOLD, tmp_path / "runs/sweep", *wanted[:held]],
@@ -252,7 +252,7 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
         lines = result.stdout.splitlines()
         assert lines[-3] == f"{left} running in other processes; rerun this command to compare"
         assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
-        assert "0:00:00 left" not in result.stdout  # that would mean all
+        assert "0:00:00 left" not in result.stdout  # which would mean that all runs are done
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "\nruns    4, of which 3 are finished" in result.stdout
@@ -260,7 +260,7 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
     assert "test accuracy" in result.stdout
 
 
-def test_a_directory_that_nothing_is_to_be_added_to_need_not_be_writable(folder, tmp_path):
+def test_a_finished_directory_need_not_be_writable(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     first = run(*flags, cwd=tmp_path)
     directory = tmp_path / "runs/sweep"
@@ -272,7 +272,7 @@ def test_a_directory_that_nothing_is_to_be_added_to_need_not_be_writable(folder,
     finally:
         directory.chmod(0o755)
     assert again.returncode == 0 and again.stderr == ""
-    assert sorted(directory.iterdir()) == before  # root could have written
+    assert sorted(directory.iterdir()) == before  # also if root runs the test
     comparison = first.stdout.partition("0:00:00 left")[2]
     assert "test accuracy" in comparison and again.stdout.endswith(comparison)
 
@@ -294,7 +294,7 @@ def test_two_processes_share_the_work(folder, tmp_path):
     assert len(keys) == 200  # none was trained twice
 
 
-def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
+def test_the_output_shows_progress_and_results(folder, tmp_path):
     flags = ["--init=zeros,he_normal", "--seeds=3", "--hidden=16", f"--data_dir={folder}"]
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
@@ -307,7 +307,7 @@ def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
     assert lines[-2:] == ["results runs/sweep", "report  python -m experiments.report runs/sweep"]
 
 
-def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
+def test_ctrl_c_keeps_all_trained_runs(folder, tmp_path):
     flags = ["--init=he_normal", "--seeds=2000", "--hidden=16", f"--data_dir={folder}"]
     process = subprocess.Popen(
         [*COMMAND, *flags], cwd=tmp_path, env=FAST, stdout=subprocess.PIPE, text=True
@@ -323,7 +323,7 @@ def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
     assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
 
 
-def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
+def test_ctrl_c_that_also_stops_the_reader_loses_no_run(folder, tmp_path):
     """As in `python -m experiments.sweep | tee log`."""
     flags = [
         "--init=he_normal",
@@ -337,7 +337,7 @@ def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
     while len(kept := list(tmp_path.glob("runs/sweep/*.parquet"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.3)  # the next batch, of some seconds, is under way
+    time.sleep(0.3)  # the next batch, which takes some seconds, has started
     process.stdout.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130 and process.stderr.read() == ""
@@ -345,7 +345,7 @@ def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
     assert len(list(tmp_path.glob("runs/sweep/*.parquet"))) > len(kept)
 
 
-def test_output_cut_short_by_head_is_no_crash_and_costs_no_run(folder, tmp_path):
+def test_head_closing_the_output_causes_no_traceback_and_loses_no_run(folder, tmp_path):
     flags = ["--init=he_normal", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     process = piped(*flags, cwd=tmp_path)
     while not process.stdout.readline().startswith("runs "):
@@ -356,7 +356,7 @@ def test_output_cut_short_by_head_is_no_crash_and_costs_no_run(folder, tmp_path)
     assert len(outcome(tmp_path / "runs/sweep")) == 2
 
 
-def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(folder, tmp_path):
+def test_an_initializer_that_does_not_fit_is_reported_before_training(folder, tmp_path):
     flags = ["--init=he_normal,delta_orthogonal", "--seeds=2", f"--data_dir={folder}"]
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
@@ -364,20 +364,20 @@ def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(fol
     assert not list((tmp_path / "runs/sweep").glob("*.parquet"))
 
 
-def test_a_network_that_does_not_fit_into_the_memory_is_told_in_one_line(folder, tmp_path):
+def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, tmp_path):
     result = run("--init=zeros", "--hidden=1000000,1000000", f"--data_dir={folder}", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert "--hidden=1000000,1000000 with --batch_size=128 needs more memory" in result.stderr
 
 
-def test_help_shows_every_flag_as_it_is_written(tmp_path):
+def test_help_shows_defaults_as_they_are_written(tmp_path):
     result = run("--help", cwd=tmp_path)
     text = " ".join(result.stdout.split())
     assert "Repeat the flag to compare several. (default: 128,64) --activation" in text
     assert "repeat this option" not in text and "['" not in text
 
 
-def test_a_number_is_so_many_seeds_with_space_around_it_too():
+def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
     assert sweep.parse_seeds(" 3") == sweep.parse_seeds("3 ") == [0, 1, 2]
     assert sweep.parse_seeds("4294967295-4294967295") == [2**32 - 1]
 
@@ -403,7 +403,7 @@ def test_a_number_is_so_many_seeds_with_space_around_it_too():
         (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(tmp_path, flags, message):
+def test_an_error_is_reported_in_one_line(tmp_path, flags, message):
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
@@ -418,9 +418,9 @@ def _train_all(folder, seeds, workdir):
     ("kills", "seeds"),
     [(5, 40), pytest.param(50, 300, marks=pytest.mark.slow)],  # two minutes
 )
-def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kills, seeds):
-    """-9 at random moments; then it is finished, and compared with a sweep left in peace."""
-    _train_all(folder, seeds, tmp_path / "in peace")  # first, so that the program is compiled
+def test_killing_a_sweep_at_any_moment_loses_and_corrupts_nothing(folder, tmp_path, kills, seeds):
+    """Killed at random moments, then finished and compared with an undisturbed sweep."""
+    _train_all(folder, seeds, tmp_path / "undisturbed")  # first, so that the program is compiled
     # Forked from a process that has imported everything, so that kills hit what matters.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -439,11 +439,11 @@ def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kill
         found = list((tmp_path / "killed").glob("*.parquet"))
         now = len(outcome(tmp_path / "killed")) if found else 0
         assert now >= kept
-        patience += 0.1 * (now == kept)  # on a busy machine it takes longer to come anywhere
+        patience += 0.1 * (now == kept)  # on a busy machine it takes longer to finish anything
         kept = now
         if finished:
             break
         cut_short += 1
     assert cut_short > kills / 2 and 0 < kept
     _train_all(folder, seeds, tmp_path / "killed")
-    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "in peace"))
+    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed"))
