@@ -61,10 +61,9 @@ class Config:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("dtype", self.dtype, DTYPES)
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if not least <= getattr(self, name) < 2**32:
-                raise ValueError(
-                    f"--{name} must be at least {least} and below 2**32, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if not least <= value < 2**32:
+                raise ValueError(f"--{name}={value}: must be at least {least} and below 2**32")
         if not all(1 <= size < 2**31 for size in self.hidden):
             sizes = ",".join(map(str, self.hidden))
             raise ValueError(f"--hidden={sizes}: every size must be at least 1")
@@ -74,10 +73,10 @@ class Config:
             rate = OPTIMIZERS[self.optimizer]
             object.__setattr__(self, "learning_rate", rate)
         if not 0 < rate < math.inf:
-            raise ValueError(f"--learning_rate must be a finite number above 0, got {rate}")
+            raise ValueError(f"--learning_rate={rate:g}: must be a finite number above 0")
 
     def arguments(self, batch_size: int | None = None) -> list[str]:
-        """The flags that give this configuration: init, seed, and whatever is not the default.
+        """The flags that give this configuration: init, seed, and all that differ from the default.
 
         Args:
           batch_size: the program's default for that flag; None means that of `Config`.
@@ -117,4 +116,4 @@ def canonical(spec: str) -> str:
 def _check_choice(flag: str, value: str, valid: Iterable[str]) -> None:
     if value not in valid:
         choices = ", ".join(nearest_first(value, valid))
-        raise ValueError(f"--{flag}={value}: valid are {choices}")
+        raise ValueError(f"--{flag}={value}: must be one of {choices}")

@@ -72,6 +72,8 @@ def run_program(
         known = [flag for group in groups.values() for flag in group]
         valid = ", ".join(f"--{flag}" for flag in nearest_first(error.flagname, known))
         _fail(name, f"unknown flag --{error.flagname}; valid flags: {valid}")
+    except flags.IllegalFlagValueError as error:
+        _fail(name, _illegal_value(str(error)))
     except (flags.Error, ValueError) as error:
         _fail(name, str(error))
     except KeyboardInterrupt:
@@ -86,6 +88,16 @@ def run_program(
 def _fail(name: str, message: str) -> None:
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _illegal_value(message: str) -> str:
+    """Absl's message about a value, in the words of our own."""
+    flag, _, reason = message.removeprefix("flag ").partition(": ")
+    if reason.startswith("invalid literal for int"):
+        reason = "must be an integer"
+    elif reason.startswith("could not convert string to float"):
+        reason = "must be a number"
+    return f"{flag}: {reason}"
 
 
 def _leave(code: int) -> None:

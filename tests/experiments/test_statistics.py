@@ -25,7 +25,9 @@ def test_the_bootstrap_interval_nearly_has_its_coverage_from_twenty_values_on(rn
     draws = rng.normal(3, 2, (400, 20))
     intervals = [statistics.bootstrap_interval(values, rng) for values in draws]
     assert 0.89 < covered(intervals, 3) < 0.98
-    with pytest.raises(ValueError, match=r"needs 20 values, got 19; mean_interval works with fewer"):
+    with pytest.raises(
+        ValueError, match=r"needs 20 values, got 19; mean_interval works with fewer"
+    ):
         statistics.bootstrap_interval(draws[0, :19], rng)
 
 
@@ -103,7 +105,7 @@ def test_pairing_finds_a_difference_that_an_unpaired_test_misses(rng):
 
 @pytest.mark.parametrize(
     ("stddev", "n", "difference"),
-    # Of accuracy in points, 80 % power at .05: what a table of sample sizes says of pairs that are
+    # Of accuracy in points, 80% power at 0.05: from a table of sample sizes for pairs that are
     # correlated by .5, whose differences have the standard deviation of one.
     [(0.13, 16, 0.1), (0.2, 34, 0.1), (0.13, 56, 0.05)],
 )

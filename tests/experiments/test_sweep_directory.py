@@ -74,7 +74,7 @@ with sweep_directory.SweepDirectory({str(tmp_path)!r}) as stored:
         assert stored.claim(keys, 3) == keys[:3]
         stored.add([row(0)])
         output = subprocess.check_output([sys.executable, "-c", code], text=True)
-        assert output == f"{keys[3:]}\n"  # neither those in hand nor what is finished
+        assert output == f"{keys[3:]}\n"  # neither claimed nor finished ones
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert output == f"{keys[1:5]}\n"
 

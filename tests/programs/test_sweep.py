@@ -398,7 +398,7 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
         (["--optimizer="], "--optimizer=: must be names separated by commas"),
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
         (["--shard=5/9", "--init=zeros", "--seeds=2"], "the grid has only 2 runs"),
-        (["--optimizer=adam,adm"], "--optimizer=adm: valid are adam"),
+        (["--optimizer=adam,adm"], "--optimizer=adm: must be one of adam"),
         (["--workdir="], "--workdir is empty; name a directory"),
         (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
     ],
