@@ -97,6 +97,8 @@ def _illegal_value(message: str) -> str:
         reason = "must be an integer"
     elif reason.startswith("could not convert string to float"):
         reason = "must be a number"
+    elif "Non-boolean argument" in reason:
+        reason = "must be true or false"
     return f"{flag}: {reason}"
 
 

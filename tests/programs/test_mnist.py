@@ -260,6 +260,7 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--batch_size=0"], "--batch_size=0: must be at least 1"),
         (["--seed=-1"], "--seed=-1: must be at least 0"),
         (["--seed=x"], "--seed=x: must be an integer"),
+        (["--audit=x"], "--audit=x: must be true or false"),
         (["--learning_rate=0"], "--learning_rate=0: must be a finite number above 0"),
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),
