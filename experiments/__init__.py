@@ -1,1 +1,33 @@
 """Programs that give the evidence: each runs as `python -m experiments.NAME`."""
+
+import importlib.util
+import sys
+
+# What the extra `experiments` in pyproject.toml installs, by import name. This file runs before
+# every program, so that each of them reports a missing package in the same way.
+_PACKAGES = (
+    "absl",
+    "altair",
+    "flax",
+    "jax",
+    "jinja2",
+    "matplotlib",
+    "optax",
+    "PIL",
+    "platformdirs",
+    "pyarrow",
+    "safetensors",
+    "tensorboardX",
+    "tensorflow_datasets",
+    "vl_convert",
+)
+_missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+if _missing:
+    _message = (
+        f"experiments needs packages that are not installed ({', '.join(_missing)});"
+        " in a clone of the repository: pip install -e '.[experiments]'"
+    )
+    if sys.argv[:1] == ["-m"]:  # what `python -m` sets while it looks for the program
+        print(_message, file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(_message)

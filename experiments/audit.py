@@ -134,10 +134,7 @@ def _changes(repair: "initjax.Repair") -> dict[str, Any]:
     """The content of fixed.json besides the audit."""
     return {
         "target": repair.target,
-        "changes": [
-            {"name": change.name, "what": change.what, "factors": change.factors}
-            for change in repair.changes
-        ],
+        "changes": [dataclasses.asdict(change) for change in repair.changes],
         "left": [{"name": name, "why": reason} for name, reason in repair.left],
     }
 

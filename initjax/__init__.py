@@ -64,7 +64,17 @@ from initjax.theory.moments import gain, torch_gain
 from initjax.trees import initialize, named_key, rescale
 
 if TYPE_CHECKING:
-    from initjax.auditing import Change, Finding, Layer, Network, Repair, Report, audit, fix
+    from initjax.auditing import (
+        Change,
+        Finding,
+        Layer,
+        Network,
+        Repair,
+        Report,
+        audit,
+        auditor,
+        fix,
+    )
 
 __all__ = [
     "NAMES",
@@ -76,6 +86,7 @@ __all__ = [
     "Repair",
     "Report",
     "audit",
+    "auditor",
     "bounded_normal",
     "compute_fans",
     "constant",
@@ -136,14 +147,17 @@ __all__ = [
     "zeros",
 ]
 
+__version__ = "0.1.0"
 
-_AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "fix")
+_AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "auditor", "fix")
 
 
 def __getattr__(name: str) -> Any:
-    """The audit and its types: as large as all the rest, and imported when asked for."""
+    """Imports the audit and its types, which are as large as all the rest, at the first use."""
     if name in _AUDITING:
-        return getattr(importlib.import_module("initjax.auditing"), name)
+        value = getattr(importlib.import_module("initjax.auditing"), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'initjax' has no attribute {name!r}")
 
 

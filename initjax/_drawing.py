@@ -90,6 +90,17 @@ def draw(
     return _drawn()(transform, key, numbers, bounds, shape, dtype, wide, outside, out_sharding)
 
 
+def draw_by_law(
+    self: Any,
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """The method `__call__` of an initializer that has a `_law` and a `dtype`."""
+    return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+
+
 def _suits_blocks(shape: tuple[int, ...]) -> bool:
     """Whether an array is drawn in blocks by itself: on a CPU, if the bits are the same."""
     import jax

@@ -84,13 +84,18 @@ def settle(self: Any, **checked: Any) -> None:
         object.__setattr__(self, name, value)
 
 
-def spec_repr(self: Any, name: str | None = None, fixed: Iterable[str] = ()) -> str:
-    """The repr of a dataclass as a call: what is required by position, what is not default by name.
+def spec_repr(self: Any) -> str:
+    """The repr of a dataclass as a call of its class."""
+    return call_repr(self, type(self).__name__)
+
+
+def call_repr(self: Any, name: str, fixed: Iterable[str] = ()) -> str:
+    """A dataclass as a call: required fields by position, those that differ from defaults by name.
 
     Args:
       self: an instance of a dataclass.
-      name: the name to call; None stands for the class's.
-      fixed: the fields that the name has fixed already.
+      name: the name to call.
+      fixed: the fields that the name already fixes.
     """
     arguments = []
     for field in dataclasses.fields(self):
@@ -99,7 +104,7 @@ def spec_repr(self: Any, name: str | None = None, fixed: Iterable[str] = ()) -> 
             continue
         required = field.default is dataclasses.MISSING
         arguments.append(repr(content) if required else f"{field.name}={content!r}")
-    return f"{name or type(self).__name__}({', '.join(arguments)})"
+    return f"{name}({', '.join(arguments)})"
 
 
 def is_key(value: Any) -> bool:

@@ -58,7 +58,7 @@ class constant:
     dtype: Any = None
     _written: str = dataclasses.field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         value, written = _kept(self.value)
         settle(self, value=value, _written=written, dtype=checked_dtype("constant", self.dtype))
 
@@ -125,7 +125,7 @@ class identity:
     gain: float = 1.0
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         gain = checked_number("identity", "gain", self.gain)
         settle(self, gain=gain, dtype=checked_dtype("identity", self.dtype))
 
@@ -172,7 +172,7 @@ class dirac:
     groups: int = 1
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         groups = checked_integer("dirac", "groups", self.groups, 1)
         settle(self, groups=groups, dtype=checked_dtype("dirac", self.dtype))
 
@@ -203,8 +203,8 @@ def _tuples(value: Any) -> Any:
 
 
 # As in JAX these two are initializers themselves, not makers of one: kernel_init=zeros.
-zeros = constant(0.0)
-ones = constant(1.0)
+zeros: constant = constant(0.0)
+ones: constant = constant(1.0)
 
 
 @initializer
@@ -238,7 +238,7 @@ class hadamard_identity:
 
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settle(self, dtype=checked_dtype("hadamard_identity", self.dtype))
 
     def __call__(
@@ -306,7 +306,7 @@ class stft:
     periodic: bool = False
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_choice("stft", "side", self.side, ("real", "imag"))
         if self.scaling is not None:
             checked_choice("stft", "scaling", self.scaling, ("density", "spectrum"))

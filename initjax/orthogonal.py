@@ -54,7 +54,7 @@ class orthogonal:
     column_axis: int = -1
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settle(self, **_checked("orthogonal", self.scale, self.dtype, self.column_axis))
 
     def __call__(
@@ -113,7 +113,7 @@ class delta_orthogonal:
     column_axis: int = -1
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settle(self, **_checked("delta_orthogonal", self.scale, self.dtype, self.column_axis))
 
     def __call__(
@@ -163,7 +163,7 @@ class scaled_orthogonal:
     scale: float = 1.0
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked = _checked("scaled_orthogonal", self.scale, self.dtype)
         settle(self, scale=checked["scale"], dtype=checked["dtype"])
 

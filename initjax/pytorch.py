@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from initjax._drawing import draw, draw_dtypes
+from initjax._drawing import draw_by_law
 from initjax._laws import Law, uniform_law
 from initjax._values import (
     Axes,
@@ -21,9 +20,6 @@ from initjax._values import (
 )
 from initjax.scaling import Gain, named, variance_scaling
 from initjax.theory.moments import torch_gain
-
-if TYPE_CHECKING:
-    import jax
 
 
 def torch_kaiming_uniform(
@@ -149,17 +145,14 @@ class torch_bias:
     fan_in: float
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settle(
             self,
             fan_in=checked_positive("torch_bias", "fan_in", self.fan_in),
             dtype=checked_dtype("torch_bias", self.dtype, inexact=True),
         )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         limit = self.fan_in**-0.5

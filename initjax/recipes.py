@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import match, named_key, placed_like, rescale
+from initjax.trees import Params, match, named_key, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -31,7 +31,7 @@ Patterns: TypeAlias = str | Sequence[str]
 """A pattern of paths as in `initialize`, or several."""
 
 
-def residual_scaling(params: Any, num_branches: int, *, outputs: Patterns) -> Any:
+def residual_scaling(params: Params, num_branches: int, *, outputs: Patterns) -> Params:
     r"""Divides what residual branches end with by :math:`\sqrt{branches}`, as GPT-2 does.
 
     The sum of as many independent branches then has the variance of one. In GPT-2 all kernels are
@@ -65,14 +65,14 @@ def residual_scaling(params: Any, num_branches: int, *, outputs: Patterns) -> An
 
 
 def fixup(
-    params: Any,
+    params: Params,
     num_branches: int,
     *,
     inner: Patterns,
     last: Patterns,
     head: Patterns = (),
     layers_per_branch: int = 2,
-) -> Any:
+) -> Params:
     r"""Scales a residual network without normalization so that a step of SGD changes it by O(1).
 
     Layers in a branch are multiplied by :math:`L^{-1/(2m-2)}`, with `L` branches of `m` layers; the
@@ -112,8 +112,8 @@ def fixup(
 
 
 def t_fixup(
-    params: Any, num_layers: int, stack: str, *, weights: Patterns, embeddings: Patterns = ()
-) -> Any:
+    params: Params, num_layers: int, stack: str, *, weights: Patterns, embeddings: Patterns = ()
+) -> Params:
     r"""Scales a transformer's encoder or decoder so that it trains without norms and warm-up.
 
     The weights are multiplied by :math:`.67 N^{-1/4}` in an encoder and by :math:`(9 N)^{-1/4}` in
@@ -203,13 +203,13 @@ def deepnorm_constants(
 
 
 def deepnorm(
-    params: Any,
+    params: Params,
     stack: str,
     *,
     weights: Patterns,
     encoder_layers: int = 0,
     decoder_layers: int = 0,
-) -> Any:
+) -> Params:
     r"""Scales a post-norm transformer's encoder or decoder for hundreds of layers.
 
     The weights are multiplied by :math:`\beta`. All kernels have been drawn by
@@ -246,13 +246,13 @@ def deepnorm(
 
 
 def mimetic(
-    params: Any,
+    params: Params,
     key: jax.Array,
     attention: Patterns = "*",
     *,
     query_key: tuple[float, float] = (0.7, 0.7),
     value_output: tuple[float, float] = (0.4, 0.4),
-) -> Any:
+) -> Params:
     r"""Draws self-attention to look as after training: the products of its kernels, not each.
 
     Of every head :math:`W_Q W_K^T \approx \alpha_1 Z + \beta_1 I`, and of all heads together

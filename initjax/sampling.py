@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw, draw_dtypes, is_counted
+from initjax._drawing import draw, draw_by_law, draw_dtypes, is_counted
 from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
 from initjax._values import checked_dtype, checked_number, initializer, settle, spec_repr
 
@@ -50,13 +50,10 @@ class uniform:
     scale: float = 1e-2
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"scale": {}})
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return uniform_law(0.0, 1.0, dtype, self.scale)
@@ -89,17 +86,14 @@ class random_uniform:
     maxval: float = 0.05
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"minval": {}, "maxval": {}})
         if self.minval > self.maxval:
             raise ValueError(
                 f"random_uniform: minval must not exceed maxval, got {self.minval} > {self.maxval}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
@@ -132,7 +126,7 @@ class normal:
     stddev: float = 1e-2
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"stddev": {"minimum": 0}})
 
     def __call__(
@@ -177,13 +171,10 @@ class random_normal:
     stddev: float = 0.05
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self, {"mean": {}, "stddev": {"minimum": 0}})
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return normal_law(self.stddev, dtype, self.mean)
@@ -227,7 +218,7 @@ class truncated_normal:
     lower: float = -2.0
     upper: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         infinite = {"infinite": True}
         _check(self, {"stddev": {"minimum": 0}, "lower": infinite, "upper": infinite})
         if self.lower >= self.upper:
@@ -235,10 +226,7 @@ class truncated_normal:
                 f"truncated_normal: lower must be below upper, got {self.lower} >= {self.upper}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return truncated_normal_law(self.stddev, self.lower, self.upper, dtype)
@@ -281,7 +269,7 @@ class random_truncated_normal:
     upper: float = 2.0
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         infinite = {"infinite": True}
         _check(self, {"mean": {}, "stddev": {"minimum": 0}, "lower": infinite, "upper": infinite})
         if self.lower >= self.upper:
@@ -290,10 +278,7 @@ class random_truncated_normal:
                 f" {self.lower} >= {self.upper}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         cut = self.lower, self.upper
@@ -337,7 +322,7 @@ class bounded_normal:
     maxval: float = 2.0
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         infinite = {"infinite": True}
         _check(self, {"mean": {}, "stddev": {"minimum": 0}, "minval": infinite, "maxval": infinite})
         if self.stddev == 0:
@@ -347,10 +332,7 @@ class bounded_normal:
                 f"bounded_normal: minval must be below maxval, got {self.minval} >= {self.maxval}"
             )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
@@ -399,7 +381,7 @@ class in_blocks:
 
     initializer: Any
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not hasattr(self.initializer, "_law") or isinstance(self.initializer, type):
             raise TypeError(
                 "in_blocks: takes an initializer of independent numbers, such as he_normal(),"

@@ -31,13 +31,13 @@ from initjax._drawing import draw, draw_dtypes
 from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
 from initjax._values import (
     Axes,
+    call_repr,
     checked_choice,
     checked_dtype,
     checked_number,
     initializer,
     is_key,
     settle,
-    spec_repr,
 )
 from initjax.fans import checked_fans, fans_arguments, fans_of
 from initjax.theory.moments import gain as theory_gain
@@ -45,7 +45,7 @@ from initjax.theory.moments import gain as theory_gain
 if TYPE_CHECKING:
     import jax
 
-Gain: TypeAlias = float | Callable | str
+Gain: TypeAlias = float | Callable[[Any], Any] | str
 """A gain: a number, or an activation, as a function or its name in `jax.nn`."""
 
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
@@ -119,7 +119,7 @@ class variance_scaling:
     fan_out_divisor: float = dataclasses.field(default=1.0, kw_only=True)
     gain: dataclasses.InitVar[Gain | None] = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self, gain: Gain | None):
+    def __post_init__(self, gain: Gain | None) -> None:
         owner = "variance_scaling"
         checked_choice(owner, "mode", self.mode, MODES)
         checked_choice(owner, "distribution", self.distribution, DISTRIBUTIONS)
@@ -166,7 +166,9 @@ class variance_scaling:
 
     def __repr__(self) -> str:
         name = _NAMED.get((self.scale, self.mode, self.distribution))
-        return spec_repr(self, name, ("scale", "mode", "distribution") if name else ())
+        if name is None:
+            return call_repr(self, "variance_scaling")
+        return call_repr(self, name, fixed=("scale", "mode", "distribution"))
 
 
 def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
@@ -185,7 +187,7 @@ def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
 
 
 def named(
-    owner: str, mode: str, distribution: str, gain: Gain, fans: tuple, dtype: Any
+    owner: str, mode: str, distribution: str, gain: Gain, fans: tuple[Any, ...], dtype: Any
 ) -> variance_scaling:
     """The core with its first arguments fixed; what is wrong with the others is told by the name.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw, draw_dtypes
+from initjax._drawing import draw_by_law, draw_dtypes
 from initjax._laws import Law, normal_law, uniform_law
 from initjax._values import (
     Axes,
@@ -66,7 +66,7 @@ class sparse:
     axis: int = -2
     dtype: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.axis not in (-1, -2):
             raise ValueError(f"sparse: axis must be -1 or -2, got {self.axis!r}")
         settle(
@@ -142,7 +142,7 @@ class siren:
     fan_in_divisor: float = 1.0
     fan_out_divisor: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.first, bool):
             raise TypeError(f"siren: first must be True or False, got {self.first!r}")
         settle(
@@ -152,10 +152,7 @@ class siren:
             **checked_fans("siren", **fans_arguments(self)),
         )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         fan_in = fans_of(self, shape)[0] or 1.0  # of a shape without elements any law serves
@@ -206,7 +203,7 @@ class random_walk:
     fan_in_divisor: float = 1.0
     fan_out_divisor: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_choice("random_walk", "activation", self.activation, ("relu", "linear"))
         settle(
             self,
@@ -214,10 +211,7 @@ class random_walk:
             **checked_fans("random_walk", **fans_arguments(self)),
         )
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
-        return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    __call__ = draw_by_law
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         fan_in = fans_of(self, shape)[0] or 1.0
@@ -289,7 +283,7 @@ class mup_output:
     fan_out_divisor: float = 1.0
     gain: dataclasses.InitVar[Gain | None] = None
 
-    def __post_init__(self, gain: Gain | None):
+    def __post_init__(self, gain: Gain | None) -> None:
         checked_choice("mup_output", "distribution", self.distribution, DISTRIBUTIONS)
         settle(
             self,
@@ -351,7 +345,7 @@ class icnr:
     factor: int = 2
     layout: str = "depth_to_space"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_initializer("icnr", "initializer", self.initializer)
         settle(self, factor=checked_integer("icnr", "factor", self.factor, 1))
         checked_choice("icnr", "layout", self.layout, ("depth_to_space", "pixel_shuffle"))

@@ -11,7 +11,7 @@ import hashlib
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from initjax._values import Initializer, checked_number
 
 if TYPE_CHECKING:
     import jax
+
+Params = TypeVar("Params")
+"""A tree of parameters, of any type: what takes one and returns one keeps its type."""
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
@@ -101,7 +104,7 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def rescale(params: Any, factors: Mapping[str, float]) -> Any:
+def rescale(params: Params, factors: Mapping[str, float]) -> Params:
     """Multiplies the parameters of a tree, each by the first factor whose pattern its path matches.
 
     What the model has drawn keeps its law and its pairing by seed, whatever its layout; only its

@@ -1,35 +1,35 @@
-"""Measures how far `initjax.audit` can be trusted: on models with a planted fault and without any.
+"""Measures how far `initjax.audit` can be trusted, on models with and without a planted fault.
 
-    python scripts/audit_evidence.py [--only=zeros,he_mlp]
+    python scripts/audit_evidence.py
 
-Audits every model of `scripts/audit_zoo` on one batch before its first step, and prints the
-README's tables. A fault is found if the verdict is not "ok", and named rightly if a finding of the
-gravest level has a cause that fits. The audit was written with these kinds of fault in mind: the
-counts say that it does what it is meant to do, not how often it errs on other models.
+Audits each model of `scripts/audit_zoo` on one batch before its first step. A fault counts as found
+if the verdict is not "ok", and as named correctly if a finding of the most severe level has a cause
+that fits. The audit was written with these kinds of fault in mind: the counts show that it does
+what it was built for, not how often it is wrong on other models.
 
-What a fault costs, and what `initjax.fix` regains, is shown by training: 200 steps from the
-parameters as they are, and 200 from the mended ones; the loss and the accuracy are those on 1,000
-training examples afterwards, of one seed. Healthy models are trained too, as proof that they are.
-Needs Equinox (`pip install equinox`). 16 minutes on 2 busy cores of a CPU, 10 of
-computing.
+Training shows what a fault costs and what `initjax.fix` regains: 200 steps from the parameters as
+they are, and 200 from the repaired ones, with one seed. Shown are loss and accuracy on 1,000
+training examples. Healthy models are trained too, to show that they are healthy. Needs Equinox
+(`pip install equinox`). About 13 minutes on 2 cores of a CPU.
 """
 
-import argparse
 import dataclasses
 import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import _results
+
 if TYPE_CHECKING:
     from audit_zoo.cases import Case
 
 _STEPS, _EXAMPLES = 200, 1000
-_LEVELS = ("warning", "failure")  # by gravity
+_LEVELS = ("warning", "failure")  # by severity
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The loss, and the accuracy of what classifies, else None."""
+    """The loss, and the accuracy of classifiers, None for other models."""
 
     loss: float
     accuracy: float | None
@@ -42,7 +42,7 @@ class Score:
 
 
 class Trainer:
-    """Trains a case from any parameters by one compiled step."""
+    """Trains a case from any parameters; compiled once."""
 
     def __init__(self, case: "Case"):
         import jax
@@ -53,8 +53,7 @@ class Trainer:
             accuracy = case.accuracy(params, *examples) if case.classifies else None
             return case.loss_fn(params, *examples), accuracy
 
-        # No `lax.scan` over the steps: inside of loops JAX's convolutions on a CPU are 5 times as
-        # slow.
+        # Not a `lax.scan` over the steps: on a CPU, JAX's convolutions are 5 times slower in loops.
         @jax.jit
         def step(params: Any, state: Any, *batch: jax.Array) -> tuple[Any, Any]:
             gradient = jax.grad(case.loss_fn)(params, *batch)
@@ -77,14 +76,14 @@ class Trainer:
 
 
 def causes_of(report: Any) -> list[str]:
-    """The causes of a report's findings of its gravest level, each once."""
+    """The causes of a report's most severe findings, each once."""
     levels = {finding.level for finding in report.findings}
-    gravest = [level for level in _LEVELS if level in levels][-1:]
-    return list(dict.fromkeys(f.cause for f in report.findings if f.level in gravest))
+    worst = [level for level in _LEVELS if level in levels][-1:]
+    return list(dict.fromkeys(f.cause for f in report.findings if f.level in worst))
 
 
 def show(report: Any) -> None:
-    """Prints the verdict and what was found."""
+    """Prints the verdict and the findings."""
     print(f"  verdict {report.verdict}")
     for finding in report.findings:
         layers = ", ".join(finding.layers[:3]) + (", ..." if len(finding.layers) > 3 else "")
@@ -92,18 +91,18 @@ def show(report: Any) -> None:
 
 
 def faulty_row(case: "Case") -> tuple[list[str], bool, bool]:
-    """The row of a model with a fault, whether that was found, and whether named rightly."""
+    """The row of a model with a fault; whether it was found, and whether named correctly."""
     from audit_zoo.cases import KEY
 
     import initjax
 
-    # Its audit beforehand is that of `initjax.audit`, and compiled once for both.
+    # The audit before the repair is the one that `initjax.audit` makes: no need to make it twice.
     params, repair = initjax.fix(
         case.loss_fn, case.params, *case.batch(0), key=KEY, optimizer=case.optimizer
     )
     report = repair.before
     show(report)
-    print(f"  after fix, which changes {len(repair.changes)} parameters:")
+    print(f"  after fix, which changed {len(repair.changes)} parameters:")
     show(repair.after)
     causes = causes_of(report)
     found, right = report.verdict != "ok", not set(causes).isdisjoint(case.causes)
@@ -131,18 +130,14 @@ def healthy_row(case: "Case") -> tuple[list[str], bool]:
     return row, report.verdict != "ok"
 
 
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    if rows:
-        print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-        print("\n".join("| " + " | ".join(row) + " |" for row in rows))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        usage="python scripts/audit_evidence.py [options]", description=__doc__
+    parser = _results.parser(__doc__)
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        help="functions of scripts/audit_zoo, separated by commas, instead of all; prints their"
+        " tables and writes no file",
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", help="names of functions in scripts/audit_zoo, with commas")
     options = parser.parse_args()
     only = set(options.only.split(",")) if options.only else set()
 
@@ -151,7 +146,7 @@ def main() -> None:
 
     names = [make.__name__ for make in (*FAULTY, *HEALTHY)]
     if unknown := sorted(only.difference(names)):
-        parser.error(f"no model {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"unknown model {', '.join(unknown)}; valid models: {', '.join(names)}")
     started, faulty, healthy = time.perf_counter(), [], []
     for make in (*FAULTY, *HEALTHY):
         if not only or make.__name__ in only:
@@ -161,18 +156,36 @@ def main() -> None:
                 faulty.append(faulty_row(case))
             else:
                 healthy.append(healthy_row(case))
+    body = evidence(faulty, healthy, time.perf_counter() - started)
+    if only:
+        print(f"\n{body}")
+    else:
+        packages = ("initjax", "jax", "flax", "equinox", "optax")
+        _results.write("audit_evidence", "The audit: evidence", body, packages, options.results)
 
-    head = ["model", "in", "planted fault", "verdict", "cause named", "as it is", "after `fix`"]
-    print_table(head, [row for row, _, _ in faulty])
-    head = ["model", "in", "verdict", "false alarms", "untrained", "after 200 steps"]
-    print_table(head, [row for row, _ in healthy])
+
+def evidence(
+    faulty: list[tuple[list[str], bool, bool]],
+    healthy: list[tuple[list[str], bool]],
+    seconds: float,
+) -> str:
+    """The counts and the two tables."""
     n = len(faulty)
-    print(
-        f"\nfaults found {sum(found for _, found, _ in faulty)}/{n},"
-        f" causes named rightly {sum(right for _, _, right in faulty)}/{n},"
-        f" false alarms {sum(alarm for _, alarm in healthy)}/{len(healthy)};"
-        f" {time.perf_counter() - started:.0f} s"
-    )
+    parts = [
+        f"Faults found {sum(found for _, found, _ in faulty)} of {n},"
+        f" causes named correctly {sum(right for _, _, right in faulty)} of {n},"
+        f" false alarms {sum(alarm for _, alarm in healthy)} of {len(healthy)}."
+        f" {seconds / 60:.0f} minutes.",
+        "Loss and accuracy on 1,000 training examples, after 200 steps.",
+    ]
+    if faulty:
+        head = ["model", "framework", "planted fault", "verdict", "cause named", "as it is"]
+        table = _results.table([*head, "after `fix`"], [row for row, _, _ in faulty])
+        parts += ["## Models with a planted fault", table]
+    if healthy:
+        head = ["model", "framework", "verdict", "false alarms", "untrained", "after 200 steps"]
+        parts += ["## Healthy models", _results.table(head, [row for row, _ in healthy])]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

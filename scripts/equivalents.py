@@ -2,19 +2,19 @@
 
     python scripts/equivalents.py
 
-Prints the README's table of equivalents: an initializer elsewhere, what to write here, and the p of
-a two-sample Kolmogorov-Smirnov test between a draw of each, or "equal" where nothing is random.
-Libraries that are not installed are left out, with a word: PyTorch, Keras and Haiku come with
-`pip install -e '.[benchmark]'`, timm with `pip install timm`. Takes 20 seconds.
+Writes a table: an initializer elsewhere, what to write here, and the p value of a two-sample
+Kolmogorov-Smirnov test between a draw of each, or "equal" where nothing is random. The rows of
+libraries that are not installed say "not compared". `pip install -e '.[benchmark]' timm` installs
+all of them. Takes 20 seconds.
 """
 
-import argparse
 import os
 from collections.abc import Callable
 
 import numpy as np
+from benchmarks import _results
 
-# What to write here, by library and by its own expression; kernels are (300, 200) as (in, out).
+# What to write here, by library and by the library's expression. Kernels are (300, 200), (in, out).
 EQUIVALENTS = {
     "Flax": {
         "zeros_init()": "zeros",
@@ -95,6 +95,15 @@ EQUIVALENTS = {
         "init_weights_vit_jax of an MLP's bias": "normal(1e-6)",
     },
 }
+PACKAGES = {
+    "Flax": "flax",
+    "Keras": "keras",
+    "PyTorch": "torch",
+    "Haiku": "dm-haiku",
+    "Equinox": "equinox",
+    "timm": "timm",
+}
+"""The names that `pip install` takes."""
 IN, OUT = 300, 200
 
 
@@ -236,7 +245,7 @@ DRAWS = {
 
 
 def agreement(theirs: np.ndarray, spec: str) -> str:
-    """How well a draw agrees with one of ours: "equal", or p of the Kolmogorov-Smirnov test."""
+    """How well a draw agrees with ours: "equal", or the p value of a Kolmogorov-Smirnov test."""
     import jax
     import scipy.stats
 
@@ -257,21 +266,28 @@ def agreement(theirs: np.ndarray, spec: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        usage="python scripts/equivalents.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
-    print("| library | there | here | p |\n|---|---|---|---|")
+    options = _results.parser(__doc__).parse_args()
+    rows: list[tuple[str, ...]] = []
+    left_out: dict[str, str] = {}
     for library, pairs in EQUIVALENTS.items():
+        draws = None
         try:
             draws = DRAWS[library]()
         except ModuleNotFoundError as error:
-            print(f"{library} is left out: {error}")
-            continue
-        for (there, here), theirs in zip(pairs.items(), draws, strict=True):
-            print(f"| {library} | `{there}` | `{here}` | {agreement(theirs, here)} |", flush=True)
+            left_out[library] = f"{library} was not compared: {error}."
+        for number, (there, here) in enumerate(pairs.items()):
+            agrees = agreement(draws[number], here) if draws else "not compared"
+            rows.append((library, f"`{there}`", f"`{here}`", agrees))
+    body = (
+        "`p` is that of a two-sample Kolmogorov-Smirnov test between two draws of"
+        f' {IN * OUT:,} numbers; "equal" means the same numbers. Kernels of PyTorch, Equinox and'
+        f" timm are (out, in).\n\n{_results.table(['library', 'there', 'here', 'p'], rows)}\n\n"
+        f"{' '.join(left_out.values())}"
+    )
+    compared = [PACKAGES[library] for library in EQUIVALENTS if library not in left_out]
+    packages = ["initjax", "jax", *compared]
+    title = "Initializers of other libraries, and what to write here"
+    _results.write("equivalents", title, body, packages, options.results)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 `_reading` (the program), `_measuring`, `_judging`, `_reporting` and `_repairing`.
 """
 
-from initjax.auditing._audit import audit
+from initjax.auditing._audit import audit, auditor
 from initjax.auditing._fix import fix
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
@@ -13,4 +13,4 @@ from initjax.auditing._judging.network import Network
 from initjax.auditing._repairing.repair import Change, Repair
 from initjax.auditing._reporting.report import Report
 
-__all__ = ["Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "fix"]
+__all__ = ["Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "auditor", "fix"]

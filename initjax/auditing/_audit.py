@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+import dataclasses
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
+
+from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
-from initjax.auditing._judging.layers import layers, that_ran
-from initjax.auditing._judging.network import network_of
+from initjax.auditing._judging.layers import public
 from initjax.auditing._measuring.optimizers import check_optimizer
-from initjax.auditing._measuring.passes import Measurements, measurer
+from initjax.auditing._measuring.passes import Measurements, measurer, on_host
+from initjax.auditing._reading.fingerprint import fingerprint
 from initjax.auditing._reading.trace import Traced, trace
 from initjax.auditing._reading.trainable import trainable_leaves
-from initjax.auditing._reporting.report import Report, unread_lines
+from initjax.auditing._reporting.report import Report
+from initjax.auditing._reporting.text import unread_lines
+
+_KEPT = 8  # compiled programs that `audit` remembers
+
+_Measurer = Callable[[Any, tuple[Any, ...], list[Any]], Measurements]
+_measurers: collections.OrderedDict[Hashable, _Measurer] = collections.OrderedDict()
 
 
 def audit(
@@ -85,40 +97,166 @@ def audit(
       Initialization of Wide and Deep Neural Networks using Partial Jacobians",
       https://arxiv.org/abs/2111.12143.
     """
+    return prepare("audit", loss_fn, params, batch, optimizer, has_aux).report(params, batch)
+
+
+def auditor(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    *batch: Any,
+    optimizer: Any = None,
+    has_aux: bool = False,
+) -> Callable[..., Report]:
+    """Makes an audit that is compiled once, to be called again and again as a model trains.
+
+    Tracing, reading and compiling take most of the time of a first audit. An auditor does them
+    once, for the shapes and dtypes it is given; each call then costs about as much as a few
+    gradients. It sees the program as it was traced: what `loss_fn` closes over stays as it was.
+
+    Args:
+      loss_fn: as for `initjax.audit`, like all that follow.
+      params: a tree of arrays. Only shapes and dtypes count here.
+      *batch: trees of arrays. Likewise.
+      optimizer: an Optax transformation.
+      has_aux: whether loss_fn gives `(loss, anything)`.
+
+    Returns:
+      A function: `auditor(params, *batch)` gives the `Report` of these parameters on this batch. It
+      raises a ValueError if a shape, a dtype or the structure of a tree differs from those that it
+      was made for.
+
+    Raises:
+      TypeError, ValueError: as `initjax.audit`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> def loss_fn(params, x):
+      ...     return jnp.square(jnp.tanh(x @ params["in"]) @ params["out"]).mean()
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> params = {"in": jax.random.normal(keys[0], (32, 64)) / 32**0.5,
+      ...           "out": jax.random.normal(keys[1], (64, 4)) / 8}
+      >>> x = jax.random.normal(keys[2], (128, 32))
+      >>> audit_again = auditor(loss_fn, params, x)
+      >>> audit_again(params, x).verdict
+      'ok'
+      >>> audit_again({**params, "in": 100 * params["in"]}, x).findings[0].cause
+      'saturated'
+    """
+    prepared = prepare("auditor", loss_fn, params, batch, optimizer, has_aux)
+    made_for = _types((params, batch))
+
+    def audit_again(params: Any, *batch: Any) -> Report:
+        given = _types((params, batch))
+        if given != made_for:
+            raise ValueError(_difference(made_for, given))
+        return prepared.report(params, batch)
+
+    return audit_again
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An audit that is ready to measure, of parameters and batches of certain shapes."""
+
+    traced: Traced
+    measure: _Measurer
+
+    def report(self, params: Any, batch: tuple[Any, ...]) -> Report:
+        """Measures, predicts, judges, and puts the report together."""
+        measured = self.measure(params, batch, self.traced.constants)
+        return reported(self.traced, measured, params, batch)
+
+
+def prepare(
+    owner: str,
+    loss_fn: Callable[..., Any],
+    params: Any,
+    batch: tuple[Any, ...],
+    optimizer: Any,
+    has_aux: bool,
+) -> Prepared:
+    """Traces a loss function, and finds or makes what measures it.
+
+    What is compiled for a function is kept. It serves again if the function is the same object,
+    and is traced to the same equations: what it closes over may have changed.
+
+    Args:
+      owner: the function that an error names.
+    """
     if optimizer is not None:
-        check_optimizer("audit", optimizer)
-    traced = trace("audit", loss_fn, params, batch, has_aux)
-    return reported(traced, measurer(traced, optimizer)(params, batch), params, batch)
+        check_optimizer(owner, optimizer)
+    traced = trace(owner, loss_fn, params, batch, has_aux)
+    # What is kept must not keep the arrays that a function closes over.
+    program = dataclasses.replace(traced, constants=[])
+    try:
+        reference = (weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref)(loss_fn)
+        key = (reference, optimizer, traced.structure, fingerprint(traced.jaxpr))
+        known = _measurers.pop(key, None)
+    except TypeError:  # no such reference, or no hash
+        return Prepared(traced, measurer(program, optimizer))
+    _measurers[key] = found = known or measurer(program, optimizer)
+    while len(_measurers) > _KEPT:
+        _measurers.popitem(last=False)
+    return Prepared(traced, found)
+
+
+def _types(trees: Any) -> tuple[Any, list[tuple[str, str]]]:
+    """The structure of trees, and of every leaf its path and its type."""
+    import jax
+    import jax.numpy as jnp
+
+    leaves, structure = jax.tree_util.tree_flatten_with_path(trees)
+    return structure, [
+        (
+            ("params", "batch")[path[0].idx] + jax.tree_util.keystr(path[1:]),
+            f"{jnp.result_type(leaf)}{list(np.shape(leaf))}",
+        )
+        for path, leaf in leaves
+    ]
+
+
+def _difference(made_for: Any, given: Any) -> str:
+    """What an error says of arguments that an auditor was not made for."""
+    again = "make another with initjax.auditor(loss_fn, params, *batch)"
+    for (name, before), (other, now) in zip(made_for[1], given[1], strict=False):
+        if name == other and before != now:
+            return f"auditor: {name} is {now}, but this auditor was made for {before}; {again}"
+    if made_for[0] != given[0]:
+        names = [{name for name, _ in types} for _, types in (made_for, given)]
+        missing, extra = sorted(names[0] - names[1]), sorted(names[1] - names[0])
+        told = [f"without {name}" for name in missing[:1]] + [f"with {name}" for name in extra[:1]]
+        return (
+            "auditor: params or batch is another tree than this auditor was made for"
+            f"{': ' * bool(told)}{' and '.join(told)}; {again}"
+        )
+    return f"auditor: other shapes than this auditor was made for; {again}"
 
 
 def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:
     """Predicts, judges, and puts the report together."""
-    import jax.numpy as jnp
-
-    found = layers(traced, measured)
-    ran = that_ran(found)
-    network = network_of(measured, ran)
-    findings = judge(
+    evidence = gather(
         traced,
         measured,
-        ran,
-        network,
-        _parts(batch, jnp.isnan),
-        _parts(batch, jnp.isinf),
+        _parts(batch, np.isnan),
+        _parts(batch, np.isinf),
         trainable_leaves(params),
     )
     return Report(
-        tuple(found), network, tuple(findings), unread_lines(traced.names, traced.anatomy.unread)
+        tuple(map(public, evidence.all_layers)),
+        evidence.network,
+        tuple(judge(evidence)),
+        unread_lines(traced.names, traced.anatomy.unread),
     )
 
 
 def _parts(batch: tuple[Any, ...], test: Callable[[Any], Any]) -> list[str]:
-    """The parts of a batch of which a number passes a test."""
+    """The parts of a batch of which a number passes a test of NumPy's."""
     import jax
     import jax.numpy as jnp
 
     return [
         "batch" + jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and test(leaf).any()
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        and (test(np.asarray(leaf)) if on_host(leaf) else getattr(jnp, test.__name__)(leaf)).any()
     ]

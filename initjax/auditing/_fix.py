@@ -1,93 +1,94 @@
-"""The repair: draws anew what scaling cannot mend, scales the rest, audits again."""
+"""The repair: redraws what scaling can't repair, scales the rest, and audits again."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from initjax._values import checked_choice, is_key
-from initjax.auditing._audit import reported
-from initjax.auditing._measuring.optimizers import check_optimizer
-from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.expressions import IDENTITY, Expression, Path
-from initjax.auditing._reading.sites import Site
-from initjax.auditing._reading.trace import trace
-from initjax.auditing._repairing.gradinit import by_gradient
-from initjax.auditing._repairing.redraw import clear_biases, redraw
-from initjax.auditing._repairing.repair import Change, Repair
-from initjax.auditing._repairing.rescale import by_pass
-from initjax.theory._integrals import single
+from initjax.auditing._audit import prepare
+from initjax.auditing._judging.findings import Finding
+from initjax.auditing._repairing.critical import unit_variance_explodes
+from initjax.auditing._repairing.draft import Draft
+from initjax.auditing._repairing.gradinit import gradinit
+from initjax.auditing._repairing.reasons import REASONS
+from initjax.auditing._repairing.redraw import center, clear_biases, redraw
+from initjax.auditing._repairing.repair import Repair
+from initjax.auditing._repairing.rescale import rescale
+from initjax.auditing._reporting.report import Report
+from initjax.trees import Params
 
 if TYPE_CHECKING:
     import jax
 
-METHODS = ("variance", "units", "gradient")
-_DRIFT = 10.0  # of the gradient's squared norm over a chain, that unit variance may cost
-_WARNINGS = {
+Method = Literal["variance", "units", "gradient"]
+
+_WARNINGS: dict[Method, str] = {
     "variance": "",
     "units": (
-        "centring every unit takes away the mean that activations add: without normalisation the"
-        " gradient then grows in every layer, by 1.47 for ReLU, which deep networks do not bear"
+        "centering every unit removes the mean that activations add; without normalization, the"
+        " gradient then grows from layer to layer, for ReLU 1.47x per layer: too much for a deep"
+        " network"
     ),
     "gradient": (
         "these scales fit this batch, this loss and this optimizer's first step; other batches and"
-        " learning rates want other ones, and small scales can win by learning little"
+        " learning rates need other scales, and small scales can win by learning little"
     ),
 }
 
 
 def fix(
     loss_fn: Callable[..., Any],
-    params: Any,
+    params: Params,
     *batch: Any,
     key: jax.Array | None = None,
-    method: str = "variance",
+    method: Method = "variance",
     optimizer: Any = None,
     has_aux: bool = False,
-) -> tuple[Any, Repair]:
+) -> tuple[Params, Repair]:
     r"""Repairs the initialization of a model, and audits it again.
 
-    By method:
+    The methods:
 
-    - 'variance': every kernel is multiplied by one number, so that the pre-activations have
-      standard deviation one over units and examples, in one pass (layer-sequential unit variance).
-      In a chain so long that unit variance would let gradients grow tenfold, the aim is
-      :math:`\chi_1 = 1` instead: gradients keep their norm, and the first layer has unit variance.
-      Ends of residual branches are brought down to one over the root of their number, and logits
-      that are larger than one to .45, at which guessing costs a tenth; neither is ever raised.
-    - 'units': every unit is scaled to unit variance and, where there is a bias, centred, as weight
-      normalization's first batch does.
-    - 'gradient': one scale for each kernel is learned, so that the loss after the optimizer's first
-      step is least (GradInit).
+    - 'variance': every kernel is multiplied by one number, so that its pre-activations have
+      standard deviation one over units and examples, all in one forward pass (layer-sequential
+      unit variance). Where a chain of layers is so long that unit variance would make gradients
+      grow tenfold, the aim is :math:`\chi_1 = 1` instead: gradients keep their norm, and the first
+      layer has unit variance. The ends of n residual branches are scaled down to standard deviation
+      :math:`1/\sqrt n`, and logits with a standard deviation above 1 to 0.45, where the initial
+      loss is about 0.1 above that of a uniform guess; neither is ever scaled up.
+    - 'units': every unit is scaled to unit variance, and centered if it has a bias, as in the
+      data-dependent initialization of weight normalization.
+    - 'gradient': one scale per kernel is learned that minimizes the loss after the optimizer's
+      first step (GradInit).
 
-    Left alone, with the reason in the result: what is normalised right after (its scale does not
-    count), embeddings, what a loop uses in every turn, parameters used in several layers, and
-    kernels made of parameters in another way than by a product with a number.
+    Some parameters are left unchanged, and the result says why: those whose output is normalized
+    (their scale doesn't matter), embeddings, kernels that a loop uses in every iteration, kernels
+    used in several layers, and kernels computed from parameters in any way but scaling one of them.
 
-    Scaling cannot help kernels that are zero, constant or copies of others. With a key they are
-    drawn anew, orthogonal, before the pass; without one they are left and named. Weights that have
-    a mean at fault lose it, and biases that have killed units are set to zero.
+    Scaling can't repair kernels that are zero, constant or copies of others. With a key they are
+    redrawn, orthogonal, before they are scaled; without a key they are left unchanged and listed.
+    Kernels whose mean is a fault are centered, and biases that killed units are set to zero.
 
     Args:
-      loss_fn: as for `initjax.audit`.
+      loss_fn: maps `(params, *batch)` to a scalar loss, as for `initjax.audit`.
       params: a tree of arrays.
       *batch: trees of arrays; 256 examples or more are best.
-      key: a PRNG key to draw with what scaling cannot repair; None draws nothing.
+      key: a PRNG key for redrawing what scaling can't repair; None redraws nothing.
       method: 'variance', 'units' or 'gradient'.
-      optimizer: an Optax transformation; 'gradient' needs it.
-      has_aux: whether loss_fn gives `(loss, anything)`.
+      optimizer: an Optax transformation, required by 'gradient'. With any method, the audits then
+        measure its first update.
+      has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
-      The parameters, of the same structure, shapes, dtypes and shardings, and a `Repair`, which can
-      be printed, and whose `before` and `after` are the audits.
+      The parameters, with the same structure, shapes, dtypes and shardings, and a `Repair`: print
+      it to see what was changed; `before` and `after` are the audits. The follow-up audit lists
+      what `fix` couldn't repair.
 
     Raises:
-      TypeError, ValueError: as `initjax.audit`; method is none of the above, or 'gradient' without
-        an optimizer.
+      TypeError, ValueError: as for `initjax.audit`; also if the method is unknown, the key is not a
+        PRNG key, or 'gradient' is given without an optimizer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -104,58 +105,44 @@ def fix(
       Mishkin and Matas 2016, "All you need is a good init", algorithm 1,
       https://arxiv.org/abs/1511.06422; Salimans and Kingma 2016, "Weight Normalization", section 3,
       https://arxiv.org/abs/1602.07868; Zhu et al. 2021, "GradInit",
-      https://arxiv.org/abs/2102.08098; the target of long chains: Schoenholz et al. 2017,
+      https://arxiv.org/abs/2102.08098; the aim in long chains: Schoenholz et al. 2017,
       https://arxiv.org/abs/1611.01232.
     """
     import jax
 
-    checked_choice("fix", "method", method, METHODS)
+    checked_choice("fix", "method", method, get_args(Method))
     if method == "gradient" and optimizer is None:
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
-    if optimizer is not None:
-        check_optimizer("fix", optimizer)
     if key is not None and not is_key(key):
         raise TypeError(f"fix: key must be a PRNG key, such as jax.random.key(0), got {key!r}")
-    traced = trace("fix", loss_fn, params, batch, has_aux)
-    measure = measurer(traced, optimizer)
-    before = reported(traced, measure(params, batch), params, batch)
-    leaves = list(jax.tree.leaves(params))
-    changes: list[Change] = []
-    left: list[tuple[str, str]] = []
-    target = "nothing: what is not finite has to be mended first"
-    if not any(finding.cause == "not_finite" for finding in before.findings):
-        redraw(traced, before, leaves, key, changes, left)
-        clear_biases(traced, before, leaves, changes)
+    prepared = prepare("fix", loss_fn, params, batch, optimizer, has_aux)
+    traced = prepared.traced
+    before = prepared.report(params, batch)
+    draft = Draft(tuple(jax.tree.leaves(params)))
+    if any(finding.cause == "not_finite" for finding in before.findings):
+        target = "none: non-finite values can't be rescaled; fix those first"
+    else:
+        draft = redraw(draft, traced, before, key)
+        draft = center(draft, traced, before)
+        draft = clear_biases(draft, traced, before)
         if method == "gradient":
-            target = "the least loss after the optimizer's first step"
-            by_gradient(traced, leaves, batch, optimizer, changes, left)
+            target = "the smallest loss after the optimizer's first step"
+            draft = gradinit(draft, traced, batch, optimizer)
         else:
-            critical = method == "variance" and _drifts(traced.anatomy.sites)
+            critical = method == "variance" and unit_variance_explodes(traced.anatomy.sites)
             target = _target(method, critical)
-            by_pass(traced, leaves, batch, method, critical, changes, left)
-    params = jax.tree.unflatten(traced.structure, leaves)
-    after = reported(traced, measure(params, batch), params, batch)
-    # A kernel that was scaled is no draw any more, whose fan could be wrong.
-    scaled = {change.name for change in changes}
-    told = tuple(
-        finding
-        for finding in after.findings
-        if finding.cause != "wrong_fan"
-        or not scaled.issuperset(re.sub(r"\[.*| \(use.*", "", name) for name in finding.layers)
+            draft = rescale(draft, traced, batch, method == "units", critical)
+    params = jax.tree.unflatten(traced.structure, draft.leaves)
+    after = _without_scaled_fans(prepared.report(params, batch), draft)
+    left = tuple((name, REASONS[reason]) for name, reason in draft.left)
+    return params, Repair(
+        before, after, draft.changes, left, target, _warning(method, before, after)
     )
-    after = dataclasses.replace(after, findings=told)
-    warning = _WARNINGS[method]
-    if method != "variance" and after.verdict not in ("ok", before.verdict):
-        warning += "; the verdict is worse than before: method='variance' does better"
-    elif method != "variance" and after.verdict == "failure":
-        warning += "; this has not mended the network: try method='variance'"
-    kept = tuple(dict.fromkeys(left))
-    return params, Repair(before, after, tuple(changes), kept, target, warning)
 
 
-def _target(method: str, critical: bool) -> str:
+def _target(method: Method, critical: bool) -> str:
     if method == "units":
-        return "every unit of mean zero and variance one"
+        return "mean zero and variance one for every unit"
     if critical:
         return (
             "chi_1 = 1: gradients keep their norm from layer to layer; at unit variance they would"
@@ -164,30 +151,21 @@ def _target(method: str, critical: bool) -> str:
     return "pre-activations of variance one in every layer"
 
 
-def _drifts(sites: dict[Path, Site]) -> bool:
-    """Whether gradients would grow tenfold in the longest chain if all variances were one.
+def _without_scaled_fans(after: Report, draft: Draft) -> Report:
+    """The report without wrong fans of kernels that `fix` changed: their scale is no longer that
+    of an initializer."""
 
-    The chain is read from the program: what was measured may be as broken as the network.
-    """
-    growth: dict[Path, float] = {}
-    for path, site in sites.items():
-        signal = site.inputs[-1].signal
-        if signal is None or signal.site is None or not isinstance(signal.expression, Expression):
-            growth[path] = 0.0
-            continue
-        turns = math.prod(length or 1 for loop, length in site.loops if loop in site.stacked)
-        here = _critical_growth(signal.expression) * turns
-        growth[path] = here + growth.get(signal.site, 0.0)
-    return max(growth.values(), default=0.0) > math.log(_DRIFT)
+    def counts(finding: Finding) -> bool:
+        names = {parameter.path for parameter in finding.parameters}
+        return finding.cause != "wrong_fan" or not names <= draft.changed
+
+    return dataclasses.replace(after, findings=tuple(filter(counts, after.findings)))
 
 
-@functools.lru_cache(maxsize=256)
-def _critical_growth(expression: Expression) -> float:
-    """log chi_1 at unit variance; zero where no smaller variance has chi_1 = 1."""
-    if expression == IDENTITY:
-        return 0.0
-    try:
-        one = single(expression, 1.0)
-        return max(0.0, math.log(float(one.derivative_second) / float(one.second)))
-    except (TypeError, ValueError, ZeroDivisionError):
-        return 0.0
+def _warning(method: Method, before: Report, after: Report) -> str:
+    warning = _WARNINGS[method]
+    if method != "variance" and after.verdict not in ("ok", before.verdict):
+        warning += "; the verdict is worse than before: use method='variance' instead"
+    elif method != "variance" and after.verdict == "failure":
+        warning += "; this did not repair the network: try method='variance'"
+    return warning

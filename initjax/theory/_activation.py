@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from initjax._values import is_traced, nearest_first
+from initjax.theory._elementwise import translated
 
+Activation: TypeAlias = Callable[[Any], Any] | str
+"""A function that acts on each number by itself, or its name in `jax.nn`."""
 Evaluate: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
-"""Numbers to the activation and its derivative there; None where JAX cannot differentiate it."""
+"""Numbers to the activation and its derivative there; None where JAX can't differentiate it."""
 
-_ROWS, _COLUMNS = 512, 16  # evaluated at a time: one shape, one compilation
+_ROWS, _COLUMNS = 512, 16  # the shape that is traced, and compiled if it comes to that
 
 
-def named(owner: str, activation: Callable | str) -> Callable:
+def named(owner: str, activation: Activation) -> Callable[[Any], Any]:
     """The activation itself, which may be given by its name in `jax.nn`."""
     if isinstance(activation, str):
         import jax
@@ -24,53 +27,74 @@ def named(owner: str, activation: Callable | str) -> Callable:
         if not callable(found) or name.startswith("_"):
             known = ["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu"]
             raise ValueError(
-                f"{owner}: {name!r} is no activation in jax.nn; it has"
-                f" {', '.join(nearest_first(name, [*known, 'softplus', 'mish', 'identity']))}, ..."
+                f"{owner}: {name!r} is not an activation in jax.nn; valid names include"
+                f" {', '.join(nearest_first(name, [*known, 'softplus', 'mish', 'identity']))}"
             )
         activation = found
     if not callable(activation):
-        raise TypeError(f"{owner}: the activation must be a function or a name, got {activation!r}")
+        raise TypeError(f"{owner}: activation must be a function or a name, got {activation!r}")
     return activation
 
 
-def evaluator(owner: str, activation: Callable | str) -> Evaluate:
-    """Makes what evaluates an activation, compiled once.
+def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
+    """Makes a function that evaluates an activation and its derivative in float64.
+
+    Elementary functions are run by NumPy. Others, such as those with erf, are compiled once by JAX.
+    Functions that JAX can't trace are called with NumPy arrays.
 
     Args:
-      owner: whose error it is if the activation is none.
-      activation: a function that acts on each number by itself, or a name in `jax.nn`.
+      activation: an elementwise function.
 
     Returns:
-      A function of an array of any shape, to be called inside of `jax.jit` and outside.
+      A function of an array of any shape, to be called inside `jax.jit` and outside.
 
     Raises:
-      TypeError, ValueError: activation is no such function or name, or depends on traced numbers.
+      TypeError, ValueError: activation isn't elementwise, or depends on traced numbers.
     """
     import jax
     import jax.numpy as jnp
 
-    function = named(owner, activation)
-
-    @jax.jit
-    def traced(z):
-        value, pullback = jax.vjp(function, z)
+    def both(z):
+        value, pullback = jax.vjp(activation, z)
         return value, pullback(jnp.ones_like(value))[0]
 
-    def untraced(z):
-        return (np.asarray(function(z), np.float64),)
+    def refuse_traced(values):
+        if any(map(is_traced, values)):
+            raise TypeError(
+                f"activation {activation!r} depends on a number that is traced by jax.jit,"
+                " jax.vmap or jax.grad; use a number that is known while tracing"
+            )
+
+    sample = np.linspace(-3.1, 2.9, _ROWS * _COLUMNS).reshape(_ROWS, -1)
+    try:
+        with jax.enable_x64(True):
+            closed = jax.make_jaxpr(both)(jax.ShapeDtypeStruct(sample.shape, sample.dtype))
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        return _checked_elementwise(
+            activation, sample, lambda z: (np.asarray(activation(z), np.float64),)
+        )
+    refuse_traced(closed.consts)
+    run = translated(closed)
+    if run is not None and closed.out_avals[0].shape == sample.shape:
+
+        def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            value, derivative = run(z.ravel())
+            return value.reshape(z.shape), derivative.reshape(z.shape)
+
+        return evaluate
+
+    return _checked_elementwise(activation, sample, jax.jit(both))
+
+
+def _checked_elementwise(activation: Callable, sample: np.ndarray, block: Callable) -> Evaluate:
+    """What evaluates by blocks of the sample's shape, once it has proved to be elementwise."""
+    import jax
 
     def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        padded = np.zeros((-(-z.size // (_ROWS * _COLUMNS)), _ROWS, _COLUMNS))
+        padded = np.zeros((-(-z.size // sample.size), *sample.shape))
         padded.ravel()[: z.size] = z.ravel()
-        parts = []
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            for part in map(chosen, padded):
-                if any(map(is_traced, part)):
-                    raise TypeError(
-                        f"{owner}: {activation!r} depends on a number that is traced by jax.jit,"
-                        " jax.vmap or jax.grad; it has to be known when this is asked for"
-                    )
-                parts.append(part)
+            parts = list(map(block, padded))
         columns = [
             np.concatenate([np.asarray(array, np.float64).ravel() for array in column])
             for column in zip(*parts, strict=True)
@@ -78,23 +102,17 @@ def evaluator(owner: str, activation: Callable | str) -> Evaluate:
         value, *derivative = (column[: z.size].reshape(z.shape) for column in columns)
         return value, derivative[0] if derivative else None
 
-    sample = np.linspace(-3.1, 2.9, _ROWS * _COLUMNS).reshape(_ROWS, -1)
-    chosen = traced
-    try:
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            shape = jax.eval_shape(traced, sample)[0].shape
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
-        chosen, shape = untraced, np.shape(function(sample))
-    by_itself = shape == sample.shape
-    if by_itself:
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        elementwise = np.shape(block(sample)[0]) == sample.shape
+    if elementwise:
         # Every other number, at another place and among others, has to give the same.
         mixed = sample.copy()
         mixed[:, 1::2] = 2 * sample[:, 1::2] + 0.7
         moved = np.roll(mixed.ravel(), 5).reshape(sample.shape)
         there, back = (evaluate(z)[0].ravel() for z in (sample, moved))
-        by_itself = np.allclose(there[::2], np.roll(back, -5)[::2], atol=1e-6, equal_nan=True)
-    if not by_itself:
-        raise ValueError(f"{owner}: {activation!r} must act on each number by itself")
+        elementwise = np.allclose(there[::2], np.roll(back, -5)[::2], atol=1e-6, equal_nan=True)
+    if not elementwise:
+        raise ValueError(f"activation {activation!r} must act on each number by itself")
     return evaluate
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from initjax.theory._pieces import at_point, cached
 
 LOWEST, HIGHEST = -10, 10  # strides: variances from 1e-12 to 2e13
 _POINTS = 32  # in a stride, which is a factor of 16
+_CLOSEST = 1e-14  # of the logarithms of two numbers, where the search for a root ends
 _ROUNDING = 1e-13  # of the map, relative to the variance
 
 
@@ -48,18 +48,34 @@ def _stride(activation: Callable, index: int) -> tuple[np.ndarray, Single]:
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:
-    """The positive number between two at which a function changes sign."""
-    import scipy.optimize
+    """The positive number between two at which a function changes sign.
 
-    def of_logarithm(logarithm: float) -> float:
-        return function(math.exp(logarithm))
-
-    ends = math.log(low), math.log(high)
-    values = [of_logarithm(end) for end in ends]
-    if values[0] * values[1] > 0:  # the sign is rounding's
-        return low if abs(values[0]) < abs(values[1]) else high
-    logarithm: Any = scipy.optimize.brentq(of_logarithm, *ends, xtol=1e-14)
-    return math.exp(logarithm)
+    By Chandrupatla's method, on the logarithm: inverse quadratic interpolation where that is safe,
+    and else bisection. (To import SciPy's takes longer than all of this module's work.)
+    """
+    a, b = math.log(low), math.log(high)
+    at_a, at_b = function(low), function(high)
+    if at_a * at_b > 0:  # the sign is rounding's
+        return low if abs(at_a) < abs(at_b) else high
+    part = 0.5
+    while True:
+        x = a + part * (b - a)
+        at_x = function(math.exp(x))
+        if at_x * at_a > 0:
+            c, at_c = a, at_a
+        else:
+            c, at_c, b, at_b = b, at_b, a, at_a
+        a, at_a = x, at_x  # the root is between a and b; c is the place before
+        best, at_best = (a, at_a) if abs(at_a) < abs(at_b) else (b, at_b)
+        closest = _CLOSEST / max(abs(b - a), _CLOSEST)
+        if closest > 0.5 or at_best == 0:
+            return math.exp(best)
+        place, height = (a - b) / (c - b), (at_a - at_b) / (at_c - at_b)
+        part = 0.5
+        if height**2 < place and (1 - height) ** 2 < 1 - place:
+            part = at_a / (at_b - at_a) * at_c / (at_b - at_c)
+            part += (c - a) / (b - a) * at_a / (at_c - at_a) * at_b / (at_c - at_b)
+        part = min(1 - closest, max(closest, part))
 
 
 def fixed_variance(

@@ -9,7 +9,6 @@ other one, but where two kinks meet, at half the difference of their places.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,17 +17,17 @@ import numpy as np
 from numpy.polynomial import legendre
 
 from initjax.theory._activation import differentiation
-from initjax.theory._pieces import Pieces, cached, pieces
-from initjax.theory.moments import moments
+from initjax.theory._pieces import Pieces, pieces
 
 SMALLEST = 1e-60  # a variance that stands for the limit at zero
-_REACH = 12.0  # standard deviations, as in moments
+REACH = 12.0  # standard deviations; beyond it a normal law has less than 1e-32
 _BOUND = 12.5  # within which an activation has to be finite
-_NODES, _WEIGHTS = legendre.leggauss(12)
+_NODES, _WEIGHTS = legendre.leggauss(12)  # of the wider of two variables, in a panel
 _DIFFERENTIATION = differentiation(_NODES)
-_TRANSFORM = (legendre.legvander(_NODES, 11) * _WEIGHTS[:, None]).T * (np.arange(12)[:, None] + 0.5)
-_WIDE = np.array([-10, -7, -5, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 5, 7, 10])  # panels
-_NARROW = np.array([0, 0.8, 1.7, 2.7, 4, 5.8, 8.5])
+_OUTER, _OUTER_WEIGHTS = legendre.leggauss(16)  # of the narrower
+_LAST = (legendre.legvander(_OUTER, 15) * _OUTER_WEIGHTS[:, None])[:, -2:] * (14.5, 15.5)
+_WIDE = np.array([-10, -5, -2.5, 0, 2.5, 5, 10])  # panels
+_NARROW = np.array([0, 1.4, 3, 5.2, 8.5])
 _CLOSE = 1e-9  # what the last coefficients of a panel may be, relative to the integral
 _AT_ONCE = 512  # nodes of the narrower variable
 _HALVINGS = 8
@@ -68,34 +67,33 @@ def single(activation: Callable, variance: np.ndarray | float) -> Single:
     the activation is needed, which may have kinks.
     """
     q = np.maximum(np.asarray(variance, np.float64), SMALLEST)
-    found = _pieces_for(activation, float(q.min()), float(q.max()))
+    return expectations(activation, q, _pieces_for(activation, float(q.min()), float(q.max())))
+
+
+def expectations(activation: Callable, q: np.ndarray, found: Pieces) -> Single:
+    """What `single` returns, by pieces that serve these variances."""
     scaled = found.nodes**2 / q[..., None]
-    density = np.exp(-scaled / 2) * found.weights / np.sqrt(2 * math.pi * q[..., None])
+    density = np.where(scaled < _BOUND**2, np.exp(-scaled / 2), 0)
+    density *= found.weights / np.sqrt(2 * math.pi * q[..., None])
     sums = density @ found.integrands
     square = found.integrands[:, 1]
-    tail = np.where(scaled > (_REACH - 0.5) ** 2, density, 0) @ square
+    tail = np.where(scaled > (REACH - 0.5) ** 2, density, 0) @ square
     if (tail > 1e-14 * sums[..., 1]).any():
         # What is nothing within seven, as a ramp that starts beyond, just has tiny moments.
         central = np.where(scaled < 49, square, 0).max(axis=-1) > 1e-200 * square.max()
         if (central & (tail > 1e-14 * sums[..., 1])).any():
             raise ValueError(
-                f"theory: {activation!r} grows so fast that inputs beyond {_REACH:g} standard"
-                " deviations count in its moments"
+                f"activation {activation!r} grows so fast that inputs beyond {REACH:g} standard"
+                " deviations dominate its moments"
             )
-    columns = np.moveaxis(sums, -1, 0)
-    mean, second, fourth, sixth, slope2, slope4 = columns[:6]
-    zeroth, by_square, by_fourth = columns[6:]
-    if found.singular:
-        exact = [cached(_slow, activation, value) for value in q.ravel().tolist()]
-        slope2 = np.reshape(exact, q.shape)
+    for place, diverges in found.poles:
+        sums[..., :6][(place**2 < REACH**2 * q)[..., None] & diverges] = math.inf
+    mean, second, fourth, sixth, slope2, slope4, zeroth, by_square, by_fourth = np.moveaxis(
+        sums, -1, 0
+    )
     slope = (by_square / q - zeroth) / (2 * q)
     curvature = (by_fourth / q**2 - 6 * by_square / q + 3 * zeroth) / (4 * q**2)
     return Single(mean, second, fourth, sixth, slope2, slope4, slope, curvature)
-
-
-@functools.lru_cache(maxsize=4096)
-def _slow(activation: Callable, variance: float) -> float:
-    return moments(activation, variance).derivative_second  # knows of infinity
 
 
 def pair(activation: Callable, variance: float, correlation: float) -> Pair:
@@ -119,13 +117,13 @@ def pair(activation: Callable, variance: float, correlation: float) -> Pair:
     close = max(_CLOSE, found.tolerance / 10)
     for halving in range(_HALVINGS + 1):
         half = (right - left)[:, None] / 2
-        x = left[:, None] + half * (_NODES + 1)
+        x = left[:, None] + half * (_OUTER + 1)
         inner = _inner(found, x.ravel() * narrow, wide, sign, edges).reshape(2, *x.shape)
         inner *= np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * half
-        sums = inner @ _WEIGHTS
+        sums = inner @ _OUTER_WEIGHTS
         if halving == 0:
             scale = np.maximum(scale, np.abs(sums).sum(axis=1))
-        rough = np.abs(inner @ _TRANSFORM[-2:].T).max(axis=2) > close * scale[:, None]
+        rough = np.abs(inner @ _LAST).max(axis=2) > close * scale[:, None]
         halve = rough.any(axis=0) & (halving < _HALVINGS)
         total += sums[:, ~halve].sum(axis=1)
         if not halve.any():
@@ -182,6 +180,12 @@ def _inner(
 
 
 def _pieces_for(activation: Callable, smallest: float, largest: float) -> Pieces:
-    """The pieces for all variances between two."""
+    """The pieces for all variances between two: one of few sets, if that can be."""
+    number = math.floor((math.log2(smallest) + 4) / 8)
+    if largest < 2.0 ** (8 * number + 4):
+        try:
+            return pieces(activation, 4 * number - 5, 4 * number + 6)
+        except ValueError:
+            pass  # it isn't finite as far out, such as exp: no farther than these variances need
     low = 2 * math.floor(math.log2(smallest) / 4) - 3
     return pieces(activation, low, math.ceil(math.log2(_BOUND * math.sqrt(largest))))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ ORDER = 16
 NODES, WEIGHTS = legendre.leggauss(ORDER)
 _DIFFERENTIATION = differentiation(NODES)
 _DENSE = 1024  # places to look at in a quarter of an octave
+_PANELS = 48  # on either side of zero, where pieces serve one standard deviation
+_PANELS_DENSE = 1280  # places to look at in such a panel of a quarter
 _DEEPEST = 52  # halvings
 _MOST = 2000  # pieces; only noise, as of a float32 function, asks for so many
 _MOST_BREAKS = 300  # likewise: the steps of a function in bfloat16
@@ -30,6 +32,8 @@ _TOLERANCES = (1e-10, 1e-6, 1e-3, np.inf)  # relative to the largest number no f
 _ROUNDING = 1e-14  # of values, relative to the same
 _CLOSEST = 16 * np.finfo(float).eps  # how exactly a break is found, relative to where it is
 _CLOSEST_NUMERICAL = 1e-12  # the same where values have to do for derivatives
+_POLE_DISTANCES = 1e-8, 1e-6  # relative to where it is, and up to a hundred times that
+_DIVERGES = 0.9  # what the closer one adds, relative to the other; a power of x of -0.98
 _NARROW_NUMERICAL = 1e-6  # a piece that is not halved any more, since kinks vanish in rounding
 
 
@@ -49,6 +53,8 @@ class Pieces(NamedTuple):
     tolerance: float
     singular: bool
     """Whether there is a place that no halving makes smooth, such as 0 for a square root."""
+    poles: tuple[tuple[float, np.ndarray], ...]
+    """Such places at which integrals diverge, and of which of the first six integrands."""
 
 
 class _Resolved(NamedTuple):
@@ -67,7 +73,16 @@ def evaluate(activation: Callable, checked: bool = True) -> Evaluate:
 
 def pieces(activation: Callable, low: int, high: int) -> Pieces:
     """The pieces within 2**high of zero, the innermost of which reach to 2**low."""
-    return cached(_pieces, activation, low, high)
+    return cached(_by_powers_of_two, activation, low, high)
+
+
+def pieces_for_one(activation: Callable, stddev: float, reach: float) -> Pieces:
+    """The pieces within so many standard deviations, to serve this one only.
+
+    They are looked at in steps of less than 2e-4 standard deviations everywhere.
+    """
+    radii = np.linspace(0, reach * stddev, _PANELS + 1)[1:]
+    return _pieces(activation, radii, round(_PANELS / reach) - 1, _PANELS_DENSE)
 
 
 def at_point(activation: Callable, point: float) -> float:
@@ -87,55 +102,85 @@ def cached(function: Any, *arguments: Any) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _evaluators(activation: Callable) -> tuple[Evaluate, Evaluate]:
-    function = evaluator("theory", activation)
+    function = evaluator(activation)
 
     def checked(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         value, derivative = function(z)
         for array in (value, derivative):
             if array is not None and not np.isfinite(array).all():
-                raise ValueError(
-                    f"theory: {activation!r} or its derivative is not finite everywhere"
-                )
+                raise ValueError(f"activation {activation!r} or its derivative isn't finite")
         return value, derivative
 
     return function, checked
 
 
 @functools.lru_cache(maxsize=512)
-def _pieces(activation: Callable, low: int, high: int) -> Pieces:
-    function = evaluate(activation)
-    at_zero = at_point(activation, 0.0)
+def _by_powers_of_two(activation: Callable, low: int, high: int) -> Pieces:
     quarters = 2.0 ** np.repeat(np.arange(low, high), 4) * np.tile([1, 1.25, 1.5, 1.75], high - low)
-    positive = np.append(quarters, 2.0**high)
-    edges = np.concatenate([-positive[::-1], [0], positive])
-    scale = functools.partial(_scale, positive, _largest(function, positive))
+    return _pieces(activation, np.append(quarters, 2.0**high), 20, _DENSE)
+
+
+def _pieces(activation: Callable, radii: np.ndarray, typical: int, dense: int) -> Pieces:
+    """The pieces between edges at these distances from zero on both sides.
+
+    Args:
+      activation: the function.
+      radii: the edges above zero, ascending.
+      typical: the index of the one that is about a standard deviation.
+      dense: places to look at between two edges.
+    """
+    function = evaluate(activation, checked=False)
+    at_zero = at_point(activation, 0.0)
+    edges = np.concatenate([-radii[::-1], [0], radii])
+    scale = functools.partial(_scale, radii, _largest(evaluate(activation), radii, typical))
     for tolerance in _TOLERANCES:
-        found, singular = _resolved(function, edges, scale, tolerance), False
+        found, singular = _resolved(function, edges, scale, tolerance, dense), False
         if found is not None and 0 < len(found.ends) <= _MOST_BREAKS:
             # Again from the breaks that were found: what stays rough beside them is singular.
-            found = _resolved(function, np.union1d(edges, found.ends), scale, tolerance)
+            found = _resolved(function, np.union1d(edges, found.ends), scale, tolerance, dense)
             singular = found is not None and len(found.ends) > 0
         if found is not None and len(found.ends) <= _MOST_BREAKS:
             break
     else:
-        raise AssertionError("whatever is rough passes with an infinite tolerance")
+        raise ValueError(f"activation {activation!r} or its derivative isn't finite")
     left, right, value, derivative, _ = found
     breaks = _breaks(function, left, right, scale, tolerance)
     ends = np.concatenate([edges[:1], breaks, found.ends, edges[-1:]])
-    whole = _resolved(function, np.unique(ends), scale, tolerance) or found
+    whole = _resolved(function, np.unique(ends), scale, tolerance, dense) or found
     half = (right - left)[:, None] / 2
-    nodes = (left[:, None] + half * (NODES + 1)).ravel()
+    nodes, weights = (left[:, None] + half * (NODES + 1)).ravel(), (half * WEIGHTS).ravel()
+    integrands = _integrands(nodes, value.ravel(), derivative.ravel(), at_zero)
     return Pieces(
         evaluate(activation, checked=not singular),
         nodes,
-        (half * WEIGHTS).ravel(),
+        weights,
         value.ravel(),
-        _integrands(nodes, value.ravel(), derivative.ravel(), at_zero),
+        integrands,
         np.union1d(breaks, found.ends),
         np.union1d(whole.left, whole.right),
         tolerance,
         singular,
+        tuple(_poles(nodes, weights[:, None] * integrands[:, :6], found.ends)) if singular else (),
     )
+
+
+def _poles(nodes: np.ndarray, parts: np.ndarray, places: np.ndarray) -> Iterator:
+    """Singular places at which integrals diverge, and which of them do.
+
+    Near 1/x, every power of ten of the distance adds the same to the integral. Near any power of x
+    that can be integrated, smaller distances add less.
+    """
+    for place in places.tolist():
+        diverges = np.zeros(parts.shape[1], bool)
+        for side in (-1, 1):
+            distance = side * (nodes - place) / (abs(place) or 2.0**-3 * nodes.max())
+            inner, outer = (
+                np.abs(parts[(low < distance) & (distance <= 100 * low)]).sum(axis=0)
+                for low in _POLE_DISTANCES
+            )
+            diverges |= inner > _DIVERGES * outer
+        if diverges.any():
+            yield place, diverges
 
 
 def _integrands(
@@ -148,11 +193,11 @@ def _integrands(
         return np.clip(np.stack(columns, axis=1), -1e300, 1e300)
 
 
-def _largest(function: Evaluate, radii: np.ndarray) -> np.ndarray:
+def _largest(function: Evaluate, radii: np.ndarray, typical: int) -> np.ndarray:
     """The largest value and derivative, both absolute, that were seen within each radius.
 
-    At the least a thousandth of those within the fifth octave, about a standard deviation: what
-    cancels to nearly nothing around zero is rounded like that from which it cancels.
+    At the least a thousandth of those within about a standard deviation: what cancels to nearly
+    nothing around zero is rounded like that from which it cancels.
     """
     z = radii[:, None] * (1 + np.arange(16) / 64)
     z[0] = radii[0] * 0.5 ** np.arange(0, 64, 4)
@@ -160,7 +205,7 @@ def _largest(function: Evaluate, radii: np.ndarray) -> np.ndarray:
     for array in function(np.stack([z, -z])):
         largest = np.zeros(len(radii)) if array is None else np.abs(array).max(axis=(0, 2))
         largest = np.maximum.accumulate(largest)
-        seen.append(np.maximum(largest, 1e-3 * largest[20]) + 1e-300)
+        seen.append(np.maximum(largest, 1e-3 * largest[typical]) + 1e-300)
     return np.stack(seen)
 
 
@@ -178,8 +223,9 @@ def _looks(number: int) -> tuple[np.ndarray, np.ndarray]:
     return places, np.ascontiguousarray((matrix / matrix.sum(axis=1, keepdims=True)).T)
 
 
+@np.errstate(invalid="ignore")  # what isn't finite is rough
 def _resolved(
-    function: Evaluate, edges: np.ndarray, scale: Callable, tolerance: float
+    function: Evaluate, edges: np.ndarray, scale: Callable, tolerance: float, dense: int
 ) -> _Resolved | None:
     """Halves the pieces between edges until polynomials follow; None if they get too many."""
     left, right = edges[:-1], edges[1:]
@@ -188,7 +234,7 @@ def _resolved(
     narrowest = _NARROW_NUMERICAL if numerical else _CLOSEST
     done, ends, settled = [], [], 0
     for level in range(_DEEPEST):
-        places, interpolate = _looks(max(_DENSE >> level, 32))
+        places, interpolate = _looks(max(dense >> level, 32))
         half = (right - left)[:, None] / 2
         radius = np.maximum(np.abs(left), np.abs(right))
         at_nodes = left[:, None] + half * (NODES + 1)
@@ -199,6 +245,9 @@ def _resolved(
         moved = inside - at_places
         moved_little = np.abs(moved) < 0.01 * half
         values, derivatives = function(np.concatenate([at_nodes, inside], axis=1))
+        finite = np.isfinite(values).all(axis=1)
+        if derivatives is not None:
+            finite &= np.isfinite(derivatives).all(axis=1)
         value, size = values[:, :ORDER], scale(radius)
         if derivatives is None:
             derivative = value @ _DIFFERENTIATION.T / half
@@ -216,6 +265,7 @@ def _resolved(
             error_of_slope = np.where(moved_little, error_of_slope, 0).max(axis=1)
             steepest = np.maximum(size[1], np.abs(derivatives).max(axis=1))
             rough = (error > limit) | (error_of_slope > tolerance * steepest)
+        rough |= ~finite
         narrow = half[:, 0] <= narrowest * radius
         done.append((left[~rough], right[~rough], value[~rough], derivative[~rough]))
         ends.append(np.stack([left, right])[:, rough & narrow])
@@ -258,6 +308,7 @@ def _located(function: Evaluate, left: np.ndarray, right: np.ndarray) -> np.ndar
     return (low + high) / 2
 
 
+@np.errstate(invalid="ignore")
 def _breaks(
     function: Evaluate, left: np.ndarray, right: np.ndarray, scale: Callable, tolerance: float
 ) -> np.ndarray:
@@ -272,5 +323,5 @@ def _breaks(
     for array, size in zip(function(edges[:, None] + reach * places), sizes, strict=True):
         if array is not None:
             size = np.maximum(size, np.abs(array).max(axis=1))
-            broken |= np.abs(array @ residual).max(axis=1) > 10 * tolerance * size
+            broken |= ~(np.abs(array @ residual).max(axis=1) <= 10 * tolerance * size)
     return edges[broken]

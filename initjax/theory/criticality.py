@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initjax._values import checked_number
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._fixed_points import HIGHEST, LOWEST, root, strides
 from initjax.theory._integrals import SMALLEST, Single, single
 from initjax.theory._pieces import at_point
@@ -35,7 +35,7 @@ class CriticalPoint(NamedTuple):
     """The variance map's slope at q*. Above 1 it is unstable: the variance leaves it."""
 
 
-def critical_line(activation: Callable | str, bias_variance: float = 0.0) -> CriticalPoint:
+def critical_line(activation: Activation, bias_variance: float = 0.0) -> CriticalPoint:
     r"""The weight variance that is critical with a bias variance: the edge of chaos.
 
     Where several are, the one of the smallest q*. Check `chi_parallel`: GELU's and SiLU's critical
@@ -96,7 +96,7 @@ def critical_line(activation: Callable | str, bias_variance: float = 0.0) -> Cri
     )
 
 
-def critical_points(activation: Callable | str) -> list[CriticalPoint]:
+def critical_points(activation: Activation) -> list[CriticalPoint]:
     r"""The points at which both a variance's and a gradient's deviations stay as they are.
 
     There :math:`\chi_\parallel = \chi_\perp = 1`: isolated points of the critical line, at which

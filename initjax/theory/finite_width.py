@@ -7,16 +7,17 @@ each layer, and by :math:`\sqrt{depth / n}` in all: what is measured is to be ju
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial import legendre
 
 from initjax._values import checked_choice, checked_integer, checked_number, checked_positive
-from initjax.theory._activation import named
-from initjax.theory._integrals import single
+from initjax.theory._activation import Activation, named
+from initjax.theory._integrals import Single, single
 
 WEIGHTS = ("orthogonal", "normal")
 
@@ -37,9 +38,51 @@ class JacobianSpectrum(NamedTuple):
     """E[phi'⁴] / E[phi'²]²: 1 is what isometry takes."""
 
 
+class LogStep(NamedTuple):
+    r"""What a layer does to :math:`\log q`, where its variance map leads from q to q'. Floats."""
+
+    variance: float
+    """q'"""
+    share: float
+    """What weights contribute to q'; the rest is the biases', which doesn't fluctuate."""
+    slope: float
+    """d log q' / d log q"""
+    bend: float
+    """d² log q' / (d log q)²"""
+
+    def carried(self, deviation: LogNorm, spread: float) -> LogNorm:
+        r"""The law of a deviation after the layer, given the law before it, to first order.
+
+        Args:
+          deviation: the law of the log of q, relative to mean field theory's prediction.
+          spread: the variance of the mean of :math:`\phi^2 / E[\phi^2]` over the layer's units.
+        """
+        own = self.share**2 * spread
+        mean = self.slope * deviation.mean + self.bend / 2 * deviation.variance - own / 2
+        return LogNorm(mean, self.slope**2 * deviation.variance + own)
+
+
+def log_step(found: Single, variance: float, weights: float, biases: float) -> LogStep:
+    """Makes the step of one layer from the expectations of its activation.
+
+    Args:
+      found: the expectations at that variance.
+      variance: q of the layer's pre-activations.
+      weights: sigma_w², the variance of a weight times fan_in, of the layer that follows.
+      biases: sigma_b², the variance of its biases.
+    """
+    carried = weights * float(found.second)
+    after = carried + biases
+    if not 0 < after < math.inf:
+        return LogStep(after, 0.0, 0.0, 0.0)
+    slope = variance * weights * float(found.slope) / after
+    bend = slope - slope**2 + variance**2 * weights * float(found.curvature) / after
+    return LogStep(after, carried / after, slope, bend)
+
+
 def log_norm_moments(
     widths: Sequence[int],
-    activation: Callable | str = "relu",
+    activation: Activation = "relu",
     weight_variance: float | None = None,
     bias_variance: float = 0.0,
     variance: float = 1.0,
@@ -90,22 +133,24 @@ def log_norm_moments(
         weights = q / max(float(single(function, q).second), 1e-300)
     else:
         weights = checked_number(owner, "weight_variance", weight_variance, minimum=0)
-    mean = spread = 0.0
+    deviation = LogNorm(0.0, 0.0)
     for n in units:
         found = single(function, q)
-        second, after = float(found.second), weights * float(found.second) + biases
-        if not 0 < after < math.inf:
-            raise ValueError(f"{owner}: {activation!r} leads to a variance of {after:g}")
-        share = weights * second / after  # the rest is the bias's, which is as it is
+        step = log_step(found, q, weights, biases)
+        if not 0 < step.variance < math.inf:
+            raise ValueError(f"{owner}: {activation!r} leads to a variance of {step.variance:g}")
+        second = float(found.second)
         fourth, sixth = float(found.fourth) / second**2, float(found.sixth) / second**3
-        # Of the mean over n units of phi² / E[phi²] - 1, and then of log(1 + that).
-        v, third = share**2 * (fourth - 1) / n, share**3 * (sixth - 3 * fourth + 2) / n**2
-        slope = q * weights * float(found.slope) / after
-        bend = slope - slope**2 + q**2 * weights * float(found.curvature) / after
-        mean = slope * mean + bend / 2 * spread - v / 2 + third / 3 - 3 / 4 * v**2
-        spread = slope**2 * spread + v - third + 5 / 2 * v**2
-        q = after
-    return LogNorm(mean, spread)
+        deviation = step.carried(deviation, (fourth - 1) / n)
+        # The second order of the layer's own: of the log of 1 + its mean of phi² / E[phi²] - 1.
+        v = step.share**2 * (fourth - 1) / n
+        third = step.share**3 * (sixth - 3 * fourth + 2) / n**2
+        deviation = LogNorm(
+            deviation.mean + third / 3 - 3 / 4 * v**2,
+            deviation.variance - third + 5 / 2 * v**2,
+        )
+        q = step.variance
+    return deviation
 
 
 def dead_fraction(correlation: float, batch_size: int) -> float:
@@ -136,20 +181,32 @@ def dead_fraction(correlation: float, batch_size: int) -> float:
         raise ValueError(f"dead_fraction: correlation must be at most 1, got {correlation!r}")
     if c == 1:
         return 0.5
-    from scipy.special import log_ndtr
+    t, density = _dense_at_zero()
+    # The chance that one input is above zero, for a common part of -t; for t it is one minus that.
+    # (Importing SciPy's erfc takes a hundred times as long.)
+    scaled = t * math.sqrt(c / (1 - c) / 2)
+    above = np.fromiter(map(math.erfc, scaled.tolist()), np.float64, len(t)) / 2
+    with np.errstate(divide="ignore"):
+        all_below = np.exp(size * np.log1p(-above)) + np.exp(size * np.log(above))
+    return float(density @ all_below)
 
-    # Panels narrow towards zero, where the integrand changes if c is close to 1.
+
+@functools.cache
+def _dense_at_zero() -> tuple[np.ndarray, np.ndarray]:
+    """Positive nodes and their weights under the normal density.
+
+    The panels get narrower toward zero, where an integrand changes if a correlation is close to 1.
+    """
     nodes, weights = legendre.leggauss(16)
-    edges = 13 * 2 ** (-np.arange(200) / 4)
-    edges = np.concatenate([-edges, [0], edges[::-1]])
+    edges = np.append(0, 13 * 2 ** (-np.arange(200)[::-1] / 4))
     half = np.diff(edges)[:, None] / 2
     t = edges[:-1, None] + half * (nodes + 1)
     density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi) * half * weights
-    return float((density * np.exp(size * log_ndtr(-t * math.sqrt(c / (1 - c))))).sum())
+    return t.ravel(), density.ravel()
 
 
 def jacobian_spectrum(
-    activation: Callable | str,
+    activation: Activation,
     variance: float,
     depth: int,
     weights: str = "orthogonal",

@@ -21,27 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax._values import checked_number, checked_positive
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._fixed_points import depth, fixed_correlation, fixed_variance
 from initjax.theory._integrals import SMALLEST, pair, single
 from initjax.theory._pieces import at_point, evaluate
-
-
-class Layer(NamedTuple):
-    """Expectations of an activation whose two inputs are normal, alike and correlated."""
-
-    mean: float
-    """E[phi(u)]"""
-    second: float
-    """E[phi(u)²]"""
-    derivative_second: float
-    """E[phi'(u)²]"""
-    product: float
-    """E[phi(u) phi(v)]"""
-    kurtosis: float
-    """E[phi(u)⁴] / E[phi(u)²]²"""
-    derivative_product: float
-    """E[phi'(u) phi'(v)]"""
 
 
 class DepthScales(NamedTuple):
@@ -64,7 +47,7 @@ class DepthScales(NamedTuple):
 
 
 def variance_map(
-    activation: Callable | str, variance: float, weight_variance: float, bias_variance: float = 0.0
+    activation: Activation, variance: float, weight_variance: float, bias_variance: float = 0.0
 ) -> float:
     r"""The variance of the next layer's pre-activations.
 
@@ -102,7 +85,7 @@ def variance_map(
 
 
 def correlation_map(
-    activation: Callable | str,
+    activation: Activation,
     correlation: float,
     variance: float,
     weight_variance: float,
@@ -180,7 +163,7 @@ def relu_correlation_map(correlation: Any) -> Any:
     return after if after.ndim else float(after)
 
 
-def chi(activation: Callable | str, variance: float, weight_variance: float) -> float:
+def chi(activation: Activation, variance: float, weight_variance: float) -> float:
     r"""By what a layer multiplies the mean square of a gradient, and small angles between inputs.
 
     .. math:: \chi_\perp = \sigma_w^2 \, E[\phi'(\sqrt{q} z)^2]
@@ -211,7 +194,7 @@ def chi(activation: Callable | str, variance: float, weight_variance: float) -> 
     return weights * float(single(function, q).derivative_second)
 
 
-def chi_parallel(activation: Callable | str, variance: float, weight_variance: float) -> float:
+def chi_parallel(activation: Activation, variance: float, weight_variance: float) -> float:
     r"""By what a layer multiplies a small deviation of the variance: the variance map's slope.
 
     .. math:: \chi_\parallel = dq'/dq = \sigma_w^2 \, E[\phi(\sqrt{q} z)^2 (z^2 - 1)] / (2q)
@@ -244,7 +227,7 @@ def chi_parallel(activation: Callable | str, variance: float, weight_variance: f
 
 
 def depth_scales(
-    activation: Callable | str,
+    activation: Activation,
     weight_variance: float,
     bias_variance: float = 0.0,
     variance: float = 1.0,
@@ -307,24 +290,9 @@ def depth_scales(
     )
 
 
-def _layer(activation: Callable | str, variance: float, correlation: float) -> Layer:
-    """All that a layer's prediction needs, at once and unchecked."""
-    function = named("theory", activation)
-    one, two = single(function, variance), pair(function, variance, correlation)
-    second = float(one.second)
-    return Layer(
-        float(one.mean),
-        second,
-        float(one.derivative_second),
-        second - two.gap,
-        float(one.fourth) / second**2 if second else math.nan,
-        two.derivative_product,
-    )
-
-
 def _checked(
     owner: str,
-    activation: Callable | str,
+    activation: Activation,
     variance: float,
     weight_variance: float,
     bias_variance: float = 0.0,

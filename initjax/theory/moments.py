@@ -1,40 +1,24 @@
 r"""Moments of an activation under normal inputs, and the gain that follows from them.
 
-With :math:`z \sim N(0, q)` the integrals are computed by composite Gauss-Lobatto quadrature in
-float64. Panels are halved until halving changes nothing, so that kinks and jumps, wherever they
-are, end in panels too narrow to matter. Since the edges of a panel are nodes too, no jump hides
-between two panels; and no gap between the nodes that are looked at in any case is wider than 2e-4
-standard deviations, so that no wider spike is missed. (Gauss-Hermite nodes would miss the kink of
-SELU by 8e-3, and `jax.grad(relu)(0) = 0` falls on the middle one.)
+With :math:`z \sim N(0, q)` the integrals are sums in float64 over pieces on which the activation is
+smooth; kinks and jumps, wherever they are, become edges of pieces. (Gauss-Hermite nodes would miss
+the kink of SELU by 8e-3, and `jax.grad(relu)(0) = 0` falls on the middle one.)
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from initjax._values import checked_choice, checked_number
-from initjax.theory._activation import differentiation, evaluator
+from initjax.theory._activation import Activation, named
+from initjax.theory._integrals import REACH, SMALLEST, expectations
+from initjax.theory._pieces import cached, pieces_for_one
 
 KINDS = ("forward", "centered", "backward")
-
-# Sixteen nodes: both ends, and the roots of the derivative of the fifteenth Legendre polynomial,
-# which are the eigenvalues of the matrix of their recurrence.
-_K = np.arange(1, 14)
-_RECURRENCE = np.diag(np.sqrt(_K * (_K + 2) / ((2 * _K + 1) * (2 * _K + 3))), 1)
-_NODES = np.concatenate([[-1.0], np.linalg.eigvalsh(_RECURRENCE, "U"), [1.0]])
-_WEIGHTS = 2 / (16 * 15 * np.polynomial.Legendre.basis(15)(_NODES) ** 2)
-_DIFFERENTIATION = differentiation(_NODES)
-_REACH = 12.0  # standard deviations; beyond it a normal law has less than 1e-32
-_PANELS = 24 * 256  # at first
-_TOLERANCE = 1e-14  # of a panel's integral, relative to the whole
-_UNSETTLED = 1e-9  # the same, of the narrowest panels: an integral that does not converge
-_DEEPEST = 40  # halvings: a panel of 4e-15
-_MOST = 20_000  # panels altogether; only noise, as of a float32 function, asks for so many
 
 
 class Moments(NamedTuple):
@@ -48,7 +32,7 @@ class Moments(NamedTuple):
     """E[phi'(z)²]"""
 
 
-def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
+def moments(activation: Activation, variance: float = 1.0) -> Moments:
     """Computes the moments of an activation whose inputs are normal.
 
     Args:
@@ -76,54 +60,13 @@ def moments(activation: Callable | str, variance: float = 1.0) -> Moments:
       Poole et al. 2016, "Exponential expressivity in deep neural networks through transient
       chaos", equations 3 and 5, https://arxiv.org/abs/1606.05340
     """
-    stddev = checked_number("moments", "variance", variance, minimum=0) ** 0.5
-    evaluate = evaluator("gain", activation)
-
-    def integrals(panels: np.ndarray) -> np.ndarray:
-        """The three integrals over each panel [left, right], in standard deviations."""
-        half = (panels[:, 1:] - panels[:, :1]) / 2
-        z = panels[:, :1] + half * (_NODES + 1)
-        value, derivative = evaluate(z * stddev)
-        if derivative is None:
-            derivative = value @ _DIFFERENTIATION.T / (half * stddev)
-        density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * half * _WEIGHTS
-        with np.errstate(over="ignore"):
-            powers = np.stack([value, value**2, derivative**2], axis=-1)
-        if not np.isfinite(powers).all():
-            raise ValueError(f"gain: {activation!r} or its derivative is not finite everywhere")
-        return (powers * density[..., None]).sum(axis=1)
-
-    # A third of a panel aside, no edge falls on zero or another round number, where kinks are.
-    edges = np.linspace(-_REACH, _REACH, _PANELS + 1) + 2 * _REACH / _PANELS / 3
-    panels = np.stack([edges[:-1], edges[1:]], axis=1)
-    coarse = integrals(panels)
-    scale = np.abs(coarse).sum(axis=0) + 1e-300
-    if (np.abs(coarse[[0, -1]]) > _TOLERANCE * scale).any():
-        raise ValueError(
-            f"gain: {activation!r} grows so fast that inputs beyond {_REACH:g} standard deviations"
-            " count in its moments"
-        )
-    settled, used, change = [], 0, coarse
-    for _ in range(_DEEPEST):
-        middle = panels.mean(axis=1)
-        halves = np.stack([panels[:, 0], middle, middle, panels[:, 1]], axis=1).reshape(-1, 2)
-        fine = integrals(halves)
-        joined = fine.reshape(-1, 2, 3).sum(axis=1)
-        used += len(panels)
-        change = np.abs(joined - coarse)
-        scale = np.maximum(scale, np.abs(joined).sum(axis=0))
-        rough = (change > _TOLERANCE * scale).any(axis=1) & (used < _MOST)
-        settled.append(joined[~rough])
-        if not rough.any():
-            break
-        panels, coarse = halves[np.repeat(rough, 2)], fine[np.repeat(rough, 2)]
-    else:
-        coarse[:, change.sum(axis=0) > _UNSETTLED * scale] = math.inf
-        settled.append(coarse)
-    return Moments(*map(math.fsum, np.concatenate(settled).T.tolist()))
+    function = named("moments", activation)
+    q = max(checked_number("moments", "variance", variance, minimum=0), SMALLEST)
+    found = expectations(function, np.array(q), pieces_for_one(function, q**0.5, REACH))
+    return Moments(float(found.mean), float(found.second), float(found.derivative_second))
 
 
-def gain(activation: Callable | str, kind: str = "forward") -> float:
+def gain(activation: Activation, kind: str = "forward") -> float:
     r"""Computes the gain of an activation: what weights are multiplied by to make up for it.
 
     With unit normal inputs `z` and :math:`Var(W) = gain^2 / fan_{in}`, a layer after the activation
@@ -161,12 +104,7 @@ def gain(activation: Callable | str, kind: str = "forward") -> float:
       https://arxiv.org/abs/1502.01852, for any activation instead of ReLU's.
     """
     kind = checked_choice("gain", "kind", kind, KINDS)
-    try:
-        mean, second, derivative_second = _unit_moments(activation)
-    except TypeError:
-        if getattr(activation, "__hash__", None) is not None:
-            raise
-        mean, second, derivative_second = moments(activation)  # cannot be a key of the cache
+    mean, second, derivative_second = cached(_unit_moments, named("gain", activation))
     moment = {
         "forward": second,
         "centered": second - mean**2,

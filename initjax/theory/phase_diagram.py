@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from initjax._extras import require_matplotlib
 from initjax._values import checked_number
-from initjax.theory._activation import named
+from initjax.theory._activation import Activation, named
 from initjax.theory._fixed_points import HIGHEST, LOWEST, strides
 from initjax.theory._integrals import single
 from initjax.theory._phases import Cells, phase_cells
@@ -27,10 +28,10 @@ _ROOM = 0.1  # around the name of a phase, relative to the axes
 
 
 def phase_diagram(
-    activation: Callable | str,
+    activation: Activation,
     weight_variances: Sequence[float] | np.ndarray | None = None,
     bias_variances: Sequence[float] | np.ndarray | None = None,
-    path: str | os.PathLike | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     r"""Draws how deep a plain network may be and train, by the variances of weights and biases.
 
@@ -53,6 +54,7 @@ def phase_diagram(
     Raises:
       TypeError, ValueError: activation is no such function or name; variances are not ascending
         finite numbers >= 0.
+      ImportError: Matplotlib is not installed.
 
     Example:
       >>> figure = phase_diagram("tanh", [0.5, 1, 2, 4], [0, 0.1, 0.2])
@@ -63,6 +65,7 @@ def phase_diagram(
       Schoenholz, Gilmer, Ganguli and Sohl-Dickstein 2017, "Deep Information Propagation", figure 5,
       https://arxiv.org/abs/1611.01232
     """
+    require_matplotlib("phase_diagram")
     function = named("phase_diagram", activation)
     if weight_variances is None:
         center = _critical_weights(function)

@@ -1,1 +1,1 @@
-"""The zoo of `scripts/audit_evidence.py`: models with a planted fault, and models without any."""
+"""The models of `scripts/audit_evidence.py`, with a planted fault and without one."""

@@ -1,4 +1,4 @@
-"""What a case of the zoo is, the data that it is trained on, and how models become functions."""
+"""A case of the zoo, the data to train it on, and how models become functions."""
 
 import dataclasses
 import functools
@@ -15,28 +15,28 @@ from flax import nnx
 
 from experiments.common import data
 
-_ROWS = 10_240  # of each data set: batches begin again after as many
-KEY = jax.random.key(0)  # of all parameters; data have others
+_ROWS = 10_240  # of each data set; batches start over after them
+KEY = jax.random.key(0)  # for all parameters; data have other keys
 ADAM = optax.adam(1e-3)
 
-Apply = Callable[..., jax.Array]  # outputs of (params, *inputs)
-Data = tuple[jax.Array, ...]  # inputs, then targets, all with as many rows
+Apply = Callable[..., jax.Array]  # maps (params, *inputs) to outputs
+Data = tuple[jax.Array, ...]  # inputs, then targets, all with the same number of rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A model as its user has it, before the first step.
+    """A model as a user would write it, before the first step.
 
     Attributes:
         name: what the model is.
         framework: what it is written in.
-        apply: gives outputs for (params, *inputs).
-        params: as they have been drawn.
-        data: inputs and, last, targets: whole numbers are classes, others are to be met.
+        apply: maps (params, *inputs) to outputs.
+        params: as initialized.
+        data: inputs and, last, targets: integers are classes, floats are regression targets.
         optimizer: what it is trained with.
         batch_size: rows in a batch.
         fault: what is wrong with it; "" if nothing is.
-        causes: what an audit may rightly call that.
+        causes: the causes that an audit may correctly name.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Case:
         return dataclasses.replace(self, fault=fault, causes=causes)
 
     def batch(self, step: int | jax.Array) -> Data:
-        """The inputs and the targets of a step."""
+        """The inputs and targets of a step."""
         rows = (step * self.batch_size + jnp.arange(self.batch_size)) % len(self.data[0])
         return tuple(array[rows] for array in self.data)
 
@@ -70,7 +70,7 @@ class Case:
         return jnp.issubdtype(self.data[-1].dtype, jnp.integer)
 
     def accuracy(self, params: Any, *batch: jax.Array) -> jax.Array:
-        """What share of the targets has the largest output."""
+        """The share of examples whose largest output is that of their class."""
         return jnp.mean(self.apply(params, *batch[:-1]).argmax(-1) == batch[-1])
 
 
@@ -92,20 +92,20 @@ def mnist(scale: str = "unit") -> Data:
 
 @functools.cache
 def noisy_digits() -> Data:
-    """Images with noise, and those without."""
+    """Images with noise, and the same images without."""
     images, _ = mnist()
     return images + 0.3 * jax.random.normal(jax.random.key(1), images.shape), images
 
 
 def clean_digits() -> Data:
-    """Standardized images, and the same: for autoencoders."""
+    """Standardized images, twice: for autoencoders."""
     images, _ = mnist("standard")
     return images, images
 
 
 @functools.cache
 def periodic_tokens(vocabulary: int = 32, length: int = 32, period: int = 4) -> Data:
-    """Sequences of tokens that repeat, and their next tokens: to copy from `period` places back."""
+    """Periodic sequences of tokens, and the next tokens: copies from `period` positions back."""
     first = jax.random.randint(jax.random.key(2), (_ROWS, period), 0, vocabulary)
     tokens = jnp.tile(first, (1, length // period + 1))
     return tokens[:, :length], tokens[:, 1 : length + 1]
@@ -113,7 +113,7 @@ def periodic_tokens(vocabulary: int = 32, length: int = 32, period: int = 4) -> 
 
 @functools.cache
 def bags_of_tokens(vocabulary: int = 512, length: int = 24) -> Data:
-    """Reviews: tokens, each with a hidden sentiment, and whether these sum up to a positive one."""
+    """Reviews: tokens, each with a hidden sentiment, and whether the sentiments sum to above 0."""
     token_key, sentiment_key = jax.random.split(jax.random.key(3))
     tokens = jax.random.randint(token_key, (_ROWS, length), 0, vocabulary)
     sentiment = jax.random.normal(sentiment_key, (vocabulary,))
@@ -122,7 +122,7 @@ def bags_of_tokens(vocabulary: int = 512, length: int = 24) -> Data:
 
 @functools.cache
 def point_sets(points: int = 16) -> Data:
-    """Points in the plane, along one of four directions, and which."""
+    """Points in the plane, spread along one of four directions, and which one."""
     label_key, point_key = jax.random.split(jax.random.key(4))
     labels = jax.random.randint(label_key, (_ROWS,), 0, 4)
     angle = labels[:, None] * jnp.pi / 4
@@ -134,7 +134,7 @@ def point_sets(points: int = 16) -> Data:
 
 @functools.cache
 def picture() -> Data:
-    """The coordinates in [-1, 1] of a picture of 4 x 4 digits, shuffled, and its brightness."""
+    """The pixels of an image of 4 x 4 digits, shuffled: coordinates in [-1, 1], and brightness."""
     images, _ = mnist()
     canvas = images[:16].reshape(4, 4, 28, 28).swapaxes(1, 2).reshape(-1, 1)
     places = jnp.linspace(-1, 1, 4 * 28)
@@ -159,7 +159,7 @@ def linen(
     batch_size: int = 256,
     framework: str = "Linen",
 ) -> Case:
-    """The case of a Linen module; what it has besides parameters stays as it is."""
+    """The case of a Linen module; its other variables are not trained."""
     variables = dict(jax.jit(module.init)({"params": KEY, "dropout": KEY}, data[0][:2]))
     params = variables.pop("params")
 
@@ -199,7 +199,7 @@ def equinox(
     optimizer: optax.GradientTransformation = ADAM,
     batch_size: int = 256,
 ) -> Case:
-    """The case of a function of one example that is made of Equinox's modules."""
+    """The case of an Equinox module, a function of one example."""
     params, static = eqx.partition(module, eqx.is_inexact_array)
 
     def apply(params: Any, *inputs: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from .perceptrons import LECUN, ZEROS, Init, flat
 
 
 class NnxCNN(nnx.Module):
-    """NNX: two convolutions, pooled, and two linear layers."""
+    """NNX: two convolutions with pooling, and two linear layers."""
 
     def __init__(self):
         rngs = nnx.Rngs(0)
@@ -27,7 +27,7 @@ class NnxCNN(nnx.Module):
 
 
 class ResNet(nn.Module):
-    """Linen: residual convolutions, with batch norm or with branches that end in zeros."""
+    """Linen: residual convolutions, with batch norm or with zeros at the end of each branch."""
 
     blocks: int = 3
     features: int = 16
@@ -76,7 +76,7 @@ class MobileNet(nn.Module):
 
 
 class Hourglasses(nn.Module):
-    """Linen: down from 7 x 7 to one place and up again by a transposed convolution, repeatedly."""
+    """Linen: down from 7 x 7 to one pixel and up by a transposed convolution, several times."""
 
     upsample_init: Init
     stacks: int = 3
@@ -106,7 +106,7 @@ class Autoencoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """Linen: down, up by transposed convolutions, with skips."""
+    """Linen: down, up by transposed convolutions, with skip connections."""
 
     @nn.compact
     def __call__(self, x):

@@ -1,9 +1,9 @@
-"""Models with a planted fault, one a function: what is wrong, and what an audit may call it.
+"""Models with a planted fault, one per function: what is wrong, and the causes that fit.
 
-Each was compared with its healthy twin, and optimizers and rates were chosen so that its fault
-costs something within 200 steps. Wrong fans do not always: with Adam at 1e-3 the hourglasses and
-the heads learn as well as their twins, and an autoencoder with transposed convolutions of too small
-a scale learned faster than one of the right scale, so that it is not among these models.
+Each was compared with its healthy version, and optimizers and rates were chosen so that the fault
+costs something within 200 steps. Wrong fans don't always: with Adam at 1e-3, the hourglasses and
+the heads learn as well as the healthy versions. An autoencoder whose transposed convolutions had a
+too small scale learned faster than the correct one, so it was left out.
 """
 
 from collections.abc import Callable
@@ -35,13 +35,13 @@ def zeros() -> Case:
 
 def constant() -> Case:
     model = NnxMLP((128, 64), kernel_init=init.constant(0.05))
-    return in_nnx("ReLU MLP of 3 layers", model, mnist()).with_fault("all kernels .05", "symmetry")
+    return in_nnx("ReLU MLP of 3 layers", model, mnist()).with_fault("all kernels 0.05", "symmetry")
 
 
 def small_normal() -> Case:
     model = MLP((128,) * 8, kernel_init=init.normal(1e-3), readout_init=init.normal(1e-3))
     return linen("ReLU MLP of 9 layers", model, mnist()).with_fault(
-        "kernels from N(0, .001²)", "vanishing"
+        "kernels from N(0, 0.001²)", "vanishing"
     )
 
 
@@ -167,7 +167,7 @@ def chaotic() -> Case:
 
 
 def ordered() -> Case:
-    return _deep_tanh(0.8).with_fault("kernels' variance .8 / fan_in: order", "vanishing", "depth")
+    return _deep_tanh(0.8).with_fault("kernels' variance 0.8 / fan_in: order", "vanishing", "depth")
 
 
 def recurrent() -> Case:

@@ -1,4 +1,4 @@
-"""Models without a fault, one a function, as their users have them: none should alarm an audit."""
+"""Models without a fault, one per function: an audit should find nothing wrong."""
 
 from typing import Any
 
@@ -110,7 +110,7 @@ def scaled_residual() -> Case:
 
 
 def lora() -> Case:
-    """Only the adapters are parameters; what they adapt is frozen."""
+    """Only the adapters are parameters; the kernels that they adapt are frozen."""
     apply, base = plain_mlp((784, 128, 64, 10), jax.nn.relu, initjax.he_normal())
     params = []
     for i, layer in enumerate(base):

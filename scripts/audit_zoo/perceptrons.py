@@ -23,7 +23,7 @@ def flat(images: jax.Array) -> jax.Array:
 
 
 class MLP(nn.Module):
-    """Linen: hidden layers of these widths, then a linear one."""
+    """Linen: hidden layers of these widths, then a linear layer."""
 
     widths: Sequence[int]
     activation: Activation = nn.relu
@@ -129,7 +129,7 @@ def scanned_mlp(
 def residual_mlp(
     blocks: int, width: int, kernel_init: Init, branch_scale: float
 ) -> tuple[Apply, Any]:
-    """Plain JAX: x + relu(x A) B in every block, without normalization; B is times the scale."""
+    """Plain JAX: x + scale relu(x A) B in every block, without normalization."""
     in_key, *keys, out_key = jax.random.split(KEY, 2 * blocks + 2)
 
     def square(key: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from .perceptrons import ZEROS, Init, flat
 
 
 class Heads(nn.Module):
-    """Linen: a perceptron over rows of an image, in heads, as the inside of a wide attention."""
+    """Linen: a perceptron over the rows of an image, split into heads as in attention."""
 
     split_init: Init
     heads: int = 16
@@ -64,7 +64,7 @@ class GPTBlock(nn.Module):
 
 
 class GPT(nn.Module):
-    """Linen: GPT-2, its layers scanned, its readout tied to the embedding."""
+    """Linen: GPT-2 with scanned layers; the readout is tied to the embedding."""
 
     embedding_init: Init = nn.initializers.normal(0.02)
     layers: int = 3
@@ -87,7 +87,7 @@ class GPT(nn.Module):
 
 
 class Rows(nn.Module):
-    """Linen: a recurrent cell reads an image row by row."""
+    """Linen: a recurrent cell that reads an image row by row."""
 
     cell: nn.RNNCellBase
 

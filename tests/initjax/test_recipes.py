@@ -1,5 +1,7 @@
 """Recipes for whole models: the factors of the papers, and what they are for."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,7 +158,7 @@ def test_mimetic_makes_the_products_of_the_kernels_look_like_identities(library,
 
 def test_mimetic_keeps_the_nearest_matrix_of_the_rank_of_a_head(key):
     """By Eckart and Young: what is cut off is orthogonal to what is kept."""
-    params = linen.MultiHeadDotProductAttention(num_heads=4).init(key, jnp.ones((1, 4, 64)))
+    params: Any = linen.MultiHeadDotProductAttention(num_heads=4).init(key, jnp.ones((1, 4, 64)))
     drawn = initjax.mimetic(params, key, query_key=(1.0, 0.0))["params"]
     for head in range(4):
         query, other = drawn["query"]["kernel"][:, head], drawn["key"]["kernel"][:, head]

@@ -1,4 +1,4 @@
-"""The shell scripts: which commands they give, with a `python` that only repeats its arguments."""
+"""The shell scripts: which commands they run. `python` is a stub that prints its arguments."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ def bash(tmp_path):
 
 
 def task(number, tasks, step=None):
-    """What Slurm tells a task of an array, in its environment."""
+    """The environment that Slurm gives a task of an array."""
     variables = {"ID": number, "MIN": min(tasks), "MAX": max(tasks), "COUNT": len(tasks)}
     if step:
         variables["STEP"] = step
@@ -46,7 +46,7 @@ def task(number, tasks, step=None):
     ],
     ids=str,
 )
-def test_the_tasks_of_a_range_have_one_shard_each(bash, tasks, step):
+def test_each_task_of_a_range_trains_one_shard(bash, tasks, step):
     for index, number in enumerate(tasks):
         result = bash("sweep_slurm.sh", "--seeds=100", "--init=a, b", **task(number, tasks, step))
         assert result.returncode == 0, result.stderr
@@ -59,13 +59,14 @@ def test_a_list_of_tasks_is_refused(bash, tasks):
     for number in tasks:
         result = bash("sweep_slurm.sh", **task(number, tasks, 1))
         assert result.returncode == 2 and result.stdout == ""
-        assert "submit one such as 0-7: what is finished is not trained again" in result.stderr
+        assert "must be a plain range such as 0-7; finished runs are skipped" in result.stderr
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_main_figure_is_that_of_what_was_trained(bash):
+def test_the_main_figure_is_made_from_the_runs_just_trained(bash):
     result = bash("main_figure.sh", "--workdir=x", "--epochs=1")
-    sweep, report = result.stdout.splitlines()
+    sweep, report, table = result.stdout.splitlines()
     assert sweep.startswith("-m experiments.sweep --seeds=30 --workdir=x --epochs=1")
     assert sweep.endswith("--workdir=runs/main")  # the last one counts
     assert report == "-m experiments.report runs/main"
+    assert table == "scripts/published_table.py runs/main"

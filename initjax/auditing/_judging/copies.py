@@ -12,14 +12,15 @@ _STRUCTURED = 0.5  # part of zeros of what was not simply drawn
 
 
 def copies(prints: Sequence[np.ndarray]) -> list[list[int]]:
-    """Groups what is the same but for a factor and an offset.
+    """Groups rows that are equal except for a factor and an offset.
 
     Args:
       prints: the first numbers of each.
 
     Returns:
-      The rows of those that are alike, for every group of two or more. Of two sizes, the numbers
-      that both have count. Less than 32 numbers, and patterns of zeros, are like nothing.
+      The rows that are alike, for every group of two or more. Rows of different sizes are compared
+      by the numbers that both have. Rows of less than 32 numbers, and patterns of zeros, are not
+      compared.
     """
     drawn = [
         row
@@ -27,36 +28,38 @@ def copies(prints: Sequence[np.ndarray]) -> list[list[int]]:
         if numbers.size >= _FEWEST and (numbers == 0).mean() <= _STRUCTURED
     ]
     sizes = {row: min(prints[row].size, _COMPARED) for row in drawn}
-    first = {row: row for row in drawn}
+    pairs: list[tuple[int, int]] = []
     for size in sorted(set(sizes.values())):
         long = [row for row in drawn if sizes[row] >= size]
-        short = [row for row in long if sizes[row] == size]
-        others = _normalised([prints[row][:size] for row in long])
+        short = [place for place, row in enumerate(long) if sizes[row] == size]
+        vectors = _normalized([prints[row][:size] for row in long])
         for start in range(0, len(short), _BLOCK):
             block = short[start : start + _BLOCK]
-            cosines = _normalised([prints[row][:size] for row in block]) @ others.T
+            cosines = vectors[block] @ vectors.T
             for one, other in np.argwhere(np.abs(cosines) > _SAME):
-                _join(first, block[one], long[other])
+                if block[one] != other:
+                    pairs.append((long[block[one]], long[other]))
+    return _groups(pairs, len(prints)) if pairs else []
+
+
+def _groups(pairs: list[tuple[int, int]], count: int) -> list[list[int]]:
+    """The rows that pairs connect, in order."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs)), np.transpose(pairs)), (count, count))
+    _, labels = connected_components(graph, directed=False)
     groups: dict[int, list[int]] = {}
-    for row in drawn:
-        groups.setdefault(first[row], []).append(row)
-    return [group for group in groups.values() if len(group) > 1]
+    for row in sorted({row for pair in pairs for row in pair}):
+        groups.setdefault(int(labels[row]), []).append(row)
+    return list(groups.values())
 
 
-def _normalised(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of mean zero and norm one; zeros for what is constant."""
+def _normalized(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows of mean zero and norm one; zeros for constant rows."""
     matrix = np.stack(rows).astype(np.float32)
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     matrix /= np.where(largest > 0, largest, 1)
     matrix -= matrix.mean(axis=1, keepdims=True)
     norms = np.sqrt(np.square(matrix).sum(axis=1, keepdims=True))
     return np.where(norms > 1e-3, matrix / np.where(norms > 0, norms, 1), 0)
-
-
-def _join(first: dict[int, int], one: int, other: int) -> None:
-    """Makes two groups one, whose name is its first row."""
-    a, b = first[one], first[other]
-    if a != b:
-        for row, group in first.items():
-            if group == max(a, b):
-                first[row] = min(a, b)

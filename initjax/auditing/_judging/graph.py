@@ -1,42 +1,49 @@
-"""Which layers a layer's output enters."""
+"""Which layers a layer's output enters, and the chains that layers form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reading.expressions import Path
-from initjax.auditing._reading.sites import Site
+from initjax.auditing._judging.layers import JudgedLayer
+
+Chain = tuple[JudgedLayer, ...]
 
 
-def layers_after(layer: Layer, layers: Sequence[Layer], sites: dict[Path, Site]) -> list[Layer]:
+def layers_after(layer: JudgedLayer, layers: Sequence[JudgedLayer]) -> Chain:
     """The layers downstream of one, in the order of execution."""
-    later = layers[_row(layer, layers) + 1 :]
-    return [other for other in later if _enters(layer, other, sites)]
+    return tuple(other for other in layers if other.row > layer.row and _enters(layer, other))
 
 
-def layers_before(layer: Layer, layers: Sequence[Layer], sites: dict[Path, Site]) -> list[Layer]:
+def layers_before(layer: JudgedLayer, layers: Sequence[JudgedLayer]) -> Chain:
     """The layers upstream of one, in the order of execution."""
-    earlier = layers[: _row(layer, layers)]
-    return [other for other in earlier if _enters(other, layer, sites)]
+    return tuple(other for other in layers if other.row < layer.row and _enters(other, layer))
 
 
-def ends(layers: Sequence[Layer], sites: dict[Path, Site]) -> list[Layer]:
-    """The layers whose output enters no other layer: readouts, of which there may be several."""
-    entered = {path for site in sites.values() for tag in site.inputs for path in tag.sites}
-    return [
-        layer
-        for layer in layers
-        if layer.path not in entered and not layers_after(layer, layers, sites)
-    ]
+def readouts_of(layers: Sequence[JudgedLayer]) -> Chain:
+    """The layers whose output enters no other layer, of which there may be several."""
+    entered = {path for layer in layers for tag in layer.site.inputs for path in tag.sites}
+    return tuple(
+        layer for layer in layers if layer.path not in entered and not layers_after(layer, layers)
+    )
 
 
-def _row(layer: Layer, layers: Sequence[Layer]) -> int:
-    return next(row for row, other in enumerate(layers) if other is layer)
+def chains_of(layers: Sequence[JudgedLayer]) -> tuple[Chain, ...]:
+    """The chains of layers of which each is the only input of the next, longest first."""
+    followed = {layer.source for layer in layers}
+    chains = []
+    for number, layer in enumerate(layers):
+        if number in followed or layer.source is None:
+            continue
+        chain, at = [layer], layer.source
+        while at is not None:
+            chain.append(layers[at])
+            at = layers[at].source
+        chains.append(tuple(chain[::-1]))
+    return tuple(sorted(chains, key=len, reverse=True))
 
 
-def _enters(one: Layer, other: Layer, sites: dict[Path, Site]) -> bool:
-    """Whether one layer's output enters another, or may do so by a loop that both are in."""
-    if any(one.path in tag.sites for tag in sites[other.path].inputs):
+def _enters(one: JudgedLayer, other: JudgedLayer) -> bool:
+    """Whether one layer's output enters another, or may do so through a loop around both."""
+    if any(one.path in tag.sites for tag in other.site.inputs):
         return True
-    return bool(set(sites[one.path].loops) & set(sites[other.path].loops))
+    return bool(set(one.site.loops) & set(other.site.loops))

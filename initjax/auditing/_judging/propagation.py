@@ -1,31 +1,40 @@
-"""What is wrong with how signals and gradients go through the layers.
+"""Checks of how signals and gradients go through the layers.
 
-Thresholds follow from theory where it reaches: a part of dead units is wrong if it is more than a
-rectifier of this correlation has on a batch of this size.
+Thresholds follow from theory where it applies: a part of dead units is a fault if it is more than a
+rectifier has on a batch of this correlation and size.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from initjax.auditing._judging.findings import Finding, finding, recommended, some
-from initjax.auditing._judging.layers import Layer
-from initjax.auditing._judging.network import Network, chains_of
+from initjax.auditing._activations import recommended
+from initjax.auditing._judging.evidence import Evidence
+from initjax.auditing._judging.findings import Finding, finding, names_of
+from initjax.auditing._judging.graph import Chain
+from initjax.auditing._judging.layers import JudgedLayer
+from initjax.auditing._judging.names import some
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 _GROWTH, _BAD_GROWTH = 30.0, 1e3  # of the mean square along a residual stream
+_LARGE_SIGNAL = 1e3  # root mean square
 _LOGITS, _BAD_LOGITS = 3.0, 10.0  # root mean square
 _DEAD, _BAD_DEAD = 0.1, 0.5  # above what is expected
 _SATURATED, _BAD_SATURATED = 0.25, 0.5  # above that of unit normal inputs
 _ALIKE = 0.999  # correlation of two examples
 _STEP = 0.5  # of the weights' standard deviation
+_SHALLOW = 8  # layers: depth is no problem in fewer
+_REACH = 6  # correlation depths through which a chain can be trained
 
 
-def branch_scale(layers: list[Layer], network: Network) -> list[Finding]:
-    ends = [layer for layer in layers if layer.role == "branch end"]
-    readers = [layer for layer in layers if layer.unpredicted == "a sum of layers"]
+def branch_scale(evidence: Evidence) -> list[Finding]:
+    """Residual streams that grow because each branch adds at full scale."""
+    ends = [layer for layer in evidence.layers if layer.role == "branch end"]
+    readers = [layer for layer in evidence.layers if layer.unpredicted == "sum"]
     if len(ends) < 3 or len(readers) < 2:
         return []
     squares = [layer.input_square for layer in readers]
@@ -33,23 +42,51 @@ def branch_scale(layers: list[Layer], network: Network) -> list[Finding]:
     if not growth > _GROWTH:
         return []
     message = (
-        f"{len(ends)} residual branches make the signal's mean square grow {growth:.3g} times, as"
-        f" {some([layer.name for layer in ends], 2)} add to it at full scale"
+        f"{len(ends)} residual branches make the signal's mean square {growth:.3g} times as large,"
+        f" since {some(names_of(ends), 2)} add to it at full scale"
     )
     remedy = (
-        "divide the last kernel of every branch by the square root of their number"
-        " (residual_scaling), draw it as zeros (fixup), or normalise"
+        "divide the last kernel of every branch by the square root of the number of branches"
+        " (residual_scaling), start it at zero (fixup), or add normalization"
     )
-    return finding(
-        "failure" if growth > _BAD_GROWTH else "warning", "branch_scale", ends, message, remedy
-    )
+    level = "failure" if growth > _BAD_GROWTH else "warning"
+    return finding(level, "branch_scale", ends, message, remedy)
 
 
-def gradients(layers: list[Layer], network: Network) -> list[Finding]:
-    """Vanishing and exploding, by the gradient between the ends of chains."""
-    worst: tuple[float, list[Layer]] = (0.0, [])
-    for chain in chains_of(layers):
-        chain = _without_small_end(chain)
+def saturated(evidence: Evidence) -> list[Finding]:
+    """Pre-activations where the activation is flat on both sides."""
+    found = [
+        layer
+        for layer in evidence.layers
+        if layer.saturating and layer.saturated - layer.predicted_saturated > _SATURATED
+    ]
+    if not found:
+        return []
+    worst = max(found, key=lambda layer: layer.saturated)
+    bad = worst.saturated - worst.predicted_saturated > _BAD_SATURATED
+    message = (
+        f"{some(names_of(found))}: {worst.saturated:.0%} of the pre-activations lie where"
+        f" {worst.activation} is flat (at unit scale: {worst.predicted_saturated:.0%}); their root"
+        f" mean square is {worst.rms:.3g}"
+    )
+    remedy = f"draw the kernels with {recommended(worst.activation)}"
+    return finding("failure" if bad else "warning", "saturated", found, message, remedy)
+
+
+def vanishing(evidence: Evidence) -> list[Finding]:
+    """Gradients that shrink along a chain, or that nothing lets through."""
+    return [*_gradients(evidence, "vanishing"), *_blocked(evidence, "vanishing")]
+
+
+def exploding(evidence: Evidence) -> list[Finding]:
+    """Gradients that grow along a chain, or signals that are too large already."""
+    return [*_gradients(evidence, "exploding"), *_large_signals(evidence)]
+
+
+def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
+    """The change of the gradient between the ends of the chain where it is largest."""
+    worst: tuple[float, Chain] = (0.0, ())
+    for chain in map(_without_small_end, evidence.chains):
         growth = chain[0].log_gradient - chain[-1].log_gradient
         if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
             ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
@@ -59,192 +96,180 @@ def gradients(layers: list[Layer], network: Network) -> list[Finding]:
     growth, chain = worst
     limit = math.log(_RATIO)
     if not chain:
-        spine = [layer for layer in layers if math.isfinite(layer.log_gradient)]
-        if len(spine) < 3:
+        chain = tuple(layer for layer in evidence.layers if math.isfinite(layer.log_gradient))
+        if len(chain) < 3:
             return []
-        growth = spine[0].log_gradient - spine[-1].log_gradient
-        chain, limit = spine, math.log(_BAD_RATIO)
-    if abs(growth) < limit:
+        growth = chain[0].log_gradient - chain[-1].log_gradient
+        limit = math.log(_BAD_RATIO)
+    if abs(growth) < limit or cause != ("vanishing" if growth < 0 else "exploding"):
         return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
     steps = len(chain) - 1
     each = math.exp(max(-700.0, growth / steps))
-    size = _power(growth)
     hidden = [layer for layer in chain if layer.activation] or chain
-    gains = float(np.median([layer.weight_variance for layer in hidden]))
+    gain = float(np.median([layer.weight_variance for layer in hidden]))
     middle = hidden[len(hidden) // 2]
     predicted = middle.predicted_gradient_ratio
-    expected = f" (theory: {predicted:.3g})" if math.isfinite(predicted) else ""
+    expected = f" (theory: {predicted:.3g}x)" if math.isfinite(predicted) else ""
     message = (
-        f"from {chain[-1].name} down to {chain[0].name} the gradient's squared norm"
-        f" {'shrinks' if growth < 0 else 'grows'} {size} times in {steps} layers, by {each:.3g} a"
-        f" layer{expected}; median gain {gains:.3g}"
+        f"from {chain[-1].name} back to {chain[0].name}, the gradient's squared norm"
+        f" {'shrinks' if growth < 0 else 'grows'} by a factor of {_factor(growth)} in {steps}"
+        f" layers, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
     )
     if middle.activation:
         message += f" before {middle.activation}"
-    remedy = f"draw the kernels with {recommended(middle, len(chain))}"
+    remedy = f"draw the kernels with {recommended(middle.activation, len(chain))}"
     if len(chain) > 30:
-        remedy += ", or add normalisation or residual connections"
-    cause = "vanishing" if growth < 0 else "exploding"
+        remedy += ", or add normalization or residual connections"
     return finding(level, cause, chain, message, remedy)
 
 
-def _without_small_end(chain: list[Layer]) -> list[Layer]:
+def _without_small_end(chain: Chain) -> Chain:
     """A chain without its last layer, if that is small on purpose, as a readout of zeros is."""
     *hidden, last = chain
     if last.role != "last" or len(hidden) < 2:
         return chain
-    return hidden if _small(last, hidden) else chain
+    return tuple(hidden) if _small(last, hidden) else chain
 
 
-def _small(end: Layer, others: list[Layer]) -> bool:
+def _small(end: JudgedLayer, others: Sequence[JudgedLayer]) -> bool:
     typical = float(np.median([layer.weight_variance for layer in others]))
     return end.weight_variance < 0.05 * typical
 
 
-def blocked(layers: list[Layer], network: Network) -> list[Finding]:
-    """Vanishing to nothing, though no kernel of zeros is on the way; dead, if units are.
-
-    Where a branch or an input of several is shut, by a factor that starts at zero, others learn.
-    """
-    measured = [layer for layer in layers if not math.isnan(layer.log_gradient)]
-    silent = [layer for layer in measured if _silent(layer)]
-    if not silent or len(silent) == len(measured):
-        return []
-    entering = [layer for layer in measured if _enters(layer)]
-    if not entering or not all(map(_silent, entering)):
-        return []
-    if any(layer.weight_square == 0 for layer in layers):
-        return []
-    message = f"{some([layer.name for layer in silent])}: the gradient is exactly zero"
-    dead = [layer for layer in layers if layer.dead == 1]
-    if dead:
-        message += f", as all units of {dead[0].name} are flat"
-        return finding("failure", "dead", silent, message, "draw its kernel and biases again")
-    remedy = "look for a function between the layers that is flat, as a clip or a step is"
-    return finding("failure", "vanishing", silent, message, remedy)
-
-
-def _silent(layer: Layer) -> bool:
-    """Whether its gradient is zero; in a loop, turns past a sequence's end may have none."""
-    return layer.log_gradient == -math.inf and layer.uses == 1
-
-
-def _enters(layer: Layer) -> bool:
-    return layer.kind == "embedding" or layer.unpredicted == "the batch"
-
-
-def forward(layers: list[Layer], network: Network) -> list[Finding]:
-    """Exploding, by signals that are too large already."""
-    large = [layer for layer in layers if layer.rms > 1e3 and layer.role != "last"]
-    if not large:
-        return []
-    message = f"{some([layer.name for layer in large])}: pre-activations of {large[-1].rms:.3g}"
-    remedy = f"draw the kernels with {recommended(large[0])}"
-    return finding("failure", "exploding", large, message, remedy)
-
-
-def _power(log: float) -> str:
-    """A factor, given by its logarithm, which may be beyond a float."""
+def _factor(log: float) -> str:
+    """A factor given by its logarithm, which may be too large for a float."""
     size = abs(log)
     return f"{math.exp(size):.3g}" if size < 600 else f"10^{size / math.log(10):.0f}"
 
 
-def saturated(layers: list[Layer], network: Network) -> list[Finding]:
-    found = [
-        layer
-        for layer in layers
-        if layer.saturating and layer.saturated - layer.predicted_saturated > _SATURATED
+def _large_signals(evidence: Evidence) -> list[Finding]:
+    large = [
+        layer for layer in evidence.layers if layer.rms > _LARGE_SIGNAL and layer.role != "last"
     ]
-    if not found:
+    if not large:
         return []
-    worst = max(found, key=lambda layer: layer.saturated)
-    bad = worst.saturated - worst.predicted_saturated > _BAD_SATURATED
-    message = (
-        f"{some([layer.name for layer in found])}: {worst.saturated:.0%} of the pre-activations lie"
-        f" where {worst.activation} is flat ({worst.predicted_saturated:.0%} at unit scale); their"
-        f" root mean square is {worst.rms:.3g}"
-    )
-    remedy = f"draw the kernels with {recommended(worst)}"
-    return finding("failure" if bad else "warning", "saturated", found, message, remedy)
+    message = f"{some(names_of(large))}: pre-activations have root mean square {large[-1].rms:.3g}"
+    remedy = f"draw the kernels with {recommended(large[0].activation)}"
+    return finding("failure", "exploding", large, message, remedy)
 
 
-def dead(layers: list[Layer], network: Network) -> list[Finding]:
-    found = [layer for layer in layers if _excess(layer) > _DEAD]
-    if not found:
+def _blocked(evidence: Evidence, cause: Literal["vanishing", "dead"]) -> list[Finding]:
+    """A gradient of exactly zero without a kernel of zeros: dead, if units are.
+
+    Where only a branch or one of several inputs is shut, by a factor that starts at zero, others
+    learn.
+    """
+    layers = evidence.layers
+    measured = [layer for layer in layers if not math.isnan(layer.log_gradient)]
+    silent = [layer for layer in measured if _silent(layer)]
+    if not silent or len(silent) == len(measured):
         return []
+    entering = [
+        layer for layer in measured if layer.kind == "embedding" or layer.unpredicted == "batch"
+    ]
+    if not entering or not all(map(_silent, entering)):
+        return []
+    if any(layer.weight_square == 0 for layer in layers):
+        return []
+    dead = [layer for layer in layers if layer.dead == 1]
+    if cause != ("dead" if dead else "vanishing"):
+        return []
+    message = f"{some(names_of(silent))}: the gradient is exactly zero"
+    remedy = "look for a flat function between the layers, such as clipping or a step"
+    if dead:
+        message += f", since all units of {dead[0].name} are flat"
+        remedy = "redraw its kernel and biases"
+    return finding("failure", cause, silent, message, remedy)
+
+
+def _silent(layer: JudgedLayer) -> bool:
+    """Whether its gradient is zero; in a loop, turns past a sequence's end may have none."""
+    return layer.log_gradient == -math.inf and layer.uses == 1
+
+
+def dead(evidence: Evidence) -> list[Finding]:
+    """Units that are flat on the whole batch, beyond what chance explains."""
+    found = [layer for layer in evidence.layers if _excess(layer) > _DEAD]
+    if not found:
+        return _blocked(evidence, "dead")
     worst = max(found, key=_excess)
     expected = 0.0 if math.isnan(worst.predicted_dead) else worst.predicted_dead
     message = (
-        f"{some([layer.name for layer in found])}: {worst.dead:.0%} of the units are flat on all"
-        f" {worst.samples} samples; with biases of zero {expected:.0%} are expected"
+        f"{some(names_of(found))}: {worst.dead:.0%} of the units are flat on all {worst.samples}"
+        f" samples; with biases of zero, {expected:.0%} are expected"
     )
     if worst.bias_variance > worst.rms**2 / 2:
         message += "; the bias outweighs the input"
         remedy = "start the biases at zero"
     else:
-        remedy = f"draw the kernels with {recommended(worst)} and start the biases at zero"
+        remedy = f"draw the kernels with {recommended(worst.activation)} and start the biases at"
+        remedy += " zero"
     level = "failure" if _excess(worst) > _BAD_DEAD else "warning"
-    return finding(level, "dead", found, message, remedy)
+    return [*finding(level, "dead", found, message, remedy), *_blocked(evidence, "dead")]
 
 
-def _excess(layer: Layer) -> float:
-    """By how much the part of dead units is beyond what chance explains in a layer this narrow."""
+def _excess(layer: JudgedLayer) -> float:
+    """By how much the part of dead units exceeds what chance explains in a layer this narrow."""
     expected = 0.0 if math.isnan(layer.predicted_dead) else layer.predicted_dead
     chance = math.sqrt(max(expected, 0.05) * (1 - expected) / max(1, layer.units))
     return 0.0 if math.isnan(layer.dead) else layer.dead - expected - 3 * chance
 
 
-def collapse(layers: list[Layer], network: Network) -> list[Finding]:
+def collapse(evidence: Evidence) -> list[Finding]:
+    """Layers to which all examples look alike."""
     found = [
         layer
-        for layer in layers
+        for layer in evidence.layers
         if layer.correlation > _ALIKE and layer.activation and layer.source is not None
     ]
     if not found:
         return []
     message = (
-        f"{some([layer.name for layer in found])}: two examples' pre-activations have a correlation"
-        f" of {found[-1].correlation:.5f}; the network hardly tells its inputs apart"
+        f"{some(names_of(found))}: two examples' pre-activations have a correlation of"
+        f" {found[-1].correlation:.5f}; the network can hardly tell its inputs apart"
     )
-    remedy = f"use fewer layers, or draw the kernels with {recommended(found[0])}"
+    remedy = f"use fewer layers, or draw the kernels with {recommended(found[0].activation)}"
     return finding("warning", "collapse", found, message, remedy)
 
 
-def depth(layers: list[Layer], network: Network) -> list[Finding]:
-    if network.depth < 8 or not network.depth > 6 * network.correlation_depth:
+def depth(evidence: Evidence) -> list[Finding]:
+    """Chains that are too long for their signal, by theory."""
+    layers, reach = evidence.network.depth, _REACH * evidence.network.correlation_depth
+    if layers < _SHALLOW or not layers > reach:
         return []
-    (chain, *_) = chains_of(layers)
+    chain = evidence.chains[0]
     message = (
-        f"{network.depth} layers are deeper than six times the correlation depth of"
-        f" {network.correlation_depth:.3g}: {6 * network.correlation_depth:.3g} can be trained"
+        f"{layers} layers are more than {_REACH} times the correlation depth of"
+        f" {evidence.network.correlation_depth:.3g}: about {reach:.3g} can be trained"
     )
-    drawn = recommended(chain[len(chain) // 2], len(chain))
+    drawn = recommended(chain[len(chain) // 2].activation, len(chain))
     remedy = f"use fewer layers, or draw the kernels with {drawn}"
     return finding("warning", "depth", chain, message, remedy)
 
 
-def output_scale(layers: list[Layer], network: Network) -> list[Finding]:
-    found = [layer for layer in layers if layer.logits and layer.rms > _LOGITS]
+def output_scale(evidence: Evidence) -> list[Finding]:
+    """Logits that are sure of wrong answers."""
+    found = [layer for layer in evidence.layers if layer.logits and layer.rms > _LOGITS]
     if not found:
         return []
     layer = found[-1]
     message = (
         f"{layer.name}: logits have root mean square {layer.rms:.3g}; the loss is"
-        f" {network.loss:.4g} where guessing has {network.expected_loss:.4g}"
+        f" {evidence.network.loss:.4g}, while guessing has {evidence.network.expected_loss:.4g}"
     )
     remedy = f"divide the last kernel by {max(2.0, layer.rms):.2g}, or start it at zero"
     level = "failure" if layer.rms > _BAD_LOGITS else "warning"
     return finding(level, "output_scale", found, message, remedy)
 
 
-def update(layers: list[Layer], readouts: list[Layer]) -> list[Finding]:
-    """A first step as large as the weights, which readouts that are small on purpose want."""
-    ends = {layer.name for layer in readouts}
-    hidden = [layer for layer in layers if layer.name not in ends]
+def update(evidence: Evidence) -> list[Finding]:
+    """First steps as large as the weights, which readouts that are small on purpose may take."""
+    ends = set(names_of(evidence.readouts))
+    hidden = [layer for layer in evidence.layers if layer.name not in ends]
     found = [
         layer
-        for layer in layers
+        for layer in evidence.layers
         if layer.update_ratio > _STEP
         and not (layer.name in ends and hidden and _small(layer, hidden))
     ]
@@ -252,8 +277,8 @@ def update(layers: list[Layer], readouts: list[Layer]) -> list[Finding]:
         return []
     worst = max(found, key=lambda layer: layer.update_ratio)
     message = (
-        f"{some([layer.name for layer in found])}: the optimizer's first step is"
-        f" {worst.update_ratio:.2g} times the weights' standard deviation"
+        f"{some(names_of(found))}: the optimizer's first step is {worst.update_ratio:.2g} times the"
+        " weights' standard deviation"
     )
     remedy = "lower the learning rate, or draw the weights at a larger scale"
     return finding("warning", "update", found, message, remedy)

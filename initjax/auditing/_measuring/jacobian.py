@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
 
-if TYPE_CHECKING:
-    import jax
-
 _PROBES = 4  # random directions in which the Jacobian is looked at
+_WIDTH = 3**0.5  # of the uniform law that they are drawn from
 
 
-def jacobian_measurer(traced: Traced) -> Callable | None:
-    """A function that measures the Jacobian between the first site and the last.
+class JacobianProbe(NamedTuple):
+    """How a Jacobian is measured."""
 
-    None where the first is not upstream of all others, so that it would be that of a part.
+    pulled: Callable[[list[Any], list[Any], list[Any]], Any]
+    """Maps parameters, batch and constants to the pulled directions: (directions, *output of the
+    first layer)."""
+    axis: int
+    """Of the first layer's output: along which the examples are."""
+    per_example: int
+    """How many numbers the last layer has for each of its examples."""
+
+
+def jacobian_probe(traced: Traced) -> JacobianProbe | None:
+    """How to measure the Jacobian between the first site and the last.
+
+    None where the first is not upstream of all others, since it would be that of a part.
     """
     import jax
     import jax.numpy as jnp
@@ -34,14 +43,15 @@ def jacobian_measurer(traced: Traced) -> Callable | None:
         return None
     last = others[-1]
     upstream = all(any(first.path in tag.sites for tag in site.inputs) for site in others)
-    shape = output_aval(traced, first)
-    axis, last_axis = _sample_axis(first, shape), _sample_axis(last, output_aval(traced, last))
+    first_shape, last_shape = output_aval(traced, first), output_aval(traced, last)
+    axis, last_axis = _sample_axis(first, first_shape), _sample_axis(last, last_shape)
     if not (upstream and first.differentiable and last.differentiable):
         return None
     if axis is None or last_axis is None:
         return None
+    per_example = last_shape.size // last_shape.shape[last_axis]
 
-    def passes(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
+    def pulled(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Any:
         def add(operands: list, results: list, slot: Any) -> tuple[list, Any]:
             return [results[0] + slot.astype(results[0].dtype), *results[1:]], None
 
@@ -54,42 +64,40 @@ def jacobian_measurer(traced: Traced) -> Callable | None:
             _, records = rerun(traced.jaxpr, constants, [*leaves, *batch], hooks, slots)
             return records[last.output].astype(jnp.float32)
 
-        outputs, pullback = jax.vjp(between, jnp.zeros(shape.shape, jnp.float32))
-        per_example = outputs.size // outputs.shape[last_axis]
-        directions = min(_PROBES, per_example)
-        keys = jax.random.split(jax.random.key(0), directions)
+        outputs, pullback = jax.vjp(between, jnp.zeros(first_shape.shape, jnp.float32))
+        # Threefry takes XLA longer to compile than a network of three layers.
+        key = jax.random.key(0, impl="rbg")
+        shape = (min(_PROBES, per_example), *outputs.shape)
+        # Unit variance; a normal law would take a second for as many numbers as GPT-2 has logits.
+        directions = jax.random.uniform(key, shape, outputs.dtype, -_WIDTH, _WIDTH)
+        (back,) = jax.vmap(pullback)(directions)
+        return back
 
-        def pull(key: jax.Array) -> jax.Array:
-            (back,) = pullback(jax.random.normal(key, outputs.shape, outputs.dtype))
-            return back
-
-        # Not in a loop: convolutions inside of one take XLA twenty times as long on a CPU.
-        back = jnp.stack([pull(key) for key in keys])
-        return automatic(functools.partial(_spectrum, axis, per_example))(back)
-
-    compiled = jax.jit(passes)
-
-    def measure(leaves: list[Any], batch: list[Any]) -> tuple[float, float]:
-        log_norm, condition = compiled(leaves, batch, traced.constants)
-        return float(np.exp(np.float64(log_norm))), float(condition)
-
-    return measure
+    return JacobianProbe(pulled, axis, per_example)
 
 
-def _spectrum(axis: int, per_example: int, back: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The logarithm of the mean squared singular value, and the condition number in the directions
-    that were pulled back: (directions, *shape of the first output)."""
-    import jax.numpy as jnp
+def spectrum(probe: JacobianProbe, back: np.ndarray) -> tuple[float, float]:
+    """What pulled directions say of the Jacobian's singular values.
 
-    back = jnp.moveaxis(back, axis + 1, 1)
-    back = back.reshape(*back.shape[:2], -1)  # (directions, examples, numbers)
-    largest = jnp.abs(back).max(initial=0)
-    scale = jnp.where(largest > 0, largest, 1)
-    gram = jnp.einsum("ien,jen->eij", back / scale, back / scale, precision="highest")
-    norm = jnp.trace(gram, axis1=1, axis2=2).mean() / back.shape[0] / per_example
-    spectrum = jnp.linalg.eigvalsh(gram)
-    condition = jnp.sqrt(spectrum[:, -1] / jnp.maximum(spectrum[:, 0], 1e-30))
-    return jnp.log(norm) + 2 * jnp.log(scale), jnp.median(condition)
+    Args:
+      probe: how it was measured.
+      back: the pulled directions.
+
+    Returns:
+      The mean square of the singular values, and the median over examples of their condition
+      number within these directions.
+    """
+    back = np.moveaxis(back, probe.axis + 1, 0)  # (examples, directions, ...)
+    back = back.reshape(*back.shape[:2], -1)
+    largest = np.abs(back).max(initial=0)
+    scaled = back / np.where(largest > 0, largest, 1)
+    gram = scaled @ np.swapaxes(scaled, 1, 2)
+    if not np.isfinite(gram).all():
+        return math.nan, math.nan
+    mean = float(np.trace(gram, axis1=1, axis2=2).mean()) / back.shape[1] / probe.per_example
+    eigenvalues = np.linalg.eigvalsh(gram)
+    condition = np.sqrt(eigenvalues[:, -1] / np.maximum(eigenvalues[:, 0], 1e-30))
+    return mean * float(largest if largest > 0 else 1) ** 2, float(np.median(condition))
 
 
 def _sample_axis(site: Site, output: Any) -> int | None:

@@ -1,23 +1,23 @@
-"""Run a computation again, equation by equation, with a hand on chosen equations.
+"""Reruns a computation equation by equation, and calls hooks at chosen equations.
 
-A hook is called with what its equation computed and gives what shall be used instead, and a record.
-Nested programs are entered only on the way to a hook: all else runs as it stands, with its own
-rules of differentiation, and so does the pass back through a function with a rule of its own that
-has hooks in it. Records of a loop are stacked, one for every turn; those of a while loop are the
-last turn's. What did not run, as a branch that was not taken, has a record of NaN.
+A hook gets what its equation computed, and returns what is used instead and a record. Nested
+programs are entered only where there is a hook inside. Everything else runs as it is, with its own
+rules of differentiation; so does the backward pass through a function with a custom rule, even if
+it has hooks inside. Records in a loop are stacked, one per iteration; a while loop keeps those of
+its last iteration. What did not run, such as a branch that was not taken, has a record of NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import RECOMPUTED, RULED, inner_programs, scan_counts
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
-"""Maps the operands of an equation, its results, and the slot of this equation to the results that
-are used instead, and a record. A record of None is no record."""
+"""Maps the operands of an equation, its results and its slot to the results that are used instead,
+and a record. None means no record."""
 
 
 def rerun(
@@ -26,6 +26,7 @@ def rerun(
     arguments: Sequence[Any],
     hooks: Mapping[Path, Hook],
     slots: Mapping[Path, Any] | None = None,
+    feeds: Mapping[Path, Path] | None = None,
 ) -> tuple[list[Any], dict[Path, Any]]:
     """Evaluates a jaxpr with hooks.
 
@@ -34,20 +35,30 @@ def rerun(
       constants: what it closes over.
       arguments: its inputs.
       hooks: by the path of the equation.
-      slots: any values for the hooks, by the same paths; those of a hook inside of loops have the
-        loops' lengths as leading axes, outermost first, and the hook gets its turn's.
+      slots: any values for the hooks, by the same paths. Those of a hook inside loops have the
+        loops' lengths as leading axes, outermost first; the hook gets the slice of its iteration.
+      feeds: paths of hooks by those of earlier hooks inside the same loops and branches: the
+        record of the earlier hook becomes the slot of the later one.
 
     Returns:
-      The outputs, and the records by path, with such leading axes too.
+      The outputs, and the records by path, with the same leading axes.
     """
-    return _program(jaxpr, constants, arguments, hooks, dict(slots or {}), ())
+    plan = _Plan(hooks, feeds or {})
+    return _program(jaxpr, constants, arguments, plan, dict(slots or {}), ())
+
+
+class _Plan(NamedTuple):
+    """What is done at which equations."""
+
+    hooks: Mapping[Path, Hook]
+    feeds: Mapping[Path, Path]
 
 
 def _program(
     jaxpr: Any,
     constants: Sequence[Any],
     arguments: Sequence[Any],
-    hooks: Mapping[Path, Hook],
+    plan: _Plan,
     slots: dict[Path, Any],
     path: Path,
 ) -> tuple[list[Any], dict[Path, Any]]:
@@ -65,18 +76,20 @@ def _program(
     for index, eqn in enumerate(jaxpr.eqns):
         here = (*path, index)
         operands = list(map(read, eqn.invars))
-        inside = [hook for hook in hooks if hook[: len(here)] == here and hook != here]
-        if inside:
-            results, found = _nested(eqn, operands, hooks, slots, here)
-            records.update(found)
+        found: dict[Path, Any] = {}
+        if any(hook[: len(here)] == here and hook != here for hook in plan.hooks):
+            results, found = _nested(eqn, operands, plan, slots, here)
         else:
             results = _bind(eqn, operands)
-        if here in hooks:
-            results, record = hooks[here](operands, results, slots.get(here))
+        if here in plan.hooks:
+            results, record = plan.hooks[here](operands, results, slots.get(here))
             if record is not None:
-                records[here] = record
+                found = {**found, here: record}
+        records.update(found)
+        fed = {plan.feeds[key]: record for key, record in found.items() if key in plan.feeds}
+        slots = {**slots, **fed} if fed else slots
         env.update(zip(eqn.outvars, results, strict=True))
-        for var in last.get(index, ()):  # what is no longer needed is let go
+        for var in last.get(index, ()):  # frees the memory of what is no longer needed
             env.pop(var, None)
     return list(map(read, jaxpr.outvars)), records
 
@@ -108,7 +121,7 @@ def _bind(eqn: Any, operands: list[Any]) -> list[Any]:
 def _nested(
     eqn: Any,
     operands: list[Any],
-    hooks: Mapping[Path, Hook],
+    plan: _Plan,
     slots: dict[Path, Any],
     path: Path,
 ) -> tuple[list[Any], dict[Path, Any]]:
@@ -116,26 +129,26 @@ def _nested(
 
     name, params = eqn.primitive.name, eqn.params
     programs = inner_programs(eqn)
+    slots = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
 
     def run(number: int, arguments: Sequence[Any], slots: dict[Path, Any]) -> Any:
         program = programs[number]
         here = (*path, number)
-        return _program(program.jaxpr, program.consts, arguments, hooks, slots, here)
+        return _program(program.jaxpr, program.consts, arguments, plan, slots, here)
 
     if name == "scan":
-        return _scan(params, operands, slots, path, run)
+        return _scan(params, operands, slots, run)
     if name == "while":
         return _while(params, operands, run)
     if name == "cond":
         return _cond(operands, slots, run, len(programs))
     if name in RECOMPUTED:
-        again = jax.checkpoint(  # what it saves by computing twice is still saved
+        again = jax.checkpoint(  # still computes twice to save memory
             lambda *arguments: run(0, arguments[0], arguments[1]),
             policy=params["policy"],
             prevent_cse=params["prevent_cse"],
         )
-        inner = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
-        return again(operands, inner)
+        return again(operands, slots)
     if name in RULED:
         results, records = run(0, jax.lax.stop_gradient(operands), slots)
         return list(map(_instead, _bind(eqn, operands), results)), records
@@ -143,7 +156,7 @@ def _nested(
 
 
 def _instead(known: Any, hooked: Any) -> Any:
-    """What hooks have made of a result, with the result's own derivative."""
+    """What hooks made of a result, with the result's own derivative."""
     import jax
     import jax.numpy as jnp
 
@@ -162,14 +175,12 @@ def _scan(
     params: dict[str, Any],
     operands: list[Any],
     slots: dict[Path, Any],
-    path: Path,
     run: Callable,
 ) -> tuple[list[Any], dict[Path, Any]]:
     import jax
 
     num_consts, num_carry = scan_counts(params)
     constants = operands[:num_consts]
-    mine = {key: slot for key, slot in slots.items() if key[: len(path)] == path}
 
     def body(carry: Any, turn: Any) -> Any:
         slices, slots = turn
@@ -179,7 +190,7 @@ def _scan(
     carry, (stacked, records) = jax.lax.scan(
         body,
         operands[num_consts : num_consts + num_carry],
-        (operands[num_consts + num_carry :], mine),
+        (operands[num_consts + num_carry :], slots),
         length=params["length"],
         reverse=params["reverse"],
         unroll=params["unroll"],
@@ -238,7 +249,7 @@ def _cond(
 
 
 def _not_run(shapes: Any) -> Any:
-    """Records of hooks that are not called."""
+    """Records of hooks that were not called."""
     import jax
     import jax.numpy as jnp
 

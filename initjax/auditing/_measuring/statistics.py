@@ -1,10 +1,8 @@
-"""What is calculated of samples, outside of the passes that take them: ranks and histograms."""
+"""Ranks and histograms of samples, and means over the turns of loops: NumPy on the host."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,10 @@ BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 
 
 def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A record with ranks and a histogram in the place of samples, and squares in float64.
+    """Turns the float32 statistics of a layer into the record that is judged.
 
-    Where no gradient has come to a site, what is known of it is NaN; a gradient of NaN is infinite.
+    Samples become ranks and a histogram, and scaled squares become squares in float64. Where no
+    gradient reaches a layer, its statistics are NaN; a gradient of NaN counts as infinite.
     """
     numbers = {
         name: array.astype(np.float64)
@@ -23,18 +22,18 @@ def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not name.endswith("sample")
     }
     if "input_square" in numbers:
-        largest = numbers["input_largest"]
-        numbers["input_square"] *= np.where(largest > 0, largest, 1) ** 2
-    if "whole" in numbers:
-        whole = numbers.pop("whole")
+        numbers["input_largest"] = numbers.pop("input_scale")
+        numbers["input_square"] *= numbers["input_largest"] ** 2
+        numbers["input_largest"][numbers["input_square"] == 0] = 0
+    if "scale" in numbers:
+        scale = numbers.pop("scale")
         for name, power in (("mean", 1), ("square", 2), ("unit_variance", 2)):
-            numbers[name] *= whole**power
+            numbers[name] *= scale**power
     if "sample" in record:
-        numbers["rank"] = _over_turns(_least_rank, record["sample"])
-        numbers["histogram"] = _over_turns(_histogram, record["sample"])
+        numbers["rank"] = effective_rank(record["sample"]).min(-1)
+        numbers["histogram"] = _histograms(record["sample"])
     if "weight_sample" in record:
-        uncentered = functools.partial(_least_rank, centered=False)
-        numbers["weight_rank"] = _over_turns(uncentered, record["weight_sample"])
+        numbers["weight_rank"] = effective_rank(record["weight_sample"], centered=False).min(-1)
     if "called" in numbers:
         called = numbers.pop("called") > 0
         numbers["rank"] = np.where(called, numbers["rank"], math.nan)
@@ -53,6 +52,8 @@ def over_turns(record: dict[str, np.ndarray], turns: int) -> dict[str, Any]:
     Returns:
       The record without these axes; NaN for what was never measured.
     """
+    if not turns:
+        return record
     axes = tuple(range(turns))
     means = {}
     for name, array in record.items():
@@ -70,44 +71,45 @@ def over_turns(record: dict[str, np.ndarray], turns: int) -> dict[str, Any]:
     return means
 
 
-def _over_turns(function: Callable[[np.ndarray], Any], samples: np.ndarray) -> np.ndarray:
-    """A function of one sample, (members, rows, columns), over those of all turns of loops."""
-    turns, shape = samples.shape[:-3], samples.shape[-3:]
-    found = [function(sample) for sample in samples.reshape(-1, *shape)]
-    return np.array(found).reshape((*turns, *np.shape(found[0])))
-
-
-def _least_rank(sample: np.ndarray, centered: bool = True) -> float:
-    """The effective rank of the member that has the least."""
-    return float(np.min([effective_rank(member, centered) for member in sample]))
-
-
-def effective_rank(sample: np.ndarray, centered: bool = True) -> float:
+def effective_rank(samples: np.ndarray, centered: bool = True) -> np.ndarray:
     """The effective rank of the units' functions: the participation ratio of their covariance.
 
     Args:
-      sample: (samples, units).
+      samples: (..., samples, units).
       centered: whether a unit's mean over samples does not count.
 
     Returns:
-      1 if all units compute the same function of the batch but for a factor and, if centered, an
-      offset; 0 if they compute nothing; NaN if a number is not finite.
+      (...): 1 if all units compute the same function of the batch up to a factor and, if centered,
+      an offset; 0 if they compute nothing; NaN if a number is not finite.
     """
-    largest = np.abs(sample).max(initial=0)
-    if not np.isfinite(largest):
-        return math.nan
-    scaled = sample.astype(np.float64) / (largest or 1)
+    scaled, largest = _scaled(samples, (-2, -1))
     if centered:
-        scaled -= scaled.mean(axis=0)
+        scaled -= scaled.mean(axis=-2, keepdims=True)
         scaled[np.abs(scaled) < 1e-5] = 0  # rounding in float32 is not a direction
-    gram = scaled @ scaled.T
-    return float(np.trace(gram) ** 2 / (np.square(gram).sum() or 1))
+    gram = scaled @ np.swapaxes(scaled, -2, -1)
+    trace, norm = np.trace(gram, axis1=-2, axis2=-1), np.square(gram).sum((-2, -1))
+    rank = np.square(trace) / np.where(norm == 0, 1, norm)
+    return np.where(np.isfinite(largest[..., 0, 0]), rank, math.nan)
 
 
-def _histogram(sample: np.ndarray) -> np.ndarray:
-    """The part of the numbers in every bin, in their root mean squares."""
-    largest = np.abs(sample).max(initial=0)
-    scaled = sample.astype(np.float64) / (largest or 1)
-    scaled /= np.sqrt(np.square(scaled).mean()) or 1
-    counts, _ = np.histogram(np.clip(scaled, BINS[0], BINS[-1]), BINS)
-    return counts / max(1, sample.size)
+def _histograms(samples: np.ndarray) -> np.ndarray:
+    """The part of the numbers of each turn in every bin, in their root mean squares; zeros where
+    nothing is finite."""
+    turns, count = len(samples), samples[0].size
+    scaled, _ = _scaled(samples.reshape(turns, -1), (-1,))
+    root = np.sqrt(np.square(scaled).mean(-1, keepdims=True))
+    scaled = np.clip(scaled / np.where(root == 0, 1, root), BINS[0], BINS[-1])
+    bins = len(BINS) - 1
+    places = np.minimum(((scaled - BINS[0]) * (bins / (BINS[-1] - BINS[0]))).astype(int), bins - 1)
+    offsets = bins * np.arange(turns)[:, None]
+    counts = np.bincount((places + offsets).ravel(), minlength=bins * turns).reshape(turns, bins)
+    finite = np.isfinite(samples.reshape(turns, -1)).all(axis=-1, keepdims=True)
+    return np.where(finite, counts, 0) / count
+
+
+def _scaled(samples: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Samples in float64 over the largest of them, and that; zeros where it is not finite."""
+    largest = np.abs(samples).max(axis=axes, keepdims=True, initial=0)
+    finite = np.isfinite(largest)
+    divisor = np.where(finite & (largest > 0), largest, 1)
+    return np.where(finite, samples, 0).astype(np.float64) / divisor, largest

@@ -1,24 +1,24 @@
-"""Functions of one layer's output, as they are read from a computation: its activation."""
+"""Expressions: elementwise functions of one layer's output, such as activations."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Path = tuple[int, ...]
-"""Where an equation stands: its index, and for nested programs the indices on the way to it."""
-LONGEST = 4000  # characters of an expression; a longer one is no activation that theory is asked of
+"""The position of an equation: its index in the program, preceded, in a nested program, by the
+indices of every outer equation and of the program inside that equation."""
+LONGEST = 4000  # characters of an expression; theory is not asked about longer ones
 
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
     """An elementwise function of one site's output, as a tree of primitives.
 
-    Two expressions are equal if their texts are.
+    Two expressions are equal if their texts are equal.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Expression:
     inputs: tuple[Expression | np.generic, ...] = dataclasses.field(default=(), compare=False)
 
     def __call__(self, z: Any) -> Any:
-        """Applies the function to numbers, in their own precision.
+        """Applies the function in the precision of its argument.
 
         Args:
           z: a floating array of any shape.
@@ -64,7 +64,7 @@ IDENTITY = Expression("z")
 
 
 def bare(expression: Expression) -> Expression:
-    """An expression without the numbers that multiply its value or are added to it."""
+    """The expression without constants that multiply its value or are added to it."""
     while getattr(expression.primitive, "name", "") in ("mul", "div", "add", "sub"):
         one, other = expression.inputs
         if isinstance(one, Expression) and not isinstance(other, Expression):
@@ -78,106 +78,29 @@ def bare(expression: Expression) -> Expression:
     return expression
 
 
-@dataclasses.dataclass(frozen=True)
-class Signal:
-    """A value that is a function of one site's output alone, number by number."""
-
-    site: Path | None
-    """The site; None for a number that is the same everywhere."""
-    expression: Expression | np.generic
-    """A number for a number that is the same everywhere."""
-    layout: tuple[Path, ...] = ()
-    """Where it was laid out anew since; only values laid out alike are combined."""
-    axes: tuple[int, ...] | None = None
-    """The axes of the site's units, as laid out now; None where they cannot be told any more."""
-    through_bias: bool = False
-    earlier: bool = False
-    """Whether it is of the previous turn of a loop."""
-
-
 def number(value: Any) -> np.generic | None:
-    """An array of one number as that number, in a precision that NumPy has; None for a key."""
-    import jax
-    import jax.numpy as jnp
+    """An array of one element as a NumPy number; None for a key.
 
-    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key):
+    Precisions that NumPy lacks, such as bfloat16, become float32.
+    """
+    if not isinstance(getattr(value, "dtype", np.dtype(np.float32)), np.dtype):  # a key
         return None
     array = np.asarray(value).reshape(())
-    if floating(array.dtype) and array.dtype.kind != "f":
+    if array.dtype.kind not in "biuf" and floating(array.dtype):
         array = array.astype(np.float32)
     return array.dtype.type(array.item()) if array.dtype.kind in "biuf" else None
 
 
+@functools.lru_cache(maxsize=256)
 def floating(dtype: Any) -> bool:
+    """Whether a dtype is real and floating; JAX's narrow ones count."""
     import jax.numpy as jnp
 
     return jnp.issubdtype(dtype, jnp.floating)
 
 
 def text_of(name: str, params: dict[str, Any], inputs: tuple[Any, ...]) -> str:
+    """The text of a primitive applied to inputs. Equal functions have equal texts."""
     numbers = [f"{key}={params[key]}" for key in ("y", "new_dtype") if key in params]
     texts = [node.text if isinstance(node, Expression) else str(node) for node in inputs]
     return f"{name}({', '.join([*texts, *numbers])})"
-
-
-@functools.lru_cache(maxsize=256)
-def name_of(expression: Expression | None) -> str:
-    """The usual name of an activation: jax.nn's, if it is one of those, else its text.
-
-    Args:
-      expression: the activation; None where it could not be read.
-
-    Returns:
-      The name, of at most 40 characters; "" for None.
-    """
-    if not isinstance(expression, Expression):
-        return ""
-    if expression == IDENTITY:
-        return "identity"
-    mine = _values(expression)
-    for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits
-        for name, function in _named().items():  # each is compiled once, if it comes to that
-            if np.allclose(mine, _values(function), rtol=rtol, atol=atol):
-                return name
-    text = expression.text
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-@functools.lru_cache(maxsize=256)
-def outgrows_lines(expression: Expression) -> bool:
-    """Whether it grows faster than in proportion, as an exponential or a square does."""
-    import jax
-
-    z = np.linspace(-20, 20, 201, dtype=np.float32)
-    with jax.ensure_compile_time_eval():
-        sizes = np.abs(np.asarray(expression(z)))
-    return not sizes.max() <= 2.5 * sizes[np.abs(z) <= 10].max()
-
-
-@functools.lru_cache(maxsize=256)
-def _values(function: Callable) -> np.ndarray:
-    import jax
-
-    with jax.ensure_compile_time_eval():
-        return np.asarray(function(np.linspace(-7.3, 7.1, 97, dtype=np.float32)))
-
-
-@functools.cache
-def _named() -> dict[str, Callable]:
-    import jax
-    import jax.numpy as jnp
-
-    names = "relu gelu tanh silu leaky_relu sigmoid softplus elu selu celu relu6 mish".split()
-    names += "hard_tanh soft_sign hard_sigmoid hard_silu log_sigmoid squareplus".split()
-    return {
-        **{name: getattr(jax.nn, name) for name in names},
-        "gelu (exact)": lambda z: jax.nn.gelu(z, approximate=False),
-        "leaky_relu(0.2)": lambda z: jax.nn.leaky_relu(z, 0.2),
-        "squared relu": lambda z: jax.nn.relu(z) ** 2,
-        "sin": jnp.sin,
-        "cos": jnp.cos,
-        "sin(30 z)": lambda z: jnp.sin(30 * z),
-        "exp": jnp.exp,
-        "square": jnp.square,
-        "erf": jax.scipy.special.erf,
-    }

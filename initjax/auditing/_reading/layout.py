@@ -1,31 +1,55 @@
-"""Where the axes of an array go, and how many taps of a kernel fall on an image."""
+"""Where the axes of an array go when it is reshaped, transposed, broadcast or sliced.
+
+Each function maps an equation and some axes of its first operand to the axes of the result that
+hold the same elements, or to None if there are none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+Axes = tuple[int, ...]
+MoveAxes = Callable[[Any, Axes], Axes | None]
 
 
-def moved_axes(eqn: Any, axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """Where axes are after an equation that lays an array out anew; None if they are cut up."""
-    name, params = eqn.primitive.name, eqn.params
-    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    if axes is None or name in ("rev", "slice", "dynamic_slice", "split"):
-        return axes
-    if name == "transpose":
-        return tuple(params["permutation"].index(axis) for axis in axes)
-    if name == "broadcast_in_dim":
-        return tuple(int(params["broadcast_dimensions"][axis]) for axis in axes)
-    if name in ("reshape", "squeeze", "expand_dims"):
-        return _reshaped(before, after, axes)
+def same_axes(eqn: Any, axes: Axes) -> Axes:
+    return axes
+
+
+def unknown_axes(eqn: Any, axes: Axes) -> None:
     return None
 
 
-def _reshaped(
-    before: tuple[int, ...], after: tuple[int, ...], axes: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    """The axes that hold the same numbers after a reshape as `axes` do before; None if none do."""
+def transposed_axes(eqn: Any, axes: Axes) -> Axes:
+    return tuple(eqn.params["permutation"].index(axis) for axis in axes)
+
+
+def broadcast_axes(eqn: Any, axes: Axes) -> Axes:
+    return tuple(int(eqn.params["broadcast_dimensions"][axis]) for axis in axes)
+
+
+def reshaped_axes(eqn: Any, axes: Axes) -> Axes | None:
+    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    groups = _regrouped(before, after)
+    if groups is None:
+        return None
+    wanted = {axis for axis in axes if before[axis] != 1}
+    found: list[int] = []
+    for olds, news in groups:
+        mine = {axis for axis in olds if before[axis] != 1}
+        if mine & wanted:
+            if not mine <= wanted:
+                return None
+            found += [axis for axis in news if after[axis] != 1]
+    return tuple(found)
+
+
+def _regrouped(before: Axes, after: Axes) -> list[tuple[list[int], list[int]]] | None:
+    """The smallest groups of neighboring axes whose elements stay together in a reshape.
+
+    Each group holds old axes and the new axes of the same total size.
+    """
     groups, i, j = [], 0, 0
     while i < len(before) or j < len(after):
         olds, news = [i], [j]
@@ -42,27 +66,4 @@ def _reshaped(
                     return None
                 right, news, j = right * after[j], [*news, j], j + 1
         groups.append(([o for o in olds if o < len(before)], [n for n in news if n < len(after)]))
-    wanted = {axis for axis in axes if before[axis] != 1}
-    found: list[int] = []
-    for olds, news in groups:
-        mine = {axis for axis in olds if before[axis] != 1}
-        if mine & wanted:
-            if not mine <= wanted:
-                return None
-            found += [axis for axis in news if after[axis] != 1]
-    return tuple(found)
-
-
-def mean_taps(
-    image: int, kernel: int, stride: int, padding: tuple[int, int], spread: int, dilation: int
-) -> float:
-    """The taps of a kernel that fall on an input and not on padding, a mean over the outputs."""
-    length = (image - 1) * spread + 1
-    outputs = (sum(padding) + length - (kernel - 1) * dilation - 1) // stride + 1
-    positions = (
-        np.arange(max(outputs, 1))[:, None] * stride
-        - padding[0]
-        + np.arange(kernel)[None, :] * dilation
-    )
-    hits = (positions >= 0) & (positions < length) & (positions % spread == 0)
-    return float(hits.sum(axis=1).mean())
+    return groups

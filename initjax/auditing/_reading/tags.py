@@ -1,53 +1,61 @@
-"""What is known of a value while a computation is read: a tag, and how tags combine."""
+"""What is known about a value while a program is read: its tag, and how tags combine."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from initjax.auditing._reading.expressions import (
-    LONGEST,
-    Expression,
-    Path,
-    Signal,
-    floating,
-    number,
-    text_of,
-)
+from initjax.auditing._reading.expressions import Expression, Path
 
 
 class Source(NamedTuple):
-    """How a weight comes from a parameter."""
+    """How a weight is made from a parameter."""
 
     leaf: int
     """The index of the parameter."""
     how: str = "whole"
-    """'whole': the parameter itself, laid out anew or times a number; 'part': some of it;
-    'nonlinear': a function of it that is not proportional to it."""
+    """'whole': the parameter itself, possibly reshaped, transposed or multiplied by a number;
+    'part': some of its elements; 'nonlinear': a function that is not proportional to it."""
     stacked: tuple[Path, ...] = ()
-    """The loops that take a slice along its first axis in every turn, outermost first."""
+    """The loops that take one slice along its first axis per turn, outermost first."""
     laid_out: bool = False
-    """Whether its axes are other ones than the parameter's, but for those slices."""
+    """Whether it was reshaped or transposed, apart from those slices."""
+
+
+class Signal(NamedTuple):
+    """A value that is an elementwise function of one site's output, or a constant number."""
+
+    site: Path | None
+    """The site; None for a number."""
+    expression: Expression | np.generic
+    """The function; the number itself for a number."""
+    layout: tuple[Path, ...] = ()
+    """The equations that reshaped or transposed it. Only equal layouts can be combined."""
+    axes: tuple[int, ...] | None = None
+    """The current axes of the site's units; None where they are no longer known."""
+    through_bias: bool = False
+    """Whether the site's bias has been added."""
+    earlier: bool = False
+    """Whether it comes from the previous turn of a loop."""
 
 
 class Softmax(NamedTuple):
-    """How far a value is on the way to a softmax over units."""
+    """A value that is a step of a softmax over the units of sites."""
 
     sites: frozenset[Path]
-    """The sites whose units they are."""
+    """The sites that give the logits."""
     axes: tuple[int, ...]
-    """The axes along which they are, as laid out now; none once they are summed up."""
+    """The current axes of the units; none once they are summed."""
     stage: str
-    """'units', 'exponentials' or 'sum': the sum of exponentials, or what is divided by it."""
+    """'units', 'exponentials' or 'sum': a sum of exponentials, or a value divided by it."""
     classes: int = 0
     """How many exponentials were summed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Tag:
-    """What is known of one value."""
+class Tag(NamedTuple):
+    """What is known about one value."""
 
     leaves: frozenset[int] = frozenset()
     """The parameters that it depends on."""
@@ -56,97 +64,88 @@ class Tag:
     batch: frozenset[int] = frozenset()
     """The inputs of the batch that it depends on."""
     sources: frozenset[Source] = frozenset()
-    """How it comes from parameters: for a value of them alone, or of a parameter's size with noise,
-    a mask or statistics in it that no other parameter enters."""
+    """How it is made from parameters, if it can serve as a weight: it depends on parameters alone,
+    or has the size of a parameter and combines that one with noise, a mask or statistics."""
     signal: Signal | None = None
     lost: str = ""
-    """Why there is no signal."""
+    """Why it has no signal."""
     sites: frozenset[Path] = frozenset()
     """All sites upstream, within one turn of a loop."""
     near: frozenset[Path | None] = frozenset()
-    """The sites upstream with no other site between; None stands for the batch itself."""
+    """The sites directly upstream, with no other site between; None stands for the batch."""
     linear: bool = True
-    """Whether it is proportional to the values of the sites near."""
+    """Whether it is proportional to the values of `near`."""
     statistic: bool = False
-    """Whether it is a statistic, such as a mean, of the sites near."""
+    """Whether it is a statistic of `near`, such as a mean."""
     root: bool = False
-    """Whether it is a square root of a statistic, or one over it."""
+    """Whether it is the square root of a statistic, or the reciprocal of one."""
     masked: Signal | None = None
-    """The signal that it is but for a mask, as dropout's, and numbers that it is multiplied by."""
+    """The signal that it would be without a mask (such as dropout's) and constant factors."""
     softmax: Softmax | None = None
-    """Where it is a step of a softmax and no signal."""
+    """Which step of a softmax it is, where it has no signal."""
     once: bool = True
-    """Whether it is used once."""
+    """Whether it is used only once."""
 
     @property
     def pure(self) -> bool:
-        """Whether it is made of parameters alone."""
+        """Whether it depends on parameters and not on data."""
         return bool(self.leaves) and not self.data
 
     @property
     def number(self) -> bool:
-        """Whether it is one number everywhere."""
+        """Whether it is a constant number."""
         return self.signal is not None and self.signal.site is None
 
+    @property
+    def behind_sites(self) -> bool:
+        """Whether any site is upstream."""
+        return len(self.near) > (None in self.near)
 
-def join(tags: list[Tag]) -> Tag:
-    """What is known of a value that may be any of several, or is made of all of them."""
-    first, *others = tags
-    if all(other == first for other in others):
+
+def join(tags: Sequence[Tag]) -> Tag:
+    """The tag of a value that is made from several, or is any one of them."""
+    first = tags[0]
+    if all([other == first for other in tags[1:]]):
         return first
     return Tag(
-        leaves=frozenset().union(*(tag.leaves for tag in tags)),
-        data=any(tag.data for tag in tags),
-        batch=frozenset().union(*(tag.batch for tag in tags)),
-        sources=frozenset().union(*(tag.sources for tag in tags)),
+        leaves=union([tag.leaves for tag in tags]),
+        data=any([tag.data for tag in tags]),
+        batch=union([tag.batch for tag in tags]),
+        sources=union([tag.sources for tag in tags]),
         lost=reason(tags),
-        sites=frozenset().union(*(tag.sites for tag in tags)),
-        near=frozenset().union(*(tag.near for tag in tags)),
-        linear=all(tag.linear for tag in tags),
-        statistic=any(tag.statistic for tag in tags),
-        root=any(tag.root for tag in tags),
+        sites=union([tag.sites for tag in tags]),
+        near=union([tag.near for tag in tags]),
+        linear=all([tag.linear for tag in tags]),
+        statistic=any([tag.statistic for tag in tags]),
+        root=any([tag.root for tag in tags]),
     )
 
 
-def reason(tags: list[Tag]) -> str:
-    """Why a value made of others has no signal, as far as that is why one of them has none."""
+_T = TypeVar("_T")
+
+
+def union(sets: Iterable[frozenset[_T]]) -> frozenset[_T]:
+    """The union of sets, without a copy where one of them holds all the others.
+
+    In a deep network most unions are of this kind, and every copy would take time in proportion to
+    depth.
+    """
+    largest: frozenset[_T] = frozenset()
+    others = []
+    for each in sets:
+        if each is largest or not each:
+            continue
+        if len(each) > len(largest):
+            largest, each = each, largest
+        others.append(each)
+    others = [each for each in others if not each <= largest]
+    return largest.union(*others) if others else largest
+
+
+def reason(tags: Sequence[Tag]) -> str:
+    """Why a value made from others has no signal: the first reason that one of them has."""
     reasons = [tag.lost for tag in tags if tag.lost]
-    if any(tag.near - {None} for tag in tags):  # it is not the batch itself
-        reasons = [text if text != "the batch" else "data enter" for text in reasons]
-        reasons.sort(key=lambda text: text == "data enter")
+    others = [text for text in reasons if text not in ("batch", "data")]
+    if len(others) < len(reasons) and any([tag.behind_sites for tag in tags]):
+        return others[0] if others else "data"  # it is no longer the batch itself
     return reasons[0] if reasons else ""
-
-
-def applied(eqn: Any, tags: list[Tag]) -> Signal | str:
-    """The signal that an elementwise equation makes of its operands', or why it makes none."""
-    signals = [tag.signal for tag in tags]
-    if any(signal is None for signal in signals):
-        if any(tag.pure for tag in tags):
-            return "a parameter enters the activation"
-        return reason(tags) or "an array enters"
-    known: list[Signal] = [signal for signal in signals if signal is not None]
-    sites = [signal for signal in known if signal.site is not None]
-    if len({(s.site, s.earlier) for s in sites}) > 1:
-        return "layers meet"
-    if len({s.layout for s in sites}) > 1:
-        return "a layer's units meet"
-    inputs = tuple(signal.expression for signal in known)
-    name = eqn.primitive.name
-    if not sites:
-        import jax
-
-        with jax.ensure_compile_time_eval():
-            operands = [
-                np.asarray(value, var.aval.dtype)
-                for value, var in zip(inputs, eqn.invars, strict=True)
-            ]
-            result = number(eqn.primitive.bind(*operands, **eqn.params))
-        return "an array enters" if result is None else Signal(None, result)
-    if name == "convert_element_type":
-        to, source = np.dtype(eqn.params["new_dtype"]), eqn.invars[0].aval.dtype
-        if floating(to) and floating(source):
-            return sites[0]
-    expression = Expression(text_of(name, eqn.params, inputs), eqn.primitive, eqn.params, inputs)
-    if len(expression.text) > LONGEST:
-        return "a long expression"
-    return dataclasses.replace(sites[0], expression=expression)

@@ -1,1 +1,1 @@
-"""Repairs parameters in stages, each of which takes and gives a draft."""
+"""Repairs parameters in stages. Every stage is a pure function that takes and returns a draft."""

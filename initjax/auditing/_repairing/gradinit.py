@@ -1,4 +1,4 @@
-"""Scales learned by gradient: the loss after the optimizer's first step is to be least."""
+"""Scales learned by gradient descent, to minimize the loss after the optimizer's first step."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import numpy as np
 from initjax.auditing._measuring.optimizers import first_update
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._reading.trace import Traced
-from initjax.auditing._repairing.repair import Change, scaled
+from initjax.auditing._repairing.draft import Draft, scaled
+from initjax.auditing._repairing.repair import Change
 
 if TYPE_CHECKING:
     import jax
 
-_STEPS = 100  # of the search for scales by gradient
+_STEPS = 100  # of the search
+_RATE = 0.1  # of a logarithm per step, at first
+_MOST = math.log(100.0)  # scales stay between 1/100 and 100
 
 
-def by_gradient(
-    traced: Traced,
-    leaves: list[Any],
-    batch: tuple[Any, ...],
-    optimizer: Any,
-    changes: list[Change],
-    left: list[tuple[str, str]],
-) -> None:
-    """Learns one scale for each kernel: the loss after the optimizer's first step is to be least.
+def gradinit(draft: Draft, traced: Traced, batch: tuple[Any, ...], optimizer: Any) -> Draft:
+    """Learns one scale per kernel that minimizes the loss after the optimizer's first step.
 
-    The step itself is taken as given, as GradInit does for Adam: no third derivative is needed.
+    The step itself counts as a constant, as in GradInit for Adam: no third derivative is needed.
     """
     import jax
     import jax.numpy as jnp
@@ -68,25 +64,26 @@ def by_gradient(
 
     @jax.jit
     def search(given: Any) -> tuple[Any, Any, Any]:
-        def turn(state: Any, number: Any) -> Any:
+        def step(state: Any, number: Any) -> Any:
             logs, best, least = state
             value, slope = jax.value_and_grad(after_step)(logs, given)
             better = value < least
             best, least = jnp.where(better, logs, best), jnp.where(better, value, least)
-            rate = 0.1 * (1 - number / _STEPS)
+            rate = _RATE * (1 - number / _STEPS)
             moved = logs - rate * jnp.sign(jnp.where(jnp.isfinite(slope), slope, 0))
-            return (jnp.clip(moved, math.log(0.01), math.log(100.0)), best, least), value
+            return (jnp.clip(moved, -_MOST, _MOST), best, least), value
 
         start = jnp.zeros(len(kernels))
-        (_, best, least), values = jax.lax.scan(turn, (start, start, jnp.inf), jnp.arange(_STEPS))
+        (_, best, least), values = jax.lax.scan(step, (start, start, jnp.inf), jnp.arange(_STEPS))
         return best, values[0], least
 
-    logs, first, least = search((leaves, jax.tree.leaves(batch), traced.constants))
+    logs, first, least = search((list(draft.leaves), jax.tree.leaves(batch), traced.constants))
+    what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, with all scales"
     for index, scale in zip(kernels, np.exp(np.asarray(logs, np.float64)), strict=True):
-        name = traced.names[index] or "params"
+        name, leaf = traced.names[index], draft.leaves[index]
         if abs(scale - 1) < 1e-6:
-            left.append((name, "right as it is"))
-            continue
-        leaves[index] = scaled(leaves[index], np.array(scale))
-        what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, all together"
-        changes.append(Change(name, what, (float(scale),)))
+            draft = draft.without_change(name, "right")
+        else:
+            change = Change(name, what, (float(scale),))
+            draft = draft.with_change(index, scaled(leaf, np.array(scale)), change)
+    return draft

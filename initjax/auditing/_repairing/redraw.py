@@ -1,4 +1,4 @@
-"""What scaling cannot repair: kernels drawn anew or centred, biases that are set to zero."""
+"""What scaling can't repair: kernels that are redrawn or centered, biases that are set to zero."""
 
 from __future__ import annotations
 
@@ -9,89 +9,101 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing._judging.copies import copies
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.names import Parameter
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
-from initjax.auditing._repairing.repair import Change, like
+from initjax.auditing._repairing.draft import Draft, like
+from initjax.auditing._repairing.repair import Change
 from initjax.auditing._reporting.report import Report
 from initjax.trees import named_key
 
 if TYPE_CHECKING:
     import jax
 
-_KILLING = 0.5  # variance of biases that is too much beside pre-activations of variance one
+_KILLING = 0.5  # variance of biases that is too much next to pre-activations of variance one
 
 
-def redraw(
-    traced: Traced,
-    before: Report,
-    leaves: list[Any],
-    key: jax.Array | None,
-    changes: list[Change],
-    left: list[tuple[str, str]],
-) -> None:
-    names = {name or "params": index for index, name in enumerate(traced.names)}
-    sites = _kernels(traced)
-    for finding in before.findings:
-        if finding.cause not in ("zero", "symmetry", "duplicate"):
+def redraw(draft: Draft, traced: Traced, report: Report, key: jax.Array | None) -> Draft:
+    """Redraws kernels that are zero, have equal units or are copies; without a key leaves them."""
+    kernels = _kernels(traced)
+    for finding in report.findings:
+        cause = finding.cause
+        if cause != "zero" and cause != "symmetry" and cause != "duplicate":
             continue
-        involved = list(
-            dict.fromkeys(name.split("[")[0].split(" (use")[0] for name in finding.layers)
-        )
-        if finding.cause == "duplicate":
-            involved = _all_but_the_first(finding.layers, names, leaves, sites)
-        for name in involved:
-            index = names.get(name, -1)
-            if index not in sites or any(change.name == name for change in changes):
+        concerned = [each for each in finding.parameters if each.index in kernels]
+        if cause == "duplicate":
+            concerned = _all_but_the_first(concerned, draft.leaves)
+        for index in dict.fromkeys(each.index for each in concerned):
+            name, leaf = traced.names[index], draft.leaves[index]
+            if name in draft.changed:
                 continue
             if key is None:
-                reason = "scaling cannot repair it; give key= to draw it anew"
-                left.append((name, f"{finding.cause}: {reason}"))
-                continue
-            leaves[index] = _orthogonal(
-                sites[index], named_key(key, name), leaves[index], _spread(leaves[index])
-            )
-            changes.append(Change(name, f"drawn anew, orthogonal ({finding.cause})", ()))
-    _centre(traced, before, leaves, changes)
+                draft = draft.without_change(name, cause)
+            else:
+                drawn = _orthogonal(kernels[index], named_key(key, name), leaf, _stddev(leaf))
+                change = Change(name, f"redrawn, orthogonal ({cause})", ())
+                draft = draft.with_change(index, drawn, change)
+    return draft
 
 
-def _all_but_the_first(
-    copied: Sequence[str], names: dict[str, int], leaves: list[Any], sites: dict[int, Site]
-) -> list[str]:
-    """The parameters to draw anew so that one of each group of copies is left."""
-    kernels, prints = [], []
-    for text in copied:
-        name, _, number = text.partition("[")
-        if names.get(name, -1) not in sites:
+def _all_but_the_first(concerned: Sequence[Parameter], leaves: Sequence[Any]) -> list[Parameter]:
+    """What to redraw so that one of each group of copies is kept."""
+    prints = [
+        np.asarray(leaves[each.index])[each.slice].astype(np.float32).ravel() for each in concerned
+    ]
+    return [concerned[row] for group in copies(prints) for row in group[1:]]
+
+
+def center(draft: Draft, traced: Traced, report: Report) -> Draft:
+    """Removes the mean of kernels in which it is a fault."""
+    kernels = _kernels(traced)
+    concerned = [
+        each.index
+        for finding in report.findings
+        if finding.cause == "not_centered"
+        for each in finding.parameters
+    ]
+    for index in concerned:
+        name, leaf = traced.names[index], draft.leaves[index]
+        if index not in kernels or name in draft.changed:
             continue
-        (source,) = sites[names[name]].sources
-        leaf = np.asarray(leaves[names[name]]).astype(np.float32)
-        slices = leaf.reshape(math.prod(leaf.shape[: sites[names[name]].slices(source)]), -1)
-        kernels.append(name)
-        prints.append(slices[int(number[:-1] or 0)])
-    anew = [kernels[row] for group in copies(prints) for row in group[1:]]
-    return list(dict.fromkeys(anew))
-
-
-def _centre(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
-    """Takes away the mean of kernels that are at fault for having one."""
-    sites = _kernels(traced)
-    involved = {name for f in before.findings if f.cause == "not_centred" for name in f.layers}
-    for layer in before.layers:
-        index = layer.parameters[0] if layer.parameters else -1
-        name = traced.names[index] or "params"
-        if layer.name not in involved or index not in sites:
-            continue
-        if any(change.name == name for change in changes):
-            continue
-        (source,) = sites[index].sources
-        leaf = leaves[index]
+        (source,) = kernels[index].sources
         mean = leaf.mean(tuple(range(len(source.stacked), leaf.ndim)), keepdims=True)
-        leaves[index] = like(leaf, leaf - mean)
-        changes.append(Change(name, "centred: its mean is taken away (not_centred)", ()))
+        change = Change(name, "centered: its mean was removed", ())
+        draft = draft.with_change(index, like(leaf, leaf - mean), change)
+    return draft
+
+
+def clear_biases(draft: Draft, traced: Traced, report: Report) -> Draft:
+    """Sets biases to zero that outweigh their inputs in layers with dead units."""
+    dead = {name for f in report.findings if f.cause == "dead" for name in f.layers}
+    for layer in report.layers:
+        if layer.name not in dead:
+            continue
+        sources = _site(traced, layer).bias_sources
+        if [source.how for source in sources] != ["whole"]:
+            continue
+        (source,) = sources
+        name, leaf = traced.names[source.leaf], draft.leaves[source.leaf]
+        large = layer.bias_variance > _KILLING  # kernels will be scaled to variance one
+        if large and name not in draft.changed:
+            zeros = like(leaf, np.zeros(leaf.shape, np.float32))
+            change = Change(name, "set to zero: it killed units", ())
+            draft = draft.with_change(source.leaf, zeros, change)
+    return draft
+
+
+def _site(traced: Traced, layer: Layer) -> Site:
+    """The site of a layer: of those that use its parameters, the one that its use counts."""
+    leaves = {parameter.index for parameter in layer.parameters}
+    sites = traced.anatomy.sites.values()
+    users = [site for site in sites if {source.leaf for source in site.sources} == leaves]
+    return users[layer.parameters[0].use - 1]
 
 
 def _kernels(traced: Traced) -> dict[int, Site]:
-    """The sites, by the parameter that is their kernel as it stands."""
+    """The sites whose kernel is a parameter as it stands, by that parameter."""
     return {
         source.leaf: site
         for site in traced.anatomy.sites.values()
@@ -100,8 +112,8 @@ def _kernels(traced: Traced) -> dict[int, Site]:
     }
 
 
-def _spread(leaf: Any) -> float:
-    """The standard deviation of a random kernel, which a new draw keeps; 0 for a constant one."""
+def _stddev(leaf: Any) -> float:
+    """The standard deviation of a random kernel, which a redraw keeps; 0 for a constant one."""
     import jax.numpy as jnp
 
     wide = leaf.astype(jnp.float32)
@@ -110,8 +122,9 @@ def _spread(leaf: Any) -> float:
 
 
 def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
-    """A leaf drawn anew with orthogonal units, of unit gain or of the standard deviation it had."""
+    """A kernel with orthogonal units, of this standard deviation, or of unit gain if that is 0."""
     import jax
+    import jax.numpy as jnp
 
     from initjax.orthogonal import orthogonal
 
@@ -124,33 +137,15 @@ def _orthogonal(site: Site, key: jax.Array, leaf: Any, stddev: float) -> Any:
     rows = math.prod(shape) // units if units else shape[0]
     columns = units or math.prod(shape[1:])
     count = math.prod(leaf.shape[:stacked])
-    flat = [orthogonal()(k, (rows, columns), "float32") for k in jax.random.split(key, count)]
-    others = [axis for axis in range(len(shape)) if axis not in unit_axes]
-    drawn = []
-    for matrix in flat:
-        gain = matrix * (stddev / float(matrix.std()) if stddev > 0 else 1.0)
+    order = [*(axis for axis in range(len(shape)) if axis not in unit_axes), *unit_axes]
+
+    def draw(key: jax.Array) -> jax.Array:
+        matrix = orthogonal()(key, (rows, columns), "float32")
+        matrix = matrix * (stddev / float(matrix.std()) if stddev > 0 else 1.0)
         if units:
-            order = [*others, *unit_axes]
-            array = gain.reshape([shape[axis] for axis in order])
-            gain = array.transpose([order.index(axis) for axis in range(len(shape))])
-        drawn.append(gain.reshape(shape))
-    import jax.numpy as jnp
+            array = matrix.reshape([shape[axis] for axis in order])
+            matrix = array.transpose([order.index(axis) for axis in range(len(shape))])
+        return matrix.reshape(shape)
 
+    drawn = [draw(member_key) for member_key in jax.random.split(key, count)]
     return like(leaf, jnp.stack(drawn).reshape(leaf.shape))
-
-
-def clear_biases(traced: Traced, before: Report, leaves: list[Any], changes: list[Change]) -> None:
-    """Sets biases to zero that outweigh their inputs in layers with dead units."""
-
-    dead = {name for f in before.findings if f.cause == "dead" for name in f.layers}
-    for layer in before.layers:
-        site = traced.anatomy.sites[layer.path]
-        whole = [source for source in site.bias_sources if source.how == "whole"]
-        if layer.name not in dead or len(whole) != 1 or len(site.bias_sources) != 1:
-            continue
-        name = traced.names[whole[0].leaf]
-        large = layer.bias_variance > _KILLING  # kernels are going to be scaled to variance one
-        if large and not any(change.name == name for change in changes):
-            leaf = leaves[whole[0].leaf]
-            leaves[whole[0].leaf] = like(leaf, np.zeros(leaf.shape, np.float32))
-            changes.append(Change(name, "set to zero: it has killed units", ()))

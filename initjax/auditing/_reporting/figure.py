@@ -1,9 +1,8 @@
-"""The picture of an audit: what was measured at every layer, beside what theory predicts."""
+"""The figure of an audit: what was measured at every layer, and what theory predicts."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,38 +10,44 @@ import numpy as np
 
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._measuring.statistics import BINS
-from initjax.auditing._reporting.report import Report, short_names, shortened
+from initjax.auditing._reporting.text import short_names, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; shapes tell the same.
+# Okabe and Ito's colors, which are distinct for color-blind readers; so are the shapes.
 _MARKS = {"ok": ("o", "#0072B2"), "warning": ("^", "#E69F00"), "failure": ("X", "#D55E00")}
-_TEXT_COLOURS = {"ok": "0.3", "warning": "#8A5A00", "failure": "#B3440A"}
+_TEXT_COLORS = {"ok": "0.3", "warning": "#8A5A00", "failure": "#B3440A"}
 _THEORY, _BAND = "0.2", "0.88"
 _SHADES = ("#FFFFFF", "#C6DFF0", "#6AAED6", "#0072B2", "#00304D")
-_DARKEST = 0.14  # of the numbers in one bin; of a normal law it is .08
+_DARKEST = 0.14  # of the numbers in one bin; it is 0.08 for a normal distribution
 _INCHES = 11.0  # the width; the following are inches too
 _PANEL, _GAP, _LINE, _LETTER = 2.1, 0.5, 0.165, 0.058
-_MOST_NAMES, _LONGEST_NAME, _MOST_FINDINGS = 26, 28, 4
-_MANY = 60  # layers, whose dots touch
-_DECADE = 10.0  # what spans more than that is drawn on a logarithmic axis
-_BEYOND = 1e3  # times the largest measurement, or the smallest one's inverse: theory is cut there
+_MOST_NAMES, _LONGEST_NAME = 26, 28
+_MANY = 60  # layers: from here on dots touch
+_DECADE = 10.0  # a larger range gets a logarithmic axis
+_BEYOND = 1e3  # how far beyond the measurements theory is drawn, as a factor
 
 Edges = list[tuple[int, int]]  # between layers that theory connects
 
 
-def draw(report: Report) -> Figure:
+def draw(
+    title: str, layers: Sequence[Layer], levels: Sequence[str], lines: Sequence[tuple[str, str]]
+) -> Figure:
     """Draws measurements and predictions over depth, and the layers' histograms.
 
-    Left the way forward: root mean square and histogram of the pre-activations, and the correlation
-    of two examples. Right the way back: root mean square and histogram of the loss's gradients;
-    and below it the part of each layer that is flat. Theory's band holds 95 % of the networks of
-    these widths. Its lines begin anew where a layer's input does not follow from one other layer.
+    On the left is the forward pass: root mean square and histogram of the pre-activations, and the
+    correlation of two examples. On the right is the backward pass: root mean square and histogram
+    of the loss's gradients; below them is the part of each layer that is flat. Theory's band holds
+    95% of the networks of these widths. Its lines restart where a layer's input does not follow
+    from one other layer.
 
     Args:
-      report: of `initjax.audit`.
+      title: the headline.
+      layers: what to draw.
+      levels: of each layer: 'ok', 'warning' or 'failure'.
+      lines: the lines above the panels, each with its level.
 
     Returns:
       A Matplotlib figure that belongs to no window, and to no state of `pyplot`.
@@ -52,16 +57,12 @@ def draw(report: Report) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    layers = report.layers
     if not layers:
         raise ValueError(
-            "plot: report.layers is empty; valid is the report of a model with one layer or more."
-            " print(report) tells why none was found"
+            "plot: this report has no layers to draw; print(report) says why none was found"
         )
-    levels = [report.level(layer) for layer in layers]
     names = _names(layers)
-    findings = _findings(report)
-    top = 0.72 + _LINE * len(findings) + 0.5
+    top = 0.72 + _LINE * len(lines) + 0.5
     bottom = 0.25 + _LETTER * max(map(len, names))
     height = top + 3 * _PANEL + 2 * _GAP + bottom
     figure = Figure(figsize=(_INCHES, height), dpi=150)
@@ -69,12 +70,10 @@ def draw(report: Report) -> Figure:
         left=0.055, right=0.96, bottom=bottom / height, top=1 - top / height,
         wspace=0.19, hspace=_GAP / _PANEL,
     )  # fmt: skip
-    figure.text(
-        0.012, 1 - 0.32 / height, report._title(), fontsize=13, fontweight="bold", va="center"
-    )
-    for number, (level, line) in enumerate(findings):
+    figure.text(0.012, 1 - 0.32 / height, title, fontsize=13, fontweight="bold", va="center")
+    for number, (level, line) in enumerate(lines):
         at = 1 - (0.62 + _LINE * number) / height
-        figure.text(0.012, at, line, fontsize=8.5, color=_TEXT_COLOURS[level], va="center")
+        figure.text(0.012, at, line, fontsize=8.5, color=_TEXT_COLORS[level], va="center")
 
     (rms, gradient), (forward, backward), (correlation, flat) = figure.subplots(3, 2, sharex="col")
     _draw_rms(rms, layers, levels)
@@ -93,22 +92,6 @@ def draw(report: Report) -> Figure:
         _name_layers(axes, names, levels)
     _legend(figure, levels, 1 - (top - 0.42) / height)
     return figure
-
-
-def _findings(report: Report) -> list[tuple[str, str]]:
-    """The lines above the panels, each with its level."""
-    if not report.findings:
-        return [("ok", "ok: nothing is wrong")]
-    lines = []
-    for finding in report.findings[:_MOST_FINDINGS]:
-        text = f"{finding.level}, {finding.cause}: {finding.message}. "
-        text += f"{finding.remedy[0].upper()}{finding.remedy[1:]}."
-        wrapped = textwrap.wrap(text, 165, subsequent_indent="    ", break_on_hyphens=False)
-        lines += [(finding.level, line) for line in wrapped]
-    more = len(report.findings) - _MOST_FINDINGS
-    if more > 0:
-        lines.append(("ok", f"and {more} more, which print(report) tells"))
-    return lines
 
 
 def _names(layers: Sequence[Layer]) -> list[str]:
@@ -146,7 +129,7 @@ def _draw_correlation(axes: Axes, layers: Sequence[Layer], levels: Sequence[str]
     for row, layer in enumerate(layers):
         if layer.source is not None and math.isfinite(theory[row]):
             edges.append((layer.source, row))
-            if layers[layer.source].source is None:  # a chain begins with what is measured
+            if layers[layer.source].source is None:  # the first of a chain is measured
                 theory[layer.source] = measured[layer.source]
     _title(axes, "Correlation of two examples", False)
     lowest = np.min(np.append(measured, theory), initial=0, where=np.isfinite([*measured, *theory]))
@@ -244,17 +227,17 @@ def _draw_theory(
 def _draw_measured(
     axes: Axes, values: np.ndarray, levels: Sequence[str], lost: np.ndarray | None = None
 ) -> None:
-    """Dots; on a logarithmic axis zeros lie at its lower end, and what is not finite at the top."""
+    """Draws dots; zeros on a logarithmic axis at the bottom, non-finite numbers at the top."""
     at = np.arange(len(values))
     many = len(values) > _MANY
     zero = (values == 0) & (axes.get_yscale() == "log")
     lost = np.zeros(len(values), bool) if lost is None else lost
     edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-    for level, (shape, colour) in _MARKS.items():
+    for level, (shape, color) in _MARKS.items():
         mine = np.array([one == level for one in levels])
         style = {
             "ls": "",
-            "color": colour,
+            "color": color,
             "ms": 4 if many else 5.5,
             "mec": "w",
             "mew": 0 if many else 0.4,
@@ -286,10 +269,10 @@ def _draw_histograms(
     axes.set_yticks([-4, -2, 0, 2, 4])
     _title(axes, f"{title}, histogram in root mean squares", False)
     for row, level in enumerate(levels):
-        if level != "ok" and "ok" in levels:  # else there is nothing to tell apart
-            shape, colour = _MARKS[level]
+        if level != "ok" and "ok" in levels:  # if no layer is ok, marks show nothing
+            shape, color = _MARKS[level]
             axes.plot(
-                row, 1, marker=shape, color=colour, ms=4, mec="w", mew=0.3, clip_on=False,
+                row, 1, marker=shape, color=color, ms=4, mec="w", mew=0.3, clip_on=False,
                 transform=axes.get_xaxis_transform(), zorder=4,
             )  # fmt: skip
     beside = axes.inset_axes((1.012, 0, 0.022, 1))
@@ -339,7 +322,7 @@ def _name_layers(axes: Axes, names: Sequence[str], levels: Sequence[str]) -> Non
     labels = [names[row] for row in at]
     for row, label in zip(at, axes.set_xticks(at, labels, rotation=90, fontsize=7.5), strict=True):
         if levels[row] != "ok":
-            label.label1.set(color=_TEXT_COLOURS[levels[row]], fontweight="bold")
+            label.label1.set(color=_TEXT_COLORS[levels[row]], fontweight="bold")
 
 
 def _legend(figure: Figure, levels: Sequence[str], y: float) -> None:
@@ -347,13 +330,13 @@ def _legend(figure: Figure, levels: Sequence[str], y: float) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Line2D([], [], ls="", marker=shape, color=colour, ms=6, mec="w", mew=0.4,
+        Line2D([], [], ls="", marker=shape, color=color, ms=6, mec="w", mew=0.4,
                label="measured" if level == "ok" else f"measured, named in a {level}")
-        for level, (shape, colour) in _MARKS.items()
+        for level, (shape, color) in _MARKS.items()
         if level in levels
     ]  # fmt: skip
     handles.append(Line2D([], [], color=_THEORY, lw=1.3, label="theory"))
-    handles.append(Patch(color=_BAND, label="95 % of networks of these widths"))
+    handles.append(Patch(color=_BAND, label="95% of networks of these widths"))
     figure.legend(
         handles=handles, loc="center left", bbox_to_anchor=(0.003, y), ncols=len(handles),
         frameon=False, fontsize=8.5, columnspacing=1.4, handletextpad=0.5,

@@ -17,7 +17,7 @@ def quickly_compiled():
 @pytest.fixture
 def without_jacobian(monkeypatch):
     """Leaves out a program of its own, which takes as long to compile as all else."""
-    monkeypatch.setattr(passes, "jacobian_measurer", lambda traced: None)
+    monkeypatch.setattr(passes, "jacobian_probe", lambda traced: None)
 
 
 @pytest.fixture

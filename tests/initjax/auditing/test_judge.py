@@ -1,6 +1,5 @@
-"""Every cause is found in the simplest model that has it, and in none that has not."""
+"""Every cause is found in the simplest model that has it, and in no model without it."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,11 +9,8 @@ import optax
 import pytest
 
 import initjax
-from initjax.auditing._audit import reported
+from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.copies import copies
-from initjax.auditing._judging.findings import CAUSES
-from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32
@@ -38,11 +34,10 @@ class Model:
     """A loss that is compiled once, and audited with many parameters."""
 
     def __init__(self, loss, params, *batch, optimizer=None):
-        self.traced = trace("test", loss, params, batch, False)
-        self.measure = measurer(self.traced, optimizer)
+        self.audit = initjax.auditor(loss, params, *batch, optimizer=optimizer)
 
     def __call__(self, params, *batch):
-        return reported(self.traced, self.measure(params, batch), params, batch)
+        return self.audit(params, *batch)
 
 
 def causes(report):
@@ -121,8 +116,8 @@ def constant(leaf):
         ("input_scale", "failure", tanh, params(), 255 * X),
         ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
         ("input_scale", "warning", tanh, params(), X / 100),
-        ("not_centred", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
-        ("not_centred", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
+        ("not_centered", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
+        ("not_centered", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),
         ("vanishing", "failure", tanh, params(gain=0.2), X),
         ("exploding", "failure", relu, params(gain=8.0), X),
@@ -149,7 +144,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("zero", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0)), X),
         ("symmetry", tanh, params(stack_kernel=lambda k: with_value(k, 3, 0.1)), X),
         ("duplicate", tanh, params(stack_kernel=lambda k: with_value(k, 3, k[7])), X),
-        ("not_centred", relu, params(gain=2.0, stack_kernel=np.abs, out_kernel=np.abs), X),
+        ("not_centered", relu, params(gain=2.0, stack_kernel=np.abs, out_kernel=np.abs), X),
         ("vanishing", tanh, params(gain=0.2), X),
         ("exploding", relu, params(gain=8.0), X),
         ("input_scale", tanh, params(), 255 * X),
@@ -157,7 +152,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("collapse", tanh, params(gain=1.0, biases=0.15), ALIKE),
     ],
 )
-def test_what_follows_from_a_cause_is_not_told(cause, network, tree, x):
+def test_what_follows_from_a_cause_is_not_reported(cause, network, tree, x):
     assert [found for found, _ in causes(network(tree, x))] == [cause]
 
 
@@ -178,7 +173,7 @@ def test_the_layers_at_fault_are_named_and_the_remedy_fits_them():
     assert finding.layers[0] == "stack/kernel[6]" and "in/kernel" not in finding.layers
 
 
-def test_a_readout_of_zeros_is_on_purpose():
+def test_a_readout_may_start_at_zero():
     assert causes(tanh(params(out_kernel=np.zeros_like))) == []
 
 
@@ -189,7 +184,7 @@ def test_a_saturated_network_whose_gradients_explode_is_not_healthy(gain):
 
 
 def test_healthy_networks_of_any_key_are_healthy():
-    """In narrow networks chance makes many dead units; not one in 20 may be called ill."""
+    """In narrow networks chance makes many dead units; none of 20 may have a finding."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
         drawn = jax.tree.map(
@@ -203,7 +198,7 @@ def square(z):
     return jnp.square(z).mean()
 
 
-def test_a_fan_that_the_kernels_shape_misleads_about_is_found():
+def test_a_fan_miscounted_from_the_kernels_shape_is_found():
     def heads(p, x):
         h = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, p["in"]))
         return square(h.reshape(len(x), -1) @ p["out"])
@@ -236,27 +231,29 @@ def test_residual_branches_that_add_up_are_found():
         assert causes(model(tree(scale), X)) == []
 
 
-def test_parameters_that_never_enter_are_found():
+def test_parameters_that_do_not_affect_the_loss_are_found():
     tree = {"in": normal(1, INPUTS, 8), "lost": np.ones(3, np.float32)}
     assert audited(lambda p, x: square(x @ p["in"]), tree, X) == [("unused", "warning")]
 
 
-def test_a_model_without_layers_is_no_model():
+def test_a_model_without_layers_gets_a_warning():
     tree = {"in": normal(1, INPUTS, 8)}
     assert audited(lambda p, x: square(p["in"]) + square(x), tree, X) == [("no_layers", "warning")]
     (finding,) = Model(lambda p: square(p["in"]), tree)(tree).findings
     assert "*batch" in finding.remedy
 
 
-def test_one_example_is_too_few():
+def test_a_batch_of_one_example_gets_a_warning():
     tree = {"in": normal(1, INPUTS, 8)}
     assert audited(lambda p, x: square(x @ p["in"]), tree, X[:1]) == [("batch", "warning")]
 
 
-def test_a_loss_that_is_not_finite_is_told_from_layers_that_are_not():
-    model = deep(jnp.tanh)
-    measured = dataclasses.replace(model.measure(params(), (X, Y)), loss=np.nan)
-    (finding,) = reported(model.traced, measured, params(), (X, Y)).findings
+def test_a_non_finite_loss_is_distinguished_from_non_finite_layers():
+    def loss(p, x):
+        return square(x @ p["in"]) + jnp.log(-x.var())
+
+    tree = {"in": normal(1, INPUTS, 8)}
+    (finding,) = Model(loss, tree, X)(tree, X).findings
     assert (finding.cause, finding.level, finding.layers) == ("not_finite", "failure", ())
     assert "the loss is nan" in finding.message
 
@@ -267,11 +264,29 @@ def test_every_cause_has_a_test_of_its_own():
     assert [cause for cause in CAUSES if f'("{cause}", "' not in text] == []
 
 
+def test_a_cause_hides_only_causes_that_are_judged_after_it():
+    names = list(CAUSES)
+    for place, cause in enumerate(CAUSES.values()):
+        hidden = names[place + 1 :] if cause.hides == "everything" else cause.hides
+        assert set(hidden) <= set(names[place + 1 :])
+    assert CAUSES["not_finite"].explains("update") and not CAUSES["depth"].explains("update")
+
+
+def test_a_finding_tells_code_which_parameters_it_is_about():
+    (finding,) = tanh(params(stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
+    names = initjax.trees.paths(params())
+    index = names.index("stack/kernel")
+    found = [(p.index, p.path, p.slice, p.use) for p in finding.parameters]
+    assert found == [(index, "stack/kernel", (3,), 1), (index, "stack/kernel", (7,), 1)]
+    (finding,) = tanh(params(), with_value(X, 0, np.inf)).findings
+    assert (finding.layers, finding.parameters) == (("batch[0]",), ())
+
+
 def test_findings_are_sorted_by_level_and_causes_are_explained():
     found = relu(params(gain=4.0)).findings
     assert [finding.level for finding in found] == sorted(finding.level for finding in found)
     assert len(found) > 1
-    assert all(finding.cause in CAUSES and CAUSES[finding.cause] for finding in found)
+    assert all(CAUSES[finding.cause].meaning for finding in found)
     assert np.all([finding.message and finding.remedy for finding in found])
 
 
@@ -279,7 +294,7 @@ def cross_entropy(logits):
     return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
 
 
-def test_readouts_of_zeros_are_on_purpose_however_many():
+def test_any_number_of_readouts_may_start_at_zero():
     def actor_critic(p, x):
         h = jnp.tanh(x @ p["in"])
         return cross_entropy(h @ p["actor"]) + square(h @ p["critic"] - 1)
@@ -296,7 +311,7 @@ def test_readouts_of_zeros_are_on_purpose_however_many():
     assert audited(regression, tree, X) == []
 
 
-def test_a_gate_of_zeros_is_on_purpose():
+def test_a_gate_may_start_at_zero():
     """As adaLN-zero has it: what conditions a block opens it from nothing."""
 
     def loss(p, x, condition):
@@ -322,7 +337,7 @@ def test_a_hidden_kernel_of_zeros_is_a_failure_where_it_cannot_learn(activation,
     assert (np.linalg.matrix_rank(gradient) > 1) == (level == "warning")
 
 
-def test_weights_whose_mean_is_chance_are_centred():
+def test_a_mean_of_weights_by_chance_is_no_fault():
     def loss(p, x):
         return square(jax.nn.relu(x @ p["in"]) @ p["out"])
 
@@ -331,12 +346,12 @@ def test_weights_whose_mean_is_chance_are_centred():
         tree = {"in": normal(seed, INPUTS, 32), "out": normal(seed + 99, 32, 1)}
         assert causes(model(tree, X)) == []
     averages = {"in": np.eye(INPUTS, 32, dtype=np.float32) + 0.01, "out": normal(2, 32, 1)}
-    assert "not_centred" not in dict(causes(model(averages, X)))
+    assert "not_centered" not in dict(causes(model(averages, X)))
 
     def convex(p, x):  # in its input, as its kernels are positive
         return square(jax.nn.relu(x @ jax.nn.softplus(p["in"])) @ p["out"])
 
-    assert "not_centred" not in dict(audited(convex, averages, X))
+    assert "not_centered" not in dict(audited(convex, averages, X))
 
 
 def test_copies_are_found_among_kernels_that_learn():
@@ -396,7 +411,7 @@ def test_a_tied_embedding_and_a_structured_kernel_have_no_wrong_fan():
     assert "wrong_fan" not in dict(found)
 
 
-def test_infinite_numbers_count_where_something_comes_of_them():
+def test_infinite_numbers_in_a_mask_count_only_if_they_have_an_effect():
     def loss(p, x, mask):
         attention = jax.nn.softmax(x @ p["in"] + mask + jax.lax.stop_gradient(p["mask"]))
         return square(attention @ p["out"])
@@ -429,7 +444,7 @@ def test_a_small_readout_may_take_a_large_first_step():
 
 
 @pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])
-def test_dead_units_are_found_whatever_stands_behind_them(between):
+def test_dead_units_are_found_whatever_follows_them(between):
     def loss(p, x, key):
         h = jax.nn.relu(x @ p["in"] + p["bias"])
         if between == "pool":
@@ -481,7 +496,7 @@ def test_layers_that_no_gradient_reaches_are_found():
     assert ("vanishing", "failure") not in causes(model(closed, X, one, zero))
 
 
-def test_turns_of_a_loop_that_count_for_nothing_do_not_block_it():
+def test_unused_turns_of_a_loop_do_not_block_its_gradient():
     def loss(p, tokens):
         def turn(h, step):
             counts, token = step
@@ -496,7 +511,7 @@ def test_turns_of_a_loop_that_count_for_nothing_do_not_block_it():
     assert ("vanishing", "failure") not in audited(loss, tree, tokens)
 
 
-def test_a_gradient_that_is_not_a_number_is_found_where_the_loss_is_finite():
+def test_a_non_finite_gradient_is_found_even_if_the_loss_is_finite():
     def loss(p, x):
         z = jnp.maximum(x @ p["in"], 1e9) - 1e9
         return jnp.sqrt(square(z)) + cross_entropy(x @ p["out"])
@@ -534,8 +549,8 @@ def test_a_member_at_fault_is_found_among_healthy_ones(batched):
     copied = {**tree, "in": with_value(tree["in"], 2, tree["in"][4])}
     (finding,) = model(copied, x).findings
     assert (finding.cause, finding.layers) == ("duplicate", ("in[2]", "in[4]"))
-    mended, repair = initjax.fix(loss, copied, x, key=jax.random.key(0))
+    fixed, repair = initjax.fix(loss, copied, x, key=jax.random.key(0))
     assert repair.verdict == "ok"
-    gram = np.einsum("mio,mjo->mij", mended["in"], mended["in"])
+    gram = np.einsum("mio,mjo->mij", fixed["in"], fixed["in"])
     for each in gram:  # orthogonal by itself
         np.testing.assert_allclose(each, each[0, 0] * np.eye(INPUTS), atol=1e-4)

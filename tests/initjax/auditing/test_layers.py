@@ -10,7 +10,7 @@ import optax
 import pytest
 import scipy.stats
 
-from initjax.auditing._judging.layers import layers
+from initjax.auditing._judging.assemble import layers
 from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._reading.trace import trace
 
@@ -70,7 +70,9 @@ def networks(name):
     if name == "relu, one example":
         x[:] = x[0]
     traced, measure = program(activation, law[-1])
-    runs = [layers(traced, measure(draw(seed, *law), (x,))) for seed in range(KEYS)]
+    runs = [
+        layers(traced, measure(draw(seed, *law), (x,), traced.constants)) for seed in range(KEYS)
+    ]
     fields = ["rms_z", "gradient_ratio", "predicted_gradient_ratio", "correlation"]
     fields += ["predicted_correlation", "dead", "predicted_dead", "rms", "predicted_rms"]
     return {
@@ -85,7 +87,7 @@ every = pytest.mark.parametrize(
 
 
 @every
-def test_deviations_from_theory_are_as_large_as_said(name):
+def test_deviations_from_theory_are_as_large_as_predicted(name):
     """z has mean 0 and, where the input of the network no longer decides, variance 1."""
     z = networks(name)["rms_z"]
     error = 1 / math.sqrt(KEYS)
@@ -127,15 +129,15 @@ def test_the_share_of_dead_units_is_predicted():
     assert np.abs(alone["dead"][:, :-1].mean(0) - 0.5).max() < 5 / math.sqrt(KEYS * 4 * 16)
 
 
-# What a layer says
+# One layer
 
 
 def one_layer(loss, params, *batch, optimizer=None):
     traced = trace("test", loss, params, batch, False)
-    return layers(traced, measurer(traced, optimizer)(params, batch))
+    return layers(traced, measurer(traced, optimizer)(params, batch, traced.constants))
 
 
-def test_a_layer_says_what_was_measured_in_units_of_its_own():
+def test_a_layer_holds_what_was_measured():
     rng = np.random.default_rng(0)
     params = {
         "in": {"kernel": rng.normal(size=(16, 32)), "bias": rng.normal(size=32)},
@@ -155,7 +157,7 @@ def test_a_layer_says_what_was_measured_in_units_of_its_own():
     assert (first.units, first.samples, first.uses) == (32, 24, 1)
     assert (first.activation, last.activation) == ("tanh", "")
     assert (first.role, last.role) == ("", "last")
-    assert (first.unpredicted, last.unpredicted) == ("the batch", "")
+    assert (first.unpredicted, last.unpredicted) == ("batch", "")
     assert first.weight_variance == pytest.approx(np.square(kernel).mean(), rel=1e-5)  # 16 / 4**2
     assert first.bias_variance == pytest.approx(np.square(params["in"]["bias"]).mean(), rel=1e-5)
     assert first.rms == pytest.approx(np.sqrt(np.square(z).mean()), rel=1e-5)
@@ -175,7 +177,7 @@ def test_a_layer_says_what_was_measured_in_units_of_its_own():
     assert first.saturated == pytest.approx((np.abs(z) > edge).mean(), abs=1e-6)
 
 
-def test_the_scale_of_the_ntk_parametrisation_is_part_of_the_gain():
+def test_the_scale_of_the_ntk_parametrization_is_part_of_the_gain():
     rng = np.random.default_rng(0)
     params, x = [normal(rng, 1, 32, 64), normal(rng, 1, 64, 8)], normal(rng, 1, 16, 32)
 
@@ -192,7 +194,7 @@ def test_the_scale_of_the_ntk_parametrisation_is_part_of_the_gain():
     assert last.predicted_rms**2 == pytest.approx(predicted / 2 * last.weight_variance, rel=1e-5)
 
 
-def test_a_gradient_is_compared_where_its_layer_leads():
+def test_a_gradient_is_compared_with_that_of_the_layer_it_leads_to():
     """Behind an attention, and along a residual stream, not with whichever layer comes next."""
     rng = np.random.default_rng(0)
     names = ["in", "query", "key", "value", "out", "up", "down", "head"]

@@ -1,4 +1,4 @@
-"""Layers in loops and branches: found once, and followed by theory from turn to turn."""
+"""Layers in loops and branches: found once, and predicted from turn to turn."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import initjax
-from initjax.auditing._judging.layers import layers
+from initjax.auditing._judging.assemble import layers
 from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._reading.trace import trace
 
@@ -33,10 +33,10 @@ def sites(loss, params, *batch):
     return list(trace("test", loss, params, batch, False).anatomy.sites.values())
 
 
-def told(measurer, loss, params, *batch):
-    """The layers with the names of those they read, or why they read none."""
+def read(measurer, loss, params, *batch):
+    """The layers, and for each the name of the one it reads, or why it reads none."""
     traced = trace("test", loss, params, batch, False)
-    found = layers(traced, measurer(traced)(params, batch))
+    found = layers(traced, measurer(traced)(params, batch, traced.constants))
     reads = [
         layer.unpredicted if layer.source is None else found[layer.source].name for layer in found
     ]
@@ -71,7 +71,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("loss", SPELLINGS.values(), ids=SPELLINGS)
-def test_a_loop_over_stacked_layers_is_one_layer_with_weights_of_its_own_in_each_turn(loss):
+def test_a_loop_over_stacked_weights_is_one_layer_with_its_own_weights_in_each_turn(loss):
     inner, out = sites(loss, STACK, X)
     ((loop, length),) = inner.loops
     assert length == 7
@@ -82,11 +82,11 @@ def test_a_loop_over_stacked_layers_is_one_layer_with_weights_of_its_own_in_each
     assert out.stacked == frozenset()
 
 
-def test_theory_follows_stacked_layers_from_turn_to_turn():
-    reads, found = told(measurer, stacked, STACK, X)
+def test_stacked_layers_are_predicted_from_turn_to_turn():
+    reads, found = read(measurer, stacked, STACK, X)
     names = [f"w[{turn}]" for turn in range(7)]
-    assert reads == dict(zip([*names, "out"], ["the batch", *names], strict=True))
-    _, plain = told(measurer, unrolled, STACK, X)
+    assert reads == dict(zip([*names, "out"], ["batch", *names], strict=True))
+    _, plain = read(measurer, unrolled, STACK, X)
     assert len(plain) == len(found) == 8
     for one, other in zip(found, plain, strict=True):
         for name in ("predicted_rms", "rms_z", "predicted_gradient_ratio", "rms", "gradient_ratio"):
@@ -94,11 +94,11 @@ def test_theory_follows_stacked_layers_from_turn_to_turn():
     assert [layer.depth for layer in found] == list(range(8))
 
 
-def test_what_a_loop_leaves_is_read_from_its_last_turn(pretended):
-    """Which of a loop's turns is last, and that all of them are none of one layer's."""
-    reads, _ = told(pretended, SPELLINGS["reverse"], STACK, X)
+def test_the_result_of_a_loop_is_read_from_its_last_turn(pretended):
+    """In a reversed loop, the last turn takes the first slice."""
+    reads, _ = read(pretended, SPELLINGS["reverse"], STACK, X)
     assert reads["out"] == "w[0]"
-    assert [reads[f"w[{turn}]"] for turn in range(7)] == ["a loop"] * 6 + ["the batch"]
+    assert [reads[f"w[{turn}]"] for turn in range(7)] == ["loop"] * 6 + ["batch"]
 
     def supervised(p, x):
         def step(h, w):
@@ -108,11 +108,11 @@ def test_what_a_loop_leaves_is_read_from_its_last_turn(pretended):
         _, hs = lax.scan(step, x, p["w"])
         return square(hs @ p["out"])
 
-    reads, _ = told(pretended, supervised, STACK, X)
-    assert reads["out"] == "all turns of a loop"
+    reads, _ = read(pretended, supervised, STACK, X)
+    assert reads["out"] == "all turns"
 
 
-def test_theory_follows_an_activation_before_the_product_too():
+def test_an_activation_before_the_product_is_followed_too():
     def before(p, x):
         h, _ = lax.scan(lambda h, w: (jnp.tanh(h) @ w, None), x, p["w"])
         return square(jnp.tanh(h) @ p["out"])
@@ -123,13 +123,13 @@ def test_theory_follows_an_activation_before_the_product_too():
     assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
 
 
-def test_a_layer_before_the_loop_is_read_by_the_first_turn_only(pretended):
+def test_only_the_first_turn_reads_the_layer_before_the_loop(pretended):
     def loss(p, x):
         h, _ = lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), jnp.tanh(x @ p["in"]), p["w"])
         return square(h @ p["out"])
 
-    reads, found = told(pretended, loss, {**STACK, "in": normal(5, 5)}, X)
-    assert list(reads.values()) == ["the batch", "in", *(f"w[{turn}]" for turn in range(7))]
+    reads, found = read(pretended, loss, {**STACK, "in": normal(5, 5)}, X)
+    assert list(reads.values()) == ["batch", "in", *(f"w[{turn}]" for turn in range(7))]
     assert [layer.activation for layer in found] == ["tanh", *["relu"] * 7, ""]
 
 
@@ -158,11 +158,11 @@ LSTM = {"w": normal(11, 24), "bias": normal(24), "out": normal(6, 2)}
 
 
 def test_a_loop_over_time_uses_one_layer_many_times(pretended):
-    reads, found = told(pretended, rnn, RNN, SERIES)
+    reads, found = read(pretended, rnn, RNN, SERIES)
     assert list(reads) == ["in", "own", "out"]
     assert [layer.uses for layer in found] == [10, 10, 1]
-    assert reads["in"] == "the batch"
-    assert reads["own"] == "a loop that shares its weights"
+    assert reads["in"] == "batch"
+    assert reads["own"] == "shared loop"
     assert not any(site.stacked for site in sites(rnn, RNN, SERIES))
 
 
@@ -170,7 +170,7 @@ def test_the_gates_of_an_lstm_are_one_layer_without_an_activation():
     gates, out = sites(lstm, LSTM, SERIES)
     assert (gates.fan_in, gates.activation, gates.bias) == (11, None, 1)
     assert (gates.added, gates.residual) == (False, False)
-    assert out.inputs[0].lost == "a product of layers"
+    assert out.inputs[0].lost == "product"
 
 
 def layers_around_time(p, x):
@@ -199,18 +199,18 @@ def time_around_layers(p, x):
         (time_around_layers, {"in": normal(3, 5, 5)}, (10, 3), 1),
     ],
 )
-def test_nested_loops_tell_which_of_them_stacks_weights(
+def test_of_nested_loops_the_one_that_slices_the_weights_is_found(
     pretended, loss, params, lengths, stacked_by
 ):
     for site in sites(loss, params, SERIES):
         assert tuple(length for _, length in site.loops) == lengths
         assert site.stacked == {site.loops[stacked_by][0]}
-    _, found = told(pretended, loss, params, SERIES)
+    _, found = read(pretended, loss, params, SERIES)
     assert len(found) == 3 * len(params)
     assert [layer.uses for layer in found] == [10] * len(found)
 
 
-def test_a_scale_is_the_same_in_every_turn_or_none():
+def test_a_scale_counts_only_if_it_is_the_same_in_every_turn():
     def twice(p, x):
         return square(lax.scan(lambda h, w: (jnp.tanh(0.5 * (h @ w) / 2), None), x, p["w"])[0])
 
@@ -230,7 +230,7 @@ def test_a_scale_is_the_same_in_every_turn_or_none():
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["fori", "while"])
-def test_loops_that_count_share_their_weights(counted):
+def test_fori_and_while_loops_share_their_weights(counted):
     def loss(p, x, turns):
         turns = 7 if counted else turns
         h = lax.fori_loop(0, turns, lambda _, h: jnp.tanh(h @ p["own"]), x @ p["in"])
@@ -244,22 +244,22 @@ def test_loops_that_count_share_their_weights(counted):
     assert (first.fan_in, inner.fan_in, last.fan_in) == (5, 6, 6)
 
 
-def test_gradients_are_predicted_of_layers_with_one_reader_only(pretended):
-    """A loop that shares its weights reads the layer too: its gradient is a sum of two."""
+def test_gradients_are_predicted_only_for_layers_with_one_reader(pretended):
+    """A loop that also reads the layer adds a second term to its gradient."""
 
     def loss(p, x, turns=0):
         h = jnp.tanh(x @ p["in"])
         looped = lax.fori_loop(0, 3, lambda _, g: jnp.tanh(g @ p["own"]), h) if turns else 0
         return square(h @ p["out"]) + square(looped)
 
-    _, found = told(pretended, loss, RNN, X)
+    _, found = read(pretended, loss, RNN, X)
     assert found[0].predicted_gradient_ratio > 0
-    _, found = told(pretended, lambda p, x: loss(p, x, 3), RNN, X)
+    _, found = read(pretended, lambda p, x: loss(p, x, 3), RNN, X)
     assert np.isnan(found[0].predicted_gradient_ratio)
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_every_branch_has_its_layers_and_theory_starts_anew_behind_them(number):
+def test_every_branch_has_its_own_layers_and_predictions_restart_behind_them(number):
     def loss(p, x, choice):
         branches = [lambda x, w=w: jnp.tanh(x @ w) for w in p["w"][:number]]
         h = lax.switch(choice, branches, x)
@@ -268,7 +268,7 @@ def test_every_branch_has_its_layers_and_theory_starts_anew_behind_them(number):
     *inner, out = sites(loss, STACK, X, 1)
     assert len(inner) == number
     assert len({site.path for site in inner}) == number
-    assert out.inputs[0].lost == "a choice of branches"
+    assert out.inputs[0].lost == "branch"
 
 
 def test_a_function_that_is_called_twice_is_two_layers(pretended):
@@ -278,13 +278,13 @@ def test_a_function_that_is_called_twice_is_two_layers(pretended):
         h = call(p["w"][0], p["bias"][0], x)
         return square(call(p["w"][0], p["bias"][0], h) @ p["out"])
 
-    reads, _ = told(pretended, loss, STACK, X)
+    reads, _ = read(pretended, loss, STACK, X)
     assert list(reads) == ["w", "w (use 2)", "out"]
-    assert list(reads.values()) == ["the batch", "w", "w (use 2)"]
+    assert list(reads.values()) == ["batch", "w", "w (use 2)"]
 
 
-def test_a_layer_that_a_loop_uses_has_the_mean_of_its_turns():
-    """Of squared gradients too; what is known of some turns only is the mean of those."""
+def test_a_layer_in_a_loop_reports_the_mean_over_turns():
+    """The mean of squared gradients, too, and the mean over the turns in which a value is known."""
     p, x = RNN, SERIES
 
     def loss(p, x, shifts=None):
@@ -300,14 +300,14 @@ def test_a_layer_that_a_loop_uses_has_the_mean_of_its_turns():
     gradients = jax.grad(lambda shifts: loss(p, x, shifts))(jnp.zeros((10, 8, 6)))
     squares = np.square(gradients).sum((1, 2))
     traced = trace("test", loss, p, (x,), False)
-    into, own, _ = layers(traced, measurer(traced)(p, (x,)))
+    into, own, _ = layers(traced, measurer(traced)(p, (x,), traced.constants))
     assert into.uses == own.uses == 10
     assert own.log_gradient == pytest.approx(np.log(squares.mean()), rel=1e-4)
-    assert np.ptp(np.log(squares)) > 3  # the mean of logarithms is another
+    assert np.ptp(np.log(squares)) > 3  # so the mean of logarithms would differ
     assert -1 < own.correlation < 1  # h is zero in the first turn, and has none
 
 
-def test_layers_of_a_branch_that_was_not_taken_did_not_run():
+def test_layers_of_a_branch_that_was_not_taken_are_marked_as_not_run():
     def turn(h, layer):
         w, keep = layer
         return lax.cond(keep, lambda h: h + jnp.tanh(h @ w), lambda h: h, h), None
@@ -324,4 +324,4 @@ def test_layers_of_a_branch_that_was_not_taken_did_not_run():
     mended, repair = initjax.fix(loss, params, X, keep, key=jax.random.key(0))
     ratios = np.abs(mended["w"] / params["w"]).mean((1, 2))
     assert ratios[1] == ratios[3] == 1 and ratios[0] != 1 and ratios[2] != 1
-    assert ("w", "did not run on this batch, or not in every turn") in repair.left
+    assert ("w", "did not run on this batch, or not in every iteration of its loop") in repair.left

@@ -12,8 +12,9 @@ import optax
 import pytest
 from jax import lax
 
+from initjax.auditing._activations import FLAT
 from initjax.auditing._measuring import passes
-from initjax.auditing._measuring.passes import FLAT, measurer
+from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._measuring.statistics import BINS, effective_rank
 from initjax.auditing._reading.trace import trace
 
@@ -28,8 +29,8 @@ def measured(loss, params, *batch, optimizer=None, jacobian=False):
     traced = trace("test", loss, params, batch, False)
     with pytest.MonkeyPatch.context() as patched:
         if not jacobian:  # a program of its own, which takes as long to compile as all else
-            patched.setattr(passes, "jacobian_measurer", lambda traced: None)
-        return traced, measurer(traced, optimizer)(params, batch)
+            patched.setattr(passes, "jacobian_probe", lambda traced: None)
+        return traced, measurer(traced, optimizer)(params, batch, traced.constants)
 
 
 def close(found, expected, rel=2e-5):
@@ -175,11 +176,10 @@ def test_the_jacobian_is_that_of_the_last_layer_by_the_first():
     found = measured_small().jacobian
     assert found is not None
     mean, condition = found
-    # Of three outputs all directions are looked at, in random combinations.
-    directions = jax.random.split(jax.random.key(0), 3)
-    pulled = np.stack([
-        np.einsum("eo,eoi->ei", jax.random.normal(key, (8, 3)), blocks) for key in directions
-    ])  # fmt: skip
+    # With three outputs there are three directions.
+    key, width = jax.random.key(0, impl="rbg"), 3**0.5
+    directions = jax.random.uniform(key, (3, 8, 3), np.float32, -width, width)
+    pulled = np.einsum("keo,eoi->kei", directions, blocks)
     close(mean, np.square(pulled).sum() / 8 / 3 / 3, rel=1e-4)
     gram = np.einsum("ien,jen->eij", pulled, pulled)
     spectrum = np.linalg.eigvalsh(gram)
@@ -236,11 +236,11 @@ def placed(place):
     rerun = passes.rerun
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(passes, "rerun", counted)
-        patched.setattr(passes, "jacobian_measurer", lambda traced: None)
+        patched.setattr(passes, "jacobian_probe", lambda traced: None)
         traced = trace("test", loss, WHOLE, (MANY,), False)
         run = measurer(traced)
-        result = run(WHOLE, (MANY,))
-        doubled = run(jax.tree.map(lambda leaf: 2 * leaf, WHOLE), (MANY,))
+        result = run(WHOLE, (MANY,), [])
+        doubled = run(jax.tree.map(lambda leaf: 2 * leaf, WHOLE), (MANY,), [])
     *paths, _ = traced.anatomy.sites
     return paths, result, doubled, calls
 
@@ -404,6 +404,23 @@ def test_sharded_parameters_give_the_same_report():
         [sys.executable, "-c", SHARDED], capture_output=True, text=True, env=environment
     )
     assert done.stdout == "4 layers alike\n", done.stderr
+
+
+def test_what_jax_compiles_for_an_accelerator_gives_the_same(monkeypatch):
+    expected, stacked = measured(small, *SMALL, optimizer=SGD)[1], placed("scan")[1]
+    monkeypatch.setattr(passes, "on_host", lambda array: False)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        result = measured(small, *SMALL, optimizer=SGD)[1]
+    looped = measured(with_readout(PLACES["scan"]), WHOLE, MANY)[1]
+    for one, other in ((result, expected), (looped, stacked)):
+        for mine, theirs in ((one.forward, other.forward), (one.backward, other.backward)):
+            assert set(mine) == set(theirs)
+            for path in mine:
+                assert set(mine[path]) == set(theirs[path])
+                for name, array in mine[path].items():
+                    np.testing.assert_allclose(array, theirs[path][name], rtol=1e-4, atol=2e-5)
+    for mine, theirs in zip(result.parameters, expected.parameters, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
 
 
 # What did not happen

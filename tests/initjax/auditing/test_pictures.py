@@ -15,11 +15,8 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.text import Text
 
 import initjax
-from initjax.auditing._judging.findings import Finding
-from initjax.auditing._judging.layers import Layer
-from initjax.auditing._judging.network import Network
-from initjax.auditing._reporting.figure import draw
-from initjax.auditing._reporting.report import Report
+from initjax.auditing import Finding, Layer, Network, Report
+from initjax.auditing._judging.names import Parameter
 from initjax.theory.meanfield import chi, correlation_map, variance_map
 
 WIDTH, GAIN = 100, 4.0
@@ -36,14 +33,15 @@ def chain(depth, name="hidden/{}/kernel", activation=jnp.tanh, gain=GAIN):
     for row in range(depth):
         ratio = chi(activation, square, gain)
         known: dict[str, Any] = {
-            "name": name.format(row), "units": WIDTH, "samples": 64, "weight_variance": gain,
+            "name": name.format(row), "parameters": (Parameter(row, name.format(row)),),
+            "units": WIDTH, "samples": 64, "weight_variance": gain,
             "rms": square**0.5, "predicted_rms": square**0.5, "correlation": correlation,
             "predicted_range": (0.8 * square**0.5, 1.3 * square**0.5),
             "predicted_correlation": correlation if row else math.nan, "saturating": True,
             "saturated": 0.2, "predicted_saturated": 0.04, "gradient": gradient,
             "predicted_gradient_ratio": ratio if row < depth - 1 else math.nan,
             "histogram": HISTOGRAM, "gradient_histogram": HISTOGRAM, "kind": "dense",
-            "expression": activation, "source": row - 1 if row else None,
+            "source": row - 1 if row else None,
         }  # fmt: skip
         others: dict[str, Any] = {field.name: math.nan for field in dataclasses.fields(Layer)}
         layers.append(Layer(**(others | known)))
@@ -80,9 +78,9 @@ def text_of(figure):
     return " ".join(text.get_text() for text in figure.texts)
 
 
-def test_dots_are_what_was_measured_and_lines_are_what_theory_says():
+def test_dots_show_measurements_and_lines_show_theory():
     layers = changed(chain(6), [2], rms=3.0, gradient=1.0, correlation=-0.5)
-    panels = draw(report(layers)).axes
+    panels = report(layers).plot().axes
     assert dots(panels[RMS]) == [layer.rms for layer in layers]
     assert dots(panels[GRADIENT]) == [layer.gradient for layer in layers]
     assert dots(panels[CORRELATION]) == [layer.correlation for layer in layers]
@@ -102,16 +100,16 @@ def test_dots_are_what_was_measured_and_lines_are_what_theory_says():
     assert panels[CORRELATION].get_ylim()[0] < -0.5
 
 
-def test_theory_begins_anew_where_a_layer_follows_from_none():
-    layers = changed(chain(4), [2], source=None, unpredicted="a normalisation")
-    panels = draw(report(changed(layers, [1], predicted_gradient_ratio=math.nan))).axes
+def test_theory_restarts_where_a_layer_does_not_follow_from_another():
+    layers = changed(chain(4), [2], source=None, unpredicted="normalization")
+    panels = report(changed(layers, [1], predicted_gradient_ratio=math.nan)).plot().axes
     assert [[a, b] for (a, _), (b, _) in theory(panels[RMS])] == [[0, 1], [2, 3]]
     assert [[a, b] for (a, _), (b, _) in theory(panels[GRADIENT])] == [[2, 3], [0, 1]]
 
 
-def test_gradients_of_layers_of_unlike_sizes_are_compared_by_their_norms():
+def test_gradients_of_layers_of_different_sizes_are_compared_by_their_norms():
     layers = changed(chain(2), [0], units=4 * WIDTH)
-    (((_, first), (_, last)),) = theory(draw(report(layers)).axes[GRADIENT])
+    (((_, first), (_, last)),) = theory(report(layers).plot().axes[GRADIENT])
     ratio = layers[0].predicted_gradient_ratio
     assert first**2 * 4 * WIDTH == pytest.approx(ratio * last**2 * WIDTH)
 
@@ -120,7 +118,7 @@ def test_the_band_is_where_networks_of_these_widths_lie():
     layers = chain(12)
     (band,) = [
         part
-        for part in draw(report(layers)).axes[RMS].collections
+        for part in report(layers).plot().axes[RMS].collections
         if isinstance(part, PolyCollection)
     ]
     corners = np.asarray(band.get_paths()[-1].vertices)
@@ -130,23 +128,23 @@ def test_the_band_is_where_networks_of_these_widths_lie():
 def test_growth_over_a_decade_gets_a_logarithmic_axis():
     layers = chain(10)
     growing = [dataclasses.replace(la, rms=2.0**row) for row, la in enumerate(layers)]
-    axes = draw(report(growing)).axes[RMS]
+    axes = report(growing).plot().axes[RMS]
     assert axes.get_yscale() == "log" and "log scale" in axes.get_title(loc="left")
     assert axes.get_ylim()[0] < 0.5 and axes.get_ylim()[1] > 2.0**9
-    axes = draw(report(layers)).axes[RMS]
+    axes = report(layers).plot().axes[RMS]
     assert axes.get_yscale() == "linear" and "log scale" not in axes.get_title(loc="left")
     assert axes.get_ylim()[0] <= 0
 
 
-def test_theory_far_off_does_not_squeeze_what_was_measured():
+def test_a_prediction_far_off_does_not_squeeze_the_measurements():
     layers = changed(chain(5), [4], predicted_rms=1e30)
-    assert draw(report(layers)).axes[RMS].get_ylim()[1] < 1e4
+    assert report(layers).plot().axes[RMS].get_ylim()[1] < 1e4
 
 
-def test_zeros_and_what_is_not_finite_lie_at_the_edges():
+def test_zeros_and_non_finite_numbers_lie_at_the_edges():
     layers = [dataclasses.replace(la, rms=10.0**row) for row, la in enumerate(chain(6))]
     layers = changed(changed(layers, [0, 1], rms=0.0), [5], rms=math.nan)
-    axes = draw(report(layers)).axes[RMS]
+    axes = report(layers).plot().axes[RMS]
     assert axes.get_title(loc="right") == "lower edge: zero; upper edge: infinite or NaN"
     at_edges = {
         tuple(point)
@@ -155,15 +153,15 @@ def test_zeros_and_what_is_not_finite_lie_at_the_edges():
         for point in np.asarray(line.get_xydata()).tolist()
     }
     assert at_edges == {(0, 0), (1, 0), (5, 1)}
-    # What was not measured is none of the two.
+    # What was not measured is at neither edge.
     unmeasured = changed(chain(6), [0], gradient=math.nan, gradient_histogram=())
-    assert draw(report(unmeasured)).axes[GRADIENT].get_title(loc="right") == ""
+    assert report(unmeasured).plot().axes[GRADIENT].get_title(loc="right") == ""
 
 
-def test_histograms_are_laid_out_by_layer_from_below():
+def test_histograms_are_laid_out_by_layer_from_the_bottom_up():
     spike = tuple(1.0 if bin == 30 else 0.0 for bin in range(41))
     layers = changed(chain(3), [1], histogram=spike, gradient_histogram=())
-    panels = draw(report(layers)).axes
+    panels = report(layers).plot().axes
     (image,) = panels[FORWARD].images
     table = np.ma.asarray(image.get_array())
     assert table.shape == (41, 3) and image.origin == "lower"
@@ -173,10 +171,10 @@ def test_histograms_are_laid_out_by_layer_from_below():
     assert gradients[:, 1].all() and not gradients[:, [0, 2]].any()
 
 
-def test_layers_with_a_finding_are_marked_and_findings_are_told():
+def test_layers_with_a_finding_are_marked_and_findings_are_shown():
     failure = Finding("failure", "dead", ("hidden/1/kernel",), "half of it is dead", "revive it")
     warning = Finding("warning", "depth", ("hidden/3/kernel",), "too deep", "use less")
-    figure = draw(report(chain(5), [failure, warning]))
+    figure = report(chain(5), [failure, warning]).plot()
     axes = figure.axes[RMS]
     marked = {
         line.get_marker(): np.asarray(line.get_xdata()).tolist()
@@ -222,7 +220,7 @@ MANY = [
 )  # fmt: skip
 def test_every_kind_of_report_is_drawn_with_all_of_its_text_inside(layers, findings):
     network = dataclasses.replace(NETWORK, loss=math.nan) if math.isnan(layers[0].rms) else NETWORK
-    figure = draw(report(layers, findings, network))
+    figure = report(layers, findings, network).plot()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with PIL.Image.open(buffer) as picture:
@@ -247,8 +245,8 @@ def test_every_kind_of_report_is_drawn_with_all_of_its_text_inside(layers, findi
 
 
 def test_a_report_without_layers_has_no_picture():
-    with pytest.raises(ValueError, match="valid is the report of a model with one layer or more"):
-        draw(report([]))
+    with pytest.raises(ValueError, match="has no layers to draw"):
+        report([]).plot()
 
 
 def test_an_audit_plots_itself_and_leaves_pyplot_alone(tmp_path, key):

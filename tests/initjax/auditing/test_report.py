@@ -1,27 +1,30 @@
-"""What a report shows: it fits on the screen, and says nothing that it does not know."""
+"""A report fits on the screen and shows no number that was not measured."""
 
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 
-from initjax.auditing._judging.findings import CAUSES, Finding
-from initjax.auditing._judging.layers import Layer
-from initjax.auditing._judging.network import Network
-from initjax.auditing._reporting.report import Report, short_names, unread_lines
+from initjax.auditing import Finding, Layer, Network, Report
+from initjax.auditing._judging.causes import CAUSES
+from initjax.auditing._judging.names import Parameter, label
+from initjax.auditing._reporting.text import causes_table, short_names, unread_lines
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
     correlation_depth=10.0, gradient_growth=0.7,
 )  # fmt: skip
-UNITS = {"float": 0.7, "int": 3, "str": "", "bool": False, "int | None": None}
+UNITS = {"float": 0.7, "int": 3, "str": "", "bool": False, "int | None": None, "Reason | str": ""}
 
 
-def layer(name, **changes):
+def layer(path, slice=(), use=1, **changes):
     """A layer with numbers of no meaning, whatever fields it has."""
     values = {field.name: UNITS.get(str(field.type), ()) for field in dataclasses.fields(Layer)}
-    return Layer(**{**values, "expression": None, "name": name, **changes})
+    parameters = (Parameter(0, path, slice, use),)
+    names = {"name": label(parameters), "parameters": parameters}
+    return Layer(**{**values, **names, **changes})
 
 
 def report(layers, findings=(), network=NETWORK, unread=()):
@@ -34,14 +37,14 @@ EXTREMES = [
     {"rms": math.nan, "dead": math.nan, "correlation": math.nan, "rms_z": math.nan},
     {"rms": 0.0, "weight_variance": 9999.7, "gradient": 12345.0, "correlation": -1.0},
     {"activation": "mul(z, mul(0.5, add(1.0, tanh(mul(0.797...", "uses": 4096},
-    {"unpredicted": "attention or another product of activations", "role": "branch end"},
+    {"unpredicted": "attention", "role": "branch end"},
     {"role": "last", "logits": True, "saturating": True, "update_ratio": 1e-12},
 ]
 
 
 def many(count):
     return [
-        layer(f"{LONG}/{number}/kernel[{number}] (use 2)", **EXTREMES[number % len(EXTREMES)])
+        layer(f"{LONG}/{number}/kernel", (number,), 2, **EXTREMES[number % len(EXTREMES)])
         for number in range(count)
     ]
 
@@ -65,19 +68,19 @@ def test_a_report_of_any_size_fits_in_100_columns(count, findings):
     assert f"{count} layer{'' if count == 1 else 's'}" in lines[0]
 
 
-def test_layers_that_are_left_out_are_counted_and_those_at_fault_are_not():
+def test_layers_that_are_left_out_are_counted_and_those_at_fault_are_shown():
     names = [f"layer{number}" for number in range(300)]
     fault = Finding("failure", "dead", ("layer150",), "dead", "revive it")
     text = str(report(map(layer, names), [fault]))
     shown = [name for name in names if f" {name} " in text.replace("\n", " ")]
     assert "layer150" in shown and "layer0" in shown and "layer299" in shown
-    hidden = [int(line.split()[1]) for line in text.splitlines() if "layers more" in line]
+    hidden = [int(line.split()[1]) for line in text.splitlines() if "more layers" in line]
     assert sum(hidden) + len(shown) == 300
     (marked,) = [line for line in text.splitlines() if line.startswith("x ")]
     assert "layer150" in marked
 
 
-def test_columns_show_the_numbers_in_their_place():
+def test_each_column_shows_its_number():
     shown = layer(
         "dense/kernel", activation="tanh", uses=1, weight_variance=1.5, rms=0.8125,
         predicted_rms=0.9, rms_z=-1.26, unit_stddev=0.5, correlation=0.25, dead=0.125,
@@ -96,16 +99,20 @@ def test_columns_show_the_numbers_in_their_place():
     assert "38%" in steps and "12%" not in steps  # how flat, not how dead
 
 
-def test_what_theory_does_not_follow_has_no_theory():
-    given = layer("a", unpredicted="pooling", predicted_rms=0.123, rms_z=7.7)
-    text = str(report([given, layer("b", unpredicted="the batch", predicted_rms=0.456)]))
+def test_a_layer_where_predictions_restart_shows_no_prediction():
+    given = layer("a", unpredicted="sum", predicted_rms=0.123, rms_z=7.7)
+    first = layer("b", unpredicted="batch", predicted_rms=0.456)
+    shown = report([given, first, layer("c", unpredicted="sort")])
+    text = str(shown)
     assert "0.123" not in text and "7.7" not in text and "0.456" not in text
-    assert "after: pooling (1)" in text
+    assert "after: a sum of layers (1), sort (1)" in text
     assert "the batch" not in text
+    reasons = [row["unpredicted"] for row in shown.to_dict()["layers"]]
+    assert reasons == ["a sum of layers", "the batch", "sort"]
 
 
-def test_what_was_not_measured_is_left_blank():
-    blank = {
+def test_numbers_that_were_not_measured_are_left_blank():
+    blank: dict[str, Any] = {
         field.name: math.nan for field in dataclasses.fields(Layer) if str(field.type) == "float"
     }
     network = Network(1.0, math.nan, math.nan, math.nan, 0, math.nan, math.nan)
@@ -116,7 +123,7 @@ def test_what_was_not_measured_is_left_blank():
 
 
 @pytest.mark.parametrize("count", [0, 1, 60])
-def test_a_dictionary_holds_all_and_is_json(count):
+def test_to_dict_holds_everything_and_is_json(count):
     found = report(many(count), FINDINGS, unread=["lu"]).to_dict()
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text) == found
@@ -133,7 +140,7 @@ def test_a_dictionary_holds_all_and_is_json(count):
         assert found["layers"][0]["rms"] == 1.2e30
 
 
-def test_a_notebook_shows_text_and_no_markup_of_the_users():
+def test_a_notebook_escapes_markup_in_names():
     evil = "<script>alert('&')</script>"
     finding = Finding("failure", "zero", (evil,), f"{evil} is zero", f"draw {evil}")
     shown = report(
@@ -146,7 +153,7 @@ def test_a_notebook_shows_text_and_no_markup_of_the_users():
     assert "#b3261e" in page and "#00724f" in report([layer("a")])._repr_html_()
 
 
-def test_a_test_fails_with_all_that_is_wrong_but_what_it_ignores():
+def test_assert_healthy_reports_all_causes_except_ignored_ones():
     ill = report([layer("a")], FINDINGS)
     with pytest.raises(AssertionError) as error:
         ill.assert_healthy()
@@ -160,7 +167,7 @@ def test_a_test_fails_with_all_that_is_wrong_but_what_it_ignores():
 
 
 @pytest.mark.parametrize("ignore", ["zero", ["zeros"], ("depth", "nonsense")])
-def test_an_unknown_cause_is_not_ignored(ignore):
+def test_an_unknown_cause_in_ignore_is_an_error(ignore):
     with pytest.raises(ValueError, match="must be a sequence of causes") as error:
         report([layer("a")], FINDINGS).assert_healthy(ignore=ignore)
     assert repr(ignore) in str(error.value)
@@ -175,31 +182,42 @@ def test_the_verdict_is_the_worst_finding():
     assert title == "initjax audit: 1 failure, 1 warning. 1 layer, loss 2.31 (guessing: 2.303)"
 
 
-def test_what_was_not_read_names_the_first_of_its_parameters():
-    lines = unread_lines(["a", "b", "c", "d", ""], {"lu": frozenset(range(5)), "sort": frozenset()})
+def test_unread_parts_name_the_first_of_their_parameters():
+    lines = unread_lines(
+        ["a", "b", "c", "d", "e"], {"lu": frozenset(range(5)), "sort": frozenset()}
+    )
     assert lines == ("lu, which takes a, b, c and 2 more", "sort")
-    assert unread_lines([""], {"lu": frozenset([0])}) == ("lu, which takes params",)
 
 
 @pytest.mark.parametrize(
     ("names", "short"),
     [
         (["a/in/kernel", "a/out/kernel"], ["in", "out"]),
-        (["a/embed/table", "a/out/kernel[0]", "a/out/kernel[1] (use 2)"],
-         ["embed/table", "out[0]", "out[1] (use 2)"]),
+        (["a/embed/table", ("a/out/kernel", (0,)), ("a/out/kernel", (1, 2), 2)],
+         ["embed/table", "out[0]", "out[1][2] (use 2)"]),
+        ([("a/in [x]/kernel", (3,)), "a/out (use 7)/kernel"], ["in [x][3]", "out (use 7)"]),
         (["a/in/kernel", "a/in"], ["in/kernel", "in"]),
         (["a/in/kernel", "a/out/kernel", "a/in"], ["in/kernel", "out/kernel", "in"]),
         (["kernel", "bias"], ["kernel", "bias"]),
         (["a/kernel"], ["a/kernel"]),
     ],
 )  # fmt: skip
-def test_names_are_shortened_by_what_tells_no_two_apart(names, short):
-    assert short_names(list(map(layer, names))) == short
+def test_names_are_shortened_as_long_as_they_stay_different(names, short):
+    layers = [layer(name) if isinstance(name, str) else layer(*name) for name in names]
+    assert short_names(layers) == short
 
 
-def test_the_middle_of_a_path_that_is_too_long_is_left_out():
+def test_the_table_of_causes_has_a_row_for_each_cause():
+    head, line, *rows = causes_table().splitlines()
+    assert head.count("|") == line.count("|") == 4
+    assert [row.split("`")[1] for row in rows] == list(CAUSES)
+    assert all(row.count("|") == 4 for row in rows)
+    assert rows[0] == "| `not_finite` | a number is infinite or NaN |  |"
+
+
+def test_the_middle_of_a_long_path_is_left_out():
     path = "/".join([LONG] * 3)
-    ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"draw {path} anew")
+    ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"redraw {path}")
     lines = str(report([layer(path)], [ill])).splitlines()
     assert max(map(len, lines)) <= 100
     assert any(line.endswith("projection/kernel:") for line in lines)

@@ -1,4 +1,4 @@
-"""A computation run again: the same numbers, with a record of every turn on the way."""
+"""Rerunning a program with hooks gives the same numbers, and a record of every turn."""
 
 import functools
 
@@ -17,10 +17,10 @@ rng = np.random.default_rng(0)
 SIZE = 3
 W = jnp.asarray(rng.normal(size=(4, 4, SIZE, SIZE)) / 2, jnp.float32)
 X = jnp.asarray(rng.normal(size=(2, SIZE)), jnp.float32)
-PHASES = (Phase.explicit, Phase.generate)  # to shrink takes minutes
+PHASES = (Phase.explicit, Phase.generate)  # shrinking takes minutes
 
-# A program is a list of steps; a step is a product, or a name and the programs inside of it. Every
-# product takes the same parameter: of its first two axes, those of the loops around it.
+# A program is a list of steps; a step is a product, or a name and the programs inside it. Every
+# product takes the same parameter, sliced along its first two axes by the loops around it.
 
 STEPS = {
     "dense": st.just(("dense",)),
@@ -59,7 +59,7 @@ def run(program, w, x):
             x = jnp.tanh(x @ (w if w.ndim == 2 else w[0] if w.ndim == 3 else w[0, 0]))
         elif name == "scan":
             length, reverse = arguments
-            if w.ndim == 2:  # no axis is left to take slices of
+            if w.ndim == 2:  # no axis is left to slice
                 x, _ = lax.scan(lambda x, _, call=call, w=w: (call(w, x), x), x, None, length)
             else:
                 x, _ = lax.scan(
@@ -86,7 +86,7 @@ def run(program, w, x):
 
 
 def _custom(call):
-    """With a rule of differentiation of its own: twice the gradient."""
+    """The function with its own differentiation rule: twice the gradient."""
 
     @jax.custom_vjp
     def custom(w, x):
@@ -101,7 +101,7 @@ def _custom(call):
 
 
 def log(program, w, x, path=(), turns=()):
-    """The same in plain Python: also every product's name, turn and result, as it comes by."""
+    """The program in plain Python, with a log of every product's place, turn and result."""
     entries = []
 
     def go(program, w, x, path, turns):
@@ -118,7 +118,7 @@ def log(program, w, x, path=(), turns=()):
                     order = order[::-1]
                 for turn in order:
                     sliced = w[turn] if name == "scan" and w.ndim > 2 else w
-                    mine = () if name == "while" else (turn,)  # of which the last is kept
+                    mine = () if name == "while" else (turn,)  # only the last one is kept
                     x = go(inner[0], sliced, x, here, (*turns, *mine))
             elif name == "cond":
                 x = go(inner[arguments[0]], w, x, (*here, arguments[0]), turns)
@@ -140,7 +140,7 @@ def traced(program):
 
 @settings(max_examples=40, phases=PHASES)
 @given(programs(EMPTY))
-def test_without_hooks_a_program_is_bound_equation_by_equation(program):
+def test_without_hooks_a_program_is_rerun_equation_by_equation(program):
     closed, _ = traced(program)
     again = jax.make_jaxpr(lambda *arguments: rerun(closed.jaxpr, closed.consts, arguments, {})[0])(
         W, X
@@ -150,7 +150,7 @@ def test_without_hooks_a_program_is_bound_equation_by_equation(program):
 
 @settings(max_examples=10, phases=PHASES)
 @given(programs(STEPS))
-def test_hooks_change_nothing_and_record_every_turn(program):
+def test_hooks_that_only_record_change_nothing_and_see_every_turn(program):
     closed, hooks = traced(program)
     with jax.disable_jit():
         y, entries = log(program, W, X)
@@ -159,7 +159,7 @@ def test_hooks_change_nothing_and_record_every_turn(program):
     expected = {}
     for product, turns, z in entries:
         expected.setdefault(product, {})[turns] = z
-    # Products that never came by are of branches not taken and of loops without turns.
+    # Products without a log entry are in branches not taken, or in loops without turns.
     taken = {path: record for path, record in records.items() if not np.isnan(record).all()}
     assert len(taken) == len(expected)
     for (_, record), (_, values) in zip(
@@ -172,7 +172,7 @@ def test_hooks_change_nothing_and_record_every_turn(program):
 
 @settings(max_examples=6, phases=PHASES)
 @given(programs(DIFFERENTIABLE))
-def test_hooks_leave_gradients_alone(program):
+def test_hooks_that_only_record_leave_gradients_unchanged(program):
     closed, hooks = traced(program)
 
     def again(w, x):
@@ -182,7 +182,7 @@ def test_hooks_leave_gradients_alone(program):
     with jax.disable_jit():
         expected = jax.grad(lambda w, x: run(program, w, x).sum(), (0, 1))(W, X)
         found, _ = jax.grad(again, (0, 1), has_aux=True)(W, X)
-    for one, other in zip(found, expected, strict=True):  # sums may be taken in another order
+    for one, other in zip(found, expected, strict=True):  # sums may run in a different order
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -200,7 +200,7 @@ DENSE = (("dense",), ())
 NESTED = nested((("custom",), ([DENSE],)))
 
 
-def test_compiled_outputs_and_gradients_are_those_of_the_program_to_the_bit():
+def test_compiled_outputs_and_gradients_are_bit_for_bit_equal_to_the_programs():
     closed, hooks = traced(NESTED)
 
     def again(w, x, hooks):
@@ -212,7 +212,7 @@ def test_compiled_outputs_and_gradients_are_those_of_the_program_to_the_bit():
         jax.tree.map(np.testing.assert_array_equal, ran, plain)
 
 
-def test_a_hook_gets_operands_and_its_turns_slot_and_may_change_results():
+def test_a_hook_gets_the_operands_and_its_slot_and_may_change_the_results():
     def loss(w, x):
         x, _ = lax.scan(lambda x, w: (x @ w, None), x, w)
         return x
@@ -234,7 +234,7 @@ def test_a_hook_gets_operands_and_its_turns_slot_and_may_change_results():
     np.testing.assert_allclose(records[path]["input"][2], 6 * X @ w[0] @ w[1], rtol=1e-5)
 
 
-def test_gradients_with_respect_to_slots_come_out_of_nested_loops():
+def test_gradients_with_respect_to_slots_pass_through_nested_loops():
     closed, hooks = traced(nested(DENSE))
 
     def add(operands, results, slot):
@@ -258,6 +258,42 @@ def test_gradients_with_respect_to_slots_come_out_of_nested_loops():
             assert float(gradients[path][place]) == pytest.approx(slope, rel=0.02, abs=1e-4)
 
 
-def test_the_gradient_inside_of_a_function_with_its_own_rule_is_not_the_losss():
+def test_layers_inside_a_function_with_its_own_rule_are_not_differentiable():
     found = find(jax.make_jaxpr(functools.partial(run, NESTED))(W, X), 1).sites.values()
     assert [site.differentiable for site in found] == [True] * 3 + [False, True]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_the_record_of_a_hook_can_be_the_slot_of_a_later_one(loop):
+    product, add = jax.jit(jnp.matmul), jax.jit(jnp.add)
+
+    def turn(x, w):
+        return add(product(x, w), w[0]), None
+
+    def run(w, x):
+        return lax.scan(jax.checkpoint(turn), x, w)[0] if loop else turn(x, w[0])[0]
+
+    closed = jax.make_jaxpr(run)(W[0], X)
+    (site,) = find(closed, 1).sites.values()
+    assert site.path != site.output
+
+    def largest(operands, results, slot):
+        assert slot is None
+        return results, jnp.abs(operands[0]).max()
+
+    def divide(operands, results, slot):
+        return [results[0] / slot], slot
+
+    hooks, feeds = {site.path: largest, site.output: divide}, {site.path: site.output}
+
+    @jax.jit
+    def hooked(w, x):
+        return rerun(closed.jaxpr, closed.consts, [w, x], hooks, feeds=feeds)
+
+    (y,), records = hooked(W[0], X)
+    expected, sizes = X, []
+    for w in W[0] if loop else W[0, :1]:
+        sizes.append(jnp.abs(expected).max())
+        expected = (expected @ w + w[0]) / sizes[-1]
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(records[site.output]), sizes, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What a layer's output goes through: the very function, and none where it is no function of it."""
+"""The activation between two layers is read exactly, or not at all where units mix."""
 
 from typing import Any
 
@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend import core
 
-from initjax.auditing._reading.expressions import IDENTITY, name_of
+from initjax.auditing._activations import name_of
+from initjax.auditing._reading.expressions import IDENTITY
+from initjax.auditing._reading.primitives import PRIMITIVES, Primitive
 from initjax.auditing._reading.trace import trace
 
 Z = np.linspace(-7.0, 7.0, 201, dtype=np.float32)
@@ -26,7 +29,7 @@ NAMES = (
 
 
 def activation_between(between, dtype=jnp.float32):
-    """What is read of a function between two layers; and why, if nothing is."""
+    """The activation that is read between two layers, and why there is none if there is none."""
 
     def loss(p, x):
         return jnp.square(between(x @ p["in"] + p["bias"], p) @ p["out"]).astype(jnp.float32).mean()
@@ -45,7 +48,7 @@ def assert_reads(function, wrap=lambda f: f):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_activations_of_jax_are_read_and_named(name):
+def test_the_activations_of_jax_are_read_and_named(name):
     function = getattr(jax.nn, name)
     assert_reads(function)
     found, _ = activation_between(lambda z, p: function(z))
@@ -53,11 +56,11 @@ def test_activations_of_jax_are_read_and_named(name):
 
 
 @pytest.mark.parametrize("name", ["gelu", "leaky_relu", "selu", "silu", "relu6", "softplus"])
-def test_activations_of_narrow_models_are_read_too(name):
+def test_activations_in_bfloat16_are_read_too(name):
     function = getattr(jax.nn, name)
     found, _ = activation_between(lambda z, p: function(z), jnp.bfloat16)
     assert found is not None and name_of(found) == name
-    # In the precision of what it is given: constants alone are rounded to bfloat16.
+    # It runs in the precision of its argument; only its constants were rounded to bfloat16.
     np.testing.assert_allclose(np.asarray(found(Z)), np.asarray(function(Z)), rtol=5e-3, atol=1e-2)
 
 
@@ -98,20 +101,63 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_any_function_of_one_number_is_read_through_any_wrapper(function, wrap):
+def test_any_elementwise_function_is_read_through_any_wrapper(function, wrap):
     assert_reads(function, wrap)
 
 
-def test_what_a_loop_does_to_a_layer_is_no_activation():
+def test_a_loop_over_a_layers_output_is_not_an_activation():
     found, lost = activation_between(
         lambda z, p: lax.fori_loop(0, 2, lambda _, z: jnp.sin(z) + 1, z)
     )
     assert found is None
-    assert lost not in ("", "the batch")
+    assert lost not in ("", "batch")
 
 
-def test_an_array_of_one_number_is_a_number():
+def test_one_row_teaches_the_audit_a_new_primitive(monkeypatch):
+    bend = core.Primitive("bend")
+    bend.def_abstract_eval(lambda aval: aval)
+    assert activation_between(lambda z, p: bend.bind(z)) == (None, "bend")
+    monkeypatch.setitem(PRIMITIVES, "bend", Primitive("elementwise"))
+    found, _ = activation_between(lambda z, p: bend.bind(z))
+    assert found is not None and found.text == "bend(z)"
+
+
+def test_an_array_with_one_element_counts_as_a_number():
     assert_reads(lambda z: jnp.maximum(z, NUMBER) / NUMBER[0])
+
+
+FOLDED = {
+    "add": lax.add, "sub": lax.sub, "mul": lax.mul, "neg": lax.neg, "abs": lax.abs,
+    "max": lax.max, "min": lax.min, "sqrt": lax.sqrt, "eq": lax.eq, "ne": lax.ne, "lt": lax.lt,
+    "le": lax.le, "gt": lax.gt, "ge": lax.ge,
+    "select_n": lambda x, y: lax.select_n(x > y, x, y),
+    "convert_element_type": lambda x: lax.convert_element_type(x, jnp.bfloat16),
+}  # fmt: skip
+NUMBERS = [3.14159, -0.7, 2.5e-3, 1e30, 0.0, -1.0, 7.0, np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+@pytest.mark.parametrize("name", FOLDED)
+def test_constants_are_folded_to_the_numbers_that_jax_computes(name, dtype):
+    exact = PRIMITIVES[name].exact
+    assert exact is not None
+    dtype = jnp.float32 if name == "sqrt" and dtype == jnp.int32 else dtype
+    numbers = np.asarray([3, -1, 0, 7, 2**31 - 1] if dtype == jnp.int32 else NUMBERS, dtype)
+    unary = name in ("neg", "abs", "sqrt", "convert_element_type")
+    for x in numbers:
+        for y in numbers[: 1 if unary else None]:
+            operands = [x] if unary else [x, y]
+            expected = np.asarray(FOLDED[name](*operands))
+            given = [x > y, x, y] if name == "select_n" else operands
+            with np.errstate(all="ignore"):
+                found = np.asarray(exact(*map(np.asarray, given))).astype(expected.dtype)
+            np.testing.assert_array_equal(found.astype(float), expected.astype(float))
+
+
+def test_every_folded_primitive_is_tested():
+    folded = {name for name, row in PRIMITIVES.items() if row.exact is not None}
+    assert folded == {*FOLDED, "add_any"}
+    assert PRIMITIVES["add_any"].exact is PRIMITIVES["add"].exact
 
 
 def twice(half):
@@ -121,34 +167,34 @@ def twice(half):
 @pytest.mark.parametrize(
     ("between", "reason"),
     [
-        (lambda z, p: twice(jax.nn.glu(z)), "a product of layers"),
-        (lambda z, p: twice(z[:, :3] * jax.nn.silu(z[:, 3:])), "a product of layers"),
-        (lambda z, p: z * z[:, ::-1], "a product of layers"),
-        (lambda z, p: z + lax.rev(z, (1,)), "a sum of layers"),
-        (lambda z, p: z * jnp.roll(z, 1, -1), "a product of layers"),
-        (lambda z, p: jax.nn.softmax(z), "normalisation"),
-        (lambda z, p: jnp.where(z > 0, z, p["slope"] * z), "a parameter enters the activation"),
-        (lambda z, p: z * np.linspace(0, 1, 6, dtype=np.float32), "an array enters"),
+        (lambda z, p: twice(jax.nn.glu(z)), "product"),
+        (lambda z, p: twice(z[:, :3] * jax.nn.silu(z[:, 3:])), "product"),
+        (lambda z, p: z * z[:, ::-1], "product"),
+        (lambda z, p: z + lax.rev(z, (1,)), "sum"),
+        (lambda z, p: z * jnp.roll(z, 1, -1), "product"),
+        (lambda z, p: jax.nn.softmax(z), "normalization"),
+        (lambda z, p: jnp.where(z > 0, z, p["slope"] * z), "parametric"),
+        (lambda z, p: z * np.linspace(0, 1, 6, dtype=np.float32), "array"),
         (lambda z, p: jnp.sort(z), "sort"),
-        (lambda z, p: jnp.cumsum(z, -1), "a sum or mean"),
-        (lambda z, p: z[:, jnp.array([1, 0, 2, 3, 4, 5])], "an array enters"),
-        (lambda z, p: lax.cond(X.sum() > 1, jnp.tanh, jax.nn.relu, z), "a choice of branches"),
+        (lambda z, p: jnp.cumsum(z, -1), "reduction"),
+        (lambda z, p: z[:, jnp.array([1, 0, 2, 3, 4, 5])], "array"),
+        (lambda z, p: lax.cond(X.sum() > 1, jnp.tanh, jax.nn.relu, z), "branch"),
     ],
 )  # fmt: skip
-def test_what_mixes_numbers_is_no_activation(between, reason):
+def test_a_function_that_mixes_units_is_not_an_activation(between, reason):
     found, lost = activation_between(between)
     assert found is None
     assert lost == reason
 
 
-def test_a_layer_that_is_read_as_it_is_has_the_identity():
+def test_a_layer_that_is_read_directly_has_the_identity_as_activation():
     found, _ = activation_between(lambda z, p: z)
     assert found == IDENTITY
     assert name_of(found) == "identity"
     assert name_of(None) == ""
 
 
-def test_equal_functions_are_equal_and_unnamed_ones_show_their_text():
+def test_equal_functions_compare_equal_and_unnamed_ones_show_their_text():
     one, _ = activation_between(lambda z, p: jnp.tanh(z) * 2)
     same, _ = activation_between(lambda z, p: jnp.tanh(z) * 2)
     other, _ = activation_between(lambda z, p: jnp.tanh(z) * 3)

@@ -1,4 +1,4 @@
-"""Where parameters enter: layers found in any function, with their fans, axes, biases and roles."""
+"""Finding layers in any function, with their fans, axes, biases and roles."""
 
 import functools
 
@@ -11,7 +11,7 @@ import pytest
 from flax import linen, nnx
 from jax import lax
 
-from initjax.auditing._reading.expressions import name_of
+from initjax.auditing._activations import name_of
 from initjax.auditing._reading.trace import trace
 
 rng = np.random.default_rng(0)
@@ -46,14 +46,14 @@ def names(loss, params, *batch):
 
 
 def reasons(loss, params, *batch):
-    """Why the input of every layer is no function of one other layer; None where it is."""
+    """Why each layer's input is not a function of one other layer; None where it is."""
     return [
         None if site.inputs[-1].signal else site.inputs[-1].lost
         for site in sites(loss, params, *batch)
     ]
 
 
-# Products of every shape
+# Products of any shape
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_product_of_any_shape_is_a_layer(formula, weight, x, fan_in, fan_out, 
                     normal(*x))  # fmt: skip
     assert (site.kind, site.fan_in, site.fan_out) == ("dense", fan_in, fan_out)
     assert site.weight_units == weight_units
-    if axes is not None:  # elsewhere a transposition follows the product
+    if axes is not None:  # otherwise einsum transposes the product
         assert site.unit_axes == axes
     units = {size for axis, size in enumerate(weight) if axis in weight_units}
     assert {_output(formula, weight, x)[axis] for axis in site.unit_axes} == units
 
 
 def _einsum(formula, w, x):
-    """Of data and a weight, the latter second unless the formula begins with its input."""
+    """The product of data and a weight. The weight comes first if the formula starts with i."""
     return jnp.einsum(formula, *((w, x) if formula.startswith("i") else (x, w)))
 
 
@@ -108,7 +108,7 @@ GEOMETRIES = {
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_fans_of_a_convolution_are_those_of_ones_convolved_with_ones(geometry):
+def test_convolution_fans_match_a_convolution_of_ones(geometry):
     arguments = {
         "window_strides": (1, 1), "padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
         **geometry,
@@ -127,7 +127,7 @@ def test_fans_of_a_convolution_are_those_of_ones_convolved_with_ones(geometry):
     assert (site.unit_axes, site.weight_units) == ((3,), (3,))
 
 
-def test_units_of_a_convolution_are_its_channels_wherever_they_are():
+def test_the_units_of_a_convolution_are_its_output_channels_in_any_layout():
     numbers = ("NCHW", "OIHW", "NCHW")
 
     def loss(p, x):
@@ -147,7 +147,7 @@ def test_units_of_a_convolution_are_its_channels_wherever_they_are():
     ],
     ids=["index", "take", "columns", "one"],
 )
-def test_an_embedding_is_a_layer_of_fan_in_one(lookup, indices, axes):
+def test_an_embedding_is_a_layer_with_fan_in_one(lookup, indices, axes):
     tokens = jnp.zeros(indices, jnp.int32)
     first, last = sites(
         lambda p, i: square(lookup(p["e"], i).reshape(-1, 6) @ p["out"]),
@@ -165,7 +165,7 @@ def test_a_one_hot_product_is_a_dense_layer():
     assert (site.kind, site.fan_in) == ("dense", 10)
 
 
-def test_stacked_parameters_under_vmap_are_units_of_one_layer():
+def test_parameters_stacked_by_vmap_are_units_of_one_layer():
     def member(w, bias, out, x):
         return jnp.tanh(x @ w + bias) @ out
 
@@ -206,14 +206,14 @@ def test_stacked_parameters_under_vmap_are_units_of_one_layer():
         (lambda p, x: (x @ p["a"]).reshape(8, 2, 3) + p["bias"].reshape(2, 3), 1, 1),
     ],
 )
-def test_bias_and_scale_are_read_wherever_they_stand(layer, bias, scale):
+def test_bias_and_scale_are_found_in_any_order_and_layout(layer, bias, scale):
     site, *_ = sites(lambda p, x: square(layer(p, x)), MLP, X)
     assert site.bias == bias
     assert site.scale == pytest.approx(scale)
     assert (site.output != site.path) == (bias is not None or scale != 1)
 
 
-def test_a_part_of_a_layer_takes_no_scale_or_bias_for_the_whole():
+def test_the_scale_and_bias_of_one_part_are_not_those_of_the_layer():
     def attention(p, x):
         q, k, v = jnp.split(x @ p["w"], 3, -1)
         return square(jax.nn.softmax((q * 6**-0.5 + p["bias"]) @ k.T) @ v)
@@ -222,7 +222,7 @@ def test_a_part_of_a_layer_takes_no_scale_or_bias_for_the_whole():
     assert (site.scale, site.bias, site.output) == (1, None, site.path)
 
 
-def test_a_scale_before_the_product_is_the_weights():
+def test_a_scale_applied_to_the_weight_is_not_a_scale_of_the_output():
     site, *_ = sites(lambda p, x: square(x @ (p["a"] / 2)), MLP, X)
     assert site.scale == 1
     assert {source.how for source in site.sources} == {"whole"}
@@ -231,7 +231,7 @@ def test_a_scale_before_the_product_is_the_weights():
 # Weights made of parameters
 
 
-def test_weights_made_of_several_parameters_name_them_all():
+def test_a_weight_made_from_several_parameters_names_all_of_them():
     def weight_norm(p, x):
         return square(x @ (p["g"] * p["v"] / jnp.linalg.norm(p["v"], axis=0)))
 
@@ -247,7 +247,7 @@ def test_weights_made_of_several_parameters_name_them_all():
     assert {source.how for source in part.sources} == {"part"}
 
 
-def test_a_tied_embedding_is_two_layers_of_one_parameter():
+def test_a_tied_embedding_is_two_layers_with_one_parameter():
     def loss(p, tokens):
         return square(jnp.tanh(p["e"][tokens] @ p["w"]) @ p["e"].T)
 
@@ -257,7 +257,7 @@ def test_a_tied_embedding_is_two_layers_of_one_parameter():
     assert kinds == [("embedding", 1), ("dense", 6), ("dense", 6)]
 
 
-def test_products_of_data_are_no_layers():
+def test_products_of_data_are_not_layers():
     def loss(p, x):
         q, k, v = (jnp.einsum("btd,dnh->btnh", x, p[name]) for name in "qkv")
         y = jax.nn.dot_product_attention(q, k, v)
@@ -265,9 +265,7 @@ def test_products_of_data_are_no_layers():
 
     params = {name: normal(6, 2, 3) for name in "qkv"} | {"o": normal(2, 3, 6)}
     assert names(loss, params, normal(8, 4, 6)) == ["q", "k", "v", "o"]
-    assert reasons(loss, params, normal(8, 4, 6))[-1] == (
-        "attention or another product of activations"
-    )
+    assert reasons(loss, params, normal(8, 4, 6))[-1] == ("attention")
 
 
 # Roles
@@ -278,50 +276,50 @@ def norm(z):
 
 
 @pytest.mark.parametrize(
-    ("between", "normalised", "reason"),
+    ("between", "normalized", "reason"),
     [
-        (norm, True, "normalisation"),
-        (lambda z: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)), True, "normalisation"),
-        (lambda z: z / jnp.sqrt(jnp.mean(z**2, -1, keepdims=True)), True, "normalisation"),
-        (lambda z: norm(z.T).T, True, "normalisation"),
-        (lambda z: z - z.mean(-1, keepdims=True), False, "centring"),
-        (lambda z: z.reshape(8, 3, 2).max(-1).repeat(2, -1), False, "a sum or mean"),
-        (lambda z: jnp.concatenate([z[:, :3], z[:, 3:]], -1), False, "layers joined or padded"),
+        (norm, True, "normalization"),
+        (lambda z: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)), True, "normalization"),
+        (lambda z: z / jnp.sqrt(jnp.mean(z**2, -1, keepdims=True)), True, "normalization"),
+        (lambda z: norm(z.T).T, True, "normalization"),
+        (lambda z: z - z.mean(-1, keepdims=True), False, "centering"),
+        (lambda z: z.reshape(8, 3, 2).max(-1).repeat(2, -1), False, "reduction"),
+        (lambda z: jnp.concatenate([z[:, :3], z[:, 3:]], -1), False, "join"),
         (
             lambda z: linen.avg_pool(z[None, ..., None], (2, 1), padding="SAME")[0, ..., 0],
             False, "pooling",
         ),
-        (lambda z: jax.nn.silu(z) * z[:, ::-1], False, "a product of layers"),
+        (lambda z: jax.nn.silu(z) * z[:, ::-1], False, "product"),
     ],
 )  # fmt: skip
-def test_what_stands_between_layers_is_told(between, normalised, reason):
+def test_the_reason_why_predictions_restart_is_given(between, normalized, reason):
     first, last = sites(lambda p, x: square(between(x @ p["a"]) @ p["out"]), MLP, X)
-    assert first.normalised == normalised
+    assert first.normalised == normalized
     assert first.activation is None
     assert last.inputs[0].signal is None
     assert last.inputs[0].lost == reason
 
 
-def test_running_statistics_are_no_residual_stream():
+def test_running_statistics_are_not_a_residual_stream():
     def loss(p, x, mean, variance):
         return square((x @ p["a"] - mean) * lax.rsqrt(variance + 1e-5) @ p["out"])
 
     first, last = sites(loss, MLP, X, normal(6), jnp.ones(6))
     assert not first.added and not first.residual
-    assert last.inputs[0].lost == "a product of layers"
+    assert last.inputs[0].lost == "product"
 
 
 @pytest.mark.parametrize("dropped", ["key of the batch", "key inside"])
-def test_theory_starts_anew_behind_dropout(dropped):
+def test_predictions_restart_behind_dropout(dropped):
     def loss(p, x, key):
         key = key if dropped == "key of the batch" else jax.random.key(0)
         h = jax.nn.relu(x @ p["a"])
         return square(jnp.where(jax.random.bernoulli(key, 0.5, h.shape), 2 * h, 0) @ p["out"])
 
-    assert reasons(loss, MLP, X, jax.random.key(1))[1] not in (None, "the batch", "")
+    assert reasons(loss, MLP, X, jax.random.key(1))[1] not in (None, "batch", "")
 
 
-def test_the_ends_of_residual_branches_are_told_from_other_sums():
+def test_residual_branch_ends_are_distinguished_from_other_sums():
     def residual(p, x):
         h = x @ p["in"]
         for w in p["blocks"]:
@@ -333,7 +331,7 @@ def test_the_ends_of_residual_branches_are_told_from_other_sums():
     _, found = anatomy(residual, params, X)
     assert [site.residual for site in found] == [False, False, True, False, True, False]
 
-    def gate(p, x):  # of a GRU: what is added does not come from where the layer comes from
+    def gate(p, x):  # of a GRU: the two terms have different inputs
         r = jax.nn.sigmoid(x @ p["r"])
         return square(jnp.tanh(x @ p["n"] + r * (x @ p["h"])) @ p["out"])
 
@@ -353,7 +351,7 @@ def test_the_ends_of_residual_branches_are_told_from_other_sums():
         lambda z, y: jax.nn.logsumexp(z, axis=-1) - z[jnp.arange(8), y],
     ],
 )
-def test_logits_are_told_by_the_softmax_that_follows(loss):
+def test_a_softmax_and_a_logarithm_mark_logits(loss):
     def whole(p, x, y):
         return loss(jnp.tanh(x @ p["a"] + p["bias"]) @ p["out"], y).mean()
 
@@ -362,10 +360,10 @@ def test_logits_are_told_by_the_softmax_that_follows(loss):
     assert not sites(lambda p, x: square(x @ p["a"]), MLP, X)[0].softmax
 
 
-# Parameters that are none of this
+# Other parameters
 
 
-def test_what_never_enters_is_told_and_other_leaves_do_no_harm():
+def test_unused_parameters_and_leaves_that_are_not_floating_are_ignored():
     def loss(p, x):
         noise = jax.random.normal(p["key"], (6,)) * p["count"]
         return square(x @ p["a"] + noise)
@@ -386,7 +384,7 @@ def test_data_may_be_closed_over(jit):
 
     target = normal(8, 4)
     assert names(wrap(loss), MLP) == ["a", "out"]
-    assert reasons(wrap(loss), MLP) == ["the batch", None]
+    assert reasons(wrap(loss), MLP) == ["batch", None]
     assert names(wrap(lambda p, y: loss(p) + square(y)), MLP, target) == ["a", "out"]
 
     def field(p, y):  # coordinates are made inside
@@ -396,7 +394,7 @@ def test_data_may_be_closed_over(jit):
     assert found == ["in", "out"]
 
 
-def test_what_cannot_be_read_is_named_with_its_parameters():
+def test_unreadable_operations_are_listed_with_their_parameters():
     shape = jax.ShapeDtypeStruct((8, 6), jnp.float32)
 
     def product(x, w):
@@ -480,7 +478,7 @@ def test_layers_of_flax_linen(train):
     assert [site.normalised for site in found] == [train, False, False, False]
     assert [site.added for site in found] == [False] * 4
     assert found[-1].softmax
-    # In training the dropout in between is none of one layer's functions.
+    # In training, dropout stands between the layers.
     assert (found[3].inputs[0].signal is None) == train
     assert [name_of(site.activation) for site in found[1:]] == ["relu", "gelu", ""]
     assert traced.anatomy.leaves == frozenset(range(len(traced.names)))
@@ -555,7 +553,7 @@ def test_layers_of_equinox():
     assert [site.fan_in for site in found] == [5, 7, 7]
     assert [site.weight_units for site in found] == [(0,)] * 3
     assert all(site.bias is not None for site in found)
-    assert reasons(loss, params, X) == ["the batch", None, None]
+    assert reasons(loss, params, X) == ["batch", None, None]
     image = equinox.nn.Conv2d(4, 6, 3, key=jax.random.key(0))
     kernel, static = equinox.partition(image, equinox.is_inexact_array)
     (site,) = sites(
@@ -564,7 +562,7 @@ def test_layers_of_equinox():
     assert (site.kind, site.fan_in, site.unit_axes, site.bias) == ("convolution", 36, (1,), 1)
 
 
-# What is applied where a signal ends
+# Activations where a signal ends
 
 
 MASK = jnp.arange(48).reshape(8, 6) % 3 > 0
@@ -583,7 +581,7 @@ MASK = jnp.arange(48).reshape(8, 6) % 3 > 0
     ],
     ids=["joined", "dropout", "mask", "norm", "sum", "mean", "pool"],
 )
-def test_an_activation_is_known_where_its_signal_ends(between):
+def test_an_activation_is_found_where_its_signal_ends(between):
     def loss(p, x):
         h = between(x @ p["a"] + p["bias"], x)
         return square(h.reshape(len(h), -1) @ p["out"])
@@ -615,7 +613,7 @@ def test_an_activation_is_known_where_its_signal_ends(between):
         "exponential", "power", "gate", "loop",
     ],
 )  # fmt: skip
-def test_no_activation_is_made_up_where_units_get_through_otherwise(between):
+def test_no_activation_is_reported_where_units_also_pass_another_way(between):
     first, _ = sites(lambda p, x: square(between(x @ p["a"], x) @ p["out"]), MLP, X)
     assert name_of(first.activation) in ("", "identity")
 
@@ -635,7 +633,7 @@ def test_no_activation_is_made_up_where_units_get_through_otherwise(between):
         (lambda z: jax.nn.softmax(z), 0),
     ],
 )
-def test_classes_are_what_one_softmax_sums_over(loss, classes):
+def test_the_number_of_classes_is_what_one_softmax_sums_over(loss, classes):
     params = {"a": normal(5, 6), "out": normal(6, 12)}
     _, last = sites(lambda p, x: loss(jnp.tanh(x @ p["a"]) @ p["out"]).mean(), params, X)
     assert last.classes == classes
@@ -649,7 +647,7 @@ def test_classes_are_what_one_softmax_sums_over(loss, classes):
         assert last.classes == classes
 
 
-def test_a_target_of_the_same_batch_makes_no_residual_branch():
+def test_a_target_from_the_batch_is_not_a_residual_stream():
     def autoencoder(p, x):
         return square(jnp.tanh(x @ p["a"]) @ p["back"] - x)
 
@@ -667,7 +665,7 @@ def test_a_target_of_the_same_batch_makes_no_residual_branch():
     assert not any(site.residual or site.added for site in found)
 
 
-# Weights that the batch has a part in
+# Weights that depend on the batch
 
 
 class Spectral(linen.Module):
@@ -677,7 +675,7 @@ class Spectral(linen.Module):
         return linen.SpectralNorm(linen.Dense(4))(x, update_stats=False)
 
 
-def test_masks_noise_and_statistics_of_the_batch_leave_a_kernel_a_weight():
+def test_a_kernel_with_noise_a_mask_or_statistics_is_still_a_weight():
     key = jax.random.key(0)
 
     def mlp(weight):
@@ -701,12 +699,12 @@ def test_masks_noise_and_statistics_of_the_batch_leave_a_kernel_a_weight():
     def spectral(params, statistics, x):
         return square(model.apply({"params": params, "batch_stats": statistics}, x))
 
-    # The power iterations that find the norms are no layers.
+    # The power iterations that compute the norms are not layers.
     found = sites(spectral, variables["params"], variables["batch_stats"], X)
     assert [(site.fan_in, site.bias is not None) for site in found] == [(5, True), (6, True)]
 
 
-def test_a_product_with_a_kernel_of_every_example_is_named():
+def test_a_product_with_a_different_kernel_per_example_is_listed_as_unread():
     def loss(p, x, key):
         masks = jax.random.bernoulli(key, 0.5, (8, 5, 6))
         return square(jnp.einsum("bi,bio->bo", x, p["a"] * masks) @ p["out"])
@@ -718,7 +716,7 @@ def test_a_product_with_a_kernel_of_every_example_is_named():
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
-def test_data_may_be_closed_over_though_a_key_is_given(jit):
+def test_data_may_be_closed_over_even_if_a_key_is_passed(jit):
     wrap = jax.jit if jit else lambda f: f
 
     def loss(p, key):
@@ -728,7 +726,7 @@ def test_data_may_be_closed_over_though_a_key_is_given(jit):
     assert names(wrap(loss), MLP, jax.random.key(0)) == ["a", "out"]
 
 
-def test_a_fixed_matrix_that_parameters_are_drawn_through_is_no_data():
+def test_a_constant_matrix_that_multiplies_parameters_is_not_data():
     mixing = normal(30, 3)
 
     def loss(p, x):
@@ -738,7 +736,7 @@ def test_a_fixed_matrix_that_parameters_are_drawn_through_is_no_data():
     assert site.fan_in == 5
 
 
-def test_a_mean_that_noise_is_added_to_is_no_residual_branch():
+def test_a_mean_with_added_noise_is_not_a_residual_branch():
     def sampled(p, x, key):
         h = jnp.tanh(x @ p["a"])
         mean, spread = h @ p["mean"], jnp.exp(h @ p["spread"])

@@ -280,8 +280,8 @@ def test_relus_correlations_settle_as_one_over_the_square_of_the_depth(q):
     ("call", "message"),
     [
         (lambda: critical_line("tanh", -0.1), "critical_line: bias_variance must be a finite"),
-        (lambda: critical_line("thanh"), "critical_line: 'thanh' is no activation in jax.nn"),
-        (lambda: critical_points("thanh"), "critical_points: 'thanh' is no activation"),
+        (lambda: critical_line("thanh"), "critical_line: 'thanh' is not an activation in jax.nn"),
+        (lambda: critical_points("thanh"), "critical_points: 'thanh' is not an activation"),
         (lambda: depth_scales("tanh", -1.0), "depth_scales: weight_variance must be a finite"),
         (lambda: depth_scales("tanh", 1.0, variance=0), "depth_scales: variance must be above 0"),
     ],

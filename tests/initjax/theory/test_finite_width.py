@@ -194,7 +194,7 @@ def test_the_mean_of_the_spectrum_follows_the_weights():
     ("call", "message"),
     [
         (lambda: log_norm_moments([0]), "widths must be a finite number >= 1"),
-        (lambda: log_norm_moments([10], "tahn"), "log_norm_moments: 'tahn' is no activation"),
+        (lambda: log_norm_moments([10], "tahn"), "log_norm_moments: 'tahn' is not an activation"),
         (lambda: log_norm_moments([10], jnp.zeros_like), "leads to a variance of 0"),
         (lambda: log_norm_moments([10], variance=0), "variance must be above 0"),
         (lambda: dead_fraction(1.2, 10), "correlation must be at most 1, got 1.2"),

@@ -91,7 +91,7 @@ def test_a_picture_is_saved(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("thanh",), "phase_diagram: 'thanh' is no activation in jax.nn"),
+        (("thanh",), "phase_diagram: 'thanh' is not an activation in jax.nn"),
         (("tanh", [1.0]), "weight_variances must be two or more, ascending"),
         (("tanh", [2.0, 1.0]), "weight_variances must be two or more, ascending"),
         (("tanh", None, [-0.1, 1.0]), "bias_variances must be a finite number >= 0, got -0.1"),

@@ -1,7 +1,7 @@
 """The reference experiment in PyTorch: `python pytorch_mnist.py [EPOCHS [RUNS]]`.
 
-The data lie in memory and are shuffled by one `randperm` an epoch, which is several times faster
-than a `DataLoader`: the comparison is with PyTorch at its best, not with its tutorial.
+The data are in memory, shuffled by one `randperm` per epoch. That is several times faster than a
+`DataLoader`: the comparison is with PyTorch at its best, not with its tutorial.
 """
 
 import mnist_idx

@@ -1,16 +1,15 @@
-"""Measures what an audit costs beside one gradient of the same loss: time and peak memory.
+"""Measures the cost of an audit, compared with one gradient of the same loss: time and memory.
 
-Every measurement is a process of its own. Times are medians over --rounds, after compilation, which
-is given apart; memory is the peak of the process less what it held before the first call. The
-largest model is GPT-2 small: 124 million parameters.
+    python scripts/benchmarks/audit.py --models=mlp,deep,resnet,gpt2
 
-    python scripts/benchmark_audit.py --models=mlp,deep,resnet,gpt2
+Each measurement has a process of its own. Times are medians over --rounds, after compilation; the
+first call, which compiles, has a column of its own. Memory is the peak of the process minus what it
+held before the first call. The largest model is GPT-2 small, with 124 million parameters.
 """
 
 import argparse
 import itertools
 import json
-import pathlib
 import resource
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[1]
+import _results
 
 
 def mlp() -> tuple[Callable, Any, tuple]:
@@ -60,7 +59,7 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
 
 
 def resnet() -> tuple[Callable, Any, tuple]:
-    """10 blocks of 32 channels with batch normalisation, 64 images of 32 x 32."""
+    """10 blocks of 32 channels with batch normalization, 64 images of 32 x 32."""
     import flax.linen as nn
     import jax
 
@@ -174,38 +173,49 @@ def measure(name: str, what: str, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        usage="python scripts/benchmark_audit.py [options]", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = _results.parser(__doc__)
     parser.add_argument("--models", default=",".join(MODELS), help=f"any of {', '.join(MODELS)}")
     parser.add_argument("--rounds", type=int, default=7, help="calls of which the median is taken")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(measure(arguments.one[0], arguments.one[1], arguments.rounds)))
+    options = parser.parse_args()
+    if options.one:
+        model, what = options.one
+        print(json.dumps(measure(model, what, options.rounds)))
         return
-    names = arguments.models.split(",")
-    unknown = [name for name in names if name not in MODELS]
-    if unknown:
+    names = options.models.split(",")
+    if unknown := [name for name in names if name not in MODELS]:
         parser.error(f"--models={unknown[0]}: must be among {', '.join(MODELS)}")
-    print("| model | gradient | audit | ratio | memory: gradient | audit | ratio | first audit |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows = []
     for name in names:
-        one, other = (_in_process(name, what, arguments.rounds) for what in ("gradient", "audit"))
+        one, other = (_in_process(name, what, options.rounds) for what in ("gradient", "audit"))
         # The parameters are there either way; a gradient needs them, itself and activations.
         memory = [found["memory"] + found["params"] for found in (one, other)]
-        print(
-            f"| {MODELS[name].__doc__} | {one['time'] * 1e3:.3g} ms | {other['time'] * 1e3:.3g} ms"
-            f" | {other['time'] / one['time']:.1f} | {memory[0]:.0f} MB | {memory[1]:.0f} MB"
-            f" | {memory[1] / memory[0]:.1f} | {other['first']:.1f} s |",
-            flush=True,
+        rows.append(
+            [
+                str(MODELS[name].__doc__).rstrip("."),
+                f"{one['time'] * 1e3:.3g} ms",
+                f"{other['time'] * 1e3:.3g} ms",
+                f"{other['time'] / one['time']:.1f}",
+                f"{memory[0]:.0f} MB",
+                f"{memory[1]:.0f} MB",
+                f"{memory[1] / memory[0]:.1f}",
+                f"{other['first']:.1f} s",
+            ]
         )
+        print(" | ".join(rows[-1]), flush=True)
+    head = ["model", "gradient", "audit", "ratio", "memory: gradient", "audit", "ratio"]
+    body = (
+        f"Medians of {options.rounds} calls, after the first, which compiles. Memory is the peak"
+        " above what was held before the first call; that of the smallest model is mostly the"
+        f" compiler's.\n\n{_results.table([*head, 'first audit'], rows)}"
+    )
+    packages = ("initjax", "jax", "flax", "optax")
+    _results.write("audit", "The cost of an audit", body, packages, options.results)
 
 
 def _in_process(name: str, what: str, rounds: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", name, what, f"--rounds={rounds}"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, __file__, f"--rounds={rounds}", "--one", name, what]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_results.ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 
 

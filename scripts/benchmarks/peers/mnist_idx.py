@@ -1,4 +1,4 @@
-"""What the peers share: the same four MNIST files, read with NumPy alone."""
+"""The data and the arguments of the peers: the same MNIST files, read with NumPy."""
 
 import gzip
 import pathlib
@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-_FOLDER = pathlib.Path(__file__).parents[2] / "experiments/common/mnist"
+_FOLDER = pathlib.Path(__file__).parents[3] / "experiments/common/mnist"
 
 
 def load():
@@ -27,10 +27,10 @@ def load():
 
 
 def epochs():
-    """How many epochs to train: the first argument of the script, 5 without one."""
+    """The number of epochs: the first argument of the script, 5 by default."""
     return int(sys.argv[1]) if len(sys.argv) > 1 else 5
 
 
 def runs():
-    """How many networks to train, one after another: the second argument, 1 without one."""
+    """The number of networks, trained one after another: the second argument, 1 by default."""
     return int(sys.argv[2]) if len(sys.argv) > 2 else 1

@@ -1,0 +1,159 @@
+"""The table of causes: what can be wrong with an initialization.
+
+To add a cause, write a function of `Evidence` that returns findings, and a row here. Causes are
+checked in this order; one that explains others comes before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from initjax.auditing._judging import propagation, weights
+from initjax.auditing._judging.evidence import Evidence
+from initjax.auditing._judging.findings import Finding
+
+
+class Cause(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    meaning: str
+    check: Callable[[Evidence], list[Finding]]
+    hides: tuple[str, ...] | Literal["everything"] = ()
+    """The causes that follow from this one: they are not reported beside it."""
+    explained: str = ""
+    """Where it is explained, in Markdown."""
+
+    def explains(self, cause: str) -> bool:
+        """Whether another cause follows from this one."""
+        return self.hides == "everything" or cause in self.hides
+
+
+def _paper(text: str, number: str) -> str:
+    return f"[{text}](https://arxiv.org/abs/{number})"
+
+
+_GLOROT = "[Glorot and Bengio 2010](https://proceedings.mlr.press/v9/glorot10a.html)"
+_LECUN = "[LeCun et al. 1998](http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf)"
+_DEPTH = _paper("Schoenholz et al. 2017", "1611.01232")
+_ROWS = (
+    Cause("not_finite", "a number is infinite or NaN", weights.not_finite, "everything"),
+    Cause(
+        "no_layers",
+        "no layer was found",
+        weights.no_layers,
+        ("batch",),
+        "`initjax.audit`: what counts as a layer",
+    ),
+    Cause("unused", "a parameter does not affect the loss", weights.unused),
+    Cause("batch", "the batch is too small to measure anything", weights.batch),
+    Cause(
+        "zero",
+        "a kernel is zero and lets no gradient through",
+        weights.zero,
+        ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
+        f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",
+    ),
+    Cause(
+        "symmetry",
+        "all units of a layer compute the same function",
+        weights.symmetry,
+        ("duplicate", "saturated", "vanishing", "exploding", "dead", "collapse", "depth"),
+        "[Goodfellow et al. 2016, section 8.4](https://www.deeplearningbook.org)",
+    ),
+    Cause(
+        "duplicate",
+        "two layers have the same weights",
+        weights.duplicate,
+        (),
+        "[JAX: random numbers](https://docs.jax.dev/en/latest/random-numbers.html)",
+    ),
+    Cause(
+        "input_scale",
+        "the input is far from unit scale",
+        weights.input_scale,
+        (
+            "branch_scale",
+            "saturated",
+            "vanishing",
+            "exploding",
+            "dead",
+            "collapse",
+            "output_scale",
+        ),
+        f"{_LECUN}, section 4.3",
+    ),
+    Cause(
+        "not_centered",
+        "the weights of a layer have a mean, which adds up over its inputs",
+        weights.not_centered,
+        (
+            "wrong_fan",
+            "branch_scale",
+            "saturated",
+            "vanishing",
+            "exploding",
+            "dead",
+            "collapse",
+            "depth",
+            "output_scale",
+            "update",
+        ),
+        f"{_LECUN}, section 4.6",
+    ),
+    Cause(
+        "wrong_fan",
+        "the initializer counted another fan_in or fan_out than the layer has",
+        weights.wrong_fan,
+        ("saturated", "vanishing", "exploding", "depth", "output_scale"),
+        "`initjax.compute_fans`",
+    ),
+    Cause(
+        "branch_scale",
+        "residual branches add up",
+        propagation.branch_scale,
+        ("saturated", "vanishing", "exploding", "output_scale"),
+        "`initjax.residual_scaling`",
+    ),
+    Cause(
+        "saturated",
+        "pre-activations lie where the activation is flat",
+        propagation.saturated,
+        ("vanishing", "exploding", "depth"),
+        _GLOROT,
+    ),
+    Cause(
+        "vanishing",
+        "gradients shrink from layer to layer",
+        propagation.vanishing,
+        ("collapse", "depth", "update"),
+        _DEPTH,
+    ),
+    Cause(
+        "exploding",
+        "gradients or signals grow from layer to layer",
+        propagation.exploding,
+        ("depth", "output_scale", "update"),
+        _DEPTH,
+    ),
+    Cause(
+        "dead",
+        "units are flat on the whole batch",
+        propagation.dead,
+        ("collapse", "depth"),
+        _paper("Lu et al. 2019", "1903.06733"),
+    ),
+    Cause(
+        "collapse",
+        "all inputs look alike to a layer",
+        propagation.collapse,
+        ("depth",),
+        _paper("Poole et al. 2016", "1606.05340"),
+    ),
+    Cause("depth", "the network is deeper than its signal reaches", propagation.depth, (), _DEPTH),
+    Cause("output_scale", "the logits are too large", propagation.output_scale),
+    Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
+)
+CAUSES: dict[str, Cause] = {row.name: row for row in _ROWS}
+"""All causes, in the order in which they are judged."""

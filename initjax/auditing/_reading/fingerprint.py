@@ -1,0 +1,61 @@
+"""What makes two programs the same, so that what was compiled for one serves the other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+
+def fingerprint(jaxpr: Any) -> Hashable:
+    """A value that is equal for two jaxprs of the same equations.
+
+    Arrays that the program closes over count by their types alone: they are arguments. So do rules
+    of differentiation, which are Python functions: two programs that differ in nothing else have
+    the same fingerprint.
+
+    Args:
+      jaxpr: the program.
+    """
+    return _of_jaxpr(jaxpr, {})
+
+
+def _of_jaxpr(jaxpr: Any, known: dict[int, Hashable]) -> Hashable:
+    if id(jaxpr) not in known:
+        numbers: dict[Any, int] = {}
+
+        def name(var: Any) -> Hashable:
+            if hasattr(var, "val"):
+                return ("literal", str(var.aval), np.asarray(var.val).tobytes())
+            return numbers.setdefault(var, len(numbers))
+
+        inputs = tuple((name(var), str(var.aval)) for var in (*jaxpr.constvars, *jaxpr.invars))
+        equations = tuple(
+            (
+                eqn.primitive.name,
+                tuple(map(name, eqn.invars)),
+                tuple((name(var), str(var.aval)) for var in eqn.outvars),
+                tuple((key, _of_value(value, known)) for key, value in sorted(eqn.params.items())),
+            )
+            for eqn in jaxpr.eqns
+        )
+        known[id(jaxpr)] = (inputs, equations, tuple(map(name, jaxpr.outvars)))
+    return known[id(jaxpr)]
+
+
+def _of_value(value: Any, known: dict[int, Hashable]) -> Hashable:
+    if hasattr(value, "jaxpr"):
+        # Constants of nested programs stay alive with the program that was compiled.
+        return (_of_jaxpr(value.jaxpr, known), tuple(map(id, value.consts)))
+    if hasattr(value, "eqns"):
+        return _of_jaxpr(value, known)
+    if isinstance(value, tuple | list):
+        return tuple(_of_value(part, known) for part in value)
+    if callable(value) or hasattr(value, "call_wrapped"):
+        return type(value).__name__
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value

@@ -1,0 +1,104 @@
+"""Rules for the result of an equation that is no site and runs no nested program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from initjax.auditing._reading import provenance
+from initjax.auditing._reading.elementwise import elementwise
+from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.primitives import Primitive, is_program
+from initjax.auditing._reading.state import Reading
+from initjax.auditing._reading.tags import Tag, join, union
+
+
+def result(reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], path: Path) -> Tag:
+    """The tag of an equation's result.
+
+    Args:
+      reading: the state of the reading.
+      eqn: the equation.
+      row: the row of its primitive.
+      tags: the tags of its operands.
+      path: the position of the equation.
+    """
+    if not tags:
+        return reading.array
+    together = join(tags)
+    sources = provenance.sources_after(eqn, row, tags, together.pure, reading.sizes)
+    tag = together._replace(signal=None, masked=None, softmax=None, sources=sources, once=True)
+    return _RULES[row.kind](reading, eqn, row, tags, tag, path)
+
+
+def _laid_out(
+    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
+) -> Tag:
+    array, *indices = tags
+    signal, lost = array.signal, array.lost
+    if signal is None or any([index.data for index in indices]):
+        signal, lost = None, lost or "choice"
+    elif signal.site is not None:
+        axes = None if signal.axes is None else row.move_axes(eqn, signal.axes)
+        signal = signal._replace(axes=axes, layout=(*signal.layout, path))
+    return tag._replace(
+        signal=signal,
+        lost=lost,
+        linear=array.linear,
+        statistic=array.statistic,
+        root=array.root,
+        near=array.near,
+        masked=array.masked,
+    )
+
+
+def _reduction(
+    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
+) -> Tag:
+    return _restart(tag, row.lost)._replace(statistic=row.statistic and tag.data)
+
+
+def _product(
+    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
+) -> Tag:
+    """Completes the tag of a product that is not a site: of two layers, of constants, or unread."""
+    name = eqn.primitive.name
+    if tag.pure and not all([operand.leaves for operand in tags]):
+        reading.constant_products = True
+    missed = [operand.leaves for operand in tags if operand.leaves and not operand.sites]
+    if tag.data and missed:
+        reading.note_unread(name, union(missed))
+    return _restart(tag, (tag.data and row.lost) or tag.lost or name)
+
+
+def _other(
+    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
+) -> Tag:
+    return _restart(tag, row.lost or tag.lost or eqn.primitive.name)
+
+
+def _unknown(
+    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
+) -> Tag:
+    name = eqn.primitive.name
+    entering = union([operand.leaves for operand in tags if operand.pure])
+    opaque = any(is_program(value) for value in eqn.params.values())
+    if tag.data and (entering or (opaque and tag.leaves)):
+        label = str(eqn.params.get("name") or eqn.params.get("name_and_src_info") or "")
+        reading.note_unread(f"{name} ({label[:60]})" if label else name, entering)
+    return _restart(tag, name)
+
+
+def _restart(tag: Tag, why: str) -> Tag:
+    """The tag of a value from which predictions restart."""
+    return tag._replace(lost=why, linear=False, statistic=False, root=False)
+
+
+_RULES = {
+    "elementwise": elementwise,
+    "layout": _laid_out,
+    "reduction": _reduction,
+    "product": _product,
+    "other": _other,
+    "unknown": _unknown,
+}

@@ -1,0 +1,90 @@
+"""Why a repair leaves parameters unchanged."""
+
+from __future__ import annotations
+
+import collections
+from typing import Literal
+
+from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.trace import Traced
+
+Reason = Literal[
+    "zero",
+    "symmetry",
+    "duplicate",
+    "embedding",
+    "computed",
+    "recurrent",
+    "shared",
+    "normalized",
+    "added",
+    "last",
+    "end",
+    "layout",
+    "not_run",
+    "constant",
+    "small",
+    "right",
+]
+
+REASONS: dict[Reason, str] = {
+    "zero": "all zeros, which scaling can't repair; pass key= to redraw it",
+    "symmetry": "all units are alike, which scaling can't repair; pass key= to redraw it",
+    "duplicate": "a copy of another kernel, which scaling can't repair; pass key= to redraw it",
+    "embedding": "an embedding, whose rows are looked up, not summed",
+    "computed": "the kernel is computed from parameters, and not just by scaling one of them",
+    "recurrent": "used in every iteration of a loop; orthogonal() keeps a recurrence stable",
+    "shared": "used in several layers",
+    "normalized": "its output is normalized, so its scale doesn't matter",
+    "added": "its output is added to another layer's output",
+    "last": "the last layer, whose scale depends on the targets",
+    "end": "the end of a branch or of the network",
+    "layout": "its units can't be found in the parameter's own layout",
+    "not_run": "did not run on this batch, or not in every iteration of its loop",
+    "constant": "its output is constant, so no factor can give it a variance",
+    "small": "already small enough",
+    "right": "already right",
+}
+"""What users read. The first three are causes of findings, too."""
+
+
+def reasons(traced: Traced, by_unit: bool) -> dict[Path, Reason]:
+    """The sites that can't or needn't be rescaled, and why.
+
+    Args:
+      traced: the program.
+      by_unit: whether each unit would be scaled and centered, and not each kernel scaled.
+    """
+    sites = traced.anatomy.sites
+    uses = collections.Counter(s.leaf for site in sites.values() for s in site.sources)
+    last = next((s.path for s in reversed(sites.values()) if s.softmax), list(sites)[-1])
+    found: dict[Path, Reason] = {}
+    for path, site in sites.items():
+        reason = _reason(site, uses, path == last, by_unit)
+        if reason is not None:
+            found[path] = reason
+    return found
+
+
+def _reason(site: Site, uses: collections.Counter[int], last: bool, by_unit: bool) -> Reason | None:
+    if site.kind == "embedding":
+        return "embedding"
+    if len(site.sources) != 1 or any(source.how != "whole" for source in site.sources):
+        return "computed"
+    (source,) = site.sources
+    if {loop for loop, _ in site.loops} - site.stacked:
+        return "recurrent"
+    if uses[source.leaf] > 1:
+        return "shared"
+    if site.normalised and not site.added:
+        return "normalized"
+    if site.added and not site.residual:
+        return "added"
+    if last and not (site.softmax or site.residual):
+        return "last"
+    if by_unit and (site.residual or last):
+        return "end"
+    if by_unit and source.laid_out:
+        return "layout"
+    return None
