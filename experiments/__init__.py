@@ -16,7 +16,6 @@ _PACKAGES = (
     "PIL",
     "platformdirs",
     "pyarrow",
-    "rich",
     "safetensors",
     "tensorboardX",
     "tensorflow_datasets",

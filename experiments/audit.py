@@ -1,276 +1,163 @@
-"""Audits the initialization of an MLP on MNIST, before it is trained, and repairs it if asked to.
+"""Audits the initialization of an MLP on MNIST before training, and repairs it if asked to.
 
 Question: will a network train from these weights, and if not, what is wrong with them?
 Command:  python -m experiments.audit --init=zeros --depth=50 --activation=tanh
-Time:     of a core 3 s, and 10 s the first time; with 50 layers 6 s, and 12 s
+Time:     3 s on one CPU core, and 10 s the first time; with 50 layers 6 s, and 12 s
 """
 
 import dataclasses
-import functools
 import io
-import itertools
 import pathlib
 import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from absl import flags
-
 import initjax
-from experiments.common import audits, choices, console, data, runs, store
+from experiments.common import console, data, description, files, flags, run_audit, run_directory
+from experiments.common.config import OPTIMIZERS, Config
 
-# JAX, and what imports it, is imported in the functions: a mistake in a flag is told before.
+# JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from initjax import Repair, Report
-
-_MOST_SIZES = 3  # of equal hidden layers, that are written out
+    from experiments.common import models
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What is audited."""
+class Audit:
+    """What is audited, and how."""
 
-    network: runs.Config
-    """The run that would start from it, which names the data, too."""
+    network: Config
+    """The run that would start from the network; its dataset is measured on."""
     optimizer: bool = False
-    """Whether the first step of the run's optimizer is measured."""
+    """Whether to measure the first step of the run's optimizer."""
     fix: bool = False
-    """Whether to repair the network, and to audit it again."""
+    """Whether to repair the network and audit it again."""
 
 
 def run(
-    config: Config, workdir: str | None = None, stream: TextIO | None = None
-) -> tuple[pathlib.Path, "Report"]:
-    """Audits a network, and leaves a directory with what was found.
+    audit: Audit, workdir: str | None = None, stream: TextIO | None = None
+) -> tuple[pathlib.Path, "initjax.Report"]:
+    """Audits a network and writes what was found to a directory.
 
         config.json   the configuration, versions, device and data
         audit.json    the verdict, and all numbers
-        audit.png     their picture
-        fixed.json    the same of the repaired network, and what was changed, if it was repaired
+        audit.png     a plot of them
+        fixed.json    with fix: the same for the repaired network, and what was changed
         fixed.png
 
     Args:
-      config: what to audit.
+      audit: what to audit.
       workdir: the directory, empty or absent; None makes a new one under `runs`.
-      stream: where to show what was found; None shows nothing.
+      stream: where to print the findings; None prints nothing.
 
     Returns:
       The directory, and the last audit: that of the repaired network if it was repaired.
 
     Raises:
-      ValueError: the data cannot be had, an initializer does not fit a parameter, or workdir is
-        not free.
+      ValueError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
+        not empty.
     """
     started = time.perf_counter()
-    network = config.network
+    network = audit.network
     dataset = data.load(network.dataset, network.data_dir)
-    import jax
+    from experiments.common import starting
 
-    from experiments.common import models
-
-    with jax.enable_x64(network.dtype == "float64"):
-        features = (dataset.train_images[0].size, *network.hidden, dataset.num_classes)
-        model = models.mlp(features, network.activation, network.dtype)
-        key = runs.root_key(network.seed)
-        params = runs.draw_params(network, key, model)
-        console.say(stream, *_header(config, dataset, features), "")
-        start = (network, model, params, key, dataset, config.optimizer)
-        if config.fix:
-            _, repair = audits.fix(*start)
-            found = {"audit": repair.before, "fixed": repair.after}
+    with starting.precision(network):
+        start = starting.start(network, dataset)
+        console.say(stream, *_header(audit, dataset, start.model), "")
+        found = network, start, dataset, audit.optimizer
+        if audit.fix:
+            repair = run_audit.fix(*found)
+            reports = {"audit": repair.before, "fixed": repair.after}
             console.say(stream, str(repair.before), "", str(repair), "")
         else:
             repair = None
-            found = {"audit": audits.audit(*start)}
-            console.say(stream, str(found["audit"]), "")
+            reports = {"audit": run_audit.audit(*found)}
+            console.say(stream, str(reports["audit"]), "")
 
-    directory = store.create(workdir, f"audit-{dataset.name}-{network.init}-seed{network.seed}")
-    store.write_json(directory / "config.json", _description(config, dataset))
-    for name, report in found.items():
+    name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
+    directory = run_directory.create(workdir, name)
+    files.write_json(directory / "config.json", _record(audit, dataset))
+    for name, report in reports.items():
         changes = _changes(repair) if repair and name == "fixed" else {}
-        store.write_json(directory / f"{name}.json", {**report.to_dict(), **changes})
+        files.write_json(directory / f"{name}.json", {**report.to_dict(), **changes})
         if report.layers:
             picture = io.BytesIO()
             report.plot().savefig(picture, format="png")
-            store.write(directory / f"{name}.png", picture.getvalue())
-    last = found.get("fixed", found["audit"])
+            files.write(directory / f"{name}.png", picture.getvalue())
+    last = reports.get("fixed", reports["audit"])
     console.say(
         stream,
         f"verdict {_verdict(last)}; {time.perf_counter() - started:.1f} s",
-        *_next_step(config, found["audit"], last),
+        *_next_step(audit, reports["audit"], last),
         f"results {directory}",
-        f"repeat  {command(config)}",
+        f"repeat  {command(audit)}",
     )
     return directory, last
 
 
-def command(config: Config) -> str:
+def command(audit: Audit) -> str:
     """The command that repeats an audit."""
-    more = ["--fix"] if config.fix else []
-    return audits.command(config.network, *more, optimizer=config.optimizer)
+    more = ["--fix"] if audit.fix else []
+    return run_audit.command(audit.network, *more, optimizer=audit.optimizer)
 
 
-def _header(config: Config, dataset: data.Dataset, features: tuple[int, ...]) -> list[str]:
-    network = config.network
-    size = "x".join(map(str, dataset.train_images.shape[1:]))
+def _header(audit: Audit, dataset: data.Dataset, model: "models.Model") -> list[str]:
+    network = audit.network
     images = len(dataset.train_labels)
     lines = [
         f"data    {dataset.name}: {min(network.batch_size, images):,} of {images:,} training"
-        f" images, {size}",
-        f"model   MLP {_sizes(features)}, {network.activation}, {network.dtype}",
-        f"init    {network.init}; output {network.output_init}; bias {network.bias_init};"
-        f" seed {network.seed}",
+        f" images, {description.image_shape(dataset)}",
+        f"model   {description.network(network, model)}",
+        f"init    {description.initialization(network)}",
     ]
-    if config.optimizer:
+    if audit.optimizer:
         lines.append(f"step    {network.optimizer} {network.learning_rate:g}")
-    layers = len(features) - 1  # a word before a deep network is compiled, which takes a while
-    return [*lines, f"audit   compiles and measures {layers} layer{'' if layers == 1 else 's'}"]
+    # Said before a deep network is compiled, which takes a while.
+    layers = description.count(len(model.features) - 1, "layer")
+    return [*lines, f"audit   compiling and measuring {layers}"]
 
 
-def _sizes(features: tuple[int, ...]) -> str:
-    """Such as 784-128-64-10, or 784-50x128-10."""
-    parts = []
-    for size, alike in itertools.groupby(features):
-        count = len(list(alike))
-        parts += [f"{count}x{size}"] if count > _MOST_SIZES else [str(size)] * count
-    return "-".join(parts)
-
-
-def _description(config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """What config.json holds."""
-    network = config.network
-    names = ["init", "output_init", "bias_init", "seed", "hidden", "activation", "dtype"]
-    names += ["batch_size", "dataset", "data_dir"]
-    names += ["optimizer", "learning_rate"] if config.optimizer else []
+def _record(audit: Audit, dataset: data.Dataset) -> dict[str, Any]:
+    """The content of config.json."""
+    fields = dataclasses.asdict(audit.network)
+    unused = ["epochs"] if audit.optimizer else ["epochs", "optimizer", "learning_rate"]
+    for name in unused:
+        del fields[name]
     return {
-        "config": {**{name: getattr(network, name) for name in names}, "fix": config.fix},
-        "initializers": {
-            name: repr(initjax.parse(getattr(network, name)))
-            for name in ("init", "output_init", "bias_init")
-        },
-        "command": command(config),
-        "data": {"name": dataset.name, "source": dataset.source, "digest": dataset.digest},
-        **runs.environment(),
+        "config": {**fields, "fix": audit.fix},
+        **description.origin(audit.network, dataset, command(audit)),
     }
 
 
-def _changes(repair: "Repair") -> dict[str, Any]:
-    """What fixed.json holds besides the audit."""
+def _changes(repair: "initjax.Repair") -> dict[str, Any]:
+    """The content of fixed.json besides the audit."""
     return {
         "target": repair.target,
         "changes": [dataclasses.asdict(change) for change in repair.changes],
-        "left": [{"name": name, "why": why} for name, why in repair.left],
+        "left": [{"name": name, "why": reason} for name, reason in repair.left],
     }
 
 
-def _verdict(report: "Report") -> str:
+def _verdict(report: "initjax.Report") -> str:
     causes = dict.fromkeys(finding.cause for finding in report.findings)
     return f"{report.verdict}: {', '.join(causes)}" if causes else report.verdict
 
 
-def _next_step(config: Config, before: "Report", last: "Report") -> list[str]:
-    """The line that leads on from the verdict."""
-    if not config.fix and last.verdict == "ok":
-        # What it was measured on is no advice to train on batches of that size.
-        trained = dataclasses.replace(config.network, batch_size=runs.Config.batch_size)
-        return [f"train   python -m experiments.mnist {shlex.join(runs.arguments(trained))}"]
-    if not config.fix:
-        return audits.next_step(config.network, last, config.optimizer)
+def _next_step(audit: Audit, before: "initjax.Report", last: "initjax.Report") -> list[str]:
+    """The line that says what to do next."""
+    if not audit.fix and last.verdict == "ok":
+        # The batch size was chosen for the audit, not for training.
+        trained = dataclasses.replace(audit.network, batch_size=Config.batch_size)
+        return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
+    if not audit.fix:
+        return run_audit.next_step(audit.network, last, audit.optimizer)
     if last.verdict == "failure":
-        return ["next    take another --init: rescaling does not mend this network"]
+        return ["next    choose another --init: rescaling doesn't repair this network"]
     if before.verdict == "ok":
-        return ["next    nothing to mend: train it as it is"]
+        return ["next    no repair needed"]
     return ["use     params, repair = initjax.fix(loss_fn, params, *batch, key=key)"]
 
-
-_FLAGS = flags.FlagValues()  # the program's own, so that programs can be imported side by side
-_string = functools.partial(flags.DEFINE_string, flag_values=_FLAGS)
-_integer = functools.partial(flags.DEFINE_integer, flag_values=_FLAGS)
-_bool = functools.partial(flags.DEFINE_bool, flag_values=_FLAGS)
-_RATES = ", ".join(f"{rate:g} for {name}" for name, rate in choices.OPTIMIZERS.items())
-
-_string(
-    "init",
-    runs.Config.init,
-    "Initializer of the hidden layers' kernels: a name, or a call with literal arguments such as"
-    " 'random_uniform(-0.1, 0.1)' or 'lecun_normal(gain=\"tanh\")'."
-    f" Names: {', '.join(initjax.NAMES)}.",
-)
-_string("output_init", runs.Config.output_init, "Initializer of the output layer's kernel.")
-_string("bias_init", runs.Config.bias_init, "Initializer of all biases.")
-_integer(
-    "seed",
-    runs.Config.seed,
-    "Determines the weights and the batch: those that experiments.mnist starts from with the same"
-    " flags.",
-)
-_integer("depth", None, "The number of hidden layers, all of one width.", lower_bound=0)
-_integer(
-    "width",
-    None,
-    f"The size of those layers (default: {audits.WIDTH}); needs --depth.",
-    lower_bound=1,
-)
-_string(
-    "hidden",
-    None,
-    "Instead of --depth: the sizes of the hidden layers, separated by commas; empty for logistic"
-    f" regression (default: {','.join(map(str, runs.Config.hidden))}).",
-)
-_string(
-    "activation",
-    runs.Config.activation,
-    f"Activation of the hidden layers, from jax.nn: {', '.join(choices.ACTIVATIONS)}.",
-)
-_string(
-    "dtype",
-    runs.Config.dtype,
-    f"Dtype to compute in: {', '.join(choices.DTYPES)}. Parameters are float32, or float64.",
-)
-_string(
-    "optimizer",
-    None,
-    f"One of {', '.join(choices.OPTIMIZERS)}: measures its first step, beside the size of the"
-    " weights (default: none).",
-)
-flags.DEFINE_float(
-    "learning_rate",
-    None,
-    f"Its learning rate (default: {_RATES}); needs --optimizer.",
-    flag_values=_FLAGS,
-)
-_integer("batch_size", audits.BATCH_SIZE, "Images to measure with; 64 or more tell most.")
-_string(
-    "dataset",
-    None,
-    "mnist, which is bundled, or the name of an image classification set that TensorFlow Datasets"
-    " has prepared (default: mnist, or what --data_dir holds).",
-)
-_string(
-    "data_dir",
-    None,
-    "A directory of IDX files, or the directory of TensorFlow Datasets (default: the bundled files,"
-    " or ~/tensorflow_datasets).",
-)
-_bool(
-    "fix",
-    False,
-    "Repair the network: scale its kernels, from one pass over the batch, so that signals and"
-    " gradients keep their size, and draw anew what is zero or constant; then audit it again.",
-)
-_bool(
-    "check",
-    False,
-    "Exit with code 1 if the verdict is 'failure', with --fix that after the repair. Warnings"
-    " pass.",
-)
-_string(
-    "workdir",
-    None,
-    "The directory for the numbers and their picture, which must be empty or absent (default: a new"
-    " one under runs/).",
-)
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seed"),
@@ -280,55 +167,83 @@ _GROUPS = {
     "Verdict": ("fix", "check"),
     "Output": ("workdir", "help"),
 }
+_FLAGS = flags.define(
+    _GROUPS,
+    depth=flags.integer(None, "Number of hidden layers, all of the same size."),
+    width=flags.integer(None, f"Size of those layers (default: {run_audit.WIDTH}); needs --depth."),
+    hidden=flags.string(
+        None,
+        "Instead of --depth: sizes of the hidden layers, separated by commas; empty for logistic"
+        f" regression (default: {','.join(map(str, Config.hidden))}).",
+    ),
+    optimizer=flags.string(
+        None,
+        f"Also measure the first step of this optimizer, relative to the weights:"
+        f" {', '.join(OPTIMIZERS)} (default: none).",
+    ),
+    learning_rate=flags.number(
+        None, f"Its learning rate (default: {flags.DEFAULT_RATES}); needs --optimizer."
+    ),
+    batch_size=flags.integer(
+        run_audit.BATCH_SIZE, "Images to measure with. At least 64 are recommended."
+    ),
+    fix=flags.boolean(
+        False,
+        "Repair the network and audit it again: redraw kernels that are zero or constant, and"
+        " rescale kernels on the batch so that signals and gradients keep their size.",
+    ),
+    check=flags.boolean(
+        False,
+        "Exit with code 1 if the verdict is 'failure' (with --fix: after the repair). Warnings"
+        " pass.",
+    ),
+    workdir=flags.string(
+        None,
+        "Directory for the results, which must be empty or absent (default: a new one under"
+        " runs/).",
+    ),
+)
 
 
 def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tuple[int, ...]:
-    """The sizes of the hidden layers that the flags of these names give.
+    """The sizes of the hidden layers, from the flags of these names.
 
     Raises:
-      ValueError: the flags contradict each other, or cannot be read.
+      ValueError: the flags contradict each other, or can't be read.
     """
-    if hidden is None:
-        if depth is None and width is not None:
-            raise ValueError(f"--width={width} needs --depth, the number of layers of that size")
-        return runs.Config.hidden if depth is None else (width or audits.WIDTH,) * depth
-    if depth is not None or width is not None:
-        raise ValueError("--hidden says what --depth and --width say: give one or the other")
-    try:
-        return tuple(map(int, hidden.split(","))) if hidden else ()
-    except ValueError:
-        raise ValueError(f"--hidden={hidden}: must be integers separated by commas") from None
+    if hidden is not None:
+        if depth is not None or width is not None:
+            raise ValueError("give either --hidden or --depth and --width, not both")
+        return flags.sizes(hidden)
+    for name, value, least in (("depth", depth, 0), ("width", width, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name}={value}: must be at least {least}")
+    if depth is None and width is not None:
+        raise ValueError(f"--width={width} needs --depth, the number of layers of that size")
+    return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
 
 
 def main() -> None:
-    given: dict[str, Any] = {
-        name: _FLAGS[name].value
-        for group in ("Initialization", "Model", "Data")
-        for name in _GROUPS[group]
-        if name not in ("depth", "width", "hidden")
-    }
+    fields = flags.config_fields(_FLAGS)
     if _FLAGS.optimizer is None and _FLAGS.learning_rate is not None:
         raise ValueError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
-    network = runs.Config(
-        **given,
-        hidden=hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width),
-        optimizer=_FLAGS.optimizer or runs.Config.optimizer,
-        learning_rate=_FLAGS.learning_rate,
-    )
-    store.check_free(_FLAGS.workdir)
+    fields["hidden"] = hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width)
+    fields["optimizer"] = _FLAGS.optimizer or Config.optimizer
+    network = Config(**fields)
+    run_directory.check_free(_FLAGS.workdir)
     data.check(network.dataset, network.data_dir)
-    config = Config(network, optimizer=_FLAGS.optimizer is not None, fix=_FLAGS.fix)
-    _, report = run(config, _FLAGS.workdir, sys.stdout)
+    audit = Audit(network, optimizer=_FLAGS.optimizer is not None, fix=_FLAGS.fix)
+    _, report = run(audit, _FLAGS.workdir, sys.stdout)
     if _FLAGS.check and report.verdict == "failure":
         sys.exit(1)
 
 
 if __name__ == "__main__":
     console.run_program(
-        audits.COMMAND,
-        "Audits the initialization of an MLP on a batch of MNIST, or of another image set: measures"
-        " what every layer does to signals and gradients, says what is wrong and what helps, and"
-        " leaves the numbers and their picture in a directory of their own.",
+        run_audit.COMMAND,
+        "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
+        " measures what every layer does to signals and gradients, says what is wrong and how to"
+        " repair it, and writes the numbers and a plot to a directory.",
         _FLAGS,
         _GROUPS,
         main,

@@ -90,12 +90,12 @@ def row():
 @pytest.fixture(scope="session")
 def fill():
     """Fills a directory with the runs of three initializers."""
-    from experiments.common import results
+    from experiments.common import sweep_directory
 
     def fill(directory, seeds=12, **changes):
         rng = np.random.default_rng(1)
         inits = ("he_normal", "glorot_uniform", "zeros")
-        with results.Results(directory) as stored:
+        with sweep_directory.SweepDirectory(directory) as stored:
             stored.add(
                 [_row(init, seed, rng, **changes) for seed in range(seeds) for init in inits]
             )

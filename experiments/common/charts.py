@@ -1,4 +1,4 @@
-"""The charts of a sweep: one definition of each gives the page's, which answers, and the PNG."""
+"""The charts of a sweep: one definition serves the interactive page and the PNG files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,23 +8,23 @@ import numpy as np
 
 from experiments.common import comparison, statistics, verdicts
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; dashes and shapes for all who
-# read in black and white. Their numbers have no common divisor: 280 initializers look different.
+# Okabe and Ito's colors, which color-blind readers can tell apart; dashes and shapes for black and
+# white. Their numbers have no common divisor, so 280 initializers look different.
 _COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999".split()
 _DASHES = [[1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [12, 3], [1, 3], [6, 2, 1, 2, 1, 2]]
-_SHAPES = [  # as paths, which the page draws beside its boxes too
+_SHAPES = [  # as paths, which the page also draws beside its checkboxes
     "M-1,0A1,1,0,1,0,1,0A1,1,0,1,0,-1,0Z",  # a disk
     "M-.9,-.9H.9V.9H-.9Z",  # a square
     "M0,-1.1L1.1,.9H-1.1Z",  # a triangle
     "M0,-1.3L1.1,0L0,1.3L-1.1,0Z",  # a diamond
     "M-1.1,-.4H-.4V-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1Z",  # a cross
 ]
-_POINTS = 100  # of a curve: what a screen shows
+_POINTS = 100  # of a curve
 
 _TOOLTIP_BAND = [
     alt.Tooltip("init:N", title="initializer"),
     alt.Tooltip("mean:Q", format=".4f"),
-    alt.Tooltip("low:Q", title="95 % from", format=".4f"),
+    alt.Tooltip("low:Q", title="95% from", format=".4f"),
     alt.Tooltip("high:Q", title="to", format=".4f"),
     alt.Tooltip("seeds:Q"),
 ]
@@ -33,11 +33,11 @@ _TOOLTIP_BAND = [
 def of_setting(
     setting: comparison.Setting, weights: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, dict[str, Any]]:
-    """All charts of a setting, as Vega-Lite specifications, by names fit for files.
+    """All charts of a setting, as Vega-Lite specifications, by names that are valid in file names.
 
     Args:
       setting: from `comparison.settings`.
-      weights: for each kernel that is to be shown, a mapping from initializers to its numbers.
+      weights: for each kernel to show, a mapping from initializers to its values.
     """
     charts = {
         "training_loss": training_loss(setting),
@@ -47,7 +47,7 @@ def of_setting(
     }
     for name, kernels in weights.items():
         charts[f"weights_{name.replace('/', '_')}"] = weight_histogram(setting, name, kernels)
-    shown = [{"name": "shown", "value": setting.inits}]  # the page's checkboxes change it
+    shown = [{"name": "shown", "value": setting.inits}]  # the checkboxes of the page change it
     return {name: {**chart.to_dict(), "params": shown} for name, chart in charts.items()}
 
 
@@ -59,7 +59,7 @@ def png(spec: dict[str, Any]) -> bytes:
 
 
 def symbol(setting: comparison.Setting, init: str) -> str:
-    """The line and the point of an initializer in all charts of a setting, as SVG."""
+    """The line and the point style of an initializer in all charts of a setting, as SVG."""
     place = setting.inits.index(init)
     color, dash, shape = (values[place % len(values)] for values in (_COLORS, _DASHES, _SHAPES))
     return (
@@ -71,7 +71,7 @@ def symbol(setting: comparison.Setting, init: str) -> str:
 
 
 def training_loss(setting: comparison.Setting) -> alt.Chart:
-    """The loss of the training batches, mean over the seeds and its interval."""
+    """The loss of the training batches: mean over the seeds, with its interval."""
     losses = comparison.column(setting.runs, "step_loss").astype(np.float64)
     edges = np.unique(np.linspace(0, losses.shape[1], _POINTS + 1).astype(int))
     means = np.add.reduceat(losses, edges[:-1], axis=1) / np.diff(edges)
@@ -80,7 +80,7 @@ def training_loss(setting: comparison.Setting) -> alt.Chart:
 
 
 def test_error(setting: comparison.Setting) -> alt.Chart:
-    """One minus the accuracy on the test set after every epoch, mean over the seeds."""
+    """One minus the accuracy on the test set after every epoch: mean over the seeds."""
     errors = 1 - comparison.column(setting.runs, "val_acc")
     epochs = np.arange(errors.shape[1])
     title = "Test error (1 - accuracy), log scale"
@@ -95,7 +95,7 @@ def _curves(
     title: str,
     points: bool,
 ) -> alt.Chart:
-    """The means of values (runs, points), and their intervals, at these epochs."""
+    """The means of values (runs, points), with their intervals, at these epochs."""
     inits = np.array(setting.runs["init"].to_pylist())
     rows = [
         {"init": init, "epoch": float(x), **_interval(values[inits == init, i])}
@@ -103,14 +103,14 @@ def _curves(
         for i, x in enumerate(at)
     ]
     rows = [row for row in rows if row["mean"] > 0]
-    # The means say how far the axis goes: the interval of two seeds would leave no room for them.
+    # The means set the axis, since the interval of two seeds can be very wide.
     means = [row["mean"] for row in rows] or [1.0]
     domain = [0.7 * min(means), 1.4 * max(means)]
     scale = alt.Scale(type="log", nice=False, domain=domain)
-    legend = _legend(stroke=0)  # the shapes of the points, without the dashes of the lines
+    legend = _legend(stroke=0)  # only the points, without the dashes of the lines
     color = _color(setting, legend)
     smallest = min((row["low"] for row in rows if row["low"] > 0), default=1)
-    for row in rows:  # an interval that reaches below zero has no place on a log scale
+    for row in rows:  # a log scale can't show an interval that reaches below zero
         row["low"] = max(row["low"], smallest / 2)
     base = _base(setting, rows)
     epochs = setting.fields["epochs"]
@@ -124,7 +124,7 @@ def _curves(
     )
     mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format=".3~g"), title=quantity)
     line = base.mark_line(strokeWidth=1.8).encode(x, mean, color, _dash(setting, legend))
-    # Points too small to see, but large enough to be hovered over.
+    # Transparent points between the epochs, to hover over.
     dots = base.mark_point(filled=True, size=45 if points else 60, opacity=1 if points else 0)
     tooltip = [alt.Tooltip("epoch:Q", format=".2~f"), *_TOOLTIP_BAND]
     dots = dots.encode(x, mean, color, _shape(setting, legend), tooltip=tooltip)
@@ -134,7 +134,7 @@ def _curves(
 def final_accuracy(setting: comparison.Setting) -> alt.Chart:
     """Every seed's final test accuracy as a point, and their means with intervals.
 
-    Runs that learned nothing would squeeze the others together: they lie outside, and are told.
+    Runs that learned nothing would compress the others, so they are left out and counted in a note.
     """
     values = setting.values["final_acc"]
     inside = values[(setting.trained == 1) & np.isfinite(values)]
@@ -143,7 +143,7 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
     low, high = (inside.min(), inside.max()) if inside.size else (0.0, 1.0)
     margin = max(0.1 * (high - low), 1e-4)
     domain = [float(low - margin), float(min(1, high + margin))]
-    jitter = np.random.default_rng(0).uniform(-1, 1, values.shape)  # of the picture alone
+    jitter = np.random.default_rng(0).uniform(-1, 1, values.shape)  # only for the picture
     points, bars, notes = [], [], []
     for row, init in enumerate(setting.inits):
         finite = np.flatnonzero(np.isfinite(values[row]))
@@ -230,7 +230,7 @@ def differences(setting: comparison.Setting) -> alt.Chart:
             "seeds:Q",
         ],
     )  # fmt: skip
-    largest = 0.5  # points: colours are for differences such as these; larger ones look the same
+    largest = 0.5  # points: larger differences have the same color
     scale = alt.Scale(scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=True)
     cells = base.mark_rect(stroke="white").encode(alt.Color("points:Q", scale=scale, legend=None))
     strong = f"abs(datum.points) > {0.7 * largest}"
@@ -248,10 +248,10 @@ def differences(setting: comparison.Setting) -> alt.Chart:
 def weight_histogram(
     setting: comparison.Setting, name: str, kernels: Mapping[str, np.ndarray]
 ) -> alt.Chart:
-    """How the numbers of a kernel are distributed at initialization, for each initializer."""
+    """The distribution of a kernel's values at initialization, for each initializer."""
     drawn = {init: kernel[np.isfinite(kernel)].astype(float) for init, kernel in kernels.items()}
     drawn = {init: kernel for init, kernel in drawn.items() if kernel.size and np.ptp(kernel) > 0}
-    # Beside numbers that are far larger the others would be a line: what lies outside is not shown.
+    # One very wide distribution would hide the others, so the range is limited.
     reach = [float(np.abs(kernel).max()) for kernel in drawn.values()] or [1.0]
     largest = min(max(reach), 4 * float(np.median(reach)))
     edges = np.linspace(-largest, largest, 82)
@@ -279,14 +279,14 @@ def weight_histogram(
 
 
 def _interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean and interval, for a row of data."""
+    """Mean and interval, as fields of a row of data."""
     mean, low, high = statistics.mean_interval(values)
     bounds = {"low": low, "high": high} if len(values) > 1 else {"low": mean, "high": mean}
     return {"mean": mean, **bounds, "seeds": len(values)}
 
 
 def _base(setting: comparison.Setting, rows: list[dict[str, Any]]) -> alt.Chart:
-    """A chart of the initializers that are shown."""
+    """A chart of the initializers whose checkbox is checked."""
     return alt.Chart(alt.Data(values=rows)).transform_filter("indexof(shown, datum.init) >= 0")
 
 
@@ -296,7 +296,7 @@ def _finish(chart: Any, title: str, subtitle: str = "", *, height: int) -> alt.C
 
 
 def _names(**options: Any) -> alt.Axis:
-    """An axis of initializers; those with arguments take two lines."""
+    """An axis of initializers; a name with arguments takes two lines."""
     return alt.Axis(
         labelExpr="split(replace(datum.label, '(', '\\n('), '\\n')", labelLimit=0, **options
     )

@@ -1,12 +1,12 @@
-"""What a sweep shows: runs as endpoints, initializers compared in pairs.
+"""The results of a sweep: endpoints of runs, and initializers compared in pairs.
 
-A *setting* is all that was trained alike but for initializer and seed. Within each the initializers
-are compared over the seeds that they share; over the pairs of a setting p values are Holm's, those
-of equivalence too, for each endpoint by itself.
+A *setting* is the set of all runs that differ only in initializer and seed. Its initializers are
+compared over the seeds that they share. The p values are adjusted for all pairs of the setting
+(Holm), separately for each endpoint; those of equivalence, too.
 
-No run is left out, or what fails would be judged by the runs that did not. A run that diverged
-counts, from there on, as what guessing gives: the accuracy of the commonest class, the loss of
-naming all classes alike. A run that never reaches an accuracy counts with all of its steps.
+No run is left out, since dropping failed runs would favor initializers that fail. After a run has
+diverged, it counts as guessing: the accuracy of the most common class, and the loss of equal
+probabilities. A run that never reaches the target accuracy counts with all of its steps.
 """
 
 import collections
@@ -21,35 +21,35 @@ import pyarrow.compute as pc
 
 from experiments.common import statistics
 
-MARGIN = 0.001  # of accuracy: initializers whose means differ by less are called equivalent
-TARGET = 0.95  # of accuracy, to which steps are counted
-_WINDOW = 100  # batches whose mean accuracy has to reach the target
+MARGIN = 0.001  # of accuracy: initializers whose means differ by less are equivalent
+TARGET = 0.95  # accuracy up to which steps are counted
+_WINDOW = 100  # batches, whose mean accuracy has to reach the target
 _SETTING = (
     "hidden activation dtype optimizer learning_rate epochs batch_size output_init bias_init digest"
 ).split()
 
 
 class Endpoint(NamedTuple):
-    """A figure by which runs are compared."""
+    """A number by which runs are compared."""
 
     title: str
     when: str
-    """The words for it in a sentence: they are ahead ..."""
+    """The words for it in a sentence: "is ahead ..."."""
     unit: str
     sign: int
-    """1 if more is better, -1 if less is."""
+    """1 if more is better, -1 if less is better."""
     margin: float | None = None
     scale: float = 1.0
-    """How many units there are in one of its values."""
+    """Factor from its values to the unit."""
     digits: int = 4
 
 
 def endpoints(margin: float = MARGIN, target: float = TARGET) -> dict[str, Endpoint]:
-    """The endpoints by their short names, the one that decides first.
+    """The endpoints by their short names, the most important first.
 
     Args:
       margin: initializers whose mean accuracies differ by less are equivalent.
-      target: the accuracy to which steps are counted.
+      target: the accuracy up to which steps are counted.
     """
     steps = f"steps to {target:.4g} accuracy"
     area = "mean loss of all steps"
@@ -64,27 +64,27 @@ def endpoints(margin: float = MARGIN, target: float = TARGET) -> dict[str, Endpo
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if identical, so that it can be hashed
 class Setting:
-    """Runs that differ in initializer and seed alone."""
+    """Runs that differ only in initializer and seed."""
 
     fields: dict[str, Any]
-    """What they have in common: the columns of `results.SCHEMA` that say what was run."""
+    """What they have in common: the columns of `sweep_directory.SCHEMA` that say what was run."""
     inits: list[str]
-    """The initializers, that of the best median final accuracy first."""
+    """The initializers, the one with the best median final accuracy first."""
     seeds: list[int]
     runs: pa.Table
-    """The rows, as in `experiments.common.results`."""
+    """The rows, as in `experiments.common.sweep_directory`."""
     values: dict[str, np.ndarray]
-    """Every endpoint that the rows tell: (inits, seeds), NaN where there is no run. Steps to an
-    accuracy that is never reached are infinite."""
+    """Each endpoint as an array (inits, seeds): NaN where there is no run, infinite steps where the
+    accuracy is never reached."""
     endpoints: dict[str, Endpoint]
-    """What they are."""
+    """The endpoints of `values`."""
     trained: np.ndarray
-    """1 for a run that learned, 0 for one that did not, NaN where there is none: (inits, seeds)."""
+    """(inits, seeds): 1 for a run that learned, 0 for one that did not, NaN where there is none."""
     steps: int
-    """Of a whole run."""
+    """Number of steps in a run."""
 
     def finite(self, endpoint: str) -> np.ndarray:
-        """The values of an endpoint by which runs are compared: "never" stands for all steps."""
+        """The values that are compared: "never reached" counts as all steps of a run."""
         return np.minimum(self.values[endpoint], self.steps if endpoint == "steps" else np.inf)
 
 
@@ -95,19 +95,19 @@ class Pair(NamedTuple):
     second: str
     comparison: statistics.Comparison
     p: float
-    """Of the paired t test, by Holm's adjustment for all pairs of the setting."""
+    """p value of the paired t test, adjusted for all pairs of the setting (Holm)."""
     p_equivalence: float
-    """Of equivalence, adjusted likewise; NaN without a margin."""
+    """p value of the test of equivalence, adjusted in the same way; NaN without a margin."""
 
 
 def settings(table: pa.Table, margin: float = MARGIN, target: float = TARGET) -> list[Setting]:
     """Divides the runs of a sweep into settings.
 
-    Where several learning rates were tried, a last setting for each such group takes the runs of
-    every initializer at the rate that suits it best, by training loss: the test set has no say.
+    If several learning rates were tried, one more setting takes the runs of each initializer at its
+    best rate. The best rate is chosen by training loss, not on the test set.
 
     Args:
-      table: rows as in `experiments.common.results`, with or without the columns of every step.
+      table: rows as in `experiments.common.sweep_directory`, with or without the columns of steps.
       margin: see `endpoints`.
       target: see `endpoints`.
     """
@@ -118,7 +118,7 @@ def settings(table: pa.Table, margin: float = MARGIN, target: float = TARGET) ->
     digests = {(setting.fields["dataset"], setting.fields["digest"]) for setting in found}
     names = collections.Counter(name for name, _ in digests)
     for setting in found:
-        if names[setting.fields["dataset"]] > 1:  # of different data
+        if names[setting.fields["dataset"]] > 1:  # different data of one name
             setting.fields["dataset"] += f" ({setting.fields['digest'][:8]})"
     return found + _at_best_rates(found, margin, target)
 
@@ -134,7 +134,7 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
         taken = []
         for init in dict.fromkeys(init for setting in group for init in setting.inits):
             tables = [setting.runs.filter(pc.field("init") == init) for setting in group]
-            # A rate that was tried with fewer seeds would be chosen, or not, by their luck.
+            # A rate with fewer seeds could win or lose by chance.
             most = max(map(len, tables))
             tables = [table for table in tables if len(table) == most]
             losses = [np.mean(column(table, "loss")[:, -1]) for table in tables]
@@ -160,7 +160,7 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
         return whole
 
     guess, images = (rows[name].to_numpy() for name in ("guess_acc", "test_images"))
-    # Five standard errors above what naming always the commonest class gives.
+    # Five standard errors above the accuracy of the most common class.
     learned = val_acc > guess + 5 * np.sqrt(guess * (1 - guess) / images)
     values = {
         "final_acc": val_acc,
@@ -180,11 +180,11 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
 
 
 def column(rows: pa.Table, name: str) -> np.ndarray:
-    """Losses or accuracies of runs: (runs, epochs or steps), without gaps.
+    """Losses or accuracies of runs: (runs, epochs or steps), without NaN.
 
     Args:
-      rows: runs as in `experiments.common.results`.
-      name: "loss" or "acc", with "val_" or "step_" before it or nothing.
+      rows: runs as in `experiments.common.sweep_directory`.
+      name: "loss" or "acc", perhaps with the prefix "val_" or "step_".
     """
     kind = name.removesuffix("loss").removesuffix("acc")
     losses = np.stack([row.values.to_numpy() for row in rows[f"{kind}loss"]])
@@ -198,7 +198,7 @@ def column(rows: pa.Table, name: str) -> np.ndarray:
 
 
 def _steps_to(target: float, accuracies: np.ndarray) -> float:
-    """The first step up to which a window's mean accuracy reaches the target; infinite if none."""
+    """The first step at which the mean accuracy of a window reaches the target, or infinity."""
     window = min(_WINDOW, len(accuracies))
     sums = np.cumsum(np.append(0, accuracies.astype(np.float64)))
     reached = np.flatnonzero(sums[window:] - sums[:-window] >= window * target)
@@ -207,15 +207,15 @@ def _steps_to(target: float, accuracies: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=256)  # a report shows them in several places
 def pairs(setting: Setting, endpoint: str) -> list[Pair]:
-    """Compares every two initializers of a setting that share two seeds or more.
+    """Compares every two initializers of a setting that share at least two seeds.
 
     Args:
       setting: from `settings`.
-      endpoint: a name in `setting.endpoints`. Where neither ever reaches the accuracy that is
-        asked for, steps are not compared.
+      endpoint: a name in `setting.endpoints`. Steps are not compared if neither initializer ever
+        reaches the accuracy.
     """
     values, reached = setting.finite(endpoint), np.isfinite(setting.values[endpoint])
-    rng = np.random.default_rng(0)  # for sign flips, where there are too many to try them all
+    rng = np.random.default_rng(0)  # for sign flips, if there are too many to try all of them
     both = {
         (i, j): np.isfinite(values[i]) & np.isfinite(values[j])
         for i, j in itertools.combinations(range(len(setting.inits)), 2)
@@ -225,7 +225,7 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
         for (i, j), seeds in both.items()
         if seeds.sum() >= 2 and (reached[i] | reached[j])[seeds].any()
     }
-    alpha = (1 - statistics.LEVEL) / max(len(both), 1)  # what Holm's first step asks for
+    alpha = (1 - statistics.LEVEL) / max(len(both), 1)  # the level of Holm's first step
     margin = setting.endpoints[endpoint].margin
     compared = [
         statistics.compare(values[i][seeds], values[j][seeds], rng, margin, alpha)
@@ -244,9 +244,9 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
 
 
 def table(setting: Setting) -> list[dict[str, Any]]:
-    """A line for each initializer: its runs, those that learned, its endpoints with intervals.
+    """A row for each initializer: number of runs, runs that learned, endpoints with intervals.
 
-    `reached` counts the runs that reached the accuracy to which steps are counted.
+    `reached` is the number of runs that reached the target accuracy.
     """
     rates = dict(
         zip(*(setting.runs[name].to_pylist() for name in ("init", "learning_rate")), strict=True)

@@ -1,10 +1,8 @@
-"""What the programs say: flags explained, progress shown, mistakes told in one line."""
+"""What all programs share on the command line: start and exit, --help, errors, Ctrl-C."""
 
 import atexit
 import contextlib
-import datetime
 import gc
-import math
 import os
 import queue
 import shutil
@@ -12,7 +10,6 @@ import signal
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -21,13 +18,11 @@ from absl import flags
 
 from initjax.specs import nearest_first
 
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
-
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs for the next process; to be called before JAX is imported.
+    """Keeps compiled programs for the next process; call it before JAX is imported.
 
-    They lie in the user's cache directory, unless JAX's own environment variables say otherwise.
+    They are stored in the user's cache directory, unless JAX's environment variables say otherwise.
     """
     cache = platformdirs.user_cache_path("initjax") / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
@@ -42,25 +37,24 @@ def run_program(
     main: Callable[..., None],
     arguments: int = 0,
 ) -> None:
-    """Parses the command line and runs a program; ends the process with its exit code.
+    """Parses the command line, runs a program and exits.
 
-    The exit code is 0; 2 after a mistake in the command line; 130 after Ctrl-C or SIGTERM; 1 if a
-    file cannot be written. A mistake, which `main` reports by a ValueError, is told in one line,
-    without a traceback.
+    The exit code is 0; 2 after an error in the command line; 130 after Ctrl-C or SIGTERM; 1 if a
+    file can't be written. A ValueError from `main` is printed in one line, without a traceback.
 
     Args:
-      command: how the program is called, such as `python -m experiments.mnist`.
+      command: the command without flags, such as `python -m experiments.mnist`.
       description: what it does, for --help.
       flag_values: the program's own flags; `help` is added to them.
       groups: the names of the flags under the headings of --help.
-      main: the program; is given what stands on the command line besides flags.
-      arguments: how many of that there may be.
+      main: the program; receives the positional arguments of the command line.
+      arguments: the maximum number of positional arguments.
     """
-    # Python's collector of garbage looks through all that JAX has imported again and again, and at
-    # exit once more: a fifth of the main job's time. So it looks less often, and not at exit.
+    # Python's garbage collector scans everything that JAX has imported again and again, and once
+    # more at exit: a fifth of the time of the main job. So it runs less often, and not at exit.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    # A cluster that stops a job, and a user who does, are answered alike.
+    # A job stopped by a cluster is treated like one stopped by its user.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     use_compilation_cache()
     name = [word for word in command.split() if not word.startswith("[")][-1]
@@ -78,11 +72,13 @@ def run_program(
         known = [flag for group in groups.values() for flag in group]
         valid = ", ".join(f"--{flag}" for flag in nearest_first(error.flagname, known))
         _fail(name, f"unknown flag --{error.flagname}; valid flags: {valid}")
+    except flags.IllegalFlagValueError as error:
+        _fail(name, _illegal_value(str(error)))
     except (flags.Error, ValueError) as error:
         _fail(name, str(error))
     except KeyboardInterrupt:
         _leave(130)
-    except BrokenPipeError:  # as `| head` causes; there is nobody left to tell
+    except BrokenPipeError:  # such as by `| head`
         _leave(1)
     except OSError as error:  # such as a full disk
         print(f"{name}: {error}", file=sys.stderr)
@@ -94,11 +90,23 @@ def _fail(name: str, message: str) -> None:
     sys.exit(2)
 
 
+def _illegal_value(message: str) -> str:
+    """Absl's message about a value, in the words of our own."""
+    flag, _, reason = message.removeprefix("flag ").partition(": ")
+    if reason.startswith("invalid literal for int"):
+        reason = "must be an integer"
+    elif reason.startswith("could not convert string to float"):
+        reason = "must be a number"
+    elif "Non-boolean argument" in reason:
+        reason = "must be true or false"
+    return f"{flag}: {reason}"
+
+
 def _leave(code: int) -> None:
-    """Ends the process, also when nobody reads any longer what it still had to say."""
+    """Exits, even if standard output was closed by its reader."""
     try:
         sys.stdout.flush()
-    except OSError:  # Python would try again at exit, complain, and change the exit code
+    except OSError:  # or Python flushes again at exit, prints an error and changes the code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -127,78 +135,32 @@ def _help(
     return "\n\n".join(parts)
 
 
-class Progress:
-    """Shows epochs as Keras does: a live bar in a terminal, a plain line an epoch elsewhere.
-
-    Args:
-      epochs: how many there will be.
-      stream: where to; a terminal gets the bar, None nothing at all.
-    """
-
-    _WIDTH = 20
-    _INTERVAL = 0.05  # seconds between two redraws, as in Keras
-    _CLEAR = "\r\x1b[K"
-
-    def __init__(self, epochs: int, stream: TextIO | None):
-        self.live = stream is not None and stream.isatty()
-        self._stream = stream
-        self._epochs = epochs
-        self._drawn = -math.inf
-
-    def say(self, *lines: str) -> None:
-        """Writes lines, over the bar of an epoch that was not finished if there is one."""
-        if self._stream:
-            print(
-                (self._CLEAR if self.live else "") + "\n".join(lines), file=self._stream, flush=True
-            )
-
-    def steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Draws the bar of an epoch that has done some of its steps; for a terminal only."""
-        now = time.monotonic()
-        if now - self._drawn >= self._INTERVAL:
-            self._drawn = now
-            filled = round(self._WIDTH * done / steps)
-            bar = "━" * filled + "─" * (self._WIDTH - filled)
-            text = f"{self._head(epoch)} {bar} {done}/{steps}{_values(metrics)}"
-            # A line that wraps could not be drawn over.
-            text = self._CLEAR + text[: shutil.get_terminal_size().columns - 1]
-            print(text, end="", file=self._stream, flush=True)
-
-    def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        """Writes the line of a finished epoch, in the place of its bar."""
-        self.say(f"{self._head(epoch)} {seconds:.2f}s{_values(metrics)}")
-
-    def _head(self, epoch: int) -> str:
-        return f"Epoch {epoch:{len(str(self._epochs))}}/{self._epochs}"
-
-
 def say(stream: TextIO | None, *lines: str) -> None:
-    """Writes lines, if there is somewhere to write to."""
+    """Prints lines, unless the stream is None."""
     if stream:
         print("\n".join(lines), file=stream, flush=True)
 
 
 @contextlib.contextmanager
 def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
-    """Puts off Ctrl-C and SIGTERM, so that what is under way is finished and kept.
+    """Delays Ctrl-C and SIGTERM, so that the current runs are finished and stored.
 
     Args:
-      stream: where to say so. A second Ctrl-C ends the program at once.
+      stream: where to say so. A second Ctrl-C stops at once.
 
     Yields:
-      A function that tells whether an end was asked for.
+      A function that returns whether the program was asked to stop.
     """
     asked = False
-    to_say: queue.SimpleQueue[str | None] = (
-        queue.SimpleQueue()
-    )  # whose `put` may interrupt whatever else goes on
+    # A SimpleQueue, since its `put` is safe in a signal handler.
+    to_say: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask(number: int, _: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
         asked = True
-        to_say.put("\nfinishing the runs that are under way; Ctrl-C again ends at once")
+        to_say.put("\nfinishing the current runs; press Ctrl-C again to stop at once")
 
     def tell() -> None:
         if line := to_say.get():
@@ -207,10 +169,10 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone is told of signals
+    except ValueError:  # only the main thread receives signals
         before = {}
-    # The handler does not say it: where Ctrl-C has ended those who read it, as in `| tee log`, that
-    # fails, and would end what is under way.
+    # Printed by a thread, not by the handler: if Ctrl-C has also stopped the reader, as in
+    # `| tee log`, printing fails, and an error in the handler would stop the current runs.
     threading.Thread(target=tell, daemon=True).start()
     try:
         yield lambda: asked
@@ -218,63 +180,3 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         to_say.put(None)
-
-
-@contextlib.contextmanager
-def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
-    """Shows runs done, their pace and the time left: a bar in a terminal, lines elsewhere.
-
-    Args:
-      done: how many are done already.
-      total: how many there will be.
-      stream: where to; None shows nothing.
-
-    Yields:
-      A function to be told how many are done now.
-    """
-    if done == total or stream is None:
-        yield lambda now_done: None
-        return
-    started = time.monotonic()
-
-    def pace(now_done: int) -> float:
-        return (now_done - done) / (time.monotonic() - started)
-
-    if not stream.isatty():
-        told = started
-
-        def tell(now_done: int) -> None:
-            nonlocal told
-            now = time.monotonic()
-            if now - told >= _LINE_SECONDS or now_done == total:
-                told = now
-                left = datetime.timedelta(seconds=round((total - now_done) / pace(now_done)))
-                say(stream, f"{now_done}/{total} runs, {pace(now_done):.2f} runs/s, {left} left")
-
-        yield tell
-        return
-
-    from rich import console, progress
-
-    columns = (
-        progress.BarColumn(20),
-        progress.MofNCompleteColumn(),
-        "runs",
-        "{task.fields[pace]}",
-        progress.TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with progress.Progress(*columns, console=console.Console(file=stream)) as bar:
-        task = bar.add_task("", total=total, completed=done, pace="")
-        yield lambda now_done: bar.update(
-            task, completed=now_done, pace=f"{pace(now_done):.2f} runs/s"
-        )
-
-
-def _values(metrics: Mapping[str, float]) -> str:
-    """Formats metrics as Keras does: four digits, scientific where these would not do."""
-    return "".join(
-        f" - {name} {value:.4f}"
-        if 1e-3 < abs(value) < 1e6 or value == 0
-        else f" - {name} {value:.4e}"
-        for name, value in metrics.items()
-    )

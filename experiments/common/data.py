@@ -1,9 +1,9 @@
-"""Every data set ends here as uint8 images and integer labels in memory.
+"""Datasets: uint8 images and integer labels in memory, whatever the source.
 
-`load()` reads the bundled MNIST. Other sets come from a folder of IDX files (the format of MNIST,
-Fashion-MNIST, KMNIST and EMNIST) or from a prepared set of TensorFlow Datasets (TFDS), which is
-read without TensorFlow. Images stay as they are stored: scaling them is the training program's
-business, on the device, and EMNIST's letters lie on their side here as they do in its files.
+`load()` reads the bundled MNIST. Other datasets come from a directory of IDX files (the format of
+MNIST, Fashion-MNIST, KMNIST and EMNIST) or from TensorFlow Datasets (TFDS), which must have
+prepared them and are read without TensorFlow. Images are not changed: the model scales them on the
+device, and the letters of EMNIST are rotated as in its files.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _TFDS_NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d.*]+)?")
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if identical: arrays have no truth value
 class Dataset:
-    """A data set for classification, in memory, checked and read-only.
+    """A classification dataset in memory, checked and read-only.
 
     Attributes:
-        name: What it is called, such as `mnist` or `emnist/letters`.
+        name: Such as `mnist` or `emnist/letters`.
         source: "bundled", or the absolute directory from which it was read.
-        digest: SHA-256 (hex) of `num_classes` and of the arrays with their names and shapes. Files
-            do not enter: packed, unpacked and cached copies have the same digest, and the same
-            examples in another order have another.
+        digest: SHA-256 (hex) of `num_classes` and of the arrays with their names and shapes. It
+            does not depend on the files: compressed, uncompressed and cached copies have the same
+            digest. It does depend on the order of the examples.
         num_classes: Labels lie in [0, num_classes).
         train_images: uint8, (n, height, width, channels).
         train_labels: int32, (n,).
@@ -65,28 +65,28 @@ class Dataset:
 
 
 def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
-    """Loads a data set, without downloading anything.
+    """Loads a dataset without downloading anything.
 
     The first of these that applies:
 
     1. No `data_dir`, and no name or `mnist`: the bundled MNIST.
-    2. `data_dir` holds IDX files: those. The set is called by the given name, else by the prefix of
-       its files, else by its folder. If there are several sets, as in EMNIST's archive, the name
-       says which: `emnist-letters` or `emnist/letters`. There are as many classes as the largest
-       label says.
-    3. A set of TFDS, prepared in `data_dir`, or else where TFDS keeps its data. Images are decoded
-       once and then cached, below `$XDG_CACHE_HOME` where that is set.
+    2. `data_dir` holds IDX files: those. The dataset is named by `name`, or by the prefix of its
+       files, or by its directory. If there are several datasets, as in EMNIST's archive, the name
+       chooses one: `emnist-letters` or `emnist/letters`. The largest label sets the number of
+       classes.
+    3. A dataset that TFDS has prepared in `data_dir`, or in its own data directory. Images are
+       decoded once and then cached, in `$XDG_CACHE_HOME` if that is set.
 
     Args:
-        name: The name; for a set of TFDS `NAME`, `NAME/CONFIG`, each with `:VERSION` if need be.
-        data_dir: A folder of IDX files, or a data directory of TFDS.
+        name: The name; for TFDS `NAME` or `NAME/CONFIG`, optionally with `:VERSION`.
+        data_dir: A directory of IDX files, or a data directory of TFDS.
 
     Returns:
-        The data set, complete and in the order in which it is stored.
+        The whole dataset, in the order in which it is stored.
 
     Raises:
-        ValueError: If there is no such set, it is not prepared, or it is not what it should be.
-            The message is one line, and calls the arguments `--dataset` and `--data_dir`.
+        ValueError: If there is no such dataset, it is not prepared, or it is invalid. The message
+            is one line, and calls the arguments `--dataset` and `--data_dir`.
 
     Example:
         >>> mnist = load()
@@ -115,15 +115,15 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
 
 
 def check(name: str | None = None, data_dir: str | None = None) -> None:
-    """Finds the mistakes that show at once: reads no data and imports nothing heavy.
+    """Checks the arguments of `load` without reading data or importing anything heavy.
 
     Args:
         name: As for `load`.
         data_dir: As for `load`.
 
     Raises:
-        ValueError: If `load` is sure to fail, because the directory cannot be read, its IDX files
-            are incomplete or of several sets, or the name cannot be one.
+        ValueError: If `load` is sure to fail: the directory can't be read, its IDX files are
+            incomplete or belong to several datasets, or the name is not valid.
 
     Example:
         >>> check("mnist")
@@ -134,14 +134,14 @@ def check(name: str | None = None, data_dir: str | None = None) -> None:
 def needs_tfds(name: str | None = None, data_dir: str | None = None) -> bool:
     """Whether `load` imports TFDS; raises as `check` does.
 
-    As it is imported, TFDS replaces Python's `import` for all threads: nothing may be imported
-    beside it.
+    While TFDS is imported, it replaces Python's `import` in all threads, so nothing else may be
+    imported at the same time.
     """
     return not _locate(name, data_dir)[1]
 
 
 def _locate(name: str | None, data_dir: str | None) -> tuple[str, dict[str, pathlib.Path]]:
-    """Returns the name, and the four IDX files by array; no files if the set is one for TFDS."""
+    """Returns the name and the four IDX files by array; no files means that TFDS has it."""
     if data_dir is None and name in (None, "mnist"):
         paths = (_BUNDLED / f"{file}.gz" for file in _BUNDLED_SHA256)
         return "mnist", dict(zip(_ARRAYS, paths, strict=True))
@@ -150,11 +150,11 @@ def _locate(name: str | None, data_dir: str | None) -> tuple[str, dict[str, path
     if name is None:
         raise ValueError(
             f"--data_dir={data_dir} holds no IDX files (train-images-idx3-ubyte[.gz] and so on); "
-            "if it is a data directory of TFDS, name the data set with --dataset=NAME"
+            "if it is a data directory of TFDS, name the dataset with --dataset=NAME"
         )
     if not _TFDS_NAME.fullmatch(name):
         raise ValueError(
-            f"--dataset={name} cannot be a data set: "
+            f"--dataset={name} is not a valid name: "
             "expected NAME, NAME/CONFIG or NAME:VERSION, such as mnist or emnist/letters"
         )
     return name, {}
@@ -164,7 +164,7 @@ def _idx_sets(data_dir: str) -> dict[str, dict[str, pathlib.Path]]:
     """Returns the directory's IDX files, by prefix (empty if they have none) and array."""
     folder = os.path.expanduser(data_dir)
     try:
-        # Reversed, so that an unpacked file comes after its .gz and takes its place.
+        # Reversed, so that an uncompressed file comes after its .gz and replaces it.
         files = sorted(os.listdir(folder), reverse=True)
     except OSError as error:
         raise ValueError(f"--data_dir={data_dir} cannot be read: {error.strerror}") from error
@@ -179,7 +179,7 @@ def _idx_sets(data_dir: str) -> dict[str, dict[str, pathlib.Path]]:
 def _choose(
     sets: dict[str, dict[str, pathlib.Path]], name: str | None, data_dir: str
 ) -> tuple[str, dict[str, pathlib.Path]]:
-    """Returns the name and the files of the set that is meant."""
+    """Returns the name and the files of the chosen dataset."""
 
     def plain(text: str) -> str:
         return re.sub("[/_]", "-", text.lower())
@@ -189,7 +189,7 @@ def _choose(
     if name is None and len(named) == 1:
         name = next(iter(named))
     matches = [files for key, files in named.items() if name and plain(key) == plain(name)]
-    if list(sets) == [""]:  # files without a prefix go by any name
+    if list(sets) == [""]:  # files without a prefix match any name
         matches = [sets[""]]
     if not name or not matches:
         raise ValueError(
@@ -206,7 +206,7 @@ def _choose(
 
 def _read_idx(path: pathlib.Path, ndim: int, checksums: dict[str, str]) -> np.ndarray:
     """Reads an IDX file of bytes: a magic number, `ndim` big-endian sizes, then the values."""
-    remedy = "reinstall initjax" if checksums else "fetch the file again"
+    remedy = "restore it from the repository" if checksums else "download the file again"
     try:
         data = path.read_bytes()
         if checksums and (found := hashlib.sha256(data).hexdigest()) != checksums[path.stem]:
@@ -214,7 +214,7 @@ def _read_idx(path: pathlib.Path, ndim: int, checksums: dict[str, str]) -> np.nd
                 f"{path} is damaged: {len(data):,} bytes with sha256 {found}, "
                 f"expected sha256 {checksums[path.stem]}; {remedy}"
             )
-        if data.startswith(b"\x1f\x8b"):  # what browsers unpack may still be called .gz
+        if data.startswith(b"\x1f\x8b"):  # browsers may uncompress a file and keep its .gz
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
@@ -227,18 +227,18 @@ def _read_idx(path: pathlib.Path, ndim: int, checksums: dict[str, str]) -> np.nd
     shape = tuple(np.frombuffer(data, ">u4", ndim, offset=4).tolist())
     if len(data) != header + math.prod(shape):
         raise ValueError(
-            f"{path} has {len(data):,} bytes unpacked, expected {header + math.prod(shape):,} "
-            f"for the shape {shape} that it states; {remedy}"
+            f"{path} has {len(data):,} bytes uncompressed, expected {header + math.prod(shape):,} "
+            f"for the shape {shape} in its header; {remedy}"
         )
     return np.frombuffer(data, np.uint8)[header:].reshape(shape)
 
 
 def _checked(name: str, source: str, num_classes: int, arrays: Sequence[np.ndarray]) -> Dataset:
-    """Checks what holds for every set, and computes the digest."""
+    """Checks what must hold for every dataset, and computes the digest."""
 
     def require(condition: bool, problem: str) -> None:
         if not condition:
-            raise ValueError(f"data set {name} from {source}: {problem}")
+            raise ValueError(f"dataset {name} from {source}: {problem}")
 
     digest = hashlib.sha256(f"num_classes {num_classes}\n".encode())
     for field, array in zip(_ARRAYS, arrays, strict=True):

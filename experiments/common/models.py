@@ -1,4 +1,4 @@
-"""The models: Flax NNX modules, split once into a pure function and a tree of parameter shapes."""
+"""Models: Flax NNX modules, split once into a pure function and a tree of parameter shapes."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from flax import nnx
 
 
 class MLP(nnx.Module):
-    """Hidden layers with one activation, then a linear layer that gives the logits.
+    """Hidden layers with one activation, then a linear layer for the logits.
 
     Args:
       features: the sizes of the input, of every hidden layer, and of the output.
@@ -49,9 +49,11 @@ class Model:
     """A model as pure parts."""
 
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array]
-    """Maps (params, images) to logits; the same model gives the same function, so jit caches."""
+    """Maps (params, images) to logits. Equal models share one function, so jit caches it."""
     shapes: Any
     """The parameters as nested dicts of `jax.ShapeDtypeStruct`."""
+    features: tuple[int, ...]
+    """The sizes of the input, of every hidden layer, and of the output."""
 
 
 @functools.lru_cache
@@ -60,7 +62,7 @@ def mlp(features: tuple[int, ...], activation: str, dtype: str) -> Model:
 
     Args:
       features: the sizes of the input, of every hidden layer, and of the output.
-      activation: the name of an elementwise function of `jax.nn`, one of `choices.ACTIVATIONS`.
+      activation: the name of an elementwise function of `jax.nn`, one of `config.ACTIVATIONS`.
       dtype: the dtype of the computation; parameters are float32, or float64 if this is.
 
     Returns:
@@ -76,4 +78,4 @@ def mlp(features: tuple[int, ...], activation: str, dtype: str) -> Model:
     def apply(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
         return nnx.merge(graph, nnx.State(params))(jnp.asarray(images))
 
-    return Model(apply, nnx.to_pure_dict(state))
+    return Model(apply, nnx.to_pure_dict(state), features)

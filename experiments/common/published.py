@@ -1,9 +1,9 @@
-"""The published results that this project starts from, and where they lie among our own runs.
+"""The published results that this project starts from, compared with our runs.
 
-"Weight Initialization in Deep Learning", a tutorial with Keras: one run of each initializer;
-optimizer and batch size are not stated there, and Adam with batches of 128 reproduces it. Beside it
-stands the same model in another implementation: means of 12 seeds, Adam 1e-3 with epsilon 1e-7,
-batches of 128 without the last, partial one.
+TUTORIAL is from "Weight Initialization in Deep Learning", a tutorial with Keras: one run of each
+initializer. It does not state optimizer and batch size; Adam with batches of 128 reproduces it.
+INDEPENDENT is the same model in another implementation: means of 12 seeds, Adam 1e-3 with epsilon
+1e-7, batches of 128 without the last, partial one.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,15 +40,15 @@ _TRAINING = {
 
 
 def compare(setting: "Setting") -> list[dict[str, Any]]:
-    """The published figures beside ours, for a setting that trains what was published.
+    """The published figures beside ours, for a setting that trains the published network.
 
     Args:
       setting: from `comparison.settings`.
 
     Returns:
-      A row for each initializer, epoch and metric; none if something else was trained. A figure's
-      position is the share of our runs below it, and whether it lies in the interval in which one
-      more run of ours would, with a probability of 95 %.
+      A row for each initializer, epoch and metric; none for another setting. A row says which share
+      of our runs is below the published figure, and whether the figure is in the 95% prediction
+      interval of one more run.
     """
     from experiments.common import comparison
 
@@ -71,21 +71,21 @@ def compare(setting: "Setting") -> list[dict[str, Any]]:
                     "published": f"{figure:.4f}",
                     "independent": f"{INDEPENDENT[init][index]:.4f}",
                     "ours": f"{values.mean():.4f}",
-                    "sd over seeds": f"{values.std(ddof=1):.4f}",
+                    "stddev over seeds": f"{values.std(ddof=1):.4f}",
                     "our runs below it": f"{np.mean(values < figure):.0%}",
-                    "inside 95 %": "yes" if inside(values, figure) else "no",
+                    "inside 95%": "yes" if inside(values, figure) else "no",
                 }
             )
     return rows
 
 
 def inside(values: np.ndarray, figure: float, rounding: float = 5e-5) -> bool:
-    """Whether a figure lies where, with a probability of 95 %, one more run would.
+    """Whether a figure is in the 95% prediction interval of one more run.
 
     Args:
-      values: those of our runs, two or more.
+      values: of our runs, two or more.
       figure: the published one.
-      rounding: by how much it may have been rounded.
+      rounding: the largest error that comes from rounding the figure.
     """
     from scipy import stats
 

@@ -1,7 +1,7 @@
-"""Paired comparisons: which of two settings is better, by how much, and how sure that is.
+"""Paired comparisons: which of two settings is better, by how much, and how certain that is.
 
-Two initializers under one seed see the same batches and correlated draws, so that it is their
-difference, seed by seed, that is looked at: it varies far less than either does.
+With the same seed, two initializers see the same batches and draw correlated weights. So their
+difference is taken seed by seed: it varies much less than either of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-LEVEL = 0.95  # of every interval; 1 - LEVEL is that of every test
-POWER = 0.8  # with which a difference called detectable is detected
+LEVEL = 0.95  # confidence level of every interval; the level of every test is 1 - LEVEL
+POWER = 0.8  # probability of finding a difference that is called detectable
 _RESAMPLES = 9_999
-_FEWEST_FOR_BOOTSTRAP = 20  # below, BCa intervals cover too little
+_FEWEST_FOR_BOOTSTRAP = 20  # with fewer values, BCa intervals are too narrow
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its 95 % interval."""
+    """An estimate and the bounds of its 95% confidence interval."""
 
     value: float
     low: float
@@ -25,32 +25,34 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What the differences of two settings over shared seeds say."""
+    """The statistics of the differences between two settings over shared seeds."""
 
     n: int
-    """The seeds."""
+    """Number of seeds."""
     difference: Interval
     """The mean difference, first minus second, with Student's t interval."""
     bootstrap: Interval | None
-    """The same with a BCa bootstrap interval; None below 20 seeds, where it covers too little."""
+    """The same with a BCa bootstrap interval; None below 20 seeds, where it is too narrow."""
     stddev: float
     """The standard deviation of the differences."""
     correlation: float
-    """That of the two settings over the seeds: what the pairing gains. NaN if one is constant."""
+    """Correlation of the two settings over the seeds, which is why pairing helps. NaN if one is
+    constant."""
     p: float
-    """Of the paired t test that the mean difference is zero."""
+    """p value of the paired t test that the mean difference is zero."""
     p_sign_flip: float
-    """Of the permutation test that the differences are as likely negative as positive."""
+    """p value of the permutation test that differences are as likely negative as positive."""
     p_equivalence: float
-    """Of the two one-sided tests that the mean difference is at least the margin; NaN without."""
+    """p value of the two one-sided tests (TOST) that the mean difference is at least the margin;
+    NaN without a margin."""
     improvement: Interval
-    """How often the first is above the second, ties counting half, with Wilson's interval."""
+    """How often the first is above the second, with Wilson's interval; ties count half."""
     detectable: float
-    """The true difference that this many seeds detect at the level given, with 80 % probability."""
+    """The true difference that this many seeds detect with a probability of 80%."""
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """The mean with Student's t interval, which covers from few seeds on; needs two values.
+    """The mean with Student's t interval, which holds for few seeds, too; needs two values.
 
     Example:
       >>> [round(number, 3) for number in mean_interval([1.0, 2.0, 3.0, 4.0])]
@@ -72,8 +74,8 @@ def bootstrap_interval(
     """A statistic with its bootstrap interval, bias-corrected and accelerated (BCa).
 
     Args:
-      values: 20 or more, since of fewer such an interval covers too little.
-      rng: what the resamples are drawn from.
+      values: 20 or more; with fewer, the interval is too narrow.
+      rng: draws the resamples.
       statistic: a function of (values, axis).
 
     Raises:
@@ -83,7 +85,7 @@ def bootstrap_interval(
     if len(values) < _FEWEST_FOR_BOOTSTRAP:
         raise ValueError(
             f"bootstrap_interval: needs {_FEWEST_FOR_BOOTSTRAP} values, got {len(values)};"
-            " mean_interval covers with fewer"
+            " mean_interval works with fewer"
         )
     value = float(statistic(values, axis=0))
     if np.ptp(values) == 0:
@@ -95,7 +97,7 @@ def bootstrap_interval(
 
 
 def share_interval(count: float, n: int) -> Interval:
-    """The share of `count` in `n` with Wilson's interval; SciPy's is for whole counts only.
+    """The share of `count` in `n` with Wilson's interval. SciPy's takes only whole counts.
 
     Example:
       >>> share = share_interval(29.5, 30)
@@ -117,13 +119,13 @@ def compare(
 ) -> Comparison:
     """Compares two settings over the same seeds.
 
-    Where all differences are alike, as two of a few accuracies of 10,000 images can be, nothing is
-    known of how they vary: all p values are then those of the signs.
+    If all differences are equal, as a few differences of accuracies over 10,000 images can be,
+    nothing is known about their variance. Then every p value is that of a test of the signs.
 
     Args:
-      first: the endpoint of the first setting for every seed; two or more, all finite.
-      second: the same of the second, seed by seed.
-      rng: what resamples are drawn from, and sign flips where there are too many to try them all.
+      first: values of the first setting, one per seed; two or more, all finite.
+      second: values of the second setting for the same seeds.
+      rng: draws resamples, and sign flips if there are too many to try all of them.
       margin: two settings whose means differ by less are equivalent.
       alpha: the two-sided level for which `detectable` is computed.
     """
@@ -173,7 +175,7 @@ def _t_test(values: np.ndarray, mean: float, **options: Any) -> float:
 
 
 def detectable_difference(stddev: float, n: int, alpha: float = 1 - LEVEL) -> float:
-    """The mean difference that a paired t test detects with a probability of 80 %.
+    """The mean difference that a paired t test detects with a probability of 80%.
 
     Args:
       stddev: the standard deviation of the differences.
@@ -186,7 +188,7 @@ def detectable_difference(stddev: float, n: int, alpha: float = 1 - LEVEL) -> fl
     """
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
 
-    def missing_power(noncentrality: float) -> float:  # what is found on the wrong side is nothing
+    def missing_power(noncentrality: float) -> float:  # results with the wrong sign don't count
         return POWER - float(stats.nct.sf(critical, n - 1, noncentrality))
 
     root: Any = optimize.brentq(missing_power, 0, 2 * critical + 1)
@@ -194,7 +196,7 @@ def detectable_difference(stddev: float, n: int, alpha: float = 1 - LEVEL) -> fl
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values: of the smallest, times all of them, and so on down.
+    """Holm's adjusted p values: the smallest times n, the next times n - 1, and so on.
 
     Example:
       >>> holm([0.01, 0.04, 0.03])

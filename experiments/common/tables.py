@@ -1,7 +1,6 @@
-"""The tables of a report: numbers for the CSV files, and the same as text for readers."""
+"""The tables of a report: numbers for the CSV files, and text for readers."""
 
 import csv
-import html
 import io
 import math
 from typing import Any
@@ -14,7 +13,7 @@ Table = list[dict[str, Any]]
 
 
 def endpoints(setting: comparison.Setting) -> Table:
-    """A row for each initializer and endpoint: its mean with the bounds of its 95 % interval."""
+    """A row for each initializer and endpoint: its mean with a 95% confidence interval."""
     return [
         {
             "initializer": line["init"],
@@ -31,7 +30,7 @@ def endpoints(setting: comparison.Setting) -> Table:
 
 
 def shown_endpoints(setting: comparison.Setting) -> Table:
-    """The same for readers: a row for each initializer."""
+    """The same as text: a row for each initializer."""
     rows = []
     for line in comparison.table(setting):
         row = {
@@ -85,7 +84,7 @@ def pairs(setting: comparison.Setting) -> Table:
 
 
 def shown_pairs(setting: comparison.Setting) -> Table:
-    """The same for readers."""
+    """The same as text."""
 
     def interval(row: dict[str, Any], value: str, prefix: str) -> statistics.Interval:
         return statistics.Interval(row[value], row[f"{prefix}low"], row[f"{prefix}high"])
@@ -114,7 +113,7 @@ def shown_pairs(setting: comparison.Setting) -> Table:
 
 
 def about(runs: pa.Table) -> Table:
-    """What was run: where, with what, and how long it took."""
+    """Where the runs were trained, with which versions, and how long it took."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     names = ["host", "device", "versions", "seconds", "finished", "status"]
     for row in runs.select(names).to_pylist():
@@ -147,7 +146,7 @@ def _columns(name: str | None, prefix: str, interval: statistics.Interval | None
 
 
 def interval_text(interval: statistics.Interval, sign: str = "") -> str:
-    """An estimate and its bounds, if it has any: of a single run nothing is known about others."""
+    """An estimate with its bounds; a single run has none."""
     text = _number(interval.value, interval.value, sign)
     return f"{text} ({bounds_text(interval, sign)})" if math.isfinite(interval.low) else text
 
@@ -170,28 +169,15 @@ def _p(p: float) -> str:
     return "-" if math.isnan(p) else "<1e-9" if p < 1e-9 else f"{p:.2g}"
 
 
-def to_html(rows: Table) -> str:
-    """A table as HTML, which scrolls where it is too wide."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
-        for row in rows
-    )
-    head = f"<thead><tr>{head}</tr></thead>"
-    return f'<div class="table"><table>{head}<tbody>{body}</tbody></table></div>'
-
-
 def to_markdown(rows: Table) -> list[str]:
-    """A table as lines of Markdown; one row at the least."""
+    """A table with at least one row, as lines of Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     escaped = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     return [f"| {' | '.join(line)} |" for line in escaped]
 
 
 def to_csv(rows: Table) -> bytes:
-    """A table as CSV, with every column that any row has."""
+    """A table as CSV, with all columns of all rows."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()

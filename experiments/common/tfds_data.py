@@ -1,7 +1,7 @@
-"""Sets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
+"""Datasets that TensorFlow Datasets (TFDS) has prepared, read without TensorFlow.
 
-Records are read as raw bytes, parsed and decoded here, which takes a fourth of the time that TFDS
-takes for it; the arrays are kept in the user's cache directory, where the next run finds them.
+Records are read as raw bytes and decoded here, in a quarter of the time that TFDS takes. The arrays
+are cached in the user's cache directory for the next run.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import store
+from experiments.common import files
 
 _log = logging.getLogger(__name__)
 
 _PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
-_CACHE_FORMAT = 1  # to be raised when the same records come to mean other arrays
+_CACHE_FORMAT = 1  # to be raised when the same records give different arrays
 
 
 def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarray]]:
-    """Loads a prepared set, from the cache if it was decoded before.
+    """Loads a prepared dataset, from the cache if it was decoded before.
 
     Args:
-        name: `NAME` or `NAME/CONFIG`, each with `:VERSION` if need be.
-        data_dir: The data directory of TFDS; None is its own choice.
+        name: `NAME` or `NAME/CONFIG`, optionally with `:VERSION`.
+        data_dir: The data directory of TFDS; None means its default.
 
     Returns:
-        The name without the version, the directory of the set, the number of classes, and the
-        images and labels of the training and of the test set.
+        The name without the version, the directory of the dataset, the number of classes, and the
+        images and labels of the training and the test set.
 
     Raises:
-        ValueError: If there is no such set, it is not prepared, or it is not what it should be.
+        ValueError: If there is no such dataset, it is not prepared, or it is invalid.
     """
     import tensorflow_datasets as tfds
 
@@ -63,7 +63,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
                 reason += f"; did you mean {' or '.join(close)}?"
         raise ValueError(f"{asked} cannot be opened: {reason}") from error
     info, source = builder.info, str(builder.data_path)
-    # Whether there is a directory is asked first, since is_prepared() logs a warning if not.
+    # The directory is checked first, since is_prepared() logs a warning if there is none.
     if not os.path.isdir(source) or not builder.is_prepared():
         where = f", data_dir={json.dumps(root, ensure_ascii=False)}" if root else ""
         # `tfds build` would be shorter, but needs Apache Beam as well.
@@ -72,9 +72,9 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
             f'tfds.builder("{name}", file_format="array_record"{where}).download_and_prepare()'
         )
         raise ValueError(
-            f"{asked} is not prepared in {source}. TFDS needs TensorFlow for that, once: "
+            f"{asked} is not prepared in {source}. To prepare it, once, TFDS needs TensorFlow: "
             f"pip install tensorflow importlib_resources && python -c {shlex.quote(code)}    "
-            "Without TensorFlow: give a folder of the set's IDX files with --data_dir=DIR"
+            "Without TensorFlow: download the IDX files of the dataset and give --data_dir=DIR"
         )
     image, label = _supervised_keys(info, source)
     test = "test" if "test" in info.splits else "validation"
@@ -87,7 +87,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
         _cache_path(info.full_name, source),
         lambda: [*_decode(builder, "train", image, label), *_decode(builder, test, image, label)],
     )
-    set_name = info.full_name.rpartition("/")[0]  # without the version, which the source has
+    set_name = info.full_name.rpartition("/")[0]  # the version is part of the source
     return set_name, source, info.features[label].num_classes, arrays
 
 
@@ -130,14 +130,14 @@ def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarra
         return array if array.ndim == 3 else array[..., np.newaxis]
 
     try:
-        # Parsed here, since TFDS takes four times as long for the same.
+        # Parsed here, since TFDS takes four times as long.
         examples = [parse(record).features.feature for record in _records(builder, split)]
         images = [pixels(example[image]) for example in examples]
         labels = np.array([example[label].int64_list.value[0] for example in examples], np.int32)
         if len(shapes := {array.shape for array in images}) > 1:
             raise ValueError(f"expected images of one shape, found {str(sorted(shapes)[:3])[1:-1]}")
         return np.stack(images), labels
-    except Exception as error:  # every format and every decoder of images has its own kinds
+    except Exception as error:  # every format and image decoder raises its own errors
         raise ValueError(f"{builder.data_path}, split {split}: {error}") from error
 
 
@@ -172,7 +172,7 @@ def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
 
 
 def _cache_path(full_name: str, source: str) -> pathlib.Path:
-    """Names a cache file by what it depends on, so that a set prepared anew gets a new one."""
+    """A name that depends on the files, so that a dataset prepared again is decoded again."""
     import platformdirs
 
     files = sorted((file.name, file.stat()) for file in os.scandir(source))
@@ -188,16 +188,16 @@ def _cached(path: pathlib.Path, make: Callable[[], list[np.ndarray]]) -> list[np
         # Opened here, since np.load leaves damaged files open. It checks a CRC of every array.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[f"arr_{i}"] for i in range(4)]
-    except OSError:  # not there, or out of reach
+    except OSError:  # absent or not readable
         pass
-    except Exception as error:  # damage has many kinds, and the source is still there
-        _log.warning("%s is damaged (%s), and is made anew", path, error)
+    except Exception as error:  # a damaged file can raise many errors
+        _log.warning("%s is damaged (%s) and is replaced", path, error)
     arrays = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, *arrays)
-        store.write(path, buffer.getvalue())
-    except OSError as error:  # without a cache the next run takes longer, no more
-        _log.warning("%s cannot be written (%s)", path, error)
+        files.write(path, buffer.getvalue())
+    except OSError as error:  # without a cache, the next run only takes longer
+        _log.warning("cannot write %s (%s)", path, error)
     return arrays

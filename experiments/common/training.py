@@ -1,11 +1,12 @@
-"""Training as pure, jitted functions of parameters, keys and data; nothing here touches the host.
+"""Training as pure, jitted functions of parameters, keys and data.
 
-An epoch is one `lax.scan` over its batches. The data are arguments, never constants of the
-program; the state is donated. Initialization is no part of it, so that one compiled program serves
-every initializer.
+An epoch is one `lax.scan` over its batches, without any transfer to the host. The data are
+arguments of the program, not constants, and the state is donated. Initialization is separate, so
+one compiled program serves every initializer.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-EVALUATION_BATCH = 1000  # examples at a time: few enough for a processor's cache, enough for speed
+EVALUATION_BATCH = 1000  # examples: fits the cache of a CPU, and is large enough to be fast
 
 
 class State(NamedTuple):
-    """What training changes, and what it draws: parameters and the optimizer's state."""
+    """What training updates: the parameters and the state of the optimizer."""
 
     params: Any
     opt_state: Any
@@ -37,32 +38,33 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "sgd": optax.sgd,
 }
-"""Those of `choices.OPTIMIZERS`, as functions of the learning rate."""
+"""The optimizers of `config.OPTIMIZERS`, as functions of the learning rate."""
 
 
 class History(NamedTuple):
-    """What many runs did."""
+    """The metrics of many runs."""
 
     batches: Metrics
-    """Arrays of shape (runs, epochs, steps): each training batch, before its update."""
+    """Arrays of shape (runs, epochs, steps): for each training batch, before its update."""
     tests: Metrics
-    """Arrays of shape (runs, epochs + 1, batches): the test set, before training and then on."""
+    """Arrays of shape (runs, epochs + 1, batches): for the test set, before training and after
+    every epoch."""
 
 
 class Epoch(NamedTuple):
-    """What is known after an epoch."""
+    """The results of an epoch."""
 
     number: int
-    """1 for the first; 0 stands for the network before training."""
+    """1 for the first; 0 is the network before training."""
     metrics: dict[str, float]
     """`loss`, `acc` (means over the epoch, in training mode), `val_loss`, `val_acc`; epoch 0 has
-    only the latter two."""
+    only the last two."""
     batch_metrics: Metrics | None
     """Means over the examples of each batch, arrays of shape (steps,); None for epoch 0."""
     params: Any
-    """The parameters; valid until the next epoch is asked for, which reuses their buffers."""
+    """The parameters; valid until the next epoch is requested, which reuses their buffers."""
     seconds: float
-    """Wall time with evaluation; the first time a program is used, with its compilation."""
+    """Wall time including evaluation, and including compilation the first time."""
 
 
 def fit(
@@ -77,31 +79,39 @@ def fit(
     epochs: int,
     batch_size: int,
     watch: Callable[[int, int, int, dict[str, float]], None] | None = None,
+    inspect: Callable[[int, Any], None] | None = None,
+    inspect_every: int | None = None,
 ) -> Iterator[Epoch]:
-    """Trains a model, epoch by epoch; every example counts, the last, partial batch included.
+    """Trains a model, epoch by epoch; every example counts, including the last, partial batch.
+
+    An epoch is one program from end to end; with `watch` or `inspect` it is run in several parts,
+    and the training is bit-for-bit the same.
 
     Args:
       apply: the model, (params, images) -> logits.
-      optimizer: one of `choices.OPTIMIZERS`.
+      optimizer: one of `config.OPTIMIZERS`.
       learning_rate: a number > 0.
       params: the parameters to start from.
-      key: determines the order of the examples; each epoch's is folded from it.
+      key: determines the order of the examples; the key of each epoch is folded from it.
       train_set: images uint8 (n, height, width, channels) and their classes int32 (n,).
       test_set: the same, to evaluate on after every epoch.
       epochs: how many.
-      batch_size: examples a batch.
-      watch: called with (epoch, steps done, steps, metrics so far) some ten times an epoch, which
-        is then run in as many parts; without it an epoch is one program from end to end.
+      batch_size: examples per batch.
+      watch: called with (epoch, steps done, steps, metrics so far) about ten times per epoch.
+      inspect: called with (steps so far, parameters) before training and after every
+        `inspect_every` steps, counted over all epochs. The parameters are valid during the call
+        only. `Epoch.seconds` does not include its time.
+      inspect_every: see `inspect`, which needs it.
 
     Yields:
-      Epoch 0, the network before training, then every epoch.
+      Epoch 0, which is the network before training, then every epoch.
     """
-    state = start(optimizer, learning_rate, params)
+    state = initial_state(optimizer, learning_rate, params)
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = len(train_set[0])
     batch_size = min(batch_size, examples)
-    steps = -(-examples // batch_size)
     sizes = batch_sizes(examples, batch_size)
+    steps = len(sizes)
 
     def test() -> dict[str, float]:
         sums = jax.device_get(evaluate(state.params, *test_set, apply=apply))
@@ -109,31 +119,49 @@ def fit(
 
     started = time.perf_counter()
     yield Epoch(0, test(), None, state.params, time.perf_counter() - started)
+    if inspect:
+        inspect(0, state.params)
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         batches = shuffled_batches(jax.random.fold_in(key, epoch), examples, batch_size)
+        before = (epoch - 1) * steps
+        ends = [steps]
+        if watch:
+            ends = _about_ten_ends(steps)
+        if inspect_every:
+            stops = range(inspect_every - before % inspect_every, steps, inspect_every)
+            ends = sorted({*ends, *stops})
         sums = Metrics(np.zeros(0), np.zeros(0))
-        for part in _parts(batches) if watch else [batches]:
+        for first, last in itertools.pairwise([0, *ends]):
             if watch:
-                done = len(sums.loss)
-                watch(epoch, done, steps, means(sums, sizes[:done].sum()) if done else {})
-            state, more = train(
-                state, learning_rate, *train_set, part, apply=apply, optimizer=optimizer
-            )
+                watch(epoch, first, steps, means(sums, sizes[:first].sum()) if first else {})
+            arguments = state, learning_rate, *train_set
+            if inspect_every:  # parts of many lengths
+                state, more = train_span(
+                    *arguments, batches, first, last, apply=apply, optimizer=optimizer
+                )
+                more = Metrics(*(column[first:last] for column in jax.device_get(more)))
+            else:
+                part = batches if len(ends) == 1 else batches[first:last]
+                state, more = train(*arguments, part, apply=apply, optimizer=optimizer)
             sums = Metrics(*map(np.append, sums, jax.device_get(more)))
+            if inspect and inspect_every and (before + last) % inspect_every == 0:
+                paused = time.perf_counter()
+                inspect(before + last, state.params)
+                started += time.perf_counter() - paused
         metrics = means(sums, examples) | test()
         batch_metrics = Metrics(sums.loss / sizes, sums.correct / sizes)
         yield Epoch(epoch, metrics, batch_metrics, state.params, time.perf_counter() - started)
 
 
-def _parts(batches: jax.Array) -> list[jax.Array]:
-    """Cuts an epoch into some ten parts, of the same length where that can be.
+def _about_ten_ends(steps: int) -> list[int]:
+    """The ends of about ten parts of an epoch, of equal length where that is possible.
 
-    Each length is a program of its own to compile, so a number of parts that divides is sought.
+    Each length is compiled separately, so the number of parts is one that divides well.
     """
-    count = min(range(6, 13), key=lambda count: len(batches) % count)
-    size = -(-len(batches) // count)
-    return [batches[at : at + size] for at in range(0, len(batches), size)]
+    count = min(range(6, 13), key=lambda count: steps % count)
+    size = -(-steps // count)
+    return [*range(size, steps, size), steps]
 
 
 def batch_sizes(examples: int, batch_size: int) -> np.ndarray:
@@ -153,18 +181,18 @@ def shuffled_batches(key: jax.Array, examples: int, batch_size: int) -> jax.Arra
 
     Args:
       key: the epoch's own key.
-      examples: the number of examples; each is in the order exactly once.
-      batch_size: examples a batch; the last batch may hold fewer.
+      examples: the number of examples; each appears exactly once.
+      batch_size: examples per batch; the last batch may hold fewer.
 
     Returns:
-      Indices int32 (batches, batch_size). The last batch is filled up with the index `examples`,
+      Indices int32 (batches, batch_size). The last batch is padded with the index `examples`,
       which stands for no example.
     """
-    # A permutation comes of sorting by random words. XLA's CPU sorts single words five times as
-    # fast as pairs of word and index, so one word holds both: below the index, above it randomness.
-    # What room is left for that is little (16 bits for 60,000 examples), and equal bits keep their
-    # order; so it is done again until 32 bits have been spent. jax.random.permutation sorts pairs,
-    # twice, and takes a sixth of the whole epoch's time.
+    # Sorting by random words gives a permutation. On a CPU, XLA sorts single words five times as
+    # fast as pairs of word and index, so each word holds both: the index in its low bits, random
+    # bits above. That leaves few random bits (16 for 60,000 examples), and words with equal random
+    # bits keep their order, so sorting is repeated until 32 random bits are used.
+    # jax.random.permutation sorts pairs, twice, which takes a sixth of the time of an epoch.
     index_bits = max(1, (examples - 1).bit_length())
     mask = jnp.uint32(2**index_bits - 1)
     positions = jnp.arange(examples, dtype=jnp.uint32)
@@ -182,8 +210,8 @@ def _in_batches(order: jax.Array, batch_size: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
-def start(optimizer: str, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
-    """The state to start training in from given parameters, which are kept."""
+def initial_state(optimizer: str, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
+    """The state before training, for given parameters, whose buffers are kept."""
     return State(params, OPTIMIZERS[optimizer](learning_rate).init(params))
 
 
@@ -198,20 +226,64 @@ def train(
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
     optimizer: str,
 ) -> tuple[State, Metrics]:
-    """Trains on batches, one after another: on those of an epoch, or on any part of them.
+    """Trains on batches, one after another: those of an epoch, or of a part of it.
 
     Args:
-      state: the state to go on from; its buffers are donated.
-      learning_rate: an argument, so that one program serves all of them.
+      state: the state to continue from; its buffers are donated.
+      learning_rate: an argument, so that one program serves every learning rate.
       images: all training images, uint8 (n, height, width, channels).
       labels: their classes, int32 (n,).
       batches: indices int32 (batches, batch_size); n stands for no example.
       apply: the model, (params, images) -> logits.
-      optimizer: one of `choices.OPTIMIZERS`.
+      optimizer: one of `config.OPTIMIZERS`.
 
     Returns:
       The new state, and each batch's metrics in training mode, before its update.
     """
+    step = _step(apply, optimizer, learning_rate, images, labels)
+    return jax.lax.scan(step, state, batches)
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "optimizer"), donate_argnames=("state",))
+def train_span(
+    state: State,
+    learning_rate: jax.typing.ArrayLike,
+    images: jax.Array,
+    labels: jax.Array,
+    batches: jax.Array,
+    first: jax.typing.ArrayLike,
+    last: jax.typing.ArrayLike,
+    *,
+    apply: Callable[[Any, jax.typing.ArrayLike], jax.Array],
+    optimizer: str,
+) -> tuple[State, Metrics]:
+    """Trains on the batches from `first` to before `last`, which are arguments of one program.
+
+    `train` is compiled for each number of batches, this only once. In return, an accelerator has to
+    ask the host before each step whether to go on.
+
+    Returns:
+      The new state, and the metrics of all batches: zero for those outside the span.
+    """
+    step = _step(apply, optimizer, learning_rate, images, labels)
+
+    def next_step(index: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        state, metrics = step(carry[0], batches[index])
+        return state, jax.tree.map(lambda all, one: all.at[index].set(one), carry[1], metrics)
+
+    _, shapes = jax.eval_shape(step, state, batches[0])
+    empty = jax.tree.map(lambda one: jnp.zeros(len(batches), one.dtype), shapes)
+    return jax.lax.fori_loop(first, last, next_step, (state, empty))
+
+
+def _step(
+    apply: Callable,
+    optimizer: str,
+    learning_rate: jax.typing.ArrayLike,
+    images: jax.Array,
+    labels: jax.Array,
+) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
+    """One training step, as a function of the state and the indices of a batch."""
     transform = OPTIMIZERS[optimizer](learning_rate)
 
     def step(state: State, batch: jax.Array) -> tuple[State, Metrics]:
@@ -223,7 +295,7 @@ def train(
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
-    return jax.lax.scan(step, state, batches)
+    return step
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "optimizer", "epochs", "batch_size", "mesh"))
@@ -241,23 +313,23 @@ def train_runs(
     batch_size: int,
     mesh: jax.sharding.Mesh,
 ) -> History:
-    """Trains many runs in one program, each from end to end as `fit` does.
+    """Trains many runs in one program, each in full as `fit` does.
 
-    On a CPU the runs of a device follow one another, so that each computes what it would alone, to
-    the bit. Elsewhere they advance together, which is far faster there.
+    On a CPU the runs of a device are trained one after another, so each is bit-for-bit equal to a
+    run on its own. On other devices they are trained together (`vmap`), which is much faster there.
 
     Args:
-      counts: how many of a device's runs are to be trained, (devices,); the others are there so
-        that one program serves any number.
-      params: the parameters of every run, with a leading axis (runs,), the same number a device.
+      counts: how many runs of each device to train, (devices,). The others are padding, so that
+        one program serves any number of runs.
+      params: the parameters of every run, with a leading axis (runs,), the same number per device.
       learning_rates: (runs,).
-      keys: those that determine the orders of the examples, (runs,).
+      keys: determine the order of the examples of each run, (runs,).
       train_set: images uint8 (n, height, width, channels) and their classes int32 (n,).
       test_set: the same.
       apply: the model, (params, images) -> logits.
-      optimizer: one of `choices.OPTIMIZERS`.
+      optimizer: one of `config.OPTIMIZERS`.
       epochs: how many.
-      batch_size: examples a batch.
+      batch_size: examples per batch.
       mesh: the devices, along one axis `runs`.
     """
     examples = len(train_set[0])
@@ -275,7 +347,7 @@ def train_runs(
             return state, (metrics, test(state.params))
 
         before = test(params)
-        state = start(optimizer, learning_rate, params)
+        state = initial_state(optimizer, learning_rate, params)
         _, (batches, after) = jax.lax.scan(train_epoch, state, jnp.arange(1, epochs + 1))
         tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
         return History(batches, tests)
@@ -298,7 +370,7 @@ def train_runs(
         mesh=mesh,
         in_specs=(shard, shard, whole, whole),
         out_specs=shard,
-        check_vma=False,  # the loop's first histories are the same on all devices, its last are not
+        check_vma=False,  # the loop's initial histories are equal on all devices, its results not
     )(counts, (params, learning_rates, keys), train_set, test_set)
 
 
@@ -319,7 +391,7 @@ def evaluate(
       apply: the model, (params, images) -> logits.
 
     Returns:
-      Each batch's metrics, whose sums over n are loss and accuracy.
+      The metrics of each batch; their sums divided by n are loss and accuracy.
     """
     batches = _in_batches(jnp.arange(len(images)), EVALUATION_BATCH)
     return jax.lax.map(lambda batch: _metrics(apply, params, images, labels, batch), batches)
@@ -328,9 +400,9 @@ def evaluate(
 def _metrics(
     apply: Callable, params: Any, images: jax.Array, labels: jax.Array, batch: jax.Array
 ) -> Metrics:
-    """The sums of loss and of correct guesses over the real examples of a batch."""
-    # Rows are gathered as uint8 inside the loop: for MNIST that is as fast as an epoch shuffled
-    # beforehand, and needs no second copy of the data. Padding reads the last row, and counts zero.
+    """The sums of loss and correct predictions over the real examples of a batch."""
+    # Rows are gathered as uint8 inside the loop: for MNIST that is as fast as shuffling the epoch
+    # beforehand and needs no second copy of the data. Padding reads the last row and counts zero.
     real = batch < len(images)
     logits = apply(params, images.at[batch].get(mode="clip")).astype(
         jnp.promote_types(jnp.float32, _dtype(params))

@@ -1,4 +1,4 @@
-"""Verdicts: what comparisons say, in words that follow from their tests and from nothing else."""
+"""Verdicts: the results of comparisons in words, which follow only from statistical tests."""
 
 import textwrap
 from collections.abc import Mapping
@@ -6,26 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import comparison, runs, statistics
+from experiments.common import comparison, description, statistics
+from experiments.common.config import Config
 
-_FEW = 6  # seeds: of fewer no sign-flip test comes below .05
-_LABEL = 24  # characters that the name of an initializer may take beside its figures
+_FEW = 6  # seeds: with fewer, the p value of a sign-flip test can't be below 0.05
+_LABEL = 24  # characters: longer names of initializers get a line of their own
 
 
 def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -> str:
-    """What a pair's tests say, in words that follow from them alone.
+    """The result of a pair's tests, as a sentence.
 
     Args:
       pair: from `comparison.pairs`.
       endpoint: by which it was compared.
-      epochs: of training, for the words.
+      epochs: of training, for the sentence.
     """
     kind, first, second = _finding(pair, endpoint)
     return _sentence(kind, first, [(second, pair)], endpoint, epochs)
 
 
 def _finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[str, str, str]:
-    """Whether the first of a pair is ahead, equivalent or neither; the better one first."""
+    """Whether a pair differs, is equivalent or neither; the better initializer comes first."""
     first, second = pair.first, pair.second
     if endpoint.sign * pair.comparison.difference.value < 0:
         first, second = second, first
@@ -43,8 +44,8 @@ def _sentence(
     point: comparison.Endpoint,
     epochs: int,
 ) -> str:
-    """One sentence for all pairs of an initializer and others of which the same was found."""
-    when = point.when.format(epochs=f"{epochs} epochs" if epochs > 1 else "1 epoch")
+    """One sentence for all pairs of an initializer that have the same kind of result."""
+    when = point.when.format(epochs=description.count(epochs, "epoch"))
 
     def amount(value: float) -> str:
         return f"{abs(value) * point.scale:.{point.digits}f} {point.unit}".strip()
@@ -69,8 +70,9 @@ def _sentence(
         return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
     largest = amount(max(pair.comparison.detectable for _, pair in others))
     return (
-        f"no difference between {first} and {_listed(names, 'or')} is seen {when}; {largest} or"
-        f" more would have been, with a probability of at least {statistics.POWER:.0%}"
+        f"no difference between {first} and {_listed(names, 'or')} was found {when}; a difference"
+        f" of {largest} or more would have been found with a probability of at least"
+        f" {statistics.POWER:.0%}"
     )
 
 
@@ -80,16 +82,17 @@ def _listed(names: list[str], word: str) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p value in words."""
+    """A p value as text."""
     return "p < 1e-9" if p < 1e-9 else f"p = {p:.2g}"
 
 
 def summary(setting: comparison.Setting) -> list[str]:
-    """What a setting shows, in a few sentences, all from tests: what a reader wants first."""
+    """The main results of a setting, in a few sentences."""
     sentences = []
     if 1 < len(setting.seeds) < _FEW:
         sentences.append(
-            f"from {len(setting.seeds)} seeds tests say little, and only if differences are normal"
+            f"with only {len(setting.seeds)} seeds, tests detect little, and rely on normally"
+            " distributed differences"
         )
     learners = []
     for init, learned in zip(setting.inits, setting.trained, strict=True):
@@ -100,7 +103,7 @@ def summary(setting: comparison.Setting) -> list[str]:
             share = statistics.share_interval(count, n)
             sentences.append(
                 f"{init}: {count} of {n} runs learned anything"
-                f" (95 % interval {share.low:.0%} to {share.high:.0%})"
+                f" (95% interval {share.low:.0%} to {share.high:.0%})"
             )
     for endpoint in ("first_loss", "final_acc"):
         means = dict(zip(setting.inits, _means(setting, endpoint), strict=True))
@@ -110,7 +113,7 @@ def summary(setting: comparison.Setting) -> list[str]:
         found: dict[tuple[str, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
             if pair := named.get(frozenset((ranked[0], init))):
-                # The best mean may be of other seeds than those that the pair shares.
+                # Means are over all seeds, but a pair is compared on the seeds that it shares.
                 kind, first, second = _finding(pair, point)
                 found.setdefault((kind, first), []).append((second, pair))
         for (kind, first), others in found.items():
@@ -123,7 +126,7 @@ def _means(setting: comparison.Setting, endpoint: str) -> list[float]:
 
 
 def lines(setting: comparison.Setting) -> list[str]:
-    """What a setting shows, for a terminal: its table and its summary, 80 columns wide."""
+    """The table and the summary of a setting for a terminal, 80 columns wide."""
     table = comparison.table(setting)
     labels = {line["init"]: line["init"] for line in table}
     if setting.fields["learning_rate"] is None:
@@ -141,7 +144,7 @@ def lines(setting: comparison.Setting) -> list[str]:
         )
         shown.append(f"{label:{width}}  {line['runs']:4}  {cells}".rstrip())
     if len(setting.seeds) > 1:
-        shown.append("(means with 95 % intervals of Student's t)")
+        shown.append("(means with 95% confidence intervals, Student's t)")
     for sentence in summary(setting):
         shown += textwrap.wrap(f"- {sentence}", 80, subsequent_indent="  ")
     return shown
@@ -153,18 +156,17 @@ def _plus_minus(interval: statistics.Interval) -> str:
 
 
 def describe(fields: Mapping[str, Any]) -> str:
-    """What the runs of a setting have in common, in a line."""
+    """One line about what the runs of a setting have in common."""
     network = "-".join(map(str, fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
-    epochs = fields["epochs"]
     others = "".join(
         f"; {name.replace('_init', '')} {fields[name]}"
         for name in ("output_init", "bias_init")
-        if fields[name] != getattr(runs.Config, name)
+        if fields[name] != getattr(Config, name)
     )
     return (
         f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {epochs} epoch{'s' * (epochs > 1)}{others}"
+        f" {description.count(fields['epochs'], 'epoch')}{others}"
     )

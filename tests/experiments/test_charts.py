@@ -1,20 +1,20 @@
-"""Charts: what they show are the numbers of the runs."""
+"""Charts show the numbers of the runs."""
 
 import numpy as np
 import pytest
 
-from experiments.common import charts, comparison, results
+from experiments.common import charts, comparison, sweep_directory
 
 
 @pytest.fixture
 def setting(tmp_path, fill):
     fill(tmp_path)
-    (setting,) = comparison.settings(results.read(tmp_path))
+    (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     return setting
 
 
 def values(chart):
-    """All rows of data of a chart, whichever of its layers they are in."""
+    """All rows of data of a chart, from all of its layers."""
     found = []
 
     def walk(part):
@@ -47,7 +47,7 @@ def test_curves_show_means_with_their_intervals(setting):
     assert first["epoch"] == pytest.approx(4.5 / 938 * 2)
 
 
-def test_the_strip_shows_every_run_that_learned_and_tells_of_the_others(setting):
+def test_the_strip_shows_every_run_that_learned_and_counts_the_others(setting):
     rows = values(charts.final_accuracy(setting))
     shown = {(row["init"], row["seed"]): row["accuracy"] for row in rows if "accuracy" in row}
     for init, line in zip(setting.inits[:2], setting.values["final_acc"], strict=False):
@@ -69,7 +69,7 @@ def test_the_matrix_shows_row_minus_column_in_points(setting):
     assert cells["he_normal", "glorot_uniform"]["text"].endswith("*≈")
 
 
-def test_a_histogram_shows_densities_of_finite_numbers(setting, rng):
+def test_a_histogram_shows_the_density_of_finite_weights(setting, rng):
     kernels = {
         "he_normal": rng.normal(0, 0.1, (100, 50)),
         "glorot_uniform": rng.uniform(-0.2, 0.2, (100, 50)),
@@ -85,7 +85,7 @@ def test_a_histogram_shows_densities_of_finite_numbers(setting, rng):
         assert sum(row["density"] for row in mine) * width == pytest.approx(1)
 
 
-def test_no_two_of_many_initializers_look_alike(setting):
+def test_280_initializers_all_look_different(setting):
     looks = set(
         zip(
             np.resize(charts._COLORS, 280).tolist(),

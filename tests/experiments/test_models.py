@@ -1,4 +1,4 @@
-"""The models, as pure parts."""
+"""Models as pure functions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import initjax
-from experiments.common import choices, models
+from experiments.common import config, models
 
 
 def draw(model):
@@ -14,7 +14,7 @@ def draw(model):
     return initjax.initialize(model.shapes, jax.random.key(0), rules)
 
 
-def test_the_mlp_is_what_it_says():
+def test_the_mlp_equals_its_formula():
     model = models.mlp((784, 128, 64, 10), "relu", "float32")
     params = draw(model)
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), np.uint8)
@@ -25,20 +25,20 @@ def test_the_mlp_is_what_it_says():
     np.testing.assert_allclose(model.apply(params, images), logits, rtol=1e-4, atol=1e-5)
 
 
-def test_without_hidden_layers_it_is_a_linear_model():
+def test_an_mlp_without_hidden_layers_is_linear():
     model = models.mlp((4, 3), "relu", "float32")
     assert model.apply(draw(model), np.ones((2, 2, 2, 1), np.uint8)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_it_computes_in_the_dtype_and_keeps_float32_parameters(dtype):
+def test_the_mlp_computes_in_its_dtype_with_float32_parameters(dtype):
     model = models.mlp((4, 5, 3), "tanh", dtype)
     params = draw(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert model.apply(params, np.ones((2, 2, 2, 1), np.uint8)).dtype == dtype
 
 
-@pytest.mark.parametrize("activation", choices.ACTIVATIONS)
+@pytest.mark.parametrize("activation", config.ACTIVATIONS)
 def test_every_activation_runs(activation):
     model = models.mlp((4, 5, 3), activation, "float32")
     assert np.isfinite(model.apply(draw(model), np.ones((2, 2, 2, 1), np.uint8))).all()
@@ -55,10 +55,10 @@ def test_the_activations_are_all_the_elementwise_functions_of_jax_nn():
                 elementwise.add(name)
         except (TypeError, ValueError, AttributeError):
             pass  # a module, or a function that needs other arguments
-    assert set(choices.ACTIVATIONS) <= elementwise
+    assert set(config.ACTIVATIONS) <= elementwise
     # Newer releases of JAX may have more; those known today are all here.
-    assert elementwise - set(choices.ACTIVATIONS) <= {"log1mexp", "relu_squared"}
+    assert elementwise - set(config.ACTIVATIONS) <= {"log1mexp", "relu_squared"}
 
 
-def test_the_same_model_is_the_same_function_so_that_programs_are_reused():
+def test_equal_models_are_one_object_so_compiled_programs_are_reused():
     assert models.mlp((4, 3), "relu", "float32") is models.mlp((4, 3), "relu", "float32")

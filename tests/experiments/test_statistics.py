@@ -1,4 +1,4 @@
-"""Statistics: intervals cover, tests keep their level, and figures are those of the literature."""
+"""Statistics: coverage of intervals, levels of tests, and numbers from the literature."""
 
 import numpy as np
 import pytest
@@ -14,24 +14,26 @@ def covered(intervals, truth):
 
 
 @pytest.mark.parametrize("n", [2, 5, 30])
-def test_the_interval_of_a_mean_covers(n, rng):
-    """From two seeds on; the bootstrap's covers .86 at five."""
+def test_the_interval_of_a_mean_has_its_coverage(n, rng):
+    """With as few as two seeds; a bootstrap interval covers 86% with five."""
     intervals = [statistics.mean_interval(values) for values in rng.normal(3, 2, (4000, n))]
     assert covered(intervals, 3) == pytest.approx(0.95, abs=5 * (0.05 * 0.95 / 4000) ** 0.5)
 
 
-def test_the_bootstrap_interval_covers_from_twenty_on(rng):
-    """.937 in the long run: below the level, which is why Student's is the one that is shown."""
+def test_the_bootstrap_interval_nearly_has_its_coverage_from_twenty_values_on(rng):
+    """93.7% in the long run: below the level, so Student's t interval is the one that is shown."""
     draws = rng.normal(3, 2, (400, 20))
     intervals = [statistics.bootstrap_interval(values, rng) for values in draws]
     assert 0.89 < covered(intervals, 3) < 0.98
-    with pytest.raises(ValueError, match=r"needs 20 values, got 19; mean_interval covers"):
+    with pytest.raises(
+        ValueError, match=r"needs 20 values, got 19; mean_interval works with fewer"
+    ):
         statistics.bootstrap_interval(draws[0, :19], rng)
 
 
 @pytest.mark.parametrize(("n", "share"), [(10, 0.5), (30, 0.9), (30, 0.03), (100, 0.99)])
-def test_the_interval_of_a_share_covers(n, share):
-    """Exactly, by summing over all outcomes. Wilson's is known to dip below its level, not far."""
+def test_the_interval_of_a_share_has_its_coverage(n, share):
+    """Summed over all outcomes. Wilson's interval is known to fall slightly below its level."""
     outcomes = np.arange(n + 1)
     inside = [
         low <= share <= high
@@ -41,7 +43,7 @@ def test_the_interval_of_a_share_covers(n, share):
 
 
 @given(st.integers(1, 200), st.data())
-def test_the_interval_of_a_share_is_scipys(n, data):
+def test_the_interval_of_a_share_equals_scipys(n, data):
     count = data.draw(st.integers(0, n))
     theirs = scipy.stats.binomtest(count, n).proportion_ci(method="wilson")
     share = statistics.share_interval(count, n)
@@ -49,7 +51,7 @@ def test_the_interval_of_a_share_is_scipys(n, data):
 
 
 @pytest.mark.parametrize("n", [5, 30])
-def test_tests_of_a_difference_keep_their_level_and_find_what_is_there(n, rng, monkeypatch):
+def test_tests_of_a_difference_keep_their_level_and_have_power(n, rng, monkeypatch):
     monkeypatch.setattr(statistics, "_RESAMPLES", 999)  # as good a test, and ten times as fast
     noise = rng.normal(0, 1, (2, 200, n))
     same = [statistics.compare(a, b, rng) for a, b in zip(noise[0], noise[1], strict=True)]
@@ -66,7 +68,7 @@ def test_tests_of_a_difference_keep_their_level_and_find_what_is_there(n, rng, m
     assert np.mean(found) == pytest.approx(0.8, abs=5 * (0.8 * 0.2 / 200) ** 0.5)
 
 
-def test_settings_at_the_margin_are_seldom_called_equivalent_and_equal_ones_often(rng, monkeypatch):
+def test_settings_at_the_margin_are_rarely_called_equivalent_and_equal_ones_often(rng, monkeypatch):
     monkeypatch.setattr(statistics, "_RESAMPLES", 99)  # of which nothing is looked at
     first, second = rng.normal(0, 0.001, (2, 200, 30))
     pairs = list(zip(first, second, strict=True))
@@ -79,8 +81,8 @@ def test_settings_at_the_margin_are_seldom_called_equivalent_and_equal_ones_ofte
     assert called(0) > 0.9
 
 
-def test_equivalence_is_the_interval_of_90_percent_within_the_margin(rng):
-    """Schuirmann's two one-sided tests, by their other definition."""
+def test_equivalence_means_that_the_90_percent_interval_is_within_the_margin(rng):
+    """Another definition of the two one-sided tests (Schuirmann)."""
     for shift in (0, 0.3, 0.5, 0.7):
         first, second = rng.normal(0, 0.5, (2, 20))
         result = statistics.compare(first + shift, second, rng, margin=0.8)
@@ -88,8 +90,8 @@ def test_equivalence_is_the_interval_of_90_percent_within_the_margin(rng):
         assert (result.p_equivalence <= 0.05) == (-0.8 < low and high < 0.8)
 
 
-def test_pairing_counts(rng):
-    """Two settings a little apart, on seeds far apart: unpaired this is not seen."""
+def test_pairing_finds_a_difference_that_an_unpaired_test_misses(rng):
+    """Two settings that differ little, with seeds that differ much."""
     seeds = rng.normal(0, 1, 20)
     first, second = seeds + 0.1 + rng.normal(0, 0.05, 20), seeds
     result = statistics.compare(first, second, rng)
@@ -103,15 +105,15 @@ def test_pairing_counts(rng):
 
 @pytest.mark.parametrize(
     ("stddev", "n", "difference"),
-    # Of accuracy in points, 80 % power at .05: what a table of sample sizes says of pairs that are
+    # Of accuracy in points, 80% power at 0.05: from a table of sample sizes for pairs that are
     # correlated by .5, whose differences have the standard deviation of one.
     [(0.13, 16, 0.1), (0.2, 34, 0.1), (0.13, 56, 0.05)],
 )
-def test_the_detectable_difference_is_that_of_power_tables(stddev, n, difference):
+def test_the_detectable_difference_equals_that_of_power_tables(stddev, n, difference):
     assert statistics.detectable_difference(stddev, n) == pytest.approx(difference, rel=0.03)
 
 
-def test_equal_settings_are_no_puzzle(rng):
+def test_p_values_of_constant_differences_are_those_of_a_sign_test(rng):
     result = statistics.compare([0.1135] * 5, [0.1135] * 5, rng, margin=0.001)
     assert (result.p, result.p_sign_flip, result.p_equivalence) == (1, 1, 2**-5)
     assert result.difference == (0, 0, 0) and result.improvement.value == 0.5
@@ -119,15 +121,15 @@ def test_equal_settings_are_no_puzzle(rng):
     assert (apart.p, apart.p_sign_flip, apart.p_equivalence) == (2**-4, 2**-4, 1)
 
 
-def test_differences_that_happen_to_be_alike_prove_nothing(rng):
-    """Two accuracies of 10,000 images, twice .0013 apart: equal but for the last bit."""
+def test_a_few_equal_differences_are_not_significant(rng):
+    """Accuracies over 10,000 images that differ twice by 0.0013, except for the last bit."""
     result = statistics.compare([0.9767, 0.9754], [0.9754, 0.9741], rng)
     assert 0 < np.ptp([0.9767 - 0.9754, 0.9754 - 0.9741]) < 1e-15
     assert result.p == result.p_sign_flip == 0.5
 
 
-def test_the_share_of_improvements_covers_with_ties(rng):
-    """Of settings that differ in steps, as accuracies do: ties count half."""
+def test_the_share_of_improvements_has_its_coverage_with_ties(rng):
+    """Of settings with discrete values, such as accuracies; ties count half."""
     first, second = rng.integers(0, 4, (2, 2000, 20)), rng.integers(0, 4, (2, 2000, 20))
     intervals = [
         statistics.share_interval(np.sum(a > b) + np.sum(a == b) / 2, 20)
@@ -136,7 +138,7 @@ def test_the_share_of_improvements_covers_with_ties(rng):
     assert covered(intervals, 0.5) > 0.94
 
 
-def test_the_bootstrap_is_offered_from_twenty_on(rng):
+def test_the_bootstrap_needs_twenty_values(rng):
     first, second = rng.normal(0, 1, (2, 20))
     result = statistics.compare(first, second, rng)
     assert result.bootstrap is not None and result.bootstrap.value == result.difference.value
@@ -146,14 +148,14 @@ def test_the_bootstrap_is_offered_from_twenty_on(rng):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holms_p_values_keep_order_and_lie_between_plain_and_bonferronis(ps):
+def test_holms_p_values_keep_their_order_and_are_between_unadjusted_and_bonferronis(ps):
     adjusted = np.array(statistics.holm(ps))
     ps = np.array(ps)
     assert (adjusted >= ps).all() and (adjusted <= np.minimum(1, ps * len(ps)) + 1e-15).all()
     assert (np.diff(adjusted[np.argsort(ps, kind="stable")]) >= 0).all()
 
 
-def test_holm_keeps_the_level_of_the_family(rng):
+def test_holm_keeps_the_level_for_all_tests_together(rng):
     ps = rng.uniform(size=(4000, 10))
     any_found = [min(statistics.holm(row)) <= 0.05 for row in ps]
     assert np.mean(any_found) < 0.05 + 5 * (0.05 * 0.95 / 4000) ** 0.5

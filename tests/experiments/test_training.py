@@ -1,7 +1,8 @@
-"""Training: every example counts once, the same program serves all, and the parts add up."""
+"""Training: every example counts once, and one program serves all initializers."""
 
 import collections
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from experiments.common import data, models, training
 
 @pytest.fixture(scope="module")
 def digits():
-    """Real MNIST images, fewer: 1,000 to train on and 300 to test on, neither a round number."""
+    """1,000 training and 300 test images of MNIST; the batch size divides neither."""
     mnist = data.load()
     return (
         (mnist.train_images[:1000], mnist.train_labels[:1000]),
@@ -77,7 +78,7 @@ def test_the_order_is_random_and_determined_by_its_key(key):
     ],
 )
 def test_an_epoch_equals_a_plain_loop_over_its_batches(digits, name, optimizer):
-    """The scan against its slow, plain twin, last partial batch and running means included."""
+    """The scan against a plain Python loop, including the partial batch and the means."""
     (images, labels), _ = digits
     params, opt_state = draw(), optimizer.init(draw())
     batches = training.shuffled_batches(jax.random.fold_in(jax.random.key(1), 1), 1000, 128)
@@ -119,14 +120,14 @@ def test_evaluation_counts_every_image_once(digits):
     assert float(sums.loss.sum()) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_training_learns_and_epoch_0_is_before_it(digits):
+def test_training_learns_and_epoch_0_is_before_training(digits):
     start, *_, end = fit(digits, epochs=10)
     assert start.number == 0 and start.metrics.keys() == {"val_loss", "val_acc"}
     assert end.metrics["loss"] < np.log(10) < start.metrics["val_loss"] + 0.5
     assert end.metrics["val_acc"] > 0.6 > start.metrics["val_acc"]
 
 
-def test_the_same_run_gives_the_same_bits_however_it_is_watched(digits):
+def test_watching_changes_no_bit_of_training(digits):
     calls = []
     plain = fit(digits)
     watched = fit(digits, watch=lambda *arguments: calls.append(arguments))
@@ -139,17 +140,54 @@ def test_the_same_run_gives_the_same_bits_however_it_is_watched(digits):
     assert calls[0][3] == {} and calls[1][3].keys() == {"loss", "acc"}
 
 
+@pytest.mark.parametrize("every", [1, 3, 8, 13, 1000])
+@pytest.mark.parametrize("watch", [None, lambda *_: None])
+def test_inspecting_the_parameters_changes_no_bit_of_training(digits, watch, every):
+    """Two epochs of 8 steps each, inspected at their ends and in their middle."""
+    seen = {}
+
+    def inspect(step, params):
+        seen[step] = jax.device_get(params)
+
+    plain = fit(digits)
+    inspected = fit(digits, watch=watch, inspect=inspect, inspect_every=every)
+    for a, b in zip(plain, inspected, strict=True):
+        assert a.metrics == b.metrics
+        jax.tree.map(np.testing.assert_array_equal, (a.params, a.batch_metrics), b[3:1:-1])
+    assert [*seen] == [*range(0, 17, every)]
+    for step in {0, 8, 16} & seen.keys():
+        jax.tree.map(np.testing.assert_array_equal, seen[step], plain[step // 8].params)
+    assert len({str(params) for params in seen.values()}) == len(seen)
+
+
+def test_the_time_of_an_epoch_does_not_include_inspections(digits):
+    fit(digits, epochs=1, inspect=lambda *_: None, inspect_every=4)  # compiles
+    _, epoch = fit(digits, epochs=1, inspect=lambda *_: time.sleep(2), inspect_every=4)
+    assert epoch.seconds < 2
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5, 13, 67, 391, 469, 937])
-def test_parts_cover_an_epoch_with_few_shapes(steps):
-    parts = training._parts(jnp.arange(steps * 2).reshape(steps, 2))
-    np.testing.assert_array_equal(np.concatenate(parts), np.arange(steps * 2).reshape(steps, 2))
-    assert len({part.shape for part in parts}) <= 2 and len(parts) <= 12
+def test_the_parts_of_an_epoch_have_at_most_two_lengths(steps):
+    ends = training._about_ten_ends(steps)
+    lengths = np.diff([0, *ends])
+    assert ends[-1] == steps and lengths.min() >= 1
+    assert len({*lengths}) <= 2 and len(lengths) <= 12
     if steps == 469:  # MNIST in batches of 128
-        assert {part.shape for part in parts} == {(67, 2)}
+        assert {*lengths} == {67}
 
 
-def test_runs_that_advance_together_are_those_that_follow_one_another(digits, monkeypatch):
-    """What is done on accelerators, on the CPU: to rounding, and in a batch that is not full."""
+def test_one_compiled_program_serves_all_spans_of_an_epoch(digits):
+    def programs():
+        return training.train_span._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+    fit(digits, inspect=lambda *_: None, inspect_every=3)
+    compiled = programs()
+    fit(digits, inspect=lambda *_: None, inspect_every=5, watch=lambda *_: None)
+    assert programs() == compiled
+
+
+def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monkeypatch):
+    """The way of accelerators, run on a CPU with a batch that is not full: equal up to rounding."""
     specs, rates, count = ["he_normal", "glorot_uniform", "zeros"], [1e-3, 1e-2, 1.0], 2
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(draw, specs))
     keys = jax.random.split(jax.random.key(1), 3)
@@ -208,7 +246,7 @@ def test_data_are_arguments_of_the_program_and_the_state_is_donated(digits):
     assert lowered.as_text().count("tf.aliasing_output") == len(jax.tree.leaves(state))
 
 
-def test_zeros_leave_every_kernel_but_the_last_without_gradient(digits):
+def test_with_zeros_only_the_last_bias_is_trained(digits):
     params = fit(digits, "zeros")[-1].params
     assert not params["hidden"][0]["kernel"].any() and not params["output"]["kernel"].any()
     assert params["output"]["bias"].all()

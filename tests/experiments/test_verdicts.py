@@ -1,18 +1,18 @@
-"""Verdicts: words that follow from the tests."""
+"""Verdicts are sentences that follow from the tests."""
 
 import re
 
 import numpy as np
 import pytest
 
-from experiments.common import comparison, results, verdicts
+from experiments.common import comparison, sweep_directory, verdicts
 
 
 def setting_of(directory, *rows):
     if rows:
-        with results.Results(directory) as stored:
+        with sweep_directory.SweepDirectory(directory) as stored:
             stored.add(list(rows))
-    (setting,) = comparison.settings(results.read(directory))
+    (setting,) = comparison.settings(sweep_directory.read(directory))
     return setting
 
 
@@ -21,7 +21,7 @@ def test_the_summary_follows_from_the_tests(tmp_path, fill):
     setting = setting_of(tmp_path)
     assert setting.inits == ["he_normal", "glorot_uniform", "zeros"] and len(setting.seeds) == 12
     words = verdicts.summary(setting)
-    assert words[0].startswith("zeros: 0 of 12 runs learned anything (95 % interval 0% to 2")
+    assert words[0].startswith("zeros: 0 of 12 runs learned anything (95% interval 0% to 2")
     assert re.fullmatch(
         r"he_normal is ahead of glorot_uniform in the first epoch by 0\.00[23]\d loss \(p .*\)",
         words[1],
@@ -34,7 +34,7 @@ def test_the_summary_follows_from_the_tests(tmp_path, fill):
     assert len(words) == 3
 
 
-def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
+def test_a_verdict_follows_from_the_adjusted_p_values(tmp_path, fill):
     fill(tmp_path)
     setting = setting_of(tmp_path)
     point = setting.endpoints["final_acc"]
@@ -47,13 +47,14 @@ def test_a_verdict_says_what_the_adjusted_tests_say(tmp_path, fill):
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
     assert verdicts.verdict(unsure, point, 2) == (
-        "no difference between he_normal and glorot_uniform is seen after 2 epochs;"
-        f" {detectable:.2f} points or more would have been, with a probability of at least 80%"
+        "no difference between he_normal and glorot_uniform was found after 2 epochs; a difference"
+        f" of {detectable:.2f} points or more would have been found with a probability of at least"
+        " 80%"
     )
 
 
 @pytest.mark.parametrize(("endpoint", "ahead"), [("final_acc", "a"), ("final_loss", "b")])
-def test_more_accuracy_and_less_loss_are_ahead(endpoint, ahead, tmp_path, row, rng):
+def test_higher_accuracy_and_lower_loss_are_ahead(endpoint, ahead, tmp_path, row, rng):
     rows = [
         row("he_normal", seed, rng, init=init, val_acc=[0, 0, value], val_loss=[0, 0, value])
         for init, level in (("ones", 0.9), ("zeros", 0.8))
@@ -67,7 +68,7 @@ def test_more_accuracy_and_less_loss_are_ahead(endpoint, ahead, tmp_path, row, r
     )
 
 
-def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row, rng):
+def test_initializers_with_the_same_result_share_a_sentence(tmp_path, row, rng):
     shifts = {"normal(1)": 0, "normal(2)": 0, "normal(3)": 0, "normal(4)": 0.1, "normal(5)": 0.2}
     rows = [
         row("he_normal", seed, rng, init=init, loss=[0.3 + shift + noise, 0.1], val_acc=[0, 0, acc])
@@ -81,7 +82,7 @@ def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row,
     assert len(first) == 2 and len(words) <= 4
     alike, ahead = first
     assert re.match(
-        r"no difference between normal\(\d\) and normal\(\d\) or normal\(\d\) is", alike
+        r"no difference between normal\(\d\) and normal\(\d\) or normal\(\d\) was", alike
     )
     assert re.fullmatch(
         r"normal\(\d\) is ahead in the first epoch: of normal\(4\) by 0\.\d+ loss \(p .*\);"
@@ -90,7 +91,7 @@ def test_initializers_of_which_the_same_is_found_share_a_sentence(tmp_path, row,
     )
 
 
-def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
+def test_lines_fit_a_terminal_whatever_the_names_are(tmp_path, row, rng):
     name = "variance_scaling(0.123456789, 'fan_geo_avg', 'truncated_normal')"
     rows = [
         row("he_normal", seed, rng, init=init, learning_rate=rate)
@@ -98,9 +99,9 @@ def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
         for init in ("he_normal", name)
         for rate in (0.001, 0.01)
     ]
-    with results.Results(tmp_path) as stored:
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add(rows)
-    found = comparison.settings(results.read(tmp_path))
+    found = comparison.settings(sweep_directory.read(tmp_path))
     lines = [line for setting in found for line in verdicts.lines(setting)]
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("he_normal @ 0.0") for line in lines)
@@ -108,7 +109,7 @@ def test_lines_fit_a_terminal_whatever_the_names(tmp_path, row, rng):
     assert not any("±" in line or "nan" in line for line in single)
 
 
-def test_a_setting_is_described_by_what_is_not_usual(tmp_path, row, rng):
+def test_a_description_mentions_only_unusual_initializers(tmp_path, row, rng):
     setting = setting_of(tmp_path, row("he_normal", 0, rng, output_init="zeros", hidden=[]))
     assert verdicts.describe(setting.fields) == (
         "mnist, MLP with hidden layers none, relu, float32; adam 0.001, batch 128, 2 epochs;"

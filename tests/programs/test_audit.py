@@ -5,19 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import types
+from typing import Any
 
 import pytest
 
 from experiments import audit
-from experiments.common import audits, data, runs
-from initjax.auditing._judging.findings import Finding
-from initjax.auditing._judging.network import Network
-from initjax.auditing._reporting.report import Report
+from experiments.common import data, run_audit, starting
+from experiments.common.config import Config
 
-NETWORK = Network(
-    loss=2.3, expected_loss=2.3, jacobian=1.0, jacobian_condition=1.0, depth=2,
-    correlation_depth=9.0, gradient_growth=1.0,
-)  # fmt: skip
 COMMAND = [sys.executable, "-m", "experiments.audit"]
 
 
@@ -33,13 +29,13 @@ def report(directory, name="audit"):
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """What cannot train, with --check."""
+    """A network that can't train, audited with --check."""
     folder = tmp_path_factory.mktemp("failed")
     flags = ("--init=zeros", "--activation=tanh", "--depth=4", "--width=16", "--check")
     return folder / "runs/audit-mnist-zeros-seed0", run(*flags, cwd=folder)
 
 
-def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
+def test_the_output_says_what_is_wrong_and_what_to_do_next(failed):
     directory, result = failed
     lines = result.stdout.splitlines()
     assert result.stderr == "" and all(len(line) <= 100 for line in lines[:-4])
@@ -47,7 +43,7 @@ def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
         "data    mnist: 256 of 60,000 training images, 28x28x1",
         "model   MLP 784-4x16-10, tanh, float32",
         "init    zeros; output glorot_uniform; bias zeros; seed 0",
-        "audit   compiles and measures 5 layers",
+        "audit   compiling and measuring 5 layers",
         "",
     ]
     assert lines[5].startswith("initjax audit: 1 failure. 5 layers, loss 2.303")
@@ -57,17 +53,17 @@ def test_the_output_tells_what_is_wrong_and_what_to_do_next(failed):
     verdict, *rest = lines[-4:]
     assert re.fullmatch(r"verdict failure: zero; \d+\.\d s", verdict)
     assert rest == [
-        f"mend    python -m experiments.audit {flags} --fix",
+        f"next    python -m experiments.audit {flags} --fix",
         f"results runs/{directory.name}",
         f"repeat  python -m experiments.audit {flags}",
     ]
 
 
-def test_a_failure_fails_a_check(failed):
+def test_check_exits_with_1_after_a_failure(failed):
     assert failed[1].returncode == 1
 
 
-def test_the_directory_holds_the_numbers_and_their_picture(failed):
+def test_the_directory_holds_the_numbers_and_a_plot(failed):
     directory, result = failed
     assert {path.name for path in directory.iterdir()} == {
         "config.json", "audit.json", "audit.png",
@@ -82,7 +78,7 @@ def test_the_directory_holds_the_numbers_and_their_picture(failed):
     assert result.stdout.splitlines()[-1] == f"repeat  {config['command']}"
 
 
-def test_what_the_output_says_next_mends_the_network(failed, tmp_path):
+def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     _, before = failed
     flags = before.stdout.splitlines()[-3].partition("experiments.audit ")[2].split()
     result = run(*flags, "--check", "--workdir=a/b", cwd=tmp_path)
@@ -101,11 +97,11 @@ def test_what_the_output_says_next_mends_the_network(failed, tmp_path):
 
 
 def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
-    """Adam's is the learning rate, wherever a pixel is not black on the whole batch."""
-    network = runs.Config(learning_rate=0.5, dtype="bfloat16", hidden=(), batch_size=64)
-    config = audit.Config(network, optimizer=True)
+    """Adam's first step is the learning rate, except for pixels that are always black."""
+    network = Config(learning_rate=0.5, dtype="bfloat16", hidden=(), batch_size=64)
+    config = audit.Audit(network, optimizer=True)
     directory, found = audit.run(config, str(tmp_path / "audit"))
-    images, _ = audits.first_batch(network, runs.root_key(0), data.load())
+    images, _ = run_audit.first_batch(network, starting.root_key(0), data.load())
     step = 0.5 * images.reshape(64, -1).any(axis=0).mean() ** 0.5
     stddev = (2 / (784 + 10)) ** 0.5
     assert len(found.layers) == 1
@@ -122,27 +118,30 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
     ("causes", "step"),
     [
         ([], []),
-        (["vanishing", "depth"], ["mend    python -m experiments.audit {} --optimizer=sgd --fix"]),
+        (["vanishing", "depth"], ["next    python -m experiments.audit {} --optimizer=sgd --fix"]),
         (
             ["not_finite"],
-            ["mend    take another --init, as said above: what is infinite cannot be"],
+            ["next    choose another --init: non-finite weights can't be rescaled"],
         ),
-        (["batch"], ["mend    python -m experiments.audit {} --optimizer=sgd"]),
-        (["update"], ["mend    python -m experiments.audit {} --learning_rate=0.001"]),
+        (["batch"], ["next    python -m experiments.audit {} --optimizer=sgd"]),
+        (["update"], ["next    python -m experiments.audit {} --learning_rate=0.001"]),
     ],
 )
-def test_the_next_step_fits_what_was_found(causes, step):
-    network = runs.Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
-    findings = tuple(Finding("warning", cause, (), "", "") for cause in causes)
-    found = audits.next_step(network, Report((), NETWORK, findings, ()), True)
+def test_the_suggested_next_step_fits_the_causes(causes, step):
+    network = Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
+    report: Any = types.SimpleNamespace(
+        verdict="warning" if causes else "ok",
+        findings=[types.SimpleNamespace(cause=cause) for cause in causes],
+    )
+    found = run_audit.next_step(network, report, optimizer=True)
     assert len(found) == len(step)
     for line, start in zip(found, step, strict=True):
         assert line.startswith(start.format("--init=glorot_uniform --seed=0"))
         assert "--batch_size" not in line and ("--fix" in line) == ("--fix" in start)
 
 
-def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
-    assert audit.hidden_sizes(None, None, None) == runs.Config.hidden
+def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
+    assert audit.hidden_sizes(None, None, None) == Config.hidden
     assert audit.hidden_sizes(None, 3, None) == (128,) * 3
     assert audit.hidden_sizes(None, 2, 7) == (7, 7)
     assert audit.hidden_sizes(None, 0, None) == audit.hidden_sizes("", None, None) == ()
@@ -153,18 +152,20 @@ def test_the_size_of_the_hidden_layers_is_given_in_one_way_or_the_other():
     ("flags", "message"),
     [
         (["--init=he_norml"], "--init: unknown initializer 'he_norml'; valid names: he_normal, "),
-        (["--depth=3", "--hidden=8"], "--hidden says what --depth and --width say: give one or"),
+        (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
-        (["--depth=-1"], "flag --depth=-1: "),
+        (["--depth=-1"], "--depth=-1: must be at least 0"),
         (["--hidden=8,x"], "--hidden=8,x: must be integers separated by commas"),
         (["--learning_rate=0.1"], "--learning_rate=0.1 needs --optimizer"),
-        (["--optimizer=adamw"], "--optimizer=adamw: valid are adam, "),
+        (["--optimizer=adamw"], "--optimizer=adamw: must be one of adam, "),
         (["--epochs=3"], "unknown flag --epochs; valid flags: "),
         (["--workdir=."], "--workdir=. is not empty"),
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_anything_heavy_is_imported(flags, message, tmp_path):
+def test_an_error_is_reported_in_one_line_before_anything_heavy_is_imported(
+    flags, message, tmp_path
+):
     (tmp_path / "file").touch()
     result = run(*flags, cwd=tmp_path, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     *imports, last = result.stderr.splitlines()

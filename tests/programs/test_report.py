@@ -1,4 +1,4 @@
-"""`python -m experiments.report`: a page that answers and asks nobody, and the same as files."""
+"""`python -m experiments.report`: a page that works offline, and the same as files."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from experiments.common import comparison, results
+from experiments.common import comparison, sweep_directory
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -49,7 +49,7 @@ def test_the_page_and_its_files_are_there(reported):
 def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, width):
     directory, _ = reported
     page = (directory / "report.html").read_text()
-    # What a user does, and what is then seen, left in the page for this test to read.
+    # Clicks as a user would, and leaves what is then visible in the page for this test.
     script = """<script>
     const waiting = setInterval(async () => {
       if (!document.body.dataset.ready) return;
@@ -80,19 +80,21 @@ def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, wi
     assert found, result.stderr[-2000:]
     seen = json.loads(found[1].replace("&quot;", '"'))
     assert seen["charts"] == 6 and seen["requests"] == 0
-    assert seen["before"] == 24 and seen["after"] == 12  # every seed of the two that learned
+    assert (
+        seen["before"] == 24 and seen["after"] == 12
+    )  # every seed of the two initializers that learned
     assert seen["symbols"] == 3 and seen["overflow"] <= 0
     assert "CONSOLE" not in result.stderr, result.stderr
 
 
 def report(directory, *flags):
     command = [sys.executable, "-m", "experiments.report", str(directory), *flags]
-    # What draws the kernels runs once, and is compiled in half the time.
+    # Halves the compilation time.
     fast = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     return subprocess.run(command, env=fast, capture_output=True, text=True)
 
 
-def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
+def test_several_settings_are_numbered_and_files_of_an_earlier_report_are_removed(
     reported, tmp_path, row, fill, rng
 ):
     """Two learning rates; runs that diverged from infinite weights; long names."""
@@ -103,7 +105,7 @@ def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
     nan = float("nan")
     failed = {"status": "diverged", "loss": [nan, nan], "val_loss": [2.3, nan, nan]}
     names = ["normal(stddev=3e+37)", "lecun_normal", "siren(first=True)"]
-    with results.Results(tmp_path) as stored:
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add([row("he_normal", seed, rng, learning_rate=0.1) for seed in range(2)])
         stored.add(
             [
@@ -129,29 +131,31 @@ def test_several_settings_are_numbered_and_leave_nothing_of_an_earlier_report(
     assert {line["mean"] for line in diverged if line["endpoint"] == "final_acc"} == {"0.1135"}
 
 
-def test_margin_and_target_are_those_asked_for(tmp_path, fill):
+def test_margin_and_target_come_from_the_flags(tmp_path, fill):
     fill(tmp_path, seeds=6, step_acc=[0.0] * 300 + [0.7] * 638)
     assert report(tmp_path, "--margin=0.01", "--target=0.6").returncode == 0
     table = (tmp_path / "report" / "pairs.csv").read_text()
     assert "equivalent" not in table and ",he_normal is ahead of glorot_uniform after" in table
     page = (tmp_path / "report.html").read_text()
-    assert "steps to 0.6 accuracy" in page and "386.0" in page  # when 86 of 100 batches are there
+    assert (
+        "steps to 0.6 accuracy" in page and "386.0" in page
+    )  # when 86 of the last 100 batches are at 0.7
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--margin=0", "--margin=0: must be above 0 and below 100, in points"),
-        ("--target=95", "--target=95: must be an accuracy above 0, at most 1"),
+        ("--margin=0", "--margin=0: must be above 0 and below 100 points"),
+        ("--target=95", "--target=95: must be above 0 and at most 1"),
     ],
 )
-def test_a_mistake_in_a_flag_is_told(flag, message, tmp_path):
+def test_an_invalid_flag_is_reported(flag, message, tmp_path):
     result = report(tmp_path, flag)
     assert result.returncode == 2 and message in result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_that_cannot_be_written_to_is_told_at_once(tmp_path, fill):
+def test_a_directory_that_is_not_writable_is_reported(tmp_path, fill):
     fill(tmp_path, seeds=2)
     tmp_path.chmod(0o500)
     result = report(tmp_path)
@@ -162,4 +166,4 @@ def test_a_directory_that_cannot_be_written_to_is_told_at_once(tmp_path, fill):
 def test_a_directory_without_runs_is_explained(tmp_path):
     result = report(tmp_path)
     assert result.returncode == 2 and result.stdout == ""
-    assert f"{tmp_path} holds no runs: python -m experiments.sweep makes some" in result.stderr
+    assert f"{tmp_path} holds no runs; run python -m experiments.sweep first" in result.stderr

@@ -1,4 +1,4 @@
-"""`python -m experiments.sweep`: each run as if alone, nothing lost, nothing done twice."""
+"""`python -m experiments.sweep`: each run as if alone, no run lost, no run trained twice."""
 
 import collections
 import itertools
@@ -11,23 +11,25 @@ import sys
 import time
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import sweep
-from experiments.common import data, models, results, runs, training
+from experiments.common import data, starting, sweep_directory, training
+from experiments.common.config import Config, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
-# Where it is not a run's bits that are tested, XLA compiles in half the time what runs once.
+# Halves the compilation time of XLA, for tests that don't check bits.
 FAST = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-_INPUTS = [name for name in results.SCHEMA.names if name not in ("seconds", "finished", "host")]
+_INPUTS = [
+    name for name in sweep_directory.SCHEMA.names if name not in ("seconds", "finished", "host")
+]
 
 
 def configs(folder, seeds=2, **options):
     settings = {"hidden": (16,), "epochs": 2, "data_dir": folder, **options}
     return [
-        runs.Config(init=init, seed=seed, **settings)
+        Config(init=init, seed=seed, **settings)
         for seed in range(seeds)
         for init in ("he_normal", "zeros", "random_uniform(-0.1, 0.1)")
     ]
@@ -40,7 +42,7 @@ def run(*flags, cwd, env=FAST):
 
 
 def piped(*flags, cwd):
-    """A sweep that runs, what it says kept back as it is in any pipe."""
+    """A running sweep whose output is buffered, as in any pipe."""
     environment = {name: value for name, value in FAST.items() if name != "PYTHONUNBUFFERED"}
     process: Any = subprocess.Popen(
         [*COMMAND, *flags], cwd=cwd, env=environment, text=True,
@@ -50,7 +52,7 @@ def piped(*flags, cwd):
 
 
 def train(configs, directory):
-    """Trains in this process; gives how many runs it trained, all that were missing."""
+    """Trains all missing runs in this process and returns their number."""
     dataset = data.load(configs[0].dataset, configs[0].data_dir)
     trained, others = sweep.run(configs, dataset, str(directory))
     assert others == 0
@@ -58,28 +60,26 @@ def train(configs, directory):
 
 
 def outcome(directory):
-    """What the runs of a directory are, without when and where they were trained."""
-    return results.read(directory).select(_INPUTS).to_pylist()
+    """The runs of a directory, without when and where they were trained."""
+    return sweep_directory.read(directory).select(_INPUTS).to_pylist()
 
 
 def same(a, b):
-    """Whether two outcomes are equal to the bit, NaN included."""
+    """Whether two outcomes are bit-for-bit equal, including NaN."""
     return repr(a) == repr(b)
 
 
 def alone(config):
-    """The figures of a run as `experiments.mnist` trains it."""
+    """The metrics of a run as `experiments.mnist` trains it."""
     digits = data.load(config.dataset, config.data_dir)
-    with jax.enable_x64(config.dtype == "float64"):
-        features = (784, *config.hidden, digits.num_classes)
-        model = models.mlp(features, config.activation, config.dtype)
-        key = runs.root_key(config.seed)
+    with starting.precision(config):
+        start = starting.start(config, digits)
         epochs = training.fit(
-            model.apply,
+            start.model.apply,
             config.optimizer,
             config.learning_rate,
-            runs.draw_params(config, key, model),
-            runs.order_key(key),
+            start.params,
+            starting.order_key(start.key),
             (digits.train_images, digits.train_labels),
             (digits.test_images, digits.test_labels),
             epochs=config.epochs,
@@ -107,17 +107,17 @@ def alone(config):
     ],
     ids=str,
 )
-def test_a_run_in_a_sweep_is_the_run_alone_to_the_bit(folder, tmp_path, settings):
+def test_a_run_in_a_sweep_is_bit_for_bit_equal_to_the_run_alone(folder, tmp_path, settings):
     wanted = configs(folder, **settings)
     assert train(wanted, tmp_path) == len(wanted)
-    rows = {row["key"]: row for row in results.read(tmp_path).to_pylist()}
+    rows = {row["key"]: row for row in sweep_directory.read(tmp_path).to_pylist()}
     digest = data.load(None, folder).digest
     assert len(rows) == len(wanted)
     for config in wanted:
-        row = rows[runs.identity(config, digest)]
+        row = rows[config.identity(digest)]
         for name, value in alone(config).items():
             assert same(row[name], value), (config, name)
-        assert row["seed"] == config.seed and row["init"] == runs.canonical(config.init)
+        assert row["seed"] == config.seed and row["init"] == canonical(config.init)
 
 
 def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
@@ -135,7 +135,7 @@ def test_any_number_of_runs_and_devices_gives_the_same_bits(folder, tmp_path):
     assert all(same(row, many[row["key"]]) for row in few)
 
 
-def test_only_what_is_missing_is_trained(folder, tmp_path):
+def test_finished_runs_are_skipped(folder, tmp_path):
     wanted = configs(folder, seeds=3)
     assert train(wanted[:4], tmp_path) == 4
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
@@ -143,14 +143,12 @@ def test_only_what_is_missing_is_trained(folder, tmp_path):
     assert train(wanted, tmp_path) == 0
     for name, content in before.items():
         assert (tmp_path / name).read_bytes() == content
-    # Another name for an initializer is no other run; another learning rate is one.
-    named = runs.Config(
+    # Another name of the same initializer is the same run; another learning rate is not.
+    named = Config(
         init="kaiming_normal()", hidden=(16,), epochs=2, data_dir=folder, dataset="digits"
     )
     assert train([named], tmp_path) == 0
-    faster = runs.Config(
-        init="he_normal", hidden=(16,), epochs=2, data_dir=folder, learning_rate=0.1
-    )
+    faster = Config(init="he_normal", hidden=(16,), epochs=2, data_dir=folder, learning_rate=0.1)
     assert train([faster], tmp_path) == 1
 
 
@@ -164,9 +162,9 @@ def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path
     assert programs() == compiled
 
 
-def test_a_diverging_run_is_recorded_and_stops_no_other(folder, tmp_path):
+def test_a_diverging_run_is_recorded_and_does_not_stop_others(folder, tmp_path):
     wanted = [
-        runs.Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
+        Config(init=init, hidden=(16,), epochs=2, data_dir=folder)
         for init in ("he_normal", "normal(3e37)", "glorot_uniform")
     ]
     train(wanted, tmp_path)
@@ -193,7 +191,7 @@ def test_shards_add_up_to_the_grid(folder, tmp_path):
 @pytest.mark.parametrize("number", [2, 3, 6])
 def test_each_part_of_a_grid_is_a_fair_sample(number):
     grid = [
-        runs.Config(init=init, seed=seed)
+        Config(init=init, seed=seed)
         for seed in range(30)
         for init in ("zeros", "he_normal", "orthogonal")
     ]
@@ -204,12 +202,12 @@ def test_each_part_of_a_grid_is_a_fair_sample(number):
         assert mine == sorted(mine, key=grid.index)  # seed by seed
         inits = collections.Counter(config.init for config in mine)
         assert len(inits) == 3 and min(inits.values()) >= 2
-    # For ever, or machines with other versions of NumPy would disagree on which runs are theirs.
-    ten = [runs.Config(seed=seed) for seed in range(10)]
+    # Fixed for all versions of NumPy, so that machines agree on who trains which runs.
+    ten = [Config(seed=seed) for seed in range(10)]
     assert [config.seed for config in sweep.part(ten, 0, 2)] == [0, 1, 2, 4, 7]
 
 
-def test_what_is_named_twice_counts_once(folder, tmp_path):
+def test_values_given_twice_are_trained_once(folder, tmp_path):
     flags = [
         "--init=he_normal,kaiming_normal(), he_normal", "--seeds=0,0-1", "--hidden=16",
         "--hidden=16", "--learning_rate=.1,0.10", "--optimizer=adam,adam", "--activation=relu,relu",
@@ -217,28 +215,28 @@ def test_what_is_named_twice_counts_once(folder, tmp_path):
     ]  # fmt: skip
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "init    he_normal; 1 seeds" in result.stdout
-    assert "\nruns    1, 0 of them there already" in result.stdout
+    assert "init    he_normal; 1 seed\n" in result.stdout
+    assert "\nruns    1, of which 0 are finished" in result.stdout
 
 
 _HOLD = """
 import sys, time
-from experiments.common import results
-with results.Results(sys.argv[1]) as stored:
+from experiments.common import sweep_directory
+with sweep_directory.SweepDirectory(sys.argv[1]) as stored:
     print(len(stored.claim(sys.argv[2:], 100)), flush=True)
     time.sleep(600)
 """
 
 
-def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
+def test_runs_of_other_processes_are_reported_and_can_be_finished_later(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     digest = data.load(None, folder).digest
     wanted = [
-        runs.identity(runs.Config(init=init, seed=seed, hidden=(16,)), digest)
+        Config(init=init, seed=seed, hidden=(16,)).identity(digest)
         for seed in range(2)
         for init in ("he_normal", "zeros")
     ]
-    # Claims end with the process that holds them, however it ends: then come those of the next.
+    # Claims end with the process that holds them, even if it is killed.
     for held, left in ((4, "4 runs are"), (1, "1 run is")):
         other = subprocess.Popen(
             [sys.executable, "-c", _HOLD, tmp_path / "runs/sweep", *wanted[:held]],
@@ -252,20 +250,17 @@ def test_runs_in_other_hands_are_told_of_and_finished_later(folder, tmp_path):
             other.communicate()
         assert result.returncode == 0 and result.stderr == ""
         lines = result.stdout.splitlines()
-        assert (
-            lines[-3]
-            == f"{left} in the hands of other processes: give the command again to compare"
-        )
+        assert lines[-3] == f"{left} running in other processes; rerun this command to compare"
         assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
-        assert "0:00:00 left" not in result.stdout  # that would mean all
+        assert "0:00:00 left" not in result.stdout  # which would mean that all runs are done
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "\nruns    4, 3 of them there already" in result.stdout
+    assert "\nruns    4, of which 3 are finished" in result.stdout
     assert re.search(r"\n4/4 runs, [\d.]+ runs/s, 0:00:00 left", result.stdout)
     assert "test accuracy" in result.stdout
 
 
-def test_a_directory_that_nothing_is_to_be_added_to_need_not_be_writable(folder, tmp_path):
+def test_a_finished_directory_need_not_be_writable(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     first = run(*flags, cwd=tmp_path)
     directory = tmp_path / "runs/sweep"
@@ -277,7 +272,7 @@ def test_a_directory_that_nothing_is_to_be_added_to_need_not_be_writable(folder,
     finally:
         directory.chmod(0o755)
     assert again.returncode == 0 and again.stderr == ""
-    assert sorted(directory.iterdir()) == before  # root could have written
+    assert sorted(directory.iterdir()) == before  # also if root runs the test
     comparison = first.stdout.partition("0:00:00 left")[2]
     assert "test accuracy" in comparison and again.stdout.endswith(comparison)
 
@@ -293,26 +288,26 @@ def test_two_processes_share_the_work(folder, tmp_path):
     keys = [
         key
         for part in (tmp_path / "r").glob("*.parquet")
-        for key in results._read(part, ["key"])["key"].to_pylist()
+        for key in sweep_directory._read(part, ["key"])["key"].to_pylist()
     ]
     assert len(set(keys)) == 200
     assert len(keys) == 200  # none was trained twice
 
 
-def test_the_output_says_what_is_done_and_what_it_shows(folder, tmp_path):
+def test_the_output_shows_progress_and_results(folder, tmp_path):
     flags = ["--init=zeros,he_normal", "--seeds=3", "--hidden=16", f"--data_dir={folder}"]
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines) and "\x1b" not in result.stdout
-    assert any(line.startswith("runs    6, 0 of them there already") for line in lines)
+    assert any(line.startswith("runs    6, of which 0 are finished") for line in lines)
     assert any(re.match(r"6/6 runs, [\d.]+ runs/s, 0:00:00 left", line) for line in lines)
     assert any(line.startswith("he_normal     3  0.") for line in lines)
     assert any(line.startswith("- zeros: 0 of 3 runs learned anything") for line in lines)
     assert lines[-2:] == ["results runs/sweep", "report  python -m experiments.report runs/sweep"]
 
 
-def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
+def test_ctrl_c_keeps_all_trained_runs(folder, tmp_path):
     flags = ["--init=he_normal", "--seeds=2000", "--hidden=16", f"--data_dir={folder}"]
     process = subprocess.Popen(
         [*COMMAND, *flags], cwd=tmp_path, env=FAST, stdout=subprocess.PIPE, text=True
@@ -323,12 +318,12 @@ def test_ctrl_c_keeps_what_was_trained(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "finishing the runs that are under way" in output
+    assert "finishing the current runs" in output
     kept = len(outcome(tmp_path / "runs/sweep"))
     assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
 
 
-def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
+def test_ctrl_c_that_also_stops_the_reader_loses_no_run(folder, tmp_path):
     """As in `python -m experiments.sweep | tee log`."""
     flags = [
         "--init=he_normal",
@@ -342,7 +337,7 @@ def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
     while len(kept := list(tmp_path.glob("runs/sweep/*.parquet"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.3)  # the next batch, of some seconds, is under way
+    time.sleep(0.3)  # the next batch, which takes some seconds, has started
     process.stdout.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130 and process.stderr.read() == ""
@@ -350,7 +345,7 @@ def test_ctrl_c_that_ends_the_reader_too_loses_nothing(folder, tmp_path):
     assert len(list(tmp_path.glob("runs/sweep/*.parquet"))) > len(kept)
 
 
-def test_output_cut_short_by_head_is_no_crash_and_costs_no_run(folder, tmp_path):
+def test_head_closing_the_output_causes_no_traceback_and_loses_no_run(folder, tmp_path):
     flags = ["--init=he_normal", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     process = piped(*flags, cwd=tmp_path)
     while not process.stdout.readline().startswith("runs "):
@@ -361,7 +356,7 @@ def test_output_cut_short_by_head_is_no_crash_and_costs_no_run(folder, tmp_path)
     assert len(outcome(tmp_path / "runs/sweep")) == 2
 
 
-def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(folder, tmp_path):
+def test_an_initializer_that_does_not_fit_is_reported_before_training(folder, tmp_path):
     flags = ["--init=he_normal,delta_orthogonal", "--seeds=2", f"--data_dir={folder}"]
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
@@ -369,20 +364,20 @@ def test_an_initializer_that_does_not_fit_is_told_before_anything_is_trained(fol
     assert not list((tmp_path / "runs/sweep").glob("*.parquet"))
 
 
-def test_a_network_that_does_not_fit_into_the_memory_is_told_in_one_line(folder, tmp_path):
+def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, tmp_path):
     result = run("--init=zeros", "--hidden=1000000,1000000", f"--data_dir={folder}", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert "--hidden=1000000,1000000 with --batch_size=128 needs more memory" in result.stderr
 
 
-def test_help_shows_every_flag_as_it_is_written(tmp_path):
+def test_help_shows_defaults_as_they_are_written(tmp_path):
     result = run("--help", cwd=tmp_path)
     text = " ".join(result.stdout.split())
-    assert "each is one network. (default: 128,64) --activation" in text
+    assert "Repeat the flag to compare several. (default: 128,64) --activation" in text
     assert "repeat this option" not in text and "['" not in text
 
 
-def test_a_number_is_so_many_seeds_with_space_around_it_too():
+def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
     assert sweep.parse_seeds(" 3") == sweep.parse_seeds("3 ") == [0, 1, 2]
     assert sweep.parse_seeds("4294967295-4294967295") == [2**32 - 1]
 
@@ -394,21 +389,21 @@ def test_a_number_is_so_many_seeds_with_space_around_it_too():
         (["--seeds=0"], "--seeds=0: must be a number"),
         (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
         (["--seeds=4294967296-4294967297"], "--seeds=4294967296-4294967297: a seed must be below"),
-        (["--seeds=5-3"], "--seeds=5-3: must be a number, or a list such as 3,5,8-12"),
+        (["--seeds=5-3"], "--seeds=5-3: must be a number or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
         (["--hidden=1,two"], "--hidden=1,two: must be integers"),
         (["--hidden=16,,8"], "--hidden=16,,8: must be integers"),
-        (["--init=zeros,,he_normal"], "--init=zeros,,he_normal: must be names separated by"),
-        (["--activation=relu,"], "--activation=relu,: must be names separated by"),
-        (["--optimizer="], "--optimizer=: must be names separated by commas, none of them empty"),
+        (["--init=zeros,,he_normal"], "--init=zeros,,he_normal: must be names separated by commas"),
+        (["--activation=relu,"], "--activation=relu,: must be names separated by commas"),
+        (["--optimizer="], "--optimizer=: must be names separated by commas"),
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
-        (["--shard=5/9", "--init=zeros", "--seeds=2"], "there are but 2 runs"),
-        (["--optimizer=adam,adm"], "--optimizer=adm: valid are adam"),
-        (["--workdir="], "--workdir= names no directory"),
+        (["--shard=5/9", "--init=zeros", "--seeds=2"], "the grid has only 2 runs"),
+        (["--optimizer=adam,adm"], "--optimizer=adm: must be one of adam"),
+        (["--workdir="], "--workdir is empty; name a directory"),
         (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(tmp_path, flags, message):
+def test_an_error_is_reported_in_one_line(tmp_path, flags, message):
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
@@ -423,13 +418,13 @@ def _train_all(folder, seeds, workdir):
     ("kills", "seeds"),
     [(5, 40), pytest.param(50, 300, marks=pytest.mark.slow)],  # two minutes
 )
-def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kills, seeds):
-    """-9 at random moments; then it is finished, and compared with a sweep left in peace."""
-    _train_all(folder, seeds, tmp_path / "in peace")  # first, so that the program is compiled
+def test_killing_a_sweep_at_any_moment_loses_and_corrupts_nothing(folder, tmp_path, kills, seeds):
+    """Killed at random moments, then finished and compared with an undisturbed sweep."""
+    _train_all(folder, seeds, tmp_path / "undisturbed")  # first, so that the program is compiled
     # Forked from a process that has imported everything, so that kills hit what matters.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        [f"experiments.{name}" for name in ("sweep", "common.results", "common.training")]
+        [f"experiments.{name}" for name in ("sweep", "common.sweep_directory", "common.training")]
         + ["experiments.common.models"]
     )
     rng = np.random.default_rng(0)
@@ -444,11 +439,11 @@ def test_no_kill_at_any_moment_loses_or_corrupts_anything(folder, tmp_path, kill
         found = list((tmp_path / "killed").glob("*.parquet"))
         now = len(outcome(tmp_path / "killed")) if found else 0
         assert now >= kept
-        patience += 0.1 * (now == kept)  # on a busy machine it takes longer to come anywhere
+        patience += 0.1 * (now == kept)  # on a busy machine it takes longer to finish anything
         kept = now
         if finished:
             break
         cut_short += 1
     assert cut_short > kills / 2 and 0 < kept
     _train_all(folder, seeds, tmp_path / "killed")
-    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "in peace"))
+    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed"))

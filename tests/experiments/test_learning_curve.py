@@ -1,4 +1,4 @@
-"""Pictures are made from the store alone, of every kind of run."""
+"""Learning curves are drawn from the files of a run, for every kind of run."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments.common import pictures, store
+from experiments.common import files, learning_curve
 
 
 def record(path, epochs, per_epoch, loss, acc):
@@ -18,8 +18,8 @@ def record(path, epochs, per_epoch, loss, acc):
         {"epoch": epoch, "val_loss": loss(epoch * per_epoch), "val_acc": acc}
         for epoch in range(epochs + 1)
     ]
-    store.append(path / "steps.jsonl", steps)
-    store.append(path / "metrics.jsonl", lines)
+    files.append_lines(path / "steps.jsonl", steps)
+    files.append_lines(path / "metrics.jsonl", lines)
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def record(path, epochs, per_epoch, loss, acc):
     ],
     ids=["falling", "one step", "nan", "inf", "perfect"],
 )
-def test_every_kind_of_run_gets_its_picture(epochs, per_epoch, loss, acc, tmp_path):
+def test_every_kind_of_run_gets_a_learning_curve(epochs, per_epoch, loss, acc, tmp_path):
     record(tmp_path, epochs, per_epoch, loss, acc)
     chance_loss = 0.0 if acc == 1.0 else math.log(10)
-    pictures.learning_curve(tmp_path, "title", "subtitle", chance_loss)
+    learning_curve.draw(tmp_path, "title", "subtitle", chance_loss)
     with PIL.Image.open(tmp_path / "learning_curve.png") as picture:
         assert picture.size == (1500, 660)
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20

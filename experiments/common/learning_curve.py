@@ -1,4 +1,4 @@
-"""Every picture, made from what the store holds: none needs a run to be trained again."""
+"""The learning curve of a run, drawn from the files in its directory."""
 
 import io
 import pathlib
@@ -6,29 +6,29 @@ from typing import Any
 
 import numpy as np
 
-# Without pyplot, which looks for a screen and takes more time to import.
+# Not pyplot, which looks for a screen and takes longer to import.
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.common import store
+from experiments.common import files
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colors, which color-blind readers can tell apart.
 _TRAINING, _TEST = "#0072B2", "#D55E00"
 
 
-def learning_curve(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> None:
+def draw(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> None:
     """Draws `learning_curve.png` of a run: loss and accuracy, in training and on the test set.
 
     Args:
       run: the directory of the run, with `metrics.jsonl` and `steps.jsonl`.
       title: what was trained.
       subtitle: how.
-      chance_loss: the loss of guessing all classes alike, drawn for comparison.
+      chance_loss: the loss of guessing all classes equally, drawn for comparison.
     """
-    epochs = store.read(run / "metrics.jsonl")
-    steps = store.read(run / "steps.jsonl")
+    epochs = files.read_lines(run / "metrics.jsonl")
+    steps = files.read_lines(run / "steps.jsonl")
     numbers = [epoch["epoch"] for epoch in epochs]
     per_epoch = len(steps) // max(numbers)
     figure = Figure(figsize=(10, 4.4), dpi=150)
@@ -52,10 +52,10 @@ def learning_curve(run: pathlib.Path, title: str, subtitle: str, chance_loss: fl
         axes.spines[["top", "right"]].set_visible(False)
         if metric == "loss":
             _loss_axis(axes, np.concatenate([batches, tests]), chance_loss)
-            above = tests[-1] < chance_loss / 2  # else it would cover the line of guessing
+            above = tests[-1] < chance_loss / 2  # or it would cover the line of guessing
         else:
             axes.set_title("Accuracy", loc="left", fontsize=11)
-            # Thrice the room that the test set needs once trained: the start comes in from below.
+            # Three times the range of the trained network; the start of the curve is cut off.
             lowest = np.min(tests[1:], initial=1.0, where=np.isfinite(tests[1:]))
             axes.set_ylim(max(0.0, 1 - 3 * (1 - lowest)), 1.005)
             above = False
@@ -76,12 +76,12 @@ def learning_curve(run: pathlib.Path, title: str, subtitle: str, chance_loss: fl
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    store.write(run / "learning_curve.png", buffer.getvalue())
+    files.write(run / "learning_curve.png", buffer.getvalue())
 
 
 def _loss_axis(axes: Axes, losses: np.ndarray, chance_loss: float) -> None:
     axes.set_title("Loss, log scale", loc="left", fontsize=11)
-    # Single lucky batches do not stretch the axis.
+    # A few lucky batches must not stretch the axis.
     losses = losses[np.isfinite(losses) & (losses > 0)]
     lowest = np.quantile(losses, 0.01) if len(losses) else 1.0
     axes.set_ylim(min(1.0, 0.9 * lowest), 1.3 * (np.max(losses, initial=chance_loss) or 1.0))
@@ -89,7 +89,7 @@ def _loss_axis(axes: Axes, losses: np.ndarray, chance_loss: float) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    if chance_loss == 0:  # a single class, which needs no guessing
+    if chance_loss == 0:  # a single class
         return
     axes.axhline(chance_loss, color="0.45", lw=0.9, ls=(0, (4, 3)), zorder=1)
     axes.annotate(

@@ -1,9 +1,10 @@
-"""Batches of runs: what one compiled program trains at a time, and how many that may be."""
+"""Batches of runs: which runs one compiled program trains at once, and how many fit in memory."""
 
 import collections
 import contextlib
 import dataclasses
 import datetime
+import functools
 import math
 import operator
 import time
@@ -14,48 +15,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import data, models, runs, training
+from experiments.common import data, description, models, starting, training
+from experiments.common.config import INITIALIZERS, Config, canonical
 
-Group = dict[str, runs.Config]  # runs by their identities
+Group = dict[str, Config]  # configurations by the identity of the run
 
-_MOST_RUNS = 16  # of a device in a batch on a CPU, where more would gain nothing
-_MOST_RUNS_TOGETHER = 256  # the same where the runs of a device advance together
-_CPU_BYTES = 2**28  # for a device's batch
-# All of a run is there about so many times over. Its parameters: on the host, on the device, and
-# while it is trained twice more in the state of Adam, which is the largest there is. Its history:
-# on the device, on the host, in its row, and in the file of the batch.
+_MOST_RUNS = 16  # per device in a batch on a CPU, where more gain nothing
+_MOST_RUNS_TOGETHER = 256  # the same on other devices, which train all runs together
+_CPU_BYTES = 2**28  # for the batch of one device
+# About how many copies of a run are in memory. Of its parameters: on the host, on the device, and
+# two in the state of Adam, which is the largest. Of its history: on the device, on the host, in its
+# row, and in the file of the batch.
 _COPIES = 4
 
 
 class Trainer(NamedTuple):
-    """What trains the runs of a group."""
+    """Trains the runs of a group."""
 
     train: Callable[[Group], list[dict[str, Any]]]
-    """Trains a batch of them, `most` at the most, to the rows that `results` stores. Raises a
-    ValueError if there is too little memory."""
+    """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`. Raises a
+    ValueError if it does not fit in memory."""
     least: int
-    """How many runs a batch should hold, and a multiple of which."""
+    """The size of a batch should be a multiple of this."""
     most: int
 
 
 def check(wanted: Group, dataset: data.Dataset) -> None:
-    """Finds initializers that do not fit a parameter before anything is trained.
+    """Checks that every initializer fits its parameters, before anything is trained.
 
     Raises:
       ValueError: one does not.
     """
-    names = ("init", "output_init", "bias_init", "hidden", "activation", "dtype")
+
+    def draw(config: Config) -> Any:
+        return starting.start(config, dataset).params
+
+    names = (*INITIALIZERS, "hidden", "activation", "dtype")
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
-        with jax.enable_x64(config.dtype == "float64"):
-            model = models.mlp(_features(config, dataset), config.activation, config.dtype)
-            jax.eval_shape(
-                lambda key, c=config, m=model: runs.draw_params(c, key, m), jax.random.key(0)
-            )
+        with starting.precision(config):
+            jax.eval_shape(functools.partial(draw, config))
 
 
 def groups(wanted: Group) -> list[Group]:
-    """The runs, divided into those that one compiled program trains."""
+    """Divides runs into groups that one compiled program can train."""
     found: dict[Any, Group] = collections.defaultdict(dict)
     for key, config in wanted.items():
         program = (
@@ -71,14 +74,13 @@ def groups(wanted: Group) -> list[Group]:
 
 
 def trainer(group: Group, dataset: data.Dataset) -> Trainer:
-    """Makes what trains the runs of a group, one of `groups`."""
-    config = next(iter(group.values()))  # in what matters here they are all alike
-    features = _features(config, dataset)
+    """Makes the trainer for one of `groups`."""
+    config = next(iter(group.values()))  # they agree in every field used here
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("runs",), devices=devices)
     sharded, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("runs"), jax.P()))
-    with jax.enable_x64(config.dtype == "float64"):
-        model = models.mlp(features, config.activation, config.dtype)
+    with starting.precision(config):
+        model = starting.model(config, dataset)
         # All runs share one copy of the data on each device.
         train_set, test_set = jax.device_put(
             (
@@ -88,21 +90,21 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
             whole,
         )
     shapes = jax.tree.leaves(model.shapes)
-    slots = _slots(config, dataset, shapes)
+    slots = _slots(config, dataset, model)
     if devices[0].platform == "cpu":
         least = len(devices)
-    else:  # runs that advance together: fewer take as long
+    else:  # runs are trained together, and fewer take as long
         slots = min(slots, -(-len(group) // len(devices)))
         least = slots * len(devices)
-    commonest = np.bincount(dataset.train_labels).argmax()
-    environment = runs.environment()
+    most_common = np.bincount(dataset.train_labels).argmax()
+    environment = description.environment()
     common = {
         "dataset": dataset.name,
         "digest": dataset.digest,
-        "features": features[0],
-        "classes": features[-1],
+        "features": model.features[0],
+        "classes": model.features[-1],
         "test_images": len(dataset.test_labels),
-        "guess_acc": float(np.mean(dataset.test_labels == commonest)),
+        "guess_acc": float(np.mean(dataset.test_labels == most_common)),
         "host": environment["device"]["host"],
         "device": environment["device"]["kind"],
         "versions": ", ".join(" ".join(pair) for pair in environment["versions"].items()),
@@ -110,24 +112,23 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
 
     def train(batch: Group) -> list[dict[str, Any]]:
         started = time.perf_counter()
-        # The runs are dealt to the devices in turn; a device's lie one after another.
+        # Runs are assigned to devices in turn; those of one device are adjacent.
         places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
-        with jax.enable_x64(config.dtype == "float64"), _enough_memory(config):
+        with starting.precision(config), _enough_memory(config):
             params = jax.tree.map(
                 lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
             )
             rates = np.ones(slots * len(devices), shapes[0].dtype)
             keys = np.zeros((slots * len(devices), 2), np.uint32)
             for place, one in zip(places, batch.values(), strict=True):
-                key = runs.root_key(one.seed)
-                drawn = runs.draw_params(one, key, model)
+                _, key, drawn = starting.start(one, dataset)
                 for stack, leaf in zip(
                     jax.tree.leaves(params), jax.tree.leaves(drawn), strict=True
                 ):
                     stack[place] = leaf
                 rates[place] = one.learning_rate
-                keys[place] = jax.random.key_data(runs.order_key(key))
+                keys[place] = jax.random.key_data(starting.order_key(key))
             history = training.train_runs(
                 *jax.device_put((counts.astype(np.int32), params, rates), sharded),
                 jax.device_put(
@@ -155,32 +156,28 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
     return Trainer(train, least, slots * len(devices))
 
 
-def _features(config: runs.Config, dataset: data.Dataset) -> tuple[int, ...]:
-    """The sizes of the network: of the input, of every hidden layer, and of the output."""
-    return (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
-
-
-def _slots(config: runs.Config, dataset: data.Dataset, shapes: list[Any]) -> int:
-    """How many runs of a batch a device can hold."""
+def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
+    """The maximum number of runs per device in a batch."""
     device = jax.local_devices()[0]
-    params = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
+    itemsize = jax.tree.leaves(model.shapes)[0].dtype.itemsize
+    params = description.parameters(model) * itemsize
     steps = -(-len(dataset.train_labels) // config.batch_size)
     tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
     batches = config.epochs * steps + (config.epochs + 1) * tests
-    history = 2 * batches * shapes[0].dtype.itemsize  # a loss and a count
+    history = 2 * batches * itemsize  # a loss and a count
     if device.platform == "cpu":
         return max(1, min(_MOST_RUNS, _CPU_BYTES // (_COPIES * (params + history))))
-    # All runs of the batch are under way: parameters, gradients, the optimizer's state and updates,
-    # and what a step needs besides.
-    activations = config.batch_size * sum(_features(config, dataset))
+    # All runs are trained at once: each needs parameters, gradients, the state and the updates of
+    # the optimizer, and activations.
+    activations = config.batch_size * sum(model.features)
     bytes_of_one = 8 * params + _COPIES * history + 16 * activations
     limit = (device.memory_stats() or {}).get("bytes_limit", 2**32)
     return max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
 
 
 @contextlib.contextmanager
-def _enough_memory(config: runs.Config) -> Iterator[None]:
-    """Tells in one line of a network that the memory cannot hold."""
+def _enough_memory(config: Config) -> Iterator[None]:
+    """Reports in one line that a network does not fit in memory."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -188,12 +185,12 @@ def _enough_memory(config: runs.Config) -> Iterator[None]:
             raise
         raise ValueError(
             f"--hidden={','.join(map(str, config.hidden))} with --batch_size={config.batch_size}"
-            " needs more memory than there is: make either smaller"
+            " needs more memory than is available; reduce one of them"
         ) from None
 
 
-def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[str, Any]:
-    """What a row says of the run itself."""
+def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:
+    """The columns of a row that depend only on the run."""
     examples, tests = len(dataset.train_labels), len(dataset.test_labels)
     epochs = [
         training.means(training.Metrics(*sums), examples)
@@ -208,7 +205,7 @@ def _outcome(history: Any, config: runs.Config, dataset: data.Dataset) -> dict[s
     del fields["data_dir"]
     return {
         **fields,
-        **{name: runs.canonical(fields[name]) for name in ("init", "output_init", "bias_init")},
+        **{name: canonical(fields[name]) for name in INITIALIZERS},
         "status": "diverged" if diverged else "finished",
         **{name: [metrics[name] for metrics in epochs] for name in ("loss", "acc")},
         **{f"val_{name}": [metrics[name] for metrics in after] for name in ("loss", "acc")},

@@ -1,10 +1,10 @@
-"""The results of sweeps: a directory that any number of processes fill, a row a run.
+"""The directory of a sweep, which any number of processes can fill: one row per run.
 
     runs-DIGEST.parquet  the runs of one finished batch
-    .lock                empty; its bytes are locked by who is training the run of that number
+    .lock                empty; a process locks one byte of it for each run that it is training
 
-Files appear by renaming, complete or not at all, and are never changed: whatever happens to a
-process, all batches that it finished are there. Any tool reads them all at once, such as
+Files are written under a temporary name, renamed, and never changed, so a process that is killed
+loses none of its finished batches. Other tools can read all of them at once, for example
 `duckdb.sql("from 'runs/sweep/*.parquet'")`.
 """
 
@@ -22,18 +22,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.common import store
+from experiments.common import files
 
 FORMAT_VERSION = 1
 
 _PARTS = "runs-*.parquet"
-_ABANDONED = 24 * 3600.0  # seconds: a temporary file as old is nobody's, as it takes but moments
+_ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
 
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),  # of the configuration and the data; what identifies a run
-        ("status", pa.string()),  # finished, or diverged: a loss is not finite
-        # What was run: the fields of `runs.Config`, and the digest of the data.
+        ("key", pa.string()),  # identifies the run: digest of the configuration and the data
+        ("status", pa.string()),  # finished, or diverged (a loss is not finite)
+        # What was run: the fields of `Config`, and the digest of the data.
         ("init", pa.string()),
         ("output_init", pa.string()),
         ("bias_init", pa.string()),
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
         ("batch_size", pa.int64()),
         ("dataset", pa.string()),
         ("digest", pa.string()),
-        # What came out. Of every epoch, the test set's from before training on; of every step.
+        # Results: of every epoch (val_: also before training), and of every step.
         ("loss", pa.list_(pa.float64())),
         ("acc", pa.list_(pa.float64())),
         ("val_loss", pa.list_(pa.float64())),
@@ -55,11 +55,11 @@ SCHEMA = pa.schema(
         ("step_loss", pa.list_(pa.float32())),
         ("step_acc", pa.list_(pa.float32())),
         # Where and when.
-        ("features", pa.int64()),  # of the network: the pixels of an image
+        ("features", pa.int64()),  # inputs of the network: the pixels of an image
         ("classes", pa.int64()),
         ("test_images", pa.int64()),
-        ("guess_acc", pa.float64()),  # of always naming the commonest class
-        ("seconds", pa.float64()),  # wall time, shared out among the runs of a batch
+        ("guess_acc", pa.float64()),  # of always predicting the most common class
+        ("seconds", pa.float64()),  # wall time, divided by the runs of a batch
         ("finished", pa.timestamp("s", tz="UTC")),
         ("host", pa.string()),
         ("device", pa.string()),
@@ -69,10 +69,10 @@ SCHEMA = pa.schema(
 )
 
 
-class Results:
-    """A directory of results; as a context it is open to be added to, and made if it is not there.
+class SweepDirectory:
+    """A directory of results. Enter it as a context to add runs, which makes it if needed.
 
-    Entering the context raises a ValueError if the directory cannot be made or written to.
+    Entering raises a ValueError if the directory can't be made or is not writable.
     """
 
     def __init__(self, directory: str | pathlib.Path):
@@ -80,17 +80,17 @@ class Results:
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
 
-    def __enter__(self) -> "Results":
+    def __enter__(self) -> "SweepDirectory":
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ValueError(
-                f"cannot write to {self.directory} ({error.strerror}): name another --workdir"
+                f"cannot write to {self.directory} ({error.strerror}); name another --workdir"
             ) from None
-        # What killed processes were writing.
+        # Left over by killed processes.
         for temporary in self.directory.glob(f".{_PARTS}.*.tmp"):
-            with contextlib.suppress(OSError):  # another process may be faster
+            with contextlib.suppress(OSError):  # another process may have removed it
                 if time.time() - temporary.stat().st_mtime > _ABANDONED:
                     temporary.unlink()
         return self
@@ -99,7 +99,7 @@ class Results:
         os.close(self._lock)
 
     def finished(self) -> set[str]:
-        """The keys of all runs that are there now, whoever added them: lists the directory."""
+        """The keys of all runs in the directory now, from all processes."""
         new = set(self.directory.glob(_PARTS)) - self._files
         self._files |= new
         self._finished.update(
@@ -108,38 +108,38 @@ class Results:
         return self._finished
 
     def claim(self, keys: Iterable[str], most: int) -> list[str]:
-        """Claims runs for this process, until they are added or it ends, however it ends.
+        """Claims runs for this process, until they are added or the process ends.
 
         Args:
-          keys: of the runs to choose from, the first ones first.
-          most: how many are wanted.
+          keys: of the runs to choose from, in order of preference.
+          most: the maximum number of runs to claim.
 
         Returns:
-          The keys of runs that are not there and that no other process has in hand.
+          The keys of runs that are neither finished nor claimed by another process.
         """
         self.finished()
-        # Lazy: what is learned of finished runs on the way counts for those that follow.
+        # Lazy, so that runs found to be finished along the way are skipped.
         free = (key for key in keys if key not in self._finished and self._try(key))
         claimed: list[str] = []
         while new := list(itertools.islice(free, most - len(claimed))):
-            # Another process may have finished and given up some since the directory was listed.
+            # Another process may have finished and released some since the directory was listed.
             late = self.finished().intersection(new)
             self._release(late)
             claimed += [key for key in new if key not in late]
         return claimed
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Adds the runs of a finished batch, at once and for good, and gives up the claims."""
+        """Writes the runs of a finished batch to disk and releases the claims."""
         file = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
         keys = sorted(row["key"] for row in rows)
         name = _PARTS.replace("*", hashlib.sha256("".join(keys).encode()).hexdigest()[:16])
-        store.write(self.directory / name, file.getvalue())
+        files.write(self.directory / name, file.getvalue())
         self._release(keys)
 
     def _try(self, key: str) -> bool:
-        # A lock of one byte of the file, which the system takes back from a process that is gone.
-        # Where files cannot be locked two processes may do the same, which costs but their time.
+        # A lock on one byte of the file, which the system releases when the process ends.
+        # Where files can't be locked, two processes may train the same run, which only costs time.
         import fcntl
 
         try:
@@ -159,21 +159,21 @@ class Results:
 def read(
     directory: str | pathlib.Path, wanted: Collection[str] | None = None, *, steps: bool = True
 ) -> pa.Table:
-    """Reads the runs of a directory, each once, in an order that depends on the runs alone.
+    """Reads the runs of a directory, each once, in an order that depends only on the runs.
 
     Args:
-      directory: as of `Results`.
-      wanted: the keys of those to read; None stands for all.
-      steps: whether to read the columns of every step too, which are most of what is there.
+      directory: see `SweepDirectory`.
+      wanted: the keys of the runs to read; None means all.
+      steps: whether to read the columns of every step, too, which are most of the data.
 
     Raises:
-      ValueError: there are none, or a file is not one of these.
+      ValueError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
     tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
     if not tables:
-        raise ValueError(f"{directory} holds no runs: python -m experiments.sweep makes some")
-    table = pa.concat_tables(tables)  # which copies nothing, unlike what follows
+        raise ValueError(f"{directory} holds no runs; run python -m experiments.sweep first")
+    table = pa.concat_tables(tables)  # without a copy
     keys, seeds = table["key"].to_pylist(), table["seed"].to_pylist()
     places = {key: place for place, key in enumerate(keys) if wanted is None or key in wanted}
     order = sorted(places.values(), key=lambda place: (seeds[place], keys[place]))
@@ -192,4 +192,4 @@ def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _number(key: str) -> int:
-    return int(key[:15], 16)  # below 2**60, as the places in a file have to be
+    return int(key[:15], 16)  # below 2**60, since offsets in a file are 64-bit

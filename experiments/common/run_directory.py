@@ -1,21 +1,20 @@
-"""The directory of a run: what is in it, and how it is written so that nothing is ever lost.
+"""The directory of a run: its files, written so that no finished epoch is lost.
 
-    config.json          the configuration, versions, device and data of the run; written first
-    metrics.jsonl        a line an epoch: loss, acc, val_loss, val_acc; epoch 0 is before training
-    steps.jsonl          a line a training step: loss and acc of its batch
+    config.json          the configuration, versions, device and data; written first
+    metrics.jsonl        one line per epoch: loss, acc, val_loss, val_acc; 0 is before training
+    steps.jsonl          one line per training step: loss and acc of its batch
     params.safetensors   the parameters after the last finished epoch
-    learning_curve.png   the picture of the above
-    audit.json           what an audit of the network before training found, if there was one
+    learning_curve.png   a plot of the metrics
+    audit.json           the audit of the network before training, with --audit
     summary.json         how the run ended, and its last metrics
     events.out.tfevents* the metrics of every epoch, for TensorBoard
 
-Whole files appear by renaming, complete or not at all; lines are appended whole and flushed to the
-disk, so that a run stopped at any moment keeps every finished epoch.
+Whole files are written under a temporary name and renamed; lines are appended in one write and
+flushed to disk. A run that is stopped at any moment keeps every finished epoch.
 """
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -26,44 +25,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.common import files
+
 if TYPE_CHECKING:
     import tensorboardX
 
     from experiments.common import training
 
-FORMAT_VERSION = 1
-
-Record = dict[str, Any]
-
 
 def check_free(workdir: str | None) -> None:
-    """Checks that a directory can be that of a new run: it is absent, or empty, or None.
+    """Checks that a directory can hold a new run: it is absent, empty, or None.
 
     Raises:
-      ValueError: it is not.
+      ValueError: it can't.
     """
     if workdir == "":
-        raise ValueError("--workdir= names no directory")
+        raise ValueError("--workdir is empty; name a directory")
     if workdir is None or not os.path.lexists(workdir):
         return
     if not os.path.isdir(workdir):
         raise ValueError(f"--workdir={workdir} is not a directory")
     if os.listdir(workdir):
-        raise ValueError(f"--workdir={workdir} is not empty: a run needs a directory of its own")
+        raise ValueError(f"--workdir={workdir} is not empty; name a new directory")
 
 
 def create(workdir: str | None, name: str) -> pathlib.Path:
-    """Makes the directory of a new run, and never takes one that holds anything already.
+    """Makes the directory of a new run; never uses one that holds any files.
 
     Args:
-      workdir: the directory; None makes a new one under `runs`, called after the run.
-      name: what distinguishes the run, any text; from the second run of a name on, numbered.
+      workdir: the directory; None makes a new one under `runs`, named after the run.
+      name: of the run, any text; a number is added from the second run of that name on.
 
     Returns:
       The path of the directory, which exists and is empty.
 
     Raises:
-      ValueError: the directory is not free, or cannot be made.
+      ValueError: the directory is not empty, or can't be made.
     """
     if workdir is not None:
         check_free(workdir)
@@ -71,7 +68,9 @@ def create(workdir: str | None, name: str) -> pathlib.Path:
     try:
         pathlib.Path("runs").mkdir(exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make runs ({error.strerror}): name a --workdir") from None
+        raise ValueError(
+            f"cannot make the directory runs ({error.strerror}); name a --workdir"
+        ) from None
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:120]
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
@@ -85,48 +84,14 @@ def _made(path: pathlib.Path, exist_ok: bool = False) -> pathlib.Path:
     except FileExistsError:
         raise
     except OSError as error:
-        raise ValueError(f"cannot make {path} ({error.strerror}): name another --workdir") from None
+        raise ValueError(f"cannot make {path} ({error.strerror}); name another --workdir") from None
     return path
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that is complete or absent, whatever happens meanwhile."""
-    # A random name: processes on many machines may write to one directory.
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Writes a record as indented JSON, with the version of this format."""
-    content = json.dumps({"format_version": FORMAT_VERSION, **_finite(record)}, indent=2)
-    write(path, content.encode() + b"\n")
-
-
-def append(path: pathlib.Path, records: Iterable[Record]) -> None:
-    """Appends records to a file of JSON lines, in one write, and flushes them to the disk."""
-    lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
-    with open(path, "ab", buffering=0) as file:
-        file.write(lines.encode())
-        os.fsync(file.fileno())
-
-
-def read(path: pathlib.Path) -> list[Record]:
-    """Reads a file of JSON lines; a last line that a crash cut short is left out."""
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def add_epoch(
     run: pathlib.Path, events: "tensorboardX.SummaryWriter", epoch: "training.Epoch"
 ) -> None:
-    """Stores a finished epoch, at once and for good.
+    """Stores a finished epoch on disk.
 
     Args:
       run: the directory of the run.
@@ -136,7 +101,7 @@ def add_epoch(
     save_params(run / "params.safetensors", epoch.params, epoch.number)
     if epoch.batch_metrics is not None:
         steps = len(epoch.batch_metrics.loss)
-        append(
+        files.append_lines(
             run / "steps.jsonl",
             (
                 {
@@ -151,18 +116,18 @@ def add_epoch(
             ),
         )
     line = {"epoch": epoch.number, **epoch.metrics, "seconds": round(epoch.seconds, 4)}
-    append(run / "metrics.jsonl", [line])
+    files.append_lines(run / "metrics.jsonl", [line])
     for name, value in epoch.metrics.items():
         split, _, metric = name.rpartition("_")
-        if math.isfinite(value):  # TensorBoard has no place for others
+        if math.isfinite(value):  # TensorBoard can't show others
             events.add_scalar(f"{split or 'train'}/{metric}", value, epoch.number)
     events.flush()
 
 
 def events(run: pathlib.Path) -> "tensorboardX.SummaryWriter":
     """Opens the TensorBoard event file of a run, which needs no TensorFlow."""
-    # Where PyTorch is installed tensorboardX imports it, only to know its tensors by type: that
-    # takes longer than the training does. None makes that import fail, which it is prepared for.
+    # If PyTorch is installed, tensorboardX imports it just to recognize its tensors, which takes
+    # longer than training. With None the import fails, which tensorboardX handles.
     hidden = sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
     try:
         import tensorboardX
@@ -177,7 +142,7 @@ def save_params(path: pathlib.Path, params: Mapping[str, Any], epoch: int) -> No
     import safetensors.numpy
 
     flat = {name: np.asarray(value) for name, value in _flatten(params)}
-    write(path, safetensors.numpy.save(flat, metadata={"epoch": str(epoch)}))
+    files.write(path, safetensors.numpy.save(flat, metadata={"epoch": str(epoch)}))
 
 
 def load_params(path: pathlib.Path) -> dict[Any, Any]:
@@ -200,12 +165,3 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, A
             yield from _flatten(value, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}", value
-
-
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as null, since JSON has no such numbers."""
-    if isinstance(value, Mapping):
-        return {name: _finite(content) for name, content in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(content) for content in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,76 +8,78 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import initjax
-from experiments.common import data, runs
+from experiments.common import data
+from experiments.common.config import Config
 
-# JAX, and what imports it, is imported in the functions: a mistake in a flag is told before.
+# JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
     import jax
-    import optax
 
-    from experiments.common import models
-    from initjax import Repair, Report
+    from experiments.common import models, starting
 
 COMMAND = "python -m experiments.audit"
-BATCH_SIZE, WIDTH = 256, 128  # of that program, where no flag says otherwise
-_DEEP = 4  # hidden layers of one size from which on their number says it shorter
+BATCH_SIZE, WIDTH = 256, 128  # defaults of that program
+_DEEP = 4  # from this many hidden layers of one size on, a command gives --depth
 
 
 def audit(
-    config: runs.Config,
-    model: "models.Model",
-    params: Any,
-    key: "jax.Array",
+    config: Config,
+    start: "starting.Start",
     dataset: data.Dataset,
     optimizer: bool = False,
-) -> "Report":
-    """Audits freshly drawn parameters.
+) -> "initjax.Report":
+    """Audits the starting point of a run.
 
     Args:
       config: of the run.
-      model: its network.
-      params: what it starts from.
-      key: its root key.
+      start: its starting point.
       dataset: what it is trained on.
-      optimizer: whether to measure the first update of its optimizer too.
+      optimizer: whether to measure the first update of its optimizer, too.
     """
     return initjax.audit(
-        mean_loss(model),
-        params,
-        *first_batch(config, key, dataset),
-        optimizer=_optimizer(config) if optimizer else None,
+        mean_loss(start.model),
+        start.params,
+        *first_batch(config, start.key, dataset),
+        **_optimizer(config, optimizer),
     )
 
 
 def fix(
-    config: runs.Config,
-    model: "models.Model",
-    params: Any,
-    key: "jax.Array",
+    config: Config,
+    start: "starting.Start",
     dataset: data.Dataset,
     optimizer: bool = False,
-) -> tuple[Any, "Repair"]:
-    """Repairs freshly drawn parameters; takes what `audit` takes."""
-    return initjax.fix(
-        mean_loss(model),
-        params,
-        *first_batch(config, key, dataset),
-        key=initjax.named_key(key, "repair"),
-        optimizer=_optimizer(config) if optimizer else None,
+) -> "initjax.Repair":
+    """Repairs the starting point of a run; takes the arguments of `audit`."""
+    _, repair = initjax.fix(
+        mean_loss(start.model),
+        start.params,
+        *first_batch(config, start.key, dataset),
+        key=initjax.named_key(start.key, "repair"),
+        **_optimizer(config, optimizer),
     )
+    return repair
 
 
 def first_batch(
-    config: runs.Config, key: "jax.Array", dataset: data.Dataset
+    config: Config, key: "jax.Array", dataset: data.Dataset
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels that a run takes its first step on."""
+    """The images and labels of a run's first training step.
+
+    Args:
+      config: of the run.
+      key: its root key.
+      dataset: what it is trained on.
+    """
     import jax
 
-    from experiments.common import training
+    from experiments.common import starting, training
 
     examples = len(dataset.train_labels)
     order = training.shuffled_batches(
-        jax.random.fold_in(runs.order_key(key), 1), examples, min(config.batch_size, examples)
+        jax.random.fold_in(starting.order_key(key), 1),
+        examples,
+        min(config.batch_size, examples),
     )
     rows = np.asarray(order[0])
     return dataset.train_images[rows], dataset.train_labels[rows]
@@ -96,13 +98,15 @@ def mean_loss(model: "models.Model") -> Callable[[Any, "jax.Array", "jax.Array"]
     return loss_fn
 
 
-def _optimizer(config: runs.Config) -> "optax.GradientTransformation":
+def _optimizer(config: Config, measured: bool) -> dict[str, Any]:
     from experiments.common import training
 
-    return training.OPTIMIZERS[config.optimizer](config.learning_rate)
+    if not measured:
+        return {}
+    return {"optimizer": training.OPTIMIZERS[config.optimizer](config.learning_rate)}
 
 
-def command(config: runs.Config, *more: str, optimizer: bool = False) -> str:
+def command(config: Config, *more: str, optimizer: bool = False) -> str:
     """The command of `experiments.audit` that audits the network of a run.
 
     Args:
@@ -114,27 +118,27 @@ def command(config: runs.Config, *more: str, optimizer: bool = False) -> str:
     if len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
         width = [] if config.hidden[0] == WIDTH else [f"--width={config.hidden[0]}"]
         more = (f"--depth={len(config.hidden)}", *width, *more)
-    elif config.hidden != runs.Config.hidden:
+    elif config.hidden != Config.hidden:
         more = (hidden, *more)
     others = ("--hidden=", "--epochs=", "--optimizer=")
     if optimizer:
         more = (f"--optimizer={config.optimizer}", *more)
     else:
         others = (*others, "--learning_rate=")
-    found = [flag for flag in runs.arguments(config, BATCH_SIZE) if not flag.startswith(others)]
+    found = [flag for flag in config.arguments(BATCH_SIZE) if not flag.startswith(others)]
     return f"{COMMAND} {shlex.join([*found, *more])}"
 
 
-def next_step(config: runs.Config, report: "Report", optimizer: bool = False) -> list[str]:
-    """What to do about what an audit found: a line, or none if there is nothing to do."""
+def next_step(config: Config, report: "initjax.Report", optimizer: bool = False) -> list[str]:
+    """What to do about the findings of an audit: one line, or none if there is nothing to do."""
     if report.verdict == "ok":
         return []
     causes = {finding.cause for finding in report.findings}
     if "not_finite" in causes:
-        return ["mend    take another --init, as said above: what is infinite cannot be rescaled"]
+        return ["next    choose another --init: non-finite weights can't be rescaled"]
     more = ("--fix",)
     if causes == {"batch"}:
         config, more = dataclasses.replace(config, batch_size=BATCH_SIZE), ()
     elif causes == {"update"} and config.learning_rate is not None:
         config, more = dataclasses.replace(config, learning_rate=config.learning_rate / 10), ()
-    return [f"mend    {command(config, *more, optimizer=optimizer)}"]
+    return [f"next    {command(config, *more, optimizer=optimizer)}"]

@@ -1,0 +1,119 @@
+"""The configuration of a run: everything that determines it, bit for bit.
+
+Free of JAX, so that programs report a wrong flag before they spend time on importing it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+
+import initjax
+from initjax.specs import nearest_first
+
+ACTIVATIONS = (
+    "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu log_sigmoid mish"
+    " relu relu6 selu sigmoid silu soft_sign softplus sparse_plus sparse_sigmoid squareplus swish"
+    " tanh"
+).split()
+"""The elementwise activations of `jax.nn`, each with its default parameters."""
+
+OPTIMIZERS = {"adam": 1e-3, "momentum": 1e-2, "sgd": 1e-2}
+"""The optimizers and their default learning rates, which are those of Keras."""
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""The dtypes to compute in."""
+
+INITIALIZERS = ("init", "output_init", "bias_init")
+"""The fields of `Config` that hold specifications of initializers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that determines a run; checked on construction.
+
+    Raises:
+      ValueError: a value is invalid; the message names the flag and the valid values.
+    """
+
+    init: str = "glorot_uniform"
+    output_init: str = "glorot_uniform"
+    bias_init: str = "zeros"
+    seed: int = 0
+    hidden: tuple[int, ...] = (128, 64)
+    activation: str = "relu"
+    dtype: str = "float32"
+    optimizer: str = "adam"
+    learning_rate: float | None = None  # None becomes the optimizer's default
+    epochs: int = 5
+    batch_size: int = 128
+    dataset: str | None = None  # None is MNIST, or the dataset in data_dir
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        for name in INITIALIZERS:
+            try:
+                initjax.parse(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"--{name}: {error}") from None
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("dtype", self.dtype, DTYPES)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not least <= value < 2**32:
+                raise ValueError(f"--{name}={value}: must be at least {least} and below 2**32")
+        if not all(1 <= size < 2**31 for size in self.hidden):
+            sizes = ",".join(map(str, self.hidden))
+            raise ValueError(f"--hidden={sizes}: every size must be at least 1")
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has only lists
+        rate = self.learning_rate
+        if rate is None:
+            rate = OPTIMIZERS[self.optimizer]
+            object.__setattr__(self, "learning_rate", rate)
+        if not 0 < rate < math.inf:
+            raise ValueError(f"--learning_rate={rate:g}: must be a finite number above 0")
+
+    def arguments(self, batch_size: int | None = None) -> list[str]:
+        """The flags that give this configuration: init, seed, and all that differ from the default.
+
+        Args:
+          batch_size: the program's default for that flag; None means that of `Config`.
+        """
+        found = [f"--init={self.init}", f"--seed={self.seed}"]
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {
+            "learning_rate": OPTIMIZERS[self.optimizer],
+            "batch_size": batch_size or Config.batch_size,
+        }
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if name not in ("init", "seed") and value != default:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                found.append(f"--{name}={text}")
+        return found
+
+    def identity(self, digest: str) -> str:
+        """The key of a run: equal for configurations that give the same bits.
+
+        Args:
+          digest: of the data, whose name and directory may differ between machines.
+        """
+        fields = {
+            name: canonical(value) if name in INITIALIZERS else value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in ("dataset", "data_dir")
+        }
+        text = json.dumps({**fields, "data": digest}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical(spec: str) -> str:
+    """The one spelling of a specification: `he_normal` for `kaiming_normal()`, too."""
+    return repr(initjax.parse(spec)).removesuffix("()")
+
+
+def _check_choice(flag: str, value: str, valid: Iterable[str]) -> None:
+    if value not in valid:
+        choices = ", ".join(nearest_first(value, valid))
+        raise ValueError(f"--{flag}={value}: must be one of {choices}")

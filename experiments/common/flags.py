@@ -1,0 +1,134 @@
+"""The flags that programs share, each defined once, and how their values are read.
+
+A program lists the names of all its flags by group, and defines those that are not shared:
+
+    _GROUPS = {"Initialization": ("init", "seed"), "Output": ("workdir", "help")}
+    _FLAGS = flags.define(_GROUPS, workdir=flags.string(None, "Directory of the results."))
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from absl import flags as absl
+
+import initjax
+from experiments.common.config import ACTIVATIONS, DTYPES, OPTIMIZERS, Config
+
+Groups = Mapping[str, Iterable[str]]
+"""The names of a program's flags under the headings of --help."""
+
+
+class Flag(NamedTuple):
+    """A flag that has no name yet."""
+
+    define: Callable[..., Any]
+    """Of absl, such as DEFINE_string."""
+    default: Any
+    help: str
+
+
+string = functools.partial(Flag, absl.DEFINE_string)
+strings = functools.partial(Flag, absl.DEFINE_multi_string)
+integer = functools.partial(Flag, absl.DEFINE_integer)
+number = functools.partial(Flag, absl.DEFINE_float)
+boolean = functools.partial(Flag, absl.DEFINE_bool)
+
+DEFAULT_RATES = ", ".join(f"{rate:g} for {name}" for name, rate in OPTIMIZERS.items())
+
+_SHARED = {
+    "init": string(
+        Config.init,
+        "Initializer for the kernels of the hidden layers: a name, or a call with literal arguments"
+        " such as 'random_uniform(-0.1, 0.1)' or 'variance_scaling(2.0, \"fan_in\", \"normal\")'."
+        f" Names: {', '.join(initjax.NAMES)}.",
+    ),
+    "output_init": string(Config.output_init, "Initializer for the kernel of the output layer."),
+    "bias_init": string(Config.bias_init, "Initializer for all biases."),
+    "seed": integer(
+        Config.seed,
+        "Determines the initial weights and the order of the batches. With the same seed, runs are"
+        " repeated bit for bit, and all initializers see the same batches.",
+    ),
+    "hidden": string(
+        ",".join(map(str, Config.hidden)),
+        "Sizes of the hidden layers, separated by commas; empty for logistic regression.",
+    ),
+    "activation": string(
+        Config.activation,
+        f"Activation of the hidden layers, from jax.nn: {', '.join(ACTIVATIONS)}.",
+    ),
+    "dtype": string(
+        Config.dtype,
+        f"Dtype of the computation: {', '.join(DTYPES)}. Parameters are float32, or"
+        " float64 if that is chosen.",
+    ),
+    "optimizer": string(Config.optimizer, "adam, sgd, or momentum (sgd with momentum 0.9)."),
+    "learning_rate": number(None, f"Learning rate (default: {DEFAULT_RATES})."),
+    "epochs": integer(Config.epochs, "Number of passes over the training images."),
+    "batch_size": integer(
+        Config.batch_size, "Images per step. The last batch of an epoch may be smaller."
+    ),
+    "dataset": string(
+        None,
+        "mnist, which is bundled, or the name of an image classification dataset that TensorFlow"
+        " Datasets has prepared (default: mnist, or the dataset in --data_dir).",
+    ),
+    "data_dir": string(
+        None,
+        "Directory with IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST, or the"
+        " directory of TensorFlow Datasets (default: the bundled files, or ~/tensorflow_datasets).",
+    ),
+}
+
+
+def define(groups: Groups, **own: Flag) -> absl.FlagValues:
+    """Defines the flags of a program, apart from those of all others.
+
+    Args:
+      groups: the names of all its flags; `help` is defined by `console.run_program`.
+      **own: the flags that are the program's own, or differ from the shared one of that name.
+    """
+    values = absl.FlagValues()
+    for name in (name for names in groups.values() for name in names if name != "help"):
+        flag = own.get(name) or _SHARED[name]
+        flag.define(name, flag.default, flag.help, flag_values=values)
+    return values
+
+
+def several(name: str, default: str | None = None) -> Flag:
+    """The shared flag of that name, for a program that takes a list of its values.
+
+    Args:
+      name: of the flag.
+      default: instead of the shared one.
+    """
+    shared = _SHARED[name]
+    text = f"{shared.help} Separate several by commas to compare them."
+    return string(default or shared.default, text)
+
+
+def repeated(name: str) -> Flag:
+    """The shared flag of that name, for a program that takes it several times."""
+    shared = _SHARED[name]
+    return strings([shared.default], f"{shared.help} Repeat the flag to compare several.")
+
+
+def config_fields(values: absl.FlagValues) -> dict[str, Any]:
+    """The values of those flags that are fields of `Config`, as they were given."""
+    names = (field.name for field in dataclasses.fields(Config))
+    return {name: values[name].value for name in names if name in values}
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """The sizes of the hidden layers that `--hidden` gives.
+
+    Example:
+      >>> sizes("128,64"), sizes("")
+      ((128, 64), ())
+    """
+    try:
+        return tuple(map(int, text.split(","))) if text else ()
+    except ValueError:
+        raise ValueError(f"--hidden={text}: must be integers separated by commas") from None

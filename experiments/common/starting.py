@@ -1,0 +1,80 @@
+"""What a run starts from: its model, its keys and its freshly drawn parameters.
+
+All programs start here, so the same flags give the same network in each of them.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+import initjax
+from experiments.common import data, models
+from experiments.common.config import Config
+
+
+class Start(NamedTuple):
+    """The starting point of a run."""
+
+    model: models.Model
+    key: jax.Array
+    """The root key, from which every random number of the run is derived by name."""
+    params: Any
+
+
+def start(config: Config, dataset: data.Dataset) -> Start:
+    """Draws the parameters of a run; call it, and use its result, inside `precision(config)`.
+
+    Raises:
+      ValueError: an initializer does not fit a parameter.
+    """
+    network, key = model(config, dataset), root_key(config.seed)
+    return Start(network, key, draw_params(config, key, network))
+
+
+def precision(config: Config) -> contextlib.AbstractContextManager[None]:
+    """The context for everything that computes in a run's dtype: float64 needs to be enabled."""
+    return jax.enable_x64(config.dtype == "float64")
+
+
+def model(config: Config, dataset: data.Dataset) -> models.Model:
+    """The model of a run, without parameters."""
+    features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
+    return models.mlp(features, config.activation, config.dtype)
+
+
+def root_key(seed: int) -> jax.Array:
+    """The root key of a run."""
+    # The implementation is named, so that no environment variable changes the run.
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def order_key(key: jax.Array) -> jax.Array:
+    """The key that determines the order of the training examples.
+
+    Args:
+      key: the root key.
+    """
+    return initjax.named_key(key, "batch order")
+
+
+def draw_params(config: Config, key: jax.Array, model: models.Model) -> Any:
+    """Draws the parameters of a model, each from its own key, folded from the parameter's path.
+
+    Args:
+      config: names the initializers.
+      key: the root key.
+      model: the model to draw for.
+    """
+    draw = _drawer(config.init, config.output_init, config.bias_init, model)
+    return draw(initjax.named_key(key, "weights"))
+
+
+@functools.lru_cache
+def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
+    """The program that draws all parameters: compiled once for any number of seeds."""
+    rules = {"*bias": bias_init, "output/*": output_init, "*": init}
+    rules = {pattern: initjax.parse(spec) for pattern, spec in rules.items()}
+    return jax.jit(lambda key: initjax.initialize(model.shapes, key, rules))

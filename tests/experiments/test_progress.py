@@ -1,0 +1,80 @@
+"""Progress: a bar in a terminal, plain lines elsewhere, within 80 columns."""
+
+import io
+import re
+
+import pytest
+
+from experiments.common import progress
+
+METRICS = {"loss": 0.33214, "acc": 0.9, "val_loss": 0.1534, "val_acc": 0.9545}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_finished_epoch_is_one_line_of_at_most_80_columns():
+    stream = io.StringIO()
+    shown = progress.EpochProgress(10, stream)
+    assert not shown.live
+    shown.epoch(3, 0.314, METRICS)
+    line = "Epoch  3/10 0.31s - loss 0.3321 - acc 0.9000 - val_loss 0.1534 - val_acc 0.9545\n"
+    assert stream.getvalue() == line and len(line) <= 81
+
+
+def test_a_terminal_gets_a_bar_that_the_line_replaces(monkeypatch):
+    stream = Terminal()
+    shown = progress.EpochProgress(5, stream)
+    assert shown.live
+    shown.steps(1, 0, 469, {})
+    shown.steps(1, 1, 469, {})  # too soon to draw again
+    monkeypatch.setattr(progress, "_REDRAW_SECONDS", 0.0)
+    shown.steps(1, 335, 469, {"loss": 0.5, "acc": 0.0001})
+    shown.epoch(1, 1.0, METRICS)
+    bars = stream.getvalue().split("\r\x1b[K")[1:]
+    assert bars[0] == "Epoch 1/5 ──────────────────── 0/469"
+    assert bars[1] == "Epoch 1/5 ━━━━━━━━━━━━━━────── 335/469 - loss 0.5000 - acc 1.0000e-04"
+    assert bars[2].startswith("Epoch 1/5 1.00s - loss 0.3321") and len(bars) == 3
+
+
+def test_without_a_stream_nothing_is_shown(capsys):
+    shown = progress.EpochProgress(5, None)
+    shown.say("hello")
+    shown.epoch(1, 1.0, METRICS)
+    assert not shown.live and capsys.readouterr() == ("", "")
+    with progress.runs_progress(0, 3, None) as show:
+        show(3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_loss_that_is_not_a_number_is_shown_as_nan():
+    stream = io.StringIO()
+    progress.EpochProgress(5, stream).epoch(1, 1.0, {"loss": float("nan"), "acc": 0.0})
+    assert "loss nan - acc 0.0000" in stream.getvalue()
+
+
+def test_a_terminal_sees_the_runs_of_a_sweep_as_one_bar():
+    stream = Terminal()
+    with progress.runs_progress(2, 8, stream) as show:
+        show(5)
+        show(8)
+    first, second, third = stream.getvalue().split("\r\x1b[K")[1:]
+    assert first == "━━━━━─────────────── 2/8 runs"
+    assert re.fullmatch(r"━{12}─{8} 5/8 runs, [\d.]+ runs/s, 0:00:0\d left", second)
+    assert re.fullmatch(r"━{20} 8/8 runs, [\d.]+ runs/s, 0:00:00 left\n", third)
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 3), (10.0, 1)])
+def test_outside_a_terminal_a_sweep_prints_a_line_every_ten_seconds_and_at_the_end(
+    monkeypatch, seconds, lines
+):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", seconds)
+    stream = io.StringIO()
+    with progress.runs_progress(0, 3, stream) as show:
+        for done in (1, 2, 3):
+            show(done)
+    written = stream.getvalue().splitlines()
+    assert len(written) == lines
+    assert re.fullmatch(r"3/3 runs, [\d.]+ runs/s, 0:00:00 left", written[-1])

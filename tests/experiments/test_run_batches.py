@@ -1,0 +1,63 @@
+"""Batches of runs: as many as fit in memory, and a one-line error if none does."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.common import data, run_batches, training
+from experiments.common.config import Config
+
+
+def digits(examples=100):
+    images = np.zeros((examples, 28, 28, 1), np.uint8)
+    labels = (np.arange(examples) % 10).astype(np.int32)
+    return data.Dataset("digits", "here", "d", 10, images, labels, images[:50], labels[:50])
+
+
+def most(dataset, config):
+    """The maximum number of runs per device."""
+    trainer = run_batches.trainer({"a": config}, dataset)
+    return trainer.most / len(jax.local_devices())
+
+
+def test_a_batch_holds_fewer_runs_if_each_needs_more_memory():
+    mnist = digits(60_000)
+    assert most(mnist, Config()) == run_batches._MOST_RUNS
+    assert 1 < most(mnist, Config(hidden=(1024, 1024))) < run_batches._MOST_RUNS  # parameters
+    assert most(mnist, Config(hidden=(4096, 4096))) == 1
+    assert 1 < most(mnist, Config(batch_size=1, epochs=20)) < run_batches._MOST_RUNS  # history
+    assert most(mnist, Config(batch_size=1, epochs=1000)) == 1
+    assert most(digits(), Config(epochs=10**6)) < run_batches._MOST_RUNS
+
+
+def test_a_batch_stays_within_its_memory():
+    """Four copies are assumed, of the parameters and of the history."""
+    for config in (Config(hidden=(1024, 1024)), Config(batch_size=1, epochs=20)):
+        sizes = np.array([784, *config.hidden, 10])
+        parameters = np.sum((sizes[:-1] + 1) * sizes[1:])
+        steps = config.epochs * -(-60_000 // config.batch_size)
+        bytes_of_one = 4 * parameters + 8 * steps
+        held = most(digits(60_000), config)
+        assert held * 4 * bytes_of_one <= run_batches._CPU_BYTES < (held + 1.1) * 4 * bytes_of_one
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes"),
+    ],
+)
+def test_too_little_memory_is_reported_in_one_line(monkeypatch, error):
+    config = Config(hidden=(16, 8), batch_size=32)
+    trainer = run_batches.trainer({"a": config}, digits())
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "train_runs", fails)
+    with pytest.raises(ValueError, match=r"^--hidden=16,8 with --batch_size=32 needs more memory"):
+        trainer.train({"a": config})
+    error = jax.errors.JaxRuntimeError("INTERNAL: something else")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        trainer.train({"a": config})

@@ -1,0 +1,47 @@
+"""The directory of a run: never overwritten, and parameters are restored exactly."""
+
+import numpy as np
+import pytest
+
+from experiments.common import run_directory
+
+
+def test_runs_of_the_same_name_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [run_directory.create(None, "mnist random_uniform(-0.1, 0.1)/x") for _ in range(3)]
+    assert [path.as_posix() for path in paths] == [
+        "runs/mnist-random_uniform-0.1-0.1-x",
+        "runs/mnist-random_uniform-0.1-0.1-x-2",
+        "runs/mnist-random_uniform-0.1-0.1-x-3",
+    ]
+
+
+def test_a_named_directory_may_be_absent_or_empty(tmp_path):
+    assert run_directory.create(str(tmp_path), "x") == tmp_path
+    assert run_directory.create(str(tmp_path / "a/b"), "x").is_dir()
+
+
+def test_a_directory_that_is_not_empty_is_rejected(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        run_directory.create(str(tmp_path), "x")
+    with pytest.raises(ValueError, match="is not a directory"):
+        run_directory.create(str(tmp_path / "file"), "x")
+    with pytest.raises(ValueError, match=r"cannot make .*; name another --workdir"):
+        run_directory.create(str(tmp_path / "file" / "below"), "x")
+
+
+def test_loaded_parameters_are_bit_for_bit_equal(tmp_path):
+    rng = np.random.default_rng(0)
+    params = {
+        "hidden": {i: {"kernel": rng.normal(size=(3, 4)).astype(np.float32)} for i in range(11)},
+        "output": {"bias": rng.normal(size=2)},
+    }
+    run_directory.save_params(tmp_path / "params.safetensors", params, 5)
+    loaded = run_directory.load_params(tmp_path / "params.safetensors")
+    assert loaded.keys() == params.keys() and set(loaded["hidden"]) == {*range(11)}
+    for i in range(11):
+        np.testing.assert_array_equal(
+            loaded["hidden"][i]["kernel"], params["hidden"][i]["kernel"], strict=True
+        )
+    np.testing.assert_array_equal(loaded["output"]["bias"], params["output"]["bias"], strict=True)
