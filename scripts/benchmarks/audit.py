@@ -1,15 +1,21 @@
-"""Measures the cost of an audit, compared with one gradient of the same loss: time and memory.
+"""Measures what an audit costs beside a gradient of the same loss: time and memory.
 
-    python scripts/benchmarks/audit.py --models=mlp,deep,resnet,gpt2
+    python scripts/benchmarks/audit.py --models=mlp,deep,resnet,gpt2,transformer
 
-Each measurement has a process of its own. Times are medians over --rounds, after compilation; the
-first call, which compiles, has a column of its own. Memory is the peak of the process minus what it
-held before the first call. The largest model is GPT-2 small, with 124 million parameters.
+Three things are compared with `jax.jit(jax.value_and_grad(loss_fn))`:
+
+- the first call, with compilation and empty caches; for the audit also with the import of its
+  modules and the first use of the theory. Each first call has a process of its own.
+- a later call of an auditor. Both are called in turns in one process.
+- memory: the peak of a process minus what it held before its first call.
+
+Times are medians over --rounds. The largest model is GPT-2 small, with 124 million parameters.
 """
 
 import argparse
 import itertools
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -34,10 +40,8 @@ def deep() -> tuple[Callable, Any, tuple]:
 def _perceptron(sizes: list[int]) -> tuple[Callable, Any, tuple]:
     import jax
 
-    import initjax
-
     key = jax.random.key(0)
-    init = initjax.he_normal()
+    init = jax.nn.initializers.he_normal()
     params = [
         init(jax.random.fold_in(key, n), shape) for n, shape in enumerate(itertools.pairwise(sizes))
     ]
@@ -127,95 +131,129 @@ def gpt2() -> tuple[Callable, Any, tuple]:
     return loss_fn, params, (jnp.asarray(tokens),)
 
 
-MODELS = {function.__name__: function for function in (mlp, deep, resnet, gpt2)}
-
-
-def measure(name: str, what: str, rounds: int) -> dict[str, float]:
-    """Times one kind of call of one model, in this process."""
+def transformer() -> tuple[Callable, Any, tuple]:
+    """24 unrolled pre-LN transformer blocks of width 128, 16 sequences of 32 tokens."""
+    import flax.linen as nn
     import jax
 
-    from initjax.auditing._audit import reported
-    from initjax.auditing._measuring.passes import measurer
-    from initjax.auditing._reading.trace import trace
+    class Transformer(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            x = nn.Embed(256, 128)(tokens)
+            for _ in range(24):
+                x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x))
+                x = x + nn.Dense(128)(nn.gelu(nn.Dense(512)(nn.LayerNorm()(x))))
+            return nn.Dense(256)(nn.LayerNorm()(x))
+
+    key, model = jax.random.key(0), Transformer()
+    tokens = jax.random.randint(key, (16, 32), 0, 256)
+    params = jax.jit(model.init)(key, tokens)
+
+    def loss_fn(params: Any, tokens: Any) -> Any:
+        logits: Any = model.apply(params, tokens)
+        return _cross_entropy(logits[:, :-1], tokens[:, 1:])
+
+    return loss_fn, params, (tokens,)
+
+
+MODELS = {function.__name__: function for function in (mlp, deep, resnet, gpt2, transformer)}
+
+
+def first_call(name: str, what: str) -> dict[str, float]:
+    """Times the first call on one model, in this process, and its memory."""
+    import jax
 
     loss_fn, params, batch = MODELS[name]()
     jax.block_until_ready((params, batch))
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     if what == "gradient":
-        gradient = jax.jit(jax.value_and_grad(loss_fn))
-        jax.block_until_ready(gradient(params, *batch))
-
-        def call() -> None:
-            jax.block_until_ready(gradient(params, *batch))
+        jax.block_until_ready(jax.jit(jax.value_and_grad(loss_fn))(params, *batch))
     else:
-        traced = trace("audit", loss_fn, params, batch, False)
-        passes = measurer(traced)
-        measured = passes(params, batch)
-        reported(traced, measured, params, batch)
+        import initjax
 
-        def call() -> None:
-            passes(params, batch)
+        initjax.audit(loss_fn, params, *batch)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # The parameters are there either way.
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return {"seconds": seconds, "memory": (peak - held) / 1024 + size / 2**20}
 
-    first = time.perf_counter() - start
-    times = []
+
+def later_calls(name: str, rounds: int) -> dict[str, float]:
+    """Times later calls of a gradient and of an auditor, in turns."""
+    import jax
+
+    import initjax
+
+    loss_fn, params, batch = MODELS[name]()
+    gradient = jax.jit(jax.value_and_grad(loss_fn))
+    auditor = initjax.auditor(loss_fn, params, *batch)
+    jax.block_until_ready(gradient(params, *batch))
+    auditor(params, *batch)
+    times: dict[str, list[float]] = {"gradient": [], "audit": []}
     for _ in range(rounds):
         start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "first": first,
-        "time": statistics.median(times),
-        "memory": (peak - held) / 1024,
-        "params": sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20,
-    }
+        jax.block_until_ready(gradient(params, *batch))
+        middle = time.perf_counter()
+        auditor(params, *batch)
+        times["gradient"].append(middle - start)
+        times["audit"].append(time.perf_counter() - middle)
+    return {what: statistics.median(found) for what, found in times.items()}
 
 
 def main() -> None:
     parser = _results.parser(__doc__)
     parser.add_argument("--models", default=",".join(MODELS), help=f"any of {', '.join(MODELS)}")
-    parser.add_argument("--rounds", type=int, default=7, help="calls of which the median is taken")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="calls of which the median is taken")
+    parser.add_argument("--first", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--later", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        model, what = options.one
-        print(json.dumps(measure(model, what, options.rounds)))
+    if options.first:
+        print(json.dumps(first_call(*options.first)))
+        return
+    if options.later:
+        print(json.dumps(later_calls(options.later, options.rounds)))
         return
     names = options.models.split(",")
     if unknown := [name for name in names if name not in MODELS]:
         parser.error(f"--models={unknown[0]}: must be among {', '.join(MODELS)}")
     rows = []
     for name in names:
-        one, other = (_in_process(name, what, options.rounds) for what in ("gradient", "audit"))
-        # The parameters are there either way; a gradient needs them, itself and activations.
-        memory = [found["memory"] + found["params"] for found in (one, other)]
-        rows.append(
-            [
-                str(MODELS[name].__doc__).rstrip("."),
-                f"{one['time'] * 1e3:.3g} ms",
-                f"{other['time'] * 1e3:.3g} ms",
-                f"{other['time'] / one['time']:.1f}",
-                f"{memory[0]:.0f} MB",
-                f"{memory[1]:.0f} MB",
-                f"{memory[1] / memory[0]:.1f}",
-                f"{other['first']:.1f} s",
-            ]
+        firsts: dict[str, list[dict[str, float]]] = {"gradient": [], "audit": []}
+        for _ in range(options.rounds):
+            for what, found in firsts.items():
+                found.append(_in_process("--first", name, what))
+        first, memory = (
+            [statistics.median(one[key] for one in found) for found in firsts.values()]
+            for key in ("seconds", "memory")
         )
-        print(" | ".join(rows[-1]), flush=True)
-    head = ["model", "gradient", "audit", "ratio", "memory: gradient", "audit", "ratio"]
+        later = _in_process(f"--rounds={max(10, options.rounds)}", f"--later={name}")
+        again = [later["gradient"], later["audit"]]
+        row = [str(MODELS[name].__doc__).rstrip(".")]
+        for (one, other), unit, scale in ((first, "s", 1), (again, "ms", 1e3), (memory, "MB", 1)):
+            row += [f"{one * scale:.3g} {unit}", f"{other * scale:.3g} {unit}"]
+            row.append(f"{other / one:.1f}")
+        rows.append(row)
+        print(" | ".join(row), flush=True)
+    head = ["model", "first gradient", "first audit", "ratio", "gradient", "auditor", "ratio"]
     body = (
-        f"Medians of {options.rounds} calls, after the first, which compiles. Memory is the peak"
-        " above what was held before the first call; that of the smallest model is mostly the"
-        f" compiler's.\n\n{_results.table([*head, 'first audit'], rows)}"
+        f"Medians of {options.rounds} processes for first calls, which compile, and of"
+        f" {max(10, options.rounds)} later calls in turns. Memory is the peak above what was held"
+        " before the first call; that of the smallest model is mostly the compiler's.\n\n"
+        f"{_results.table([*head, 'memory: gradient', 'audit', 'ratio'], rows)}"
     )
     packages = ("initjax", "jax", "flax", "optax")
     _results.write("audit", "The cost of an audit", body, packages, options.results)
 
 
-def _in_process(name: str, what: str, rounds: int) -> dict[str, float]:
-    command = [sys.executable, __file__, f"--rounds={rounds}", "--one", name, what]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_results.ROOT)
+def _in_process(*arguments: str) -> dict[str, float]:
+    # An empty cache: what compiles, compiles here.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMP")}
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=_results.ROOT, env=kept
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
