@@ -236,7 +236,7 @@ def _sketch(matrices: Any) -> Any:
     xp = matrices.__array_namespace__()
     turns, members, rows, columns = matrices.shape
     taken = matrices[:, :: _stride(members), :, :: _stride(columns)]
-    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (rows, 1))
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (1, 1, rows, 1))
     padding = xp.zeros((*taken.shape[:2], -rows % MOST, taken.shape[3]), dtype=np.float32)
     signed = xp.concat([taken * signs, padding], axis=2)
     return signed.reshape(turns, taken.shape[1], -1, MOST, taken.shape[3]).sum(2)

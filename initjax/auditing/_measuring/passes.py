@@ -427,7 +427,7 @@ def _parameter_statistics(depth: int, arrays: dict[str, Any], flat: Any) -> Any:
     leaf, gradient = arrays["leaf"], arrays["gradient"]
     found = {"finite": _all_finite(leaf), "learning": (gradient != 0).any()}
     if "update" in arrays:
-        found |= {"stddev": _wide(leaf).std(), "update": _wide(arrays["update"]).std()}
+        found |= {"stddev": _stddev(leaf), "update": _stddev(arrays["update"])}
     if leaf.ndim - depth >= 2 and not np.issubdtype(leaf.dtype, np.complexfloating):
         slices = leaf.reshape(math.prod(leaf.shape[:depth]), -1)
         prints = slices[:, :_PRINT].astype(np.float32)
@@ -438,8 +438,12 @@ def _all_finite(array: Any) -> Any:
     return array.__array_namespace__().isfinite(array).all()
 
 
-def _wide(array: Any) -> Any:
-    return array if np.issubdtype(array.dtype, np.complexfloating) else array.astype(np.float32)
+def _stddev(array: Any) -> Any:
+    """The standard deviation, in float32: exactly zero for a constant array."""
+    if not np.issubdtype(array.dtype, np.complexfloating):
+        array = array.astype(np.float32)
+    numbers = array.reshape(-1)
+    return (numbers - numbers[:1].sum()).std()
 
 
 def _described_parameter(found: dict[str, Any], leaf: Any, gradient: Any) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Reads a jaxpr into an anatomy: where parameters enter, and what becomes of their products."""
+"""Reads a jaxpr into an anatomy: where parameters enter, and what happens to their products."""

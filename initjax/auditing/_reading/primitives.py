@@ -5,7 +5,9 @@ To teach the audit a primitive, add its name to `PRIMITIVES` below, and nothing 
 fits, use "other": the audit then knows that no weight enters there, and predictions restart behind
 it. A primitive without a row works too, but the report lists the parameters that enter it as not
 read. If a property needs a new function (how axes move, how a weight enters, how a softmax
-continues), write it in `layout.py`, `products.py` or `softmax.py`, and name it in the row.
+continues), write it in `layout.py`, `products.py` or `softmax.py`, and name it in the row. Only a
+new kind of loop or branch takes more: a rule in `control_flow.py`, its programs in
+`inner_programs`, and how to run it again in `_measuring/rerun.py`.
 """
 
 from __future__ import annotations
@@ -25,10 +27,8 @@ Kind = Literal[
     "layout",  # rearranges, repeats or selects elements of the first operand
     "same",  # returns its operands
     "reduction",  # combines elements along axes
-    "pooling",  # combines elements within windows
-    "joined",  # puts arrays next to each other
     "product",  # sums products of two operands
-    "other",  # understood: no weight enters here
+    "other",  # anything else, if no weight can enter
     "unknown",  # has no row in the table
     "call",  # runs a nested program once
     "scan",
@@ -47,6 +47,9 @@ class Primitive(NamedTuple):
     """Which operation it performs on two operands; 'choice' selects one of several by the first."""
     root: bool = False
     """Whether it turns a variance into a standard deviation, or into the reciprocal of one."""
+    lost: str = ""
+    """Why predictions restart behind it. The default is the reason of an operand, or the name of
+    the primitive."""
     cuts: bool = False
     """Whether the result holds only some elements of an operand, or elements of several."""
     statistic: bool = False
@@ -57,6 +60,8 @@ class Primitive(NamedTuple):
     """How a weight can enter here."""
     softmax: SoftmaxRule | None = None
     """How it continues a softmax."""
+    logarithm: bool = False
+    """Whether it is a logarithm: that of a softmax shows which units are logits."""
     recomputed: bool = False
     """Whether the nested program is computed a second time in the backward pass."""
     ruled: bool = False
@@ -75,8 +80,13 @@ def _layout(move_axes: MoveAxes, **properties: Any) -> Primitive:
     return Primitive("layout", move_axes=move_axes, softmax=rule, **properties)
 
 
-def _elementwise(softmax: SoftmaxRule | None = softmax.combined, **properties: Any) -> Primitive:
-    return Primitive("elementwise", softmax=softmax, **properties)
+def _softmax_step(rule: SoftmaxRule = softmax.combined, **properties: Any) -> Primitive:
+    """An elementwise primitive that can be a step of a softmax."""
+    return Primitive("elementwise", softmax=rule, **properties)
+
+
+def _reduction(**properties: Any) -> Primitive:
+    return Primitive("reduction", lost="reduction", **properties)
 
 
 def _select(which: Any, *cases: Any) -> Any:
@@ -85,25 +95,26 @@ def _select(which: Any, *cases: Any) -> Any:
 
 PRIMITIVES: dict[str, Primitive] = {
     # Arithmetic
-    "add": _elementwise(arithmetic="sum", exact=np.add),
-    "add_any": _elementwise(arithmetic="sum", exact=np.add),
-    "sub": _elementwise(arithmetic="difference", exact=np.subtract),
-    "mul": _elementwise(softmax.multiplied, arithmetic="product", exact=np.multiply),
-    "div": _elementwise(softmax.divided, arithmetic="quotient"),
-    "select_n": _elementwise(arithmetic="choice", exact=_select),
+    "add": _softmax_step(arithmetic="sum", exact=np.add),
+    "add_any": _softmax_step(arithmetic="sum", exact=np.add),
+    "sub": _softmax_step(arithmetic="difference", exact=np.subtract),
+    "mul": _softmax_step(softmax.multiplied, arithmetic="product", exact=np.multiply),
+    "div": _softmax_step(softmax.divided, arithmetic="quotient"),
+    "select_n": _softmax_step(arithmetic="choice", exact=_select),
     # Other elementwise functions
-    "convert_element_type": _elementwise(linear=True, exact=np.asarray),
-    "reduce_precision": _elementwise(linear=True),
-    "stop_gradient": _elementwise(linear=True),
+    "convert_element_type": _softmax_step(linear=True, exact=np.asarray),
+    "reduce_precision": _softmax_step(linear=True),
+    "stop_gradient": _softmax_step(linear=True),
     "neg": Primitive("elementwise", linear=True, exact=np.negative),
-    "abs": _elementwise(exact=np.abs),
-    "max": _elementwise(exact=np.maximum),
-    "min": _elementwise(exact=np.minimum),
-    "clamp": _elementwise(),
-    "exp": Primitive("elementwise", softmax=softmax.exponential),
-    "exp2": Primitive("elementwise", softmax=softmax.exponential),
+    "abs": _softmax_step(exact=np.abs),
+    "max": _softmax_step(exact=np.maximum),
+    "min": _softmax_step(exact=np.minimum),
+    "clamp": _softmax_step(),
+    "exp": _softmax_step(softmax.exponential),
+    "exp2": _softmax_step(softmax.exponential),
     "sqrt": Primitive("elementwise", root=True, exact=np.sqrt),
     **_rows("rsqrt pow", Primitive("elementwise", root=True)),
+    "log": Primitive("elementwise", logarithm=True),
     "eq": Primitive("elementwise", exact=np.equal),
     "ne": Primitive("elementwise", exact=np.not_equal),
     "lt": Primitive("elementwise", exact=np.less),
@@ -112,7 +123,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "ge": Primitive("elementwise", exact=np.greater_equal),
     **_rows(
         "acos acosh and asin asinh atan atan2 atanh cbrt ceil cos cosh digamma erf erf_inv erfc"
-        " expm1 floor integer_pow is_finite lgamma log log1p log2 logistic nextafter not"
+        " expm1 floor integer_pow is_finite lgamma log1p log2 logistic nextafter not"
         " one_minus_square or reciprocal rem round sign sin sinh square tan tanh xor",
         Primitive("elementwise"),
     ),
@@ -132,23 +143,24 @@ PRIMITIVES: dict[str, Primitive] = {
         Primitive("same"),
     ),
     # Reductions and pools
-    "reduce_sum": Primitive("reduction", statistic=True, softmax=softmax.summed),
-    **_rows("reduce_max reduce_min reduce_prod", Primitive("reduction", statistic=True)),
+    "reduce_sum": _reduction(statistic=True, softmax=softmax.summed),
+    **_rows("reduce_max reduce_min reduce_prod", _reduction(statistic=True)),
     **_rows(
         "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_or"
         " reduce_precision_sum",
-        Primitive("reduction"),
+        _reduction(),
     ),
     **_rows(
-        "reduce_window reduce_window_max reduce_window_sum reduce_window_min", Primitive("pooling")
+        "reduce_window reduce_window_max reduce_window_sum reduce_window_min",
+        Primitive("other", lost="pooling"),
     ),
     # Products, lookups and joints
-    "dot_general": Primitive("product", product=products.dense),
+    "dot_general": Primitive("product", product=products.dense, lost="attention"),
     "conv_general_dilated": Primitive("product", product=products.convolution),
     "gather": Primitive(
         "other", cuts=True, product=products.embedding, softmax=softmax.moved(layout.unknown_axes)
     ),
-    **_rows("concatenate pad stack", Primitive("joined", cuts=True)),
+    **_rows("concatenate pad stack", Primitive("other", cuts=True, lost="join")),
     # Understood, but theory does not follow the results
     "dynamic_update_slice": Primitive("other", cuts=True),
     **_rows(

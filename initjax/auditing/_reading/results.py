@@ -35,17 +35,14 @@ def _laid_out(
     reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
 ) -> Tag:
     array, *indices = tags
-    signal = array.signal
-    by_data = any([index.data for index in indices])
-    if signal is None or by_data:
-        lost = array.lost or "choice"
-    else:
-        lost = array.lost
-        if signal.site is not None:
-            axes = None if signal.axes is None else row.move_axes(eqn, signal.axes)
-            signal = signal._replace(axes=axes, layout=(*signal.layout, path))
+    signal, lost = array.signal, array.lost
+    if signal is None or any([index.data for index in indices]):
+        signal, lost = None, lost or "choice"
+    elif signal.site is not None:
+        axes = None if signal.axes is None else row.move_axes(eqn, signal.axes)
+        signal = signal._replace(axes=axes, layout=(*signal.layout, path))
     return tag._replace(
-        signal=None if by_data else signal,
+        signal=signal,
         lost=lost,
         linear=array.linear,
         statistic=array.statistic,
@@ -58,40 +55,26 @@ def _laid_out(
 def _reduction(
     reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
 ) -> Tag:
-    statistic = row.statistic and tag.data
-    return tag._replace(lost="reduction", linear=False, statistic=statistic, root=False)
-
-
-def _pooling(
-    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
-) -> Tag:
-    return _mixed(tag, "pooling")
-
-
-def _joined(
-    reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
-) -> Tag:
-    return _mixed(tag, "join")
+    return _restart(tag, row.lost)._replace(statistic=row.statistic and tag.data)
 
 
 def _product(
     reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
 ) -> Tag:
-    """Of two layers' outputs, of constants, or one in which a parameter cannot be read."""
+    """Completes the tag of a product that is not a site: of two layers, of constants, or unread."""
+    name = eqn.primitive.name
     if tag.pure and not all([operand.leaves for operand in tags]):
         reading.constant_products = True
     missed = [operand.leaves for operand in tags if operand.leaves and not operand.sites]
     if tag.data and missed:
-        reading.note_unread(eqn.primitive.name, union(missed))
-    if tag.data and eqn.primitive.name == "dot_general":
-        return _mixed(tag, "attention")
-    return _other(reading, eqn, row, tags, tag, path)
+        reading.note_unread(name, union(missed))
+    return _restart(tag, (tag.data and row.lost) or tag.lost or name)
 
 
 def _other(
     reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
 ) -> Tag:
-    return _mixed(tag, tag.lost or eqn.primitive.name)
+    return _restart(tag, row.lost or tag.lost or eqn.primitive.name)
 
 
 def _unknown(
@@ -103,10 +86,11 @@ def _unknown(
     if tag.data and (entering or (opaque and tag.leaves)):
         label = str(eqn.params.get("name") or eqn.params.get("name_and_src_info") or "")
         reading.note_unread(f"{name} ({label[:60]})" if label else name, entering)
-    return _mixed(tag, name)
+    return _restart(tag, name)
 
 
-def _mixed(tag: Tag, why: str) -> Tag:
+def _restart(tag: Tag, why: str) -> Tag:
+    """The tag of a value from which predictions restart."""
     return tag._replace(lost=why, linear=False, statistic=False, root=False)
 
 
@@ -114,8 +98,6 @@ _RULES = {
     "elementwise": elementwise,
     "layout": _laid_out,
     "reduction": _reduction,
-    "pooling": _pooling,
-    "joined": _joined,
     "product": _product,
     "other": _other,
     "unknown": _unknown,

@@ -1,7 +1,7 @@
-"""Sites: the places in a computation where parameters enter.
+"""Sites: the places in a program where parameters enter.
 
-A site is a matrix product, convolution or embedding of which one operand is made of parameters and
-the other of data.
+A site is a matrix product, convolution or embedding with one operand made from parameters and the
+other from data.
 """
 
 from __future__ import annotations
@@ -23,56 +23,57 @@ class Site:
     """Which operand is the weight."""
     sources: frozenset[Source]
     unit_axes: tuple[int, ...]
-    """The axes of the output along which the units are."""
+    """The axes of the output that number the units."""
     weight_units: tuple[int, ...]
-    """The axes of the weight along which the units are, in the same order."""
+    """The axes of the weight that number the units, in the same order."""
     members: int
-    """How many of these axes, the first, are those of layers side by side, as under vmap."""
+    """How many of these axes, counted from the first, number parallel layers, as under vmap."""
     fan_in: float
-    """How many products a unit sums, on average over positions: padding does not count."""
+    """How many products a unit sums, averaged over positions; padding does not count."""
     fan_out: float
     """How many products an input enters, on average."""
     loops: tuple[tuple[Path, int | None], ...]
     """The loops around it, outermost first, with their lengths; None for a while loop."""
     backward: frozenset[Path]
-    """Those of them that take the last slice first."""
+    """The loops among them that start with the last slice."""
     scopes: tuple[Path, ...]
     """The loops, branches and recomputed parts around it, outermost first."""
     inputs: list[Tag]
-    """What is known of the data it takes: in the first turn of a loop, and in later ones."""
+    """What is known about its data: in the first turn of a loop, and in later turns."""
     size: int
-    """How many numbers its output has."""
+    """How many elements its output has."""
     output: Path
     """The equation whose result is the pre-activation: the last that adds a bias or multiplies
     by a number."""
     output_axes: tuple[int, ...] = ()
+    """The axes of the pre-activation that number the units."""
     ruled: bool = False
-    """Whether its output is inside of a function with a rule of differentiation of its own."""
+    """Whether its output is inside a function with its own differentiation rule."""
     scale: float = 1.0
-    """The number by which the product is multiplied."""
+    """The number that multiplies the product."""
     bias: int | None = None
-    """Which operand of that equation is the bias, if it adds one."""
+    """Which operand of the equation `output` is the bias, if it adds one."""
     bias_sources: frozenset[Source] = frozenset()
     added: bool = False
     """Whether its output is added to other data, as at the end of a residual branch."""
     residual: bool = False
-    """Whether what it is added to is upstream of its own input."""
+    """Whether those data are upstream of its own input."""
     streams: bool = False
-    """Whether sites give that, and not the batch alone, which may be a target."""
+    """Whether those data come from sites and not only from the batch, which may hold a target."""
     normalised: bool = False
-    """Whether its output is normalised, so that its scale does not count."""
+    """Whether its output is normalized, so that its scale does not matter."""
     classes: int = 0
-    """How many of its units are the logits of one softmax, as the logarithm that follows shows."""
+    """How many of its units are the logits of one softmax that a logarithm follows."""
     activation: Expression | None = None
-    """What is applied to the pre-activation where another site reads it, or else where it ceases to
-    be a function of this site alone on the way to one."""
+    """What is applied to the pre-activation where another site reads it. If no site reads it
+    directly, what is applied where it stops being a function of this site alone."""
     readers: set[Path] = dataclasses.field(default_factory=set)
     """The sites that read it through an activation."""
     mixed: set[Expression | None] = dataclasses.field(default_factory=set)
-    """What is applied to it where it meets other numbers: in a pool, a sum, a mask or a norm. None
-    for a part of the units, and for what another layer multiplies."""
+    """What is applied to it where it meets other values: in a pool, a sum, a mask or a norm. None
+    for a part of the units, and where another layer multiplies it."""
     reduced: set[Expression | None] = dataclasses.field(default_factory=set)
-    """The same where it is only summed up: this may be a statistic for a norm."""
+    """The same where it is only reduced, possibly to a statistic for a norm."""
 
     def copy(self) -> Site:
         return dataclasses.replace(
@@ -85,18 +86,18 @@ class Site:
 
     @property
     def softmax(self) -> bool:
-        """Whether its output enters a softmax and a logarithm: it gives logits."""
+        """Whether its units are logits: a softmax and a logarithm follow."""
         return self.classes > 0
 
     @property
     def stacked(self) -> frozenset[Path]:
-        """The loops that give it a weight of its own in every turn."""
+        """The loops that give it a different weight in every turn."""
         return frozenset(loop for source in self.sources for loop in source.stacked)
 
     def slices(self, source: Source) -> int:
-        """How many leading axes of a parameter number weights of their own: of turns, of members.
+        """How many leading axes of a parameter number separate weights: of turns and of members.
 
-        Members count where their axes lead in the parameter as they do in the weight.
+        Members count if their axes come first in the parameter, as in the weight.
         """
         lead = self.weight_units[: self.members] == tuple(range(self.members))
         side = self.members if lead and source.how == "whole" and not source.laid_out else 0
@@ -104,17 +105,17 @@ class Site:
 
     @property
     def differentiable(self) -> bool:
-        """Whether the gradient with respect to its output is one of the loss's own."""
+        """Whether JAX's gradient of the loss includes the gradient of its output."""
         return not self.ruled and all(length is not None for _, length in self.loops)
 
 
 @dataclasses.dataclass
 class Anatomy:
-    """What reading a computation found."""
+    """What reading a program has found."""
 
     sites: dict[Path, Site]
     """In the order of execution."""
     unread: dict[str, frozenset[int]]
-    """What could not be read, as a text, and the parameters that enter there."""
+    """Descriptions of what could not be read, and the parameters that enter there."""
     leaves: frozenset[int]
     """The parameters that the results depend on."""

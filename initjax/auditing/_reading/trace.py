@@ -1,4 +1,4 @@
-"""A loss function as a program that can be read: its jaxpr, its parameters' names, its anatomy."""
+"""Traces a loss function: its jaxpr, the names of its parameters, and its anatomy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from initjax.trees import paths
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A loss function, traced for parameters and a batch of certain shapes."""
+    """A loss function, traced for parameters and a batch of given shapes."""
 
     jaxpr: Any
     constants: list[Any]
+    """The arrays that the jaxpr closes over."""
     structure: Any
     """The structure of the parameters' tree."""
     names: list[str]
@@ -32,7 +33,7 @@ class Traced:
 
     @property
     def inexact(self) -> list[int]:
-        """The parameters that a gradient can be taken of."""
+        """The parameters that have a gradient."""
         import jax.numpy as jnp
 
         return [
@@ -48,19 +49,19 @@ def trace(
     """Traces a loss function and finds its layers.
 
     Args:
-      owner: the function that an error names.
+      owner: the public function that error messages name.
       loss_fn: maps `(params, *batch)` to a scalar, or to a scalar and anything else if has_aux.
       params: a tree of arrays.
       batch: trees of arrays.
-      has_aux: whether loss_fn gives more than the loss.
+      has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
-      The program.
+      The traced function.
 
     Raises:
-      TypeError: loss_fn is not callable, or params holds something else than arrays.
-      ValueError: there are no floating parameters, loss_fn does not give one floating number, or a
-        layer gives nothing.
+      TypeError: loss_fn is not callable, or params holds something other than arrays.
+      ValueError: there are no floating parameters, loss_fn does not return one floating number, or
+        the output of a layer is empty.
     """
     import jax
     import jax.numpy as jnp
@@ -72,14 +73,13 @@ def trace(
     for name, leaf in zip(names, leaves, strict=True):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
-                f"{owner}: the parameter {name!r} is {leaf!r}, not an array; give loss_fn what is"
-                " no array in another way, as equinox.partition and flax.nnx.split do"
+                f"{owner}: the parameter {name!r} is {leaf!r}, not an array; separate arrays from"
+                " everything else first, with equinox.partition or flax.nnx.split"
             )
     shapes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
     if not any(jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes):
         raise ValueError(
-            f"{owner}: params holds no floating array; it comes first: {owner}(loss_fn, params,"
-            " *batch)"
+            f"{owner}: params holds no floating array; call {owner}(loss_fn, params, *batch)"
         )
 
     def flat(leaves: list[Any], batch: tuple[Any, ...]) -> Any:
@@ -91,19 +91,19 @@ def trace(
         if isinstance(result, tuple | list | dict):
             given = jax.tree.map(np.shape, result)
             raise ValueError(
-                f"{owner}: loss_fn must give one number, got {given}; with a loss and something"
-                " else, has_aux=True leaves that out"
+                f"{owner}: loss_fn must return one number, got {given}; if it returns (loss,"
+                " anything), set has_aux=True"
             )
         if not isinstance(result, int | float | complex) and not hasattr(result, "dtype"):
-            raise ValueError(f"{owner}: loss_fn must give one number, got {result!r}")
+            raise ValueError(f"{owner}: loss_fn must return one number, got {result!r}")
         if jnp.shape(result) != ():
             raise ValueError(
-                f"{owner}: loss_fn must give one number, got an array of shape"
+                f"{owner}: loss_fn must return one number, got an array of shape"
                 f" {jnp.shape(result)}; take its mean"
             )
         if not jnp.issubdtype(jnp.result_type(result), jnp.floating):
             raise ValueError(
-                f"{owner}: loss_fn must give a floating number, got {jnp.result_type(result)}"
+                f"{owner}: loss_fn must return a floating number, got {jnp.result_type(result)}"
             )
         return result
 
@@ -119,8 +119,8 @@ def trace(
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
             raise ValueError(
-                f"{owner}: the layer of {name} gives an empty array; give a batch of 64 examples or"
-                " more, and layers at least one unit"
+                f"{owner}: the layer of {name} gives an empty array; give a batch of at least 64"
+                " examples, and every layer at least one unit"
             )
     traced = Traced(
         jaxpr=closed.jaxpr,
@@ -135,7 +135,7 @@ def trace(
 
 
 def _of_real_sites(traced: Traced) -> Anatomy:
-    """The anatomy without sites of complex numbers, for which no theory is at hand."""
+    """The anatomy without sites whose outputs are complex: there is no theory for them."""
     import jax.numpy as jnp
 
     anatomy = traced.anatomy

@@ -1,4 +1,4 @@
-"""Which parameters of a tree are to be trained, as far as Flax tells."""
+"""Which leaves of a tree are trainable, by the conventions of Flax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def trainable_leaves(params: Any) -> list[bool]:
-    """Which leaves of a tree are to be trained: not statistics, counts or other state."""
+    """Whether each leaf is trainable: not a statistic, a count or other state."""
     nnx = sys.modules.get("flax.nnx")
     statistics = statistic_leaves(params)
     if nnx is None:
@@ -20,7 +20,7 @@ def trainable_leaves(params: Any) -> list[bool]:
 
 
 def statistic_leaves(params: Any) -> list[bool]:
-    """Which leaves are running statistics, or state of random numbers."""
+    """Whether each leaf is a running statistic or the state of a random number generator."""
     import jax
 
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
@@ -39,7 +39,7 @@ def statistic_leaves(params: Any) -> list[bool]:
 
 
 def _boxed(params: Any, kind: type) -> list[Any]:
-    """For every leaf the variable of NNX that holds it, or None."""
+    """The NNX variable that holds each leaf, or None."""
     import jax
 
     boxes: list[Any] = []

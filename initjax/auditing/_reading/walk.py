@@ -130,7 +130,7 @@ def _equation(reading: Reading, eqn: Any, tags: list[Tag], path: Path) -> list[T
         return [_site(reading, eqn, tags, path, product)]
     if row.kind == "same":
         return tags
-    if eqn.primitive.name == "log":
+    if row.logarithm:
         note_logits(reading, tags[0])
     tag = result(reading, eqn, row, tags, path)
     softmax = softmax_after(row.softmax, eqn, tags)

@@ -7,6 +7,8 @@ import pytest
 from jax import lax
 
 import initjax
+from initjax.auditing._judging.assemble import layers
+from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._reading.trace import trace
 
 pytestmark = pytest.mark.usefixtures("without_jacobian")
@@ -31,9 +33,10 @@ def sites(loss, params, *batch):
     return list(trace("test", loss, params, batch, False).anatomy.sites.values())
 
 
-def read(loss, params, *batch):
+def read(measurer, loss, params, *batch):
     """The layers, and for each the name of the one it reads, or why it reads none."""
-    found = initjax.audit(loss, params, *batch).layers
+    traced = trace("test", loss, params, batch, False)
+    found = layers(traced, measurer(traced)(params, batch, traced.constants))
     reads = [
         layer.unpredicted if layer.source is None else found[layer.source].name for layer in found
     ]
@@ -80,19 +83,20 @@ def test_a_loop_over_stacked_weights_is_one_layer_with_its_own_weights_in_each_t
 
 
 def test_stacked_layers_are_predicted_from_turn_to_turn():
-    reads, found = read(stacked, STACK, X)
+    reads, found = read(measurer, stacked, STACK, X)
     names = [f"w[{turn}]" for turn in range(7)]
     assert reads == dict(zip([*names, "out"], ["batch", *names], strict=True))
-    _, plain = read(unrolled, STACK, X)
+    _, plain = read(measurer, unrolled, STACK, X)
     assert len(plain) == len(found) == 8
     for one, other in zip(found, plain, strict=True):
         for name in ("predicted_rms", "rms_z", "predicted_gradient_ratio", "rms", "gradient_ratio"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, nan_ok=True)
+    assert [layer.depth for layer in found] == list(range(8))
 
 
-def test_the_result_of_a_loop_is_read_from_its_last_turn():
+def test_the_result_of_a_loop_is_read_from_its_last_turn(pretended):
     """In a reversed loop, the last turn takes the first slice."""
-    reads, _ = read(SPELLINGS["reverse"], STACK, X)
+    reads, _ = read(pretended, SPELLINGS["reverse"], STACK, X)
     assert reads["out"] == "w[0]"
     assert [reads[f"w[{turn}]"] for turn in range(7)] == ["loop"] * 6 + ["batch"]
 
@@ -104,7 +108,7 @@ def test_the_result_of_a_loop_is_read_from_its_last_turn():
         _, hs = lax.scan(step, x, p["w"])
         return square(hs @ p["out"])
 
-    reads, _ = read(supervised, STACK, X)
+    reads, _ = read(pretended, supervised, STACK, X)
     assert reads["out"] == "all turns"
 
 
@@ -119,12 +123,12 @@ def test_an_activation_before_the_product_is_followed_too():
     assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
 
 
-def test_only_the_first_turn_reads_the_layer_before_the_loop():
+def test_only_the_first_turn_reads_the_layer_before_the_loop(pretended):
     def loss(p, x):
         h, _ = lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), jnp.tanh(x @ p["in"]), p["w"])
         return square(h @ p["out"])
 
-    reads, found = read(loss, {**STACK, "in": normal(5, 5)}, X)
+    reads, found = read(pretended, loss, {**STACK, "in": normal(5, 5)}, X)
     assert list(reads.values()) == ["batch", "in", *(f"w[{turn}]" for turn in range(7))]
     assert [layer.activation for layer in found] == ["tanh", *["relu"] * 7, ""]
 
@@ -153,8 +157,8 @@ def lstm(p, x):
 LSTM = {"w": normal(11, 24), "bias": normal(24), "out": normal(6, 2)}
 
 
-def test_a_loop_over_time_uses_one_layer_many_times():
-    reads, found = read(rnn, RNN, SERIES)
+def test_a_loop_over_time_uses_one_layer_many_times(pretended):
+    reads, found = read(pretended, rnn, RNN, SERIES)
     assert list(reads) == ["in", "own", "out"]
     assert [layer.uses for layer in found] == [10, 10, 1]
     assert reads["in"] == "batch"
@@ -196,12 +200,12 @@ def time_around_layers(p, x):
     ],
 )
 def test_of_nested_loops_the_one_that_slices_the_weights_is_found(
-    loss, params, lengths, stacked_by
+    pretended, loss, params, lengths, stacked_by
 ):
     for site in sites(loss, params, SERIES):
         assert tuple(length for _, length in site.loops) == lengths
         assert site.stacked == {site.loops[stacked_by][0]}
-    _, found = read(loss, params, SERIES)
+    _, found = read(pretended, loss, params, SERIES)
     assert len(found) == 3 * len(params)
     assert [layer.uses for layer in found] == [10] * len(found)
 
@@ -240,7 +244,7 @@ def test_fori_and_while_loops_share_their_weights(counted):
     assert (first.fan_in, inner.fan_in, last.fan_in) == (5, 6, 6)
 
 
-def test_gradients_are_predicted_only_for_layers_with_one_reader():
+def test_gradients_are_predicted_only_for_layers_with_one_reader(pretended):
     """A loop that also reads the layer adds a second term to its gradient."""
 
     def loss(p, x, turns=0):
@@ -248,9 +252,9 @@ def test_gradients_are_predicted_only_for_layers_with_one_reader():
         looped = lax.fori_loop(0, 3, lambda _, g: jnp.tanh(g @ p["own"]), h) if turns else 0
         return square(h @ p["out"]) + square(looped)
 
-    _, found = read(loss, RNN, X)
+    _, found = read(pretended, loss, RNN, X)
     assert found[0].predicted_gradient_ratio > 0
-    _, found = read(lambda p, x: loss(p, x, 3), RNN, X)
+    _, found = read(pretended, lambda p, x: loss(p, x, 3), RNN, X)
     assert np.isnan(found[0].predicted_gradient_ratio)
 
 
@@ -267,14 +271,14 @@ def test_every_branch_has_its_own_layers_and_predictions_restart_behind_them(num
     assert out.inputs[0].lost == "branch"
 
 
-def test_a_function_that_is_called_twice_is_two_layers():
+def test_a_function_that_is_called_twice_is_two_layers(pretended):
     call = jax.jit(lambda w, bias, x: jnp.tanh(x @ w + bias))
 
     def loss(p, x):
         h = call(p["w"][0], p["bias"][0], x)
         return square(call(p["w"][0], p["bias"][0], h) @ p["out"])
 
-    reads, _ = read(loss, STACK, X)
+    reads, _ = read(pretended, loss, STACK, X)
     assert list(reads) == ["w", "w (use 2)", "out"]
     assert list(reads.values()) == ["batch", "w", "w (use 2)"]
 
@@ -295,9 +299,10 @@ def test_a_layer_in_a_loop_reports_the_mean_over_turns():
 
     gradients = jax.grad(lambda shifts: loss(p, x, shifts))(jnp.zeros((10, 8, 6)))
     squares = np.square(gradients).sum((1, 2))
-    into, own, _ = initjax.audit(loss, p, x).layers
+    traced = trace("test", loss, p, (x,), False)
+    into, own, _ = layers(traced, measurer(traced)(p, (x,), traced.constants))
     assert into.uses == own.uses == 10
-    assert own.gradient == pytest.approx(np.sqrt(squares.mean() / 48), rel=1e-4)  # 8 x 6 numbers
+    assert own.log_gradient == pytest.approx(np.log(squares.mean()), rel=1e-4)
     assert np.ptp(np.log(squares)) > 3  # so the mean of logarithms would differ
     assert -1 < own.correlation < 1  # h is zero in the first turn, and has none
 

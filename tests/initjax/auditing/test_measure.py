@@ -406,6 +406,23 @@ def test_sharded_parameters_give_the_same_report():
     assert done.stdout == "4 layers alike\n", done.stderr
 
 
+def test_what_jax_compiles_for_an_accelerator_gives_the_same(monkeypatch):
+    expected, stacked = measured(small, *SMALL, optimizer=SGD)[1], placed("scan")[1]
+    monkeypatch.setattr(passes, "on_host", lambda array: False)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        result = measured(small, *SMALL, optimizer=SGD)[1]
+    looped = measured(with_readout(PLACES["scan"]), WHOLE, MANY)[1]
+    for one, other in ((result, expected), (looped, stacked)):
+        for mine, theirs in ((one.forward, other.forward), (one.backward, other.backward)):
+            assert set(mine) == set(theirs)
+            for path in mine:
+                assert set(mine[path]) == set(theirs[path])
+                for name, array in mine[path].items():
+                    np.testing.assert_allclose(array, theirs[path][name], rtol=1e-4, atol=2e-5)
+    for mine, theirs in zip(result.parameters, expected.parameters, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+
+
 # What did not happen
 
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend import core
 
 from initjax.auditing._activations import name_of
 from initjax.auditing._reading.expressions import IDENTITY
+from initjax.auditing._reading.primitives import PRIMITIVES, Primitive
 from initjax.auditing._reading.trace import trace
 
 Z = np.linspace(-7.0, 7.0, 201, dtype=np.float32)
@@ -111,8 +113,51 @@ def test_a_loop_over_a_layers_output_is_not_an_activation():
     assert lost not in ("", "batch")
 
 
+def test_one_row_teaches_the_audit_a_new_primitive(monkeypatch):
+    bend = core.Primitive("bend")
+    bend.def_abstract_eval(lambda aval: aval)
+    assert activation_between(lambda z, p: bend.bind(z)) == (None, "bend")
+    monkeypatch.setitem(PRIMITIVES, "bend", Primitive("elementwise"))
+    found, _ = activation_between(lambda z, p: bend.bind(z))
+    assert found is not None and found.text == "bend(z)"
+
+
 def test_an_array_with_one_element_counts_as_a_number():
     assert_reads(lambda z: jnp.maximum(z, NUMBER) / NUMBER[0])
+
+
+FOLDED = {
+    "add": lax.add, "sub": lax.sub, "mul": lax.mul, "neg": lax.neg, "abs": lax.abs,
+    "max": lax.max, "min": lax.min, "sqrt": lax.sqrt, "eq": lax.eq, "ne": lax.ne, "lt": lax.lt,
+    "le": lax.le, "gt": lax.gt, "ge": lax.ge,
+    "select_n": lambda x, y: lax.select_n(x > y, x, y),
+    "convert_element_type": lambda x: lax.convert_element_type(x, jnp.bfloat16),
+}  # fmt: skip
+NUMBERS = [3.14159, -0.7, 2.5e-3, 1e30, 0.0, -1.0, 7.0, np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+@pytest.mark.parametrize("name", FOLDED)
+def test_constants_are_folded_to_the_numbers_that_jax_computes(name, dtype):
+    exact = PRIMITIVES[name].exact
+    assert exact is not None
+    dtype = jnp.float32 if name == "sqrt" and dtype == jnp.int32 else dtype
+    numbers = np.asarray([3, -1, 0, 7, 2**31 - 1] if dtype == jnp.int32 else NUMBERS, dtype)
+    unary = name in ("neg", "abs", "sqrt", "convert_element_type")
+    for x in numbers:
+        for y in numbers[: 1 if unary else None]:
+            operands = [x] if unary else [x, y]
+            expected = np.asarray(FOLDED[name](*operands))
+            given = [x > y, x, y] if name == "select_n" else operands
+            with np.errstate(all="ignore"):
+                found = np.asarray(exact(*map(np.asarray, given))).astype(expected.dtype)
+            np.testing.assert_array_equal(found.astype(float), expected.astype(float))
+
+
+def test_every_folded_primitive_is_tested():
+    folded = {name for name, row in PRIMITIVES.items() if row.exact is not None}
+    assert folded == {*FOLDED, "add_any"}
+    assert PRIMITIVES["add_any"].exact is PRIMITIVES["add"].exact
 
 
 def twice(half):
