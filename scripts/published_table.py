@@ -27,7 +27,7 @@ def rows(report: pathlib.Path) -> list[list[str]]:
         for source in ("published", "independent"):
             result.append([init, source, *(lines[metric][source] for metric in _METRICS)])
         ours = [
-            f"{lines[metric]['ours']} ± {lines[metric]['sd over seeds']}" for metric in _METRICS
+            f"{lines[metric]['ours']} ± {lines[metric]['stddev over seeds']}" for metric in _METRICS
         ]
         result.append([init, "ours", *ours])
     return result

@@ -234,7 +234,6 @@ def test_the_front_page_says_what_an_installation_brings_as_measured():
     assert said and said.groups() == (*sizes["initjax"], *sizes["jax"])
 
 
-@pytest.mark.skipif(not (RESULTS / "published.md").exists(), reason="not measured yet")
 def test_the_front_page_shows_the_published_comparison_as_measured():
     measured = {
         tuple(cells[:2]): cells[2:]

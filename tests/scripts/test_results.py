@@ -45,7 +45,7 @@ def test_the_published_table_has_three_rows_for_each_initializer(script, tmp_pat
         "published",
         "independent",
         "ours",
-        "sd over seeds",
+        "stddev over seeds",
     )
     metrics = ("loss", "acc", "val_loss", "val_acc")
     with (tmp_path / "published.csv").open("w", newline="") as file:
