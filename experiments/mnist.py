@@ -44,6 +44,7 @@ def run(
     workdir: str | None = None,
     stream: TextIO | None = None,
     audit: bool = False,
+    audit_every: int | None = None,
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains one network and writes its directory (see `experiments.common.run_directory`).
 
@@ -52,6 +53,8 @@ def run(
       workdir: the directory of the run, empty or absent; None makes a new one under `runs`.
       stream: where to show progress; None shows nothing.
       audit: whether to audit the network before training, which writes `audit.json`.
+      audit_every: how many training steps there are from one audit to the next, which write
+        `audits.jsonl` and `audits.png`; None audits none.
 
     Returns:
       The directory, and the content of its summary.json.
@@ -85,6 +88,10 @@ def run(
             # Suggest the audit program's own batch size: ours is meant for training.
             audited = dataclasses.replace(config, batch_size=run_audit.BATCH_SIZE)
             display.say("", str(report), "", *run_audit.next_step(audited, report))
+        curves = inspect = None
+        if audit_every:
+            curves = importlib.import_module("experiments.common.layer_curves")
+            inspect = curves.inspector(directory, run_audit.auditor(config, start, dataset))
         epochs = training.fit(
             start.model.apply,
             config.optimizer,
@@ -96,6 +103,8 @@ def run(
             epochs=config.epochs,
             batch_size=config.batch_size,
             watch=display.steps if display.live else None,
+            inspect=inspect,
+            inspect_every=audit_every,
         )
         finished: list[training.Epoch] = []
         interrupted = False
@@ -119,15 +128,14 @@ def run(
     summary["seconds"] = time.perf_counter() - started
     files.write_json(directory / "summary.json", summary)
     try:  # the picture comes last, so that an error here loses nothing
+        title = f"{dataset.name}, {config.init}, seed {config.seed}"
+        subtitle = f"{description.network(config, start.model)}; {description.training(config)}"
         if len(finished) > 1:
-            drawing.result().draw(
-                directory,
-                title=f"{dataset.name}, {config.init}, seed {config.seed}",
-                subtitle=(
-                    f"{description.network(config, start.model)}; {description.training(config)}"
-                ),
-                chance_loss=math.log(dataset.num_classes),
-            )
+            chance_loss = math.log(dataset.num_classes)
+            drawing.result().draw(directory, title, subtitle, chance_loss)
+        if curves and finished:
+            curves.draw(directory, title, subtitle)
+            display.say(f"audits  {curves.summary(directory)}")
     finally:
         display.say(*_footer(config, directory, summary))
     if interrupted:
@@ -195,10 +203,11 @@ def _footer(config: Config, directory: pathlib.Path, summary: dict[str, Any]) ->
 
 
 _GROUPS = {
-    "Initialization": ("init", "output_init", "bias_init", "seed", "audit"),
+    "Initialization": ("init", "output_init", "bias_init", "seed"),
     "Model": ("hidden", "activation", "dtype"),
     "Training": ("optimizer", "learning_rate", "epochs", "batch_size"),
     "Data": ("dataset", "data_dir"),
+    "Audit": ("audit", "audit_every"),
     "Output": ("workdir", "help"),
 }
 _FLAGS = flags.define(
@@ -207,6 +216,12 @@ _FLAGS = flags.define(
         False,
         "Audit the initialization before training, layer by layer, on the first batch. Training is"
         " the same with and without it.",
+    ),
+    audit_every=flags.integer(
+        None,
+        "Audit the network every so many training steps, on the first batch, to see signals and"
+        " gradients of the layers change: audits.jsonl and audits.png. Training is the same with"
+        " and without it.",
     ),
     workdir=flags.string(
         None,
@@ -219,9 +234,11 @@ def main() -> None:
     fields = flags.config_fields(_FLAGS)
     fields["hidden"] = flags.sizes(_FLAGS.hidden)
     config = Config(**fields)
+    if _FLAGS.audit_every is not None and _FLAGS.audit_every < 1:
+        raise ValueError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
     run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
-    run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit)
+    run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,15 @@ def audit(
     )
 
 
+def auditor(
+    config: Config, start: "starting.Start", dataset: data.Dataset
+) -> "Callable[[Any], initjax.Report]":
+    """Makes a function that audits any parameters of a run on its first batch."""
+    loss_fn, batch = mean_loss(start.model), first_batch(config, start.key, dataset)
+    again = initjax.auditor(loss_fn, start.params, *batch)
+    return lambda params: again(params, *batch)
+
+
 def fix(
     config: Config,
     start: "starting.Start",

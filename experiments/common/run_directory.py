@@ -6,6 +6,8 @@
     params.safetensors   the parameters after the last finished epoch
     learning_curve.png   a plot of the metrics
     audit.json           the audit of the network before training, with --audit
+    audits.jsonl         one line per audit during training, with --audit_every
+    audits.png           a plot of the layers' signals in them
     summary.json         how the run ended, and its last metrics
     events.out.tfevents* the metrics of every epoch, for TensorBoard
 

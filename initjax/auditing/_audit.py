@@ -13,8 +13,9 @@ import numpy as np
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
+from initjax.auditing._measuring.jobs import on_host
 from initjax.auditing._measuring.optimizers import check_optimizer
-from initjax.auditing._measuring.passes import Measurements, measurer, on_host
+from initjax.auditing._measuring.passes import Measurements, measurer
 from initjax.auditing._reading.fingerprint import fingerprint
 from initjax.auditing._reading.trace import Traced, trace
 from initjax.auditing._reading.trainable import trainable_leaves

@@ -219,6 +219,25 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
     assert report["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
 
+def test_audits_during_training_change_no_bit_of_it_and_leave_a_curve(tmp_path, capsys):
+    config = Config(init="constant(0.01)", epochs=2, batch_size=6000, hidden=(8, 8))
+    mnist.run(config, str(tmp_path / "a"))
+    mnist.run(config, str(tmp_path / "b"), sys.stdout, audit_every=5)
+    names = {name: {path.name for path in (tmp_path / name).glob("[!e]*")} for name in "ab"}
+    assert names["b"] - names["a"] == {"audits.jsonl", "audits.png"}
+    for name in ("params.safetensors", "steps.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    audits = files.read_lines(tmp_path / "b/audits.jsonl")
+    assert [audit["step"] for audit in audits] == [0, 5, 10, 15, 20]
+    assert audits[0]["findings"][0]["cause"] == "symmetry"
+    # The first audit is of the parameters, and on the batch, of the first training step.
+    first = files.read_lines(tmp_path / "b/steps.jsonl")[0]
+    assert audits[0]["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert audits[-1]["layers"][0]["rms"] != audits[0]["layers"][0]["rms"]
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("audits"))
+    assert re.match(r"audits  5 audits; step 0: failure \(symmetry.*\); step 20: \w+", told)
+
+
 def test_a_diverging_run_finishes_and_says_so(tmp_path):
     result = run("--epochs=1", "--optimizer=sgd", "--learning_rate=1e30", cwd=tmp_path, env=FAST)
     assert result.returncode == 0, result.stderr
@@ -261,6 +280,7 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--seed=-1"], "--seed=-1: must be at least 0"),
         (["--seed=x"], "--seed=x: must be an integer"),
         (["--audit=x"], "--audit=x: must be true or false"),
+        (["--audit_every=0"], "--audit_every=0: must be at least 1"),
         (["--learning_rate=0"], "--learning_rate=0: must be a finite number above 0"),
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),

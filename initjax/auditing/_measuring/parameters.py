@@ -1,0 +1,72 @@
+"""Statistics of the parameters themselves, and the first numbers of each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from initjax.auditing._measuring.jobs import Job
+from initjax.auditing._measuring.taps import Taps
+from initjax.auditing._reading.trace import Traced
+
+_PRINT = 4096  # numbers of a parameter that are compared with another's
+
+
+def depths_of(traced: Traced) -> list[int]:
+    """How many leading axes of every parameter number weights of their own."""
+    depths = [0] * len(traced.names)
+    for site in traced.anatomy.sites.values():
+        for source in site.sources:
+            depths[source.leaf] = max(depths[source.leaf], site.slices(source))
+    return depths
+
+
+def parameter_job(index: int, leaf: Any, depth: int, taps: Taps) -> Job:
+    """The job of one parameter; nothing is to be measured of one that has no gradient."""
+    if index not in taps.gradients:
+        return Job(_parameter_statistics, depth, {})
+    arrays = {"leaf": leaf, "gradient": taps.gradients[index]}
+    if index in taps.updates:
+        arrays["update"] = taps.updates[index]
+    return Job(_parameter_statistics, depth, arrays)
+
+
+def _parameter_statistics(depth: int, arrays: dict[str, Any], flat: Any) -> Any:
+    """Statistics of a parameter, and its first numbers."""
+    prints = np.zeros((0, 0), np.float32)
+    if not arrays:
+        return {}, prints
+    leaf, gradient = arrays["leaf"], arrays["gradient"]
+    found = {"finite": _all_finite(leaf), "learning": (gradient != 0).any()}
+    if "update" in arrays:
+        found |= {"stddev": _stddev(leaf), "update": _stddev(arrays["update"])}
+    if leaf.ndim - depth >= 2 and not np.issubdtype(leaf.dtype, np.complexfloating):
+        slices = leaf.reshape(math.prod(leaf.shape[:depth]), -1)
+        prints = slices[:, :_PRINT].astype(np.float32)
+    return found, prints
+
+
+def _all_finite(array: Any) -> Any:
+    return array.__array_namespace__().isfinite(array).all()
+
+
+def _stddev(array: Any) -> Any:
+    """The standard deviation, in float32: exactly zero for a constant array."""
+    if not np.issubdtype(array.dtype, np.complexfloating):
+        array = array.astype(np.float32)
+    numbers = array.reshape(-1)
+    return (numbers - numbers[:1].sum()).std()
+
+
+def described_parameter(found: dict[str, Any], leaf: Any, gradient: Any) -> dict[str, float]:
+    if not found:
+        return {}
+    numbers = {name: float(value) for name, value in found.items() if name != "finite"}
+    broken = False
+    if not found["finite"]:
+        # An infinite number without a gradient may be meant, as in a mask.
+        array = np.asarray(leaf)
+        broken = bool((np.isnan(array) | (np.isinf(array) & (np.asarray(gradient) != 0))).any())
+    return {**numbers, "broken": float(broken)}
