@@ -1,8 +1,8 @@
 """initjax: weight initialization in JAX, as pure functions `init(key, shape, dtype)`.
 
-`zeros` and `ones` are initializers; the names of other laws make one. An initializer is a value: it
-can be hashed, compared and pickled, and its `repr` is a specification that `parse` reads. `audit`
-says what is wrong with the initialization of a model, and `fix` repairs it.
+`zeros` and `ones` are initializers; the other names are factories that make one. An initializer is a
+value: it can be hashed, compared and pickled, and its `repr` is a specification that `parse` reads.
+`audit` finds problems in a model's initialization, and `fix` repairs them.
 """
 
 import importlib
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         Finding,
         Layer,
         Network,
+        Parameter,
         Repair,
         Report,
         audit,
@@ -83,6 +84,7 @@ __all__ = [
     "Initializer",
     "Layer",
     "Network",
+    "Parameter",
     "Repair",
     "Report",
     "audit",
@@ -149,7 +151,8 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_AUDITING = ("Change", "Finding", "Layer", "Network", "Repair", "Report", "audit", "auditor", "fix")
+_TYPES = ("Change", "Finding", "Layer", "Network", "Parameter", "Repair", "Report")
+_AUDITING = (*_TYPES, "audit", "auditor", "fix")
 
 
 def __getattr__(name: str) -> Any:

@@ -222,7 +222,7 @@ def test_an_array_of_more_than_two_billion_numbers_is_drawn(key):
 
 
 def test_blocks_are_only_for_independent_numbers():
-    with pytest.raises(TypeError, match=r"of independent numbers, such as he_normal\(\)"):
+    with pytest.raises(TypeError, match=r"independent numbers, such as he_normal\(\)"):
         initjax.in_blocks(initjax.orthogonal())
     with pytest.raises(TypeError, match=r"such as he_normal\(\) with its parentheses"):
         initjax.in_blocks(initjax.normal)
