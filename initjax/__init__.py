@@ -1,8 +1,8 @@
 """initjax: weight initialization in JAX, as pure functions `init(key, shape, dtype)`.
 
-`zeros` and `ones` are initializers; the other names are factories that make one. An initializer is a
-value: it can be hashed, compared and pickled, and its `repr` is a specification that `parse` reads.
-`audit` finds problems in a model's initialization, and `fix` repairs them.
+`zeros` and `ones` are initializers; the other names are factories that make one. An initializer is
+a value: it can be hashed, compared and pickled, and its `repr` is a specification that `parse`
+reads. `audit` finds problems in a model's initialization, and `fix` repairs them.
 """
 
 import importlib

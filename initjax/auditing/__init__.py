@@ -1,8 +1,8 @@
 """The audit of a model's initialization, and its repair.
 
 `audit` finds problems, and `auditor` finds them again and again during training; both return a
-`Report`, with a `Layer` for every layer, a `Network` and a `Finding` for every problem. `fix` repairs
-a model, and returns a `Repair` with a `Change` for every parameter that was changed.
+`Report`, with a `Layer` for every layer, a `Network` and a `Finding` for every problem. `fix`
+repairs a model, and returns a `Repair` with a `Change` for every parameter that was changed.
 
 The work is done in private packages, in this order: `_reading` (the program), `_measuring`,
 `_judging`, `_reporting`, `_repairing`.

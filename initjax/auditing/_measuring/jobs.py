@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,19 +27,25 @@ class Job(NamedTuple):
     arrays: dict[str, Any]
 
 
-def run_jobs(jobs: list[Job]) -> list[Any]:
-    """The results of jobs, as NumPy arrays, in their order."""
+def run_jobs(jobs: list[Job], host: bool) -> list[Any]:
+    """The results of jobs, as NumPy arrays, in their order.
+
+    Args:
+      jobs: what to do.
+      host: whether NumPy can read all their arrays.
+    """
     import jax
 
-    arrays = jax.tree.leaves([job.arrays for job in jobs])
-    if all(map(on_host, arrays)):
-        if sum(map(np.size, arrays)) < _FEW:
+    if host:
+        if sum(map(np.size, jax.tree.leaves([job.arrays for job in jobs]))) < _FEW:
             return [_with_numpy(job) for job in jobs]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy frees the GIL
             return list(pool.map(_with_numpy, jobs))
     with jax.default_matmul_precision("highest"):
-        found = [_compiled(job.function, job.static)(job.arrays) for job in jobs]
-    return jax.device_get(found)
+        programs = [_packed(job) for job in jobs]
+        vectors = [program.run(job.arrays) for program, job in zip(programs, jobs, strict=True)]
+    vectors = jax.device_get(vectors)  # one transfer for each job
+    return [program.unpacked(vector) for program, vector in zip(programs, vectors, strict=True)]
 
 
 def on_host(array: Any) -> bool:
@@ -56,8 +63,46 @@ def _with_numpy(job: Job) -> Any:
         return job.function(job.static, arrays, flat_in_blocks)
 
 
-@functools.lru_cache(maxsize=512)
-def _compiled(function: Callable, static: Any) -> Callable:
-    import jax
+class _Packed(NamedTuple):
+    """A compiled job, whose results come as one vector."""
 
-    return jax.jit(lambda arrays: function(static, arrays, flatness))
+    run: Callable[[dict[str, Any]], Any]
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    def unpacked(self, vector: np.ndarray) -> Any:
+        """The results, from their vector."""
+        import jax
+
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
+        parts = np.split(vector, ends)
+        arrays = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return jax.tree.unflatten(self.structure, arrays)
+
+
+def _packed(job: Job) -> _Packed:
+    import jax
+    import jax.numpy as jnp
+
+    leaves, structure = jax.tree.flatten(job.arrays)
+    types = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return _compiled(job.function, job.static, structure, types)
+
+
+@functools.lru_cache(maxsize=512)
+def _compiled(function: Callable, static: Any, structure: Any, types: Any) -> _Packed:
+    import jax
+    import jax.numpy as jnp
+
+    def results(arrays: dict[str, Any]) -> Any:
+        # What the user has as NumPy arrays or Python numbers is converted here.
+        return function(static, jax.tree.map(jnp.asarray, arrays), flatness)
+
+    def packed(arrays: dict[str, Any]) -> Any:
+        return jnp.concatenate(
+            [jnp.ravel(part).astype(jnp.float32) for part in jax.tree.leaves(results(arrays))]
+        )
+
+    given = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*each) for each in types])
+    shapes, found = jax.tree.flatten(jax.eval_shape(results, given))
+    return _Packed(jax.jit(packed), found, tuple(each.shape for each in shapes))

@@ -21,11 +21,9 @@ class _Transposition(NamedTuple):
     permutation: tuple[int, ...]
 
 
-class Origin(NamedTuple):
-    """An argument of a program, and how an operand is laid out from it."""
+class Layout(NamedTuple):
+    """How an operand is laid out from an argument."""
 
-    argument: int
-    """Its index among the constants and inputs."""
     turns: int
     """How many loops take a slice of it in every turn, along its leading axes."""
     views: tuple[tuple[int, ...] | _Transposition, ...]
@@ -40,8 +38,16 @@ class Origin(NamedTuple):
                 xp = array.__array_namespace__()
                 array = xp.permute_dims(array, (0, *(1 + axis for axis in view.permutation)))
             else:
-                array = array.reshape(len(array), *view)
+                array = array.reshape(turns, *view)
         return array
+
+
+class Origin(NamedTuple):
+    """An argument of a program that an operand comes from."""
+
+    argument: int
+    """Its index among the constants and inputs."""
+    layout: Layout
 
 
 def origin(jaxpr: Any, path: Path, operand: int) -> Origin | None:
@@ -73,7 +79,7 @@ def origin(jaxpr: Any, path: Path, operand: int) -> Origin | None:
             return None
         if not calls:
             arguments = [*program.constvars, *program.invars]
-            return Origin(arguments.index(var), turns, tuple(reversed(views)))
+            return Origin(arguments.index(var), Layout(turns, tuple(reversed(views))))
         eqn, number = calls.pop()
         outer = _outer(eqn, number, program.invars.index(var)) if var in program.invars else None
         if outer is None:

@@ -23,25 +23,31 @@ def depths_of(traced: Traced) -> list[int]:
     return depths
 
 
-def parameter_job(index: int, leaf: Any, depth: int, taps: Taps) -> Job:
-    """The job of one parameter; nothing is to be measured of one that has no gradient."""
-    if index not in taps.gradients:
-        return Job(_parameter_statistics, depth, {})
-    arrays = {"leaf": leaf, "gradient": taps.gradients[index]}
-    if index in taps.updates:
-        arrays["update"] = taps.updates[index]
-    return Job(_parameter_statistics, depth, arrays)
+def parameter_job(leaves: list[Any], depths: list[int], taps: Taps) -> Job:
+    """The job of all parameters: for each its statistics, and its first numbers."""
+    arrays = {
+        "leaf": {index: leaves[index] for index in taps.gradients},
+        "gradient": taps.gradients,
+        "update": taps.updates,
+    }
+    return Job(_statistics_of_all, tuple(depths), arrays)
 
 
-def _parameter_statistics(depth: int, arrays: dict[str, Any], flat: Any) -> Any:
-    """Statistics of a parameter, and its first numbers."""
+def _statistics_of_all(depths: tuple[int, ...], arrays: dict[str, Any], flat: Any) -> Any:
+    return [
+        _statistics(depth, *(arrays[name].get(index) for name in ("leaf", "gradient", "update")))
+        for index, depth in enumerate(depths)
+    ]
+
+
+def _statistics(depth: int, leaf: Any, gradient: Any, update: Any) -> tuple[dict[str, Any], Any]:
+    """Statistics of a parameter, and its first numbers; nothing where there is no gradient."""
     prints = np.zeros((0, 0), np.float32)
-    if not arrays:
+    if leaf is None:
         return {}, prints
-    leaf, gradient = arrays["leaf"], arrays["gradient"]
     found = {"finite": _all_finite(leaf), "learning": (gradient != 0).any()}
-    if "update" in arrays:
-        found |= {"stddev": _stddev(leaf), "update": _stddev(arrays["update"])}
+    if update is not None:
+        found |= {"stddev": _stddev(leaf), "update": _stddev(update)}
     if leaf.ndim - depth >= 2 and not np.issubdtype(leaf.dtype, np.complexfloating):
         slices = leaf.reshape(math.prod(leaf.shape[:depth]), -1)
         prints = slices[:, :_PRINT].astype(np.float32)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax.auditing._measuring.arrays import layer_statistics
+from initjax.auditing._measuring.arrays import Geometry, layer_statistics
 from initjax.auditing._measuring.jacobian import jacobian_probe, spectrum
-from initjax.auditing._measuring.jobs import Job, run_jobs
+from initjax.auditing._measuring.jobs import Job, on_host, run_jobs
+from initjax.auditing._measuring.origins import Layout
 from initjax.auditing._measuring.parameters import depths_of, described_parameter, parameter_job
 from initjax.auditing._measuring.statistics import described
 from initjax.auditing._measuring.taps import Sources, Taps, sources_of, tapped_program
@@ -63,25 +64,24 @@ def measurer(
         taps: Taps = tapped(leaves, inputs, constants)
         arguments = [*constants, *leaves, *inputs]
         layers = [_layer_job(site, sources[path], taps, arguments) for path, site in sites.items()]
-        parameters = [
-            parameter_job(index, leaf, depth, taps)
-            for index, (leaf, depth) in enumerate(zip(leaves, depths, strict=True))
-        ]
-        found = run_jobs([*layers, *parameters])
+        *of_layers, of_parameters = run_jobs(
+            [*layers, parameter_job(leaves, depths, taps)], all(map(on_host, (taps.loss, *leaves)))
+        )
+        numbers = described([record for pair in of_layers for record in pair])
         forward, backward = {}, {}
-        for (path, site), (ahead, back) in zip(sites.items(), found, strict=False):
-            forward[path] = _by_turn(site, ahead)
+        for (path, site), ahead, back in zip(
+            sites.items(), numbers[::2], numbers[1::2], strict=True
+        ):
+            forward[path] = _by_loop(site, ahead)
             if back:
-                backward[path] = _by_turn(site, back)
-        parameter_numbers, prints = [], []
-        for index, (numbers, first) in enumerate(found[len(sites) :]):
+                backward[path] = _by_loop(site, back)
+        parameters, prints = [], []
+        for index, (found, first) in enumerate(of_parameters):
             gradient = taps.gradients.get(index)
-            parameter_numbers.append(described_parameter(numbers, leaves[index], gradient))
+            parameters.append(described_parameter(found, leaves[index], gradient))
             prints.append(first)
         jacobian = None if probe is None else spectrum(probe, np.asarray(taps.pulled))
-        return Measurements(
-            float(taps.loss), forward, backward, parameter_numbers, prints, jacobian
-        )
+        return Measurements(float(taps.loss), forward, backward, parameters, prints, jacobian)
 
     return measure
 
@@ -96,25 +96,39 @@ def _layer_job(site: Site, sources: Sources, taps: Taps, arguments: list[Any]) -
         record["input"] = taps.forward[sources.tapped_by]["input"]
     if site.output in taps.backward:
         record |= taps.backward[site.output]
+    layouts = {
+        name: origin and origin.layout
+        for name, origin in (("weight", sources.weight), ("input", sources.input))
+    }
     turns = sum(length is not None for _, length in site.loops)
-    return Job(_site_statistics, (sources, turns), record)
+    return Job(_site_statistics, _Static(sources.geometry, turns, **layouts), record)
 
 
-def _site_statistics(static: tuple[Sources, int], arrays: dict[str, Any], flat: Any) -> Any:
-    sources, turns = static
-    arrays = dict(arrays)
+class _Static(NamedTuple):
+    """What the statistics of a site depend on besides its arrays: alike for layers of a kind."""
+
+    geometry: Geometry
+    turns: int
+    """How many leading axes number turns of loops."""
+    weight: Layout | None
+    """How the weight and the input are laid out from arguments; None for tapped ones."""
+    input: Layout | None
+
+
+def _site_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> Any:
+    arrays, turns = dict(arrays), static.turns
     known = arrays.pop("weight_statistics", {})
-    origins = {"weight": sources.weight, "input": sources.input}
+    layouts = {"weight": static.weight, "input": static.input}
 
     def by_turn(name: str, array: Any) -> Any:
-        origin = origins.get(name)
-        if origin is not None:
-            return origin.of(array)
+        layout = layouts.get(name)
+        if layout is not None:
+            return layout.of(array)
         return array.reshape(math.prod(array.shape[:turns]), *array.shape[turns:])
 
     taps = {name: by_turn(name, array) for name, array in arrays.items()}
     ran, called = taps.pop("ran"), taps.pop("called", None)
-    forward, backward = layer_statistics(sources.geometry, taps, flat)
+    forward, backward = layer_statistics(static.geometry, taps, flat)
     forward |= {name: array.reshape(-1, *array.shape[turns + 1 :]) for name, array in known.items()}
     forward["ran"] = ran
     if backward:
@@ -122,19 +136,13 @@ def _site_statistics(static: tuple[Sources, int], arrays: dict[str, Any], flat: 
     return forward, backward
 
 
-def _by_turn(site: Site, record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A record with one leading axis for each loop around a site, NaN where it did not run."""
-    ran = record.pop("ran", None)
-    numbers = described(record)
-    turns = max(map(len, numbers.values()))
-    numbers = {  # a weight or an input may be the same in all turns
-        name: np.broadcast_to(array, (turns, *array.shape[1:])) for name, array in numbers.items()
-    }
-    if ran is not None and np.isnan(ran).any():
-        for name, array in numbers.items():
-            gone = np.isnan(ran).reshape(-1, *(1,) * (array.ndim - 1))
-            numbers[name] = np.where(gone, 0 if name == "histogram" else math.nan, array)
+def _by_loop(site: Site, numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A record with one leading axis for each loop around a site, in place of one for all turns."""
     lengths = tuple(length for _, length in site.loops if length is not None)
-    return {
-        name: np.reshape(array, (*lengths, *array.shape[1:])) for name, array in numbers.items()
+    if not lengths:
+        return {name: array[0] for name, array in numbers.items()}
+    turns = math.prod(lengths)
+    return {  # a weight or an input may be the same in all turns
+        name: np.broadcast_to(array, (turns, *array.shape[1:])).reshape(*lengths, *array.shape[1:])
+        for name, array in numbers.items()
     }

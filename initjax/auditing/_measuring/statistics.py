@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,34 @@ import numpy as np
 BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 
 
-def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Turns the float32 statistics of a layer into the record that is judged.
+Record = dict[str, np.ndarray]
+
+
+def described(records: Sequence[Record]) -> list[Record]:
+    """Turns the float32 statistics of layers into the records that are judged.
 
     Samples become ranks and a histogram, and scaled squares become squares in float64. Where no
-    gradient reaches a layer, its statistics are NaN; a gradient of NaN counts as infinite.
+    gradient reaches a layer, its statistics are NaN; a gradient of NaN counts as infinite. What did
+    not run is NaN.
     """
-    numbers = {
-        name: array.astype(np.float64)
-        for name, array in record.items()
-        if not name.endswith("sample")
+    columns = {
+        "rank": _of_samples(records, "sample", _least_rank),
+        "histogram": _of_samples(records, "sample", _histograms),
+        "weight_rank": _of_samples(records, "weight_sample", _least_rank_of_weights),
     }
+    found = []
+    for number, record in enumerate(records):
+        numbers = {
+            name: array.astype(np.float64)
+            for name, array in record.items()
+            if not name.endswith("sample")
+        }
+        numbers |= {name: column[number] for name, column in columns.items() if number in column}
+        found.append(_described(numbers))
+    return found
+
+
+def _described(numbers: Record) -> Record:
     if "input_square" in numbers:
         numbers["input_largest"] = numbers.pop("input_scale")
         numbers["input_square"] *= numbers["input_largest"] ** 2
@@ -29,17 +47,43 @@ def described(record: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         scale = numbers.pop("scale")
         for name, power in (("mean", 1), ("square", 2), ("unit_variance", 2)):
             numbers[name] *= scale**power
-    if "sample" in record:
-        numbers["rank"] = effective_rank(record["sample"]).min(-1)
-        numbers["histogram"] = _histograms(record["sample"])
-    if "weight_sample" in record:
-        numbers["weight_rank"] = effective_rank(record["weight_sample"], centered=False).min(-1)
     if "called" in numbers:
         called = numbers.pop("called") > 0
         numbers["rank"] = np.where(called, numbers["rank"], math.nan)
         size = np.where(np.isnan(numbers["log_square"]), math.inf, numbers["log_square"])
         numbers["log_square"] = np.where(called, size, math.nan)
+    gone = np.isnan(numbers.pop("ran", np.zeros(1)))
+    if gone.any():
+        for name, array in numbers.items():
+            where = gone.reshape(-1, *(1,) * (array.ndim - 1))
+            numbers[name] = np.where(where, 0 if name == "histogram" else math.nan, array)
     return numbers
+
+
+def _of_samples(
+    records: Sequence[Record], name: str, function: Callable[[np.ndarray], np.ndarray]
+) -> dict[int, np.ndarray]:
+    """A function of the samples of all records that have some: all of one shape at a time."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for number, record in enumerate(records):
+        if name in record:
+            rows.setdefault(record[name].shape[1:], []).append(number)
+    found: dict[int, np.ndarray] = {}
+    for numbers in rows.values():
+        samples = [records[number][name] for number in numbers]
+        ends = np.cumsum([len(sample) for sample in samples])[:-1]
+        results = np.split(function(np.concatenate(samples)), ends)
+        found.update(zip(numbers, results, strict=True))
+    return found
+
+
+def _least_rank(samples: np.ndarray) -> np.ndarray:
+    """The effective rank of the member that has the least."""
+    return effective_rank(samples).min(-1)
+
+
+def _least_rank_of_weights(samples: np.ndarray) -> np.ndarray:
+    return effective_rank(samples, centered=False).min(-1)
 
 
 def over_turns(record: dict[str, np.ndarray], turns: int) -> dict[str, Any]:

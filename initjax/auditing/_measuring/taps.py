@@ -103,7 +103,7 @@ def sources_of(traced: Traced) -> dict[Path, Sources]:
     for path, site in traced.anatomy.sites.items():
         turns = sum(length is not None for _, length in site.loops)
         weight, entering = (
-            found_at if found_at is not None and found_at.turns in (0, turns) else None
+            found_at if found_at is not None and found_at.layout.turns in (0, turns) else None
             for found_at in (
                 origin(traced.jaxpr, path, operand) for operand in (site.weight, 1 - site.weight)
             )

@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from initjax.auditing._activations import FLAT
-from initjax.auditing._measuring import jobs, passes, taps
+from initjax.auditing._measuring import passes, taps
 from initjax.auditing._measuring.passes import measurer
 from initjax.auditing._measuring.statistics import BINS, effective_rank
 from initjax.auditing._reading.trace import trace
@@ -408,7 +408,7 @@ def test_sharded_parameters_give_the_same_report():
 
 def test_what_jax_compiles_for_an_accelerator_gives_the_same(monkeypatch):
     expected, stacked = measured(small, *SMALL, optimizer=SGD)[1], placed("scan")[1]
-    monkeypatch.setattr(jobs, "on_host", lambda array: False)
+    monkeypatch.setattr(passes, "on_host", lambda array: False)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         result = measured(small, *SMALL, optimizer=SGD)[1]
     looped = measured(with_readout(PLACES["scan"]), WHOLE, MANY)[1]
