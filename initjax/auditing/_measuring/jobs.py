@@ -74,19 +74,30 @@ class _Packed(NamedTuple):
         """The results, from their vector."""
         import jax
 
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
-        parts = np.split(vector, ends)
-        arrays = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        arrays, start = [], 0
+        for shape in self.shapes:
+            end = start + math.prod(shape)
+            arrays.append(vector[start:end].reshape(shape))
+            start = end
         return jax.tree.unflatten(self.structure, arrays)
 
 
 def _packed(job: Job) -> _Packed:
     import jax
-    import jax.numpy as jnp
 
     leaves, structure = jax.tree.flatten(job.arrays)
-    types = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    types = tuple(
+        (leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else _type_of(leaf)
+        for leaf in leaves
+    )
     return _compiled(job.function, job.static, structure, types)
+
+
+def _type_of(leaf: Any) -> tuple[tuple[int, ...], Any]:
+    """The shape and dtype that JAX gives an array of NumPy's or a number."""
+    import jax.numpy as jnp
+
+    return np.shape(leaf), jnp.result_type(leaf)
 
 
 @functools.lru_cache(maxsize=512)
