@@ -3,6 +3,7 @@
 import functools
 import gc
 import weakref
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def compiled():
     """The programs that were compiled, or loaded from JAX's cache, since the list was cleared."""
     programs = []
 
-    def listen(event, seconds, **details):
+    def listen(event: str, duration_secs: float, **details: str | int) -> None:
         if "backend_compile" in event:
             programs.append(details)
 
@@ -113,8 +114,9 @@ def test_an_auditor_refuses_what_it_was_not_made_for_and_names_it(params, batch,
 
 
 def test_what_cannot_be_audited_is_refused_when_the_auditor_is_made():
+    swapped: tuple[Any, ...] = (PARAMS, loss)
     with pytest.raises(TypeError, match="auditor: loss_fn must be a function of"):
-        initjax.auditor(PARAMS, loss, X, Y)
+        initjax.auditor(*swapped, X, Y)
     with pytest.raises(TypeError, match="auditor: optimizer must be an Optax transformation"):
         initjax.auditor(loss, PARAMS, X, Y, optimizer=0.1)
 
