@@ -25,7 +25,7 @@ from initjax.auditing._reporting.text import unread_lines
 _KEPT = 8  # compiled programs that `audit` remembers
 
 _Measurer = Callable[[Any, tuple[Any, ...], list[Any]], Measurements]
-_measurers: collections.OrderedDict[Hashable, _Measurer] = collections.OrderedDict()
+_measurers: collections.OrderedDict[tuple[Hashable, ...], _Measurer] = collections.OrderedDict()
 
 
 def audit(
@@ -178,8 +178,8 @@ def prepare(
 ) -> Prepared:
     """Traces a loss function, and finds or makes what measures it.
 
-    What is compiled for a function is kept. It serves again if the function is the same object,
-    and is traced to the same equations: what it closes over may have changed.
+    What is compiled for a function is kept as long as the function lives. It serves again if the
+    function is traced to the same equations: what it closes over may have changed.
 
     Args:
       owner: the function that an error names.
@@ -190,8 +190,9 @@ def prepare(
     # What is kept must not keep the arrays that a function closes over.
     program = dataclasses.replace(traced, constants=[])
     try:
-        reference = (weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref)(loss_fn)
-        key = (reference, optimizer, traced.structure, fingerprint(traced.jaxpr))
+        refer = weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref
+        program_key = fingerprint(traced.jaxpr, traced.constants)
+        key = (refer(loss_fn, _forget), optimizer, traced.structure, program_key)
         known = _measurers.pop(key, None)
     except TypeError:  # no such reference, or no hash
         return Prepared(traced, measurer(program, optimizer))
@@ -199,6 +200,12 @@ def prepare(
     while len(_measurers) > _KEPT:
         _measurers.popitem(last=False)
     return Prepared(traced, found)
+
+
+def _forget(reference: Any) -> None:
+    """Drops what was compiled for a function that is gone: nested programs hold arrays."""
+    for key in [key for key in _measurers if key[0] is reference]:
+        _measurers.pop(key, None)
 
 
 def _types(trees: Any) -> tuple[Any, list[tuple[str, str]]]:

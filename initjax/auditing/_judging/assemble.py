@@ -121,9 +121,9 @@ def _described(
         bias_variance=float(forward["bias_square"]),
         input_square=float(forward["input_square"]),
         mean=mean,
-        stddev=_root(max(0.0, square - mean**2)),
+        stddev=_root(float(np.maximum(square - mean**2, 0))),  # which keeps NaN
         rms=_root(square),
-        unit_stddev=_root(max(0.0, float(forward["unit_variance"]))) if several else math.nan,
+        unit_stddev=_root(float(forward["unit_variance"])) if several else math.nan,
         dead=float(forward["dead"]) if bends and several else math.nan,
         saturated=float(forward["flat"]) if bends else math.nan,
         correlation=float(forward["correlation"]),

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
+from initjax.auditing._reading.expressions import number
 
-def fingerprint(jaxpr: Any) -> Hashable:
+
+def fingerprint(jaxpr: Any, constants: Sequence[Any]) -> Hashable:
     """A value that is equal for two jaxprs of the same equations.
 
-    Arrays that the program closes over count by their types alone: they are arguments. So do rules
-    of differentiation, which are Python functions: two programs that differ in nothing else have
-    the same fingerprint.
+    Arrays that the program closes over count by their types alone: they are arguments. Only those
+    of one element count by their values, since the reading takes them for numbers. Rules of
+    differentiation, which are Python functions, don't count: two programs that differ in nothing
+    else have the same fingerprint.
 
     Args:
       jaxpr: the program.
+      constants: the arrays that it closes over.
     """
-    return _of_jaxpr(jaxpr, {})
+    numbers = [number(array) if np.size(array) == 1 else None for array in constants]
+    values = tuple(None if value is None else value.tobytes() for value in numbers)
+    return _of_jaxpr(jaxpr, {}), values
 
 
 def _of_jaxpr(jaxpr: Any, known: dict[int, Hashable]) -> Hashable:
@@ -36,7 +42,11 @@ def _of_jaxpr(jaxpr: Any, known: dict[int, Hashable]) -> Hashable:
                 eqn.primitive.name,
                 tuple(map(name, eqn.invars)),
                 tuple((name(var), str(var.aval)) for var in eqn.outvars),
-                tuple((key, _of_value(value, known)) for key, value in sorted(eqn.params.items())),
+                tuple(
+                    # A callback is run as it is, so only the same function will do.
+                    (key, value if key == "callback" else _of_value(value, known))
+                    for key, value in sorted(eqn.params.items())
+                ),
             )
             for eqn in jaxpr.eqns
         )

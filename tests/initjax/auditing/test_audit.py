@@ -233,7 +233,6 @@ def equinox_model():
         (equinox_model, ["layers/0/weight", "layers/1/weight"]),
     ],
 )
-@pytest.mark.usefixtures("without_jacobian")
 def test_models_of_every_library_are_audited_as_they_are(make, names):
     loss_fn, given = make()
     report = initjax.audit(loss_fn, given, X, Y)
@@ -248,7 +247,6 @@ def test_models_of_every_library_are_audited_as_they_are(make, names):
     [optax.lbfgs(), optax.contrib.reduce_on_plateau(), optax.chain(optax.adam(1e-3))],
     ids=["lbfgs", "plateau", "chain"],
 )
-@pytest.mark.usefixtures("without_jacobian")
 def test_an_optimizer_gets_what_its_update_asks_for(optimizer):
     report = initjax.audit(plain, KERNEL, X, optimizer=optimizer)
     value, gradient = jax.value_and_grad(plain)(KERNEL, X)

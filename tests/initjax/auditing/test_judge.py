@@ -12,7 +12,6 @@ import initjax
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.copies import copies
 
-pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32
 X = np.random.default_rng(0).normal(size=(64, INPUTS)).astype(np.float32)
 Y = np.arange(64) % CLASSES

@@ -10,11 +10,8 @@ import optax
 import pytest
 import scipy.stats
 
-from initjax.auditing._judging.assemble import layers
-from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.trace import trace
+import initjax
 
-pytestmark = pytest.mark.usefixtures("without_jacobian")
 DEPTH, KEYS, EXAMPLES, INPUTS = 10, 32, 32, 48
 NETWORKS = {  # activation, gain, variance of biases, width
     "relu": ("relu", 2.0, 0.0, 64),
@@ -47,8 +44,7 @@ def program(activation, width):
         return (z @ target).mean()
 
     x = np.zeros((EXAMPLES, INPUTS), np.float32)
-    traced = trace("test", loss, draw(0, 1.0, 0.0, width), (x,), False)
-    return traced, measurer(traced)
+    return initjax.auditor(loss, draw(0, 1.0, 0.0, width), x)
 
 
 def draw(seed, gain, biases, width):
@@ -69,10 +65,8 @@ def networks(name):
     x = normal(np.random.default_rng(1), 1, EXAMPLES, INPUTS)
     if name == "relu, one example":
         x[:] = x[0]
-    traced, measure = program(activation, law[-1])
-    runs = [
-        layers(traced, measure(draw(seed, *law), (x,), traced.constants)) for seed in range(KEYS)
-    ]
+    auditor = program(activation, law[-1])
+    runs = [auditor(draw(seed, *law), x).layers for seed in range(KEYS)]
     fields = ["rms_z", "gradient_ratio", "predicted_gradient_ratio", "correlation"]
     fields += ["predicted_correlation", "dead", "predicted_dead", "rms", "predicted_rms"]
     return {
@@ -132,11 +126,6 @@ def test_the_share_of_dead_units_is_predicted():
 # One layer
 
 
-def one_layer(loss, params, *batch, optimizer=None):
-    traced = trace("test", loss, params, batch, False)
-    return layers(traced, measurer(traced, optimizer)(params, batch, traced.constants))
-
-
 def test_a_layer_holds_what_was_measured():
     rng = np.random.default_rng(0)
     params = {
@@ -150,7 +139,7 @@ def test_a_layer_holds_what_was_measured():
         h = jnp.tanh(x @ p["in"]["kernel"] / 4 + p["in"]["bias"] + shifts[0])
         return jnp.square(h @ p["out"] + shifts[1]).mean()
 
-    first, last = one_layer(loss, params, x, optimizer=optax.sgd(0.1))
+    first, last = initjax.audit(loss, params, x, optimizer=optax.sgd(0.1)).layers
     z = np.asarray(x @ params["in"]["kernel"] / 4 + params["in"]["bias"])
     kernel = np.asarray(params["in"]["kernel"])
     assert (first.name, first.kind, first.shape) == ("in/kernel", "dense", (16, 32))
@@ -184,7 +173,7 @@ def test_the_scale_of_the_ntk_parametrization_is_part_of_the_gain():
     def ntk(p, x):
         return jnp.square(jax.nn.relu(x @ p[0] / jnp.sqrt(32)) @ p[1] * (2 / 64) ** 0.5).mean()
 
-    first, last = one_layer(ntk, params, x)
+    first, last = initjax.audit(ntk, params, x).layers
     assert first.weight_variance == pytest.approx(np.square(params[0]).mean(), rel=1e-5)
     assert last.weight_variance == pytest.approx(2 * np.square(params[1]).mean(), rel=1e-5)
     z = x @ params[0] / 32**0.5
@@ -218,7 +207,7 @@ def test_a_gradient_is_compared_with_that_of_the_layer_it_leads_to():
     shifts = {name: jnp.zeros((6, 5, 8)) for name in names}
     gradients = jax.grad(lambda shifts: loss(params, x, shifts))(shifts)
     squares = {name: float(jnp.square(gradients[name]).sum()) for name in names}
-    found = {layer.name: layer for layer in one_layer(loss, params, x)}
+    found = {layer.name: layer for layer in initjax.audit(loss, params, x).layers}
     follows = {"query": "out", "key": "out", "value": "out", "up": "down"}
     follows |= {"in": "out", "out": "down", "down": "head"}
     for name, follower in follows.items():

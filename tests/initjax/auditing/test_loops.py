@@ -7,11 +7,7 @@ import pytest
 from jax import lax
 
 import initjax
-from initjax.auditing._judging.assemble import layers
-from initjax.auditing._measuring.passes import measurer
-from initjax.auditing._reading.trace import trace
 
-pytestmark = pytest.mark.usefixtures("without_jacobian")
 rng = np.random.default_rng(0)
 
 
@@ -29,18 +25,21 @@ def square(z):
     return jnp.square(z).mean()
 
 
-def sites(loss, params, *batch):
-    return list(trace("test", loss, params, batch, False).anatomy.sites.values())
+def audited(loss, params, *batch):
+    return initjax.audit(loss, params, *batch).layers
 
 
-def read(measurer, loss, params, *batch):
+def read(loss, params, *batch):
     """The layers, and for each the name of the one it reads, or why it reads none."""
-    traced = trace("test", loss, params, batch, False)
-    found = layers(traced, measurer(traced)(params, batch, traced.constants))
+    found = audited(loss, params, *batch)
     reads = [
         layer.unpredicted if layer.source is None else found[layer.source].name for layer in found
     ]
     return dict(zip([layer.name for layer in found], reads, strict=True)), found
+
+
+def mean_squares(stack):
+    return [float(jnp.square(leaf).mean()) for leaf in stack]
 
 
 def dense(h, layer):
@@ -70,36 +69,37 @@ SPELLINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", SPELLINGS.values(), ids=SPELLINGS)
-def test_a_loop_over_stacked_weights_is_one_layer_with_its_own_weights_in_each_turn(loss):
-    inner, out = sites(loss, STACK, X)
-    ((loop, length),) = inner.loops
-    assert length == 7
-    assert inner.stacked == {loop}
-    assert (inner.fan_in, inner.bias, inner.output_axes) == (5, 1, (1,))
-    assert inner.activation is not None and inner.activation.text == "tanh(z)"
-    assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
-    assert out.stacked == frozenset()
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_loop_over_stacked_weights_is_one_layer_with_its_own_weights_in_each_turn(spelling):
+    reads, (*inner, out) = read(SPELLINGS[spelling], STACK, X)
+    names = [f"w[{turn}]" for turn in range(7)]
+    assert [layer.name for layer in inner] == names
+    order = slice(None, None, -1 if spelling == "reverse" else 1)
+    variances = [5 * square for square in mean_squares(STACK["w"])[order]]
+    assert [layer.weight_variance for layer in inner] == pytest.approx(variances, rel=1e-5)
+    biases = mean_squares(STACK["bias"])[order]
+    assert [layer.bias_variance for layer in inner] == pytest.approx(biases, rel=1e-5)
+    for layer in inner:
+        assert (layer.shape, layer.fan_in, layer.units) == ((5, 5), 5, 5)
+        assert (layer.samples, layer.uses, layer.activation) == (8, 1, "tanh")
+    # In a reversed loop, the last turn takes the first slice.
+    assert reads["out"] == names[order][-1]
+    expected = [*["loop"] * 6, "batch"] if spelling == "reverse" else ["batch", *names[:-1]]
+    assert [reads[name] for name in names] == expected
+    assert (out.shape, out.uses) == ((5, 3), 1)
 
 
 def test_stacked_layers_are_predicted_from_turn_to_turn():
-    reads, found = read(measurer, stacked, STACK, X)
-    names = [f"w[{turn}]" for turn in range(7)]
-    assert reads == dict(zip([*names, "out"], ["batch", *names], strict=True))
-    _, plain = read(measurer, unrolled, STACK, X)
-    assert len(plain) == len(found) == 8
-    for one, other in zip(found, plain, strict=True):
+    looped, plain = (initjax.audit(loss, STACK, X) for loss in (stacked, unrolled))
+    assert len(plain.layers) == len(looped.layers) == 8
+    for one, other in zip(looped.layers, plain.layers, strict=True):
         for name in ("predicted_rms", "rms_z", "predicted_gradient_ratio", "rms", "gradient_ratio"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, nan_ok=True)
-    assert [layer.depth for layer in found] == list(range(8))
+        assert one.source == other.source
+    assert looped.network.depth == plain.network.depth == 7
 
 
-def test_the_result_of_a_loop_is_read_from_its_last_turn(pretended):
-    """In a reversed loop, the last turn takes the first slice."""
-    reads, _ = read(pretended, SPELLINGS["reverse"], STACK, X)
-    assert reads["out"] == "w[0]"
-    assert [reads[f"w[{turn}]"] for turn in range(7)] == ["loop"] * 6 + ["batch"]
-
+def test_a_reader_of_the_outputs_of_all_turns_reads_no_single_layer():
     def supervised(p, x):
         def step(h, w):
             h = jnp.tanh(h @ w)
@@ -108,7 +108,7 @@ def test_the_result_of_a_loop_is_read_from_its_last_turn(pretended):
         _, hs = lax.scan(step, x, p["w"])
         return square(hs @ p["out"])
 
-    reads, _ = read(pretended, supervised, STACK, X)
+    reads, _ = read(supervised, STACK, X)
     assert reads["out"] == "all turns"
 
 
@@ -117,18 +117,18 @@ def test_an_activation_before_the_product_is_followed_too():
         h, _ = lax.scan(lambda h, w: (jnp.tanh(h) @ w, None), x, p["w"])
         return square(jnp.tanh(h) @ p["out"])
 
-    inner, out = sites(before, STACK, X)
-    assert inner.activation is not None and inner.activation.text == "tanh(z)"
-    assert inner.inputs[-1].signal is not None and inner.inputs[-1].signal.earlier
-    assert out.inputs[0].signal is not None and out.inputs[0].signal.site == inner.path
+    reads, (*inner, _) = read(before, STACK, X)
+    names = [f"w[{turn}]" for turn in range(7)]
+    assert [layer.activation for layer in inner] == ["tanh"] * 7
+    assert list(reads.values()) == ["batch", *names]
 
 
-def test_only_the_first_turn_reads_the_layer_before_the_loop(pretended):
+def test_only_the_first_turn_reads_the_layer_before_the_loop():
     def loss(p, x):
         h, _ = lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), jnp.tanh(x @ p["in"]), p["w"])
         return square(h @ p["out"])
 
-    reads, found = read(pretended, loss, {**STACK, "in": normal(5, 5)}, X)
+    reads, found = read(loss, {**STACK, "in": normal(5, 5)}, X)
     assert list(reads.values()) == ["batch", "in", *(f"w[{turn}]" for turn in range(7))]
     assert [layer.activation for layer in found] == ["tanh", *["relu"] * 7, ""]
 
@@ -157,20 +157,19 @@ def lstm(p, x):
 LSTM = {"w": normal(11, 24), "bias": normal(24), "out": normal(6, 2)}
 
 
-def test_a_loop_over_time_uses_one_layer_many_times(pretended):
-    reads, found = read(pretended, rnn, RNN, SERIES)
+def test_a_loop_over_time_uses_one_layer_many_times():
+    reads, found = read(rnn, RNN, SERIES)
     assert list(reads) == ["in", "own", "out"]
     assert [layer.uses for layer in found] == [10, 10, 1]
     assert reads["in"] == "batch"
     assert reads["own"] == "shared loop"
-    assert not any(site.stacked for site in sites(rnn, RNN, SERIES))
 
 
 def test_the_gates_of_an_lstm_are_one_layer_without_an_activation():
-    gates, out = sites(lstm, LSTM, SERIES)
-    assert (gates.fan_in, gates.activation, gates.bias) == (11, None, 1)
-    assert (gates.added, gates.residual) == (False, False)
-    assert out.inputs[0].lost == "product"
+    gates, out = audited(lstm, LSTM, SERIES)
+    assert (gates.fan_in, gates.activation, gates.role, gates.uses) == (11, "", "", 10)
+    assert gates.bias_variance == pytest.approx(float(jnp.square(LSTM["bias"]).mean()), rel=1e-5)
+    assert out.unpredicted == "product"
 
 
 def layers_around_time(p, x):
@@ -193,21 +192,20 @@ def time_around_layers(p, x):
 
 
 @pytest.mark.parametrize(
-    ("loss", "params", "lengths", "stacked_by"),
+    ("loss", "params"),
     [
-        (layers_around_time, {"in": normal(3, 5, 5), "own": normal(3, 5, 5)}, (3, 10), 0),
-        (time_around_layers, {"in": normal(3, 5, 5)}, (10, 3), 1),
+        (layers_around_time, {"in": normal(3, 5, 5), "own": normal(3, 5, 5)}),
+        (time_around_layers, {"in": normal(3, 5, 5)}),
     ],
 )
-def test_of_nested_loops_the_one_that_slices_the_weights_is_found(
-    pretended, loss, params, lengths, stacked_by
-):
-    for site in sites(loss, params, SERIES):
-        assert tuple(length for _, length in site.loops) == lengths
-        assert site.stacked == {site.loops[stacked_by][0]}
-    _, found = read(pretended, loss, params, SERIES)
-    assert len(found) == 3 * len(params)
+def test_of_nested_loops_the_one_that_slices_the_weights_is_found(loss, params):
+    found = audited(loss, params, SERIES)
+    assert [layer.name for layer in found] == [f"{name}[{n}]" for n in range(3) for name in params]
     assert [layer.uses for layer in found] == [10] * len(found)
+    for number, name in enumerate(params):
+        variances = [5 * square for square in mean_squares(params[name])]
+        mine = [layer.weight_variance for layer in found[number :: len(params)]]
+        assert mine == pytest.approx(variances, rel=1e-5)
 
 
 def test_a_scale_counts_only_if_it_is_the_same_in_every_turn():
@@ -223,28 +221,34 @@ def test_a_scale_counts_only_if_it_is_the_same_in_every_turn():
     def counted(p, x):
         return square(lax.fori_loop(0, 4, lambda i, h: jnp.tanh(h @ p["w"][0] / (i + 1)), x))
 
-    assert [site.scale for site in sites(twice, STACK, X)] == [0.25]
-    for loss in (carried, counted):
-        (site,) = sites(loss, STACK, X)
-        assert (site.scale, site.activation) == (1, None)
+    variances = [5 * square for square in mean_squares(STACK["w"])]
+    halved = [layer.weight_variance for layer in audited(twice, STACK, X)]
+    assert halved == pytest.approx([variance / 16 for variance in variances], rel=1e-5)
+    for loss, turns in ((carried, 7), (counted, 1)):
+        found = audited(loss, STACK, X)
+        assert [layer.activation for layer in found] == [""] * turns
+        plain = [layer.weight_variance for layer in found]
+        assert plain == pytest.approx(variances[:turns], rel=1e-5)
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["fori", "while"])
 def test_fori_and_while_loops_share_their_weights(counted):
+    fixed = (lambda leaf: leaf) if counted else lax.stop_gradient  # JAX can't differentiate while
+
     def loss(p, x, turns):
         turns = 7 if counted else turns
-        h = lax.fori_loop(0, turns, lambda _, h: jnp.tanh(h @ p["own"]), x @ p["in"])
+        h, own = fixed(x @ p["in"]), fixed(p["own"])
+        h = lax.fori_loop(0, turns, lambda _, h: jnp.tanh(h @ own), h)
         return square(h @ p["out"])
 
-    first, inner, last = sites(loss, RNN, X, 7)
-    ((_, length),) = inner.loops
-    assert length == (7 if counted else None)
-    assert inner.differentiable == counted
-    assert not inner.stacked
+    first, inner, last = audited(loss, RNN, X, 7)
+    assert [layer.name for layer in (first, inner, last)] == ["in", "own", "out"]
+    assert inner.uses == (7 if counted else 1)  # how often is known only while it runs
+    assert np.isfinite(inner.gradient) == counted
     assert (first.fan_in, inner.fan_in, last.fan_in) == (5, 6, 6)
 
 
-def test_gradients_are_predicted_only_for_layers_with_one_reader(pretended):
+def test_gradients_are_predicted_only_for_layers_with_one_reader():
     """A loop that also reads the layer adds a second term to its gradient."""
 
     def loss(p, x, turns=0):
@@ -252,9 +256,9 @@ def test_gradients_are_predicted_only_for_layers_with_one_reader(pretended):
         looped = lax.fori_loop(0, 3, lambda _, g: jnp.tanh(g @ p["own"]), h) if turns else 0
         return square(h @ p["out"]) + square(looped)
 
-    _, found = read(pretended, loss, RNN, X)
+    _, found = read(loss, RNN, X)
     assert found[0].predicted_gradient_ratio > 0
-    _, found = read(pretended, lambda p, x: loss(p, x, 3), RNN, X)
+    _, found = read(lambda p, x: loss(p, x, 3), RNN, X)
     assert np.isnan(found[0].predicted_gradient_ratio)
 
 
@@ -265,20 +269,20 @@ def test_every_branch_has_its_own_layers_and_predictions_restart_behind_them(num
         h = lax.switch(choice, branches, x)
         return square(h @ p["out"])
 
-    *inner, out = sites(loss, STACK, X, 1)
-    assert len(inner) == number
-    assert len({site.path for site in inner}) == number
-    assert out.inputs[0].lost == "branch"
+    *inner, out = audited(loss, STACK, X, 1)
+    assert [layer.name for layer in inner] == ["w", "w (use 2)", "w (use 3)"][:number]
+    assert [layer.samples for layer in inner] == [0, 8, 0][:number]
+    assert out.unpredicted == "branch"
 
 
-def test_a_function_that_is_called_twice_is_two_layers(pretended):
+def test_a_function_that_is_called_twice_is_two_layers():
     call = jax.jit(lambda w, bias, x: jnp.tanh(x @ w + bias))
 
     def loss(p, x):
         h = call(p["w"][0], p["bias"][0], x)
         return square(call(p["w"][0], p["bias"][0], h) @ p["out"])
 
-    reads, _ = read(pretended, loss, STACK, X)
+    reads, _ = read(loss, STACK, X)
     assert list(reads) == ["w", "w (use 2)", "out"]
     assert list(reads.values()) == ["batch", "w", "w (use 2)"]
 
@@ -299,10 +303,9 @@ def test_a_layer_in_a_loop_reports_the_mean_over_turns():
 
     gradients = jax.grad(lambda shifts: loss(p, x, shifts))(jnp.zeros((10, 8, 6)))
     squares = np.square(gradients).sum((1, 2))
-    traced = trace("test", loss, p, (x,), False)
-    into, own, _ = layers(traced, measurer(traced)(p, (x,), traced.constants))
+    into, own, _ = audited(loss, p, x)
     assert into.uses == own.uses == 10
-    assert own.log_gradient == pytest.approx(np.log(squares.mean()), rel=1e-4)
+    assert np.log(own.gradient**2 * 8 * 6) == pytest.approx(np.log(squares.mean()), rel=1e-4)
     assert np.ptp(np.log(squares)) > 3  # so the mean of logarithms would differ
     assert -1 < own.correlation < 1  # h is zero in the first turn, and has none
 
