@@ -32,14 +32,14 @@ def layers(loss, params, *batch):
     return initjax.audit(loss, params, *batch).layers
 
 
-def together(cases):
-    """Audits many losses as one program, which is compiled faster than each for itself.
+def summed(cases):
+    """The sum of many losses as one: a program that is compiled faster than each for itself.
 
     Args:
       cases: tuples of loss, parameters and batch, by name.
 
     Returns:
-      The layers of each, by name.
+      The loss, its parameters and its batch; the parameters of each case are below its name.
     """
 
     def loss(params, batches):
@@ -47,7 +47,12 @@ def together(cases):
 
     params = {name: params for name, (_, params, *_) in cases.items()}
     batches = {name: batch for name, (_, _, *batch) in cases.items()}
-    found = layers(loss, params, batches)
+    return loss, params, batches
+
+
+def together(cases):
+    """The layers of many losses, by name, from one audit."""
+    found = layers(*summed(cases))
     return {
         name: [layer for layer in found if layer.parameters[0].path.split("/")[0] == name]
         for name in cases
@@ -821,11 +826,15 @@ def test_a_kernel_with_noise_a_mask_or_statistics_is_still_a_weight():
     def masked(w, key):
         return jnp.where(jax.random.bernoulli(key, 0.5, w.shape), w, 0)
 
-    for weight in (noisy, masked, lambda w, key: w * jax.random.bernoulli(key, 0.5, w.shape)):
-        first, last = layers(mlp(weight), MLP, X, key)
-        assert (first.fan_in, last.fan_in, last.source) == (5, 6, 0)
-        close(first.weight_variance, 5 * mean_square(weight(MLP["a"], key)))
-        assert computed(mlp(weight), MLP, X, key) == ["a"]
+    def scaled(w, key):
+        return w * jax.random.bernoulli(key, 0.5, w.shape)
+
+    weights = {"noisy": noisy, "masked": masked, "scaled": scaled}
+    cases = {name: (mlp(weight), MLP, X, key) for name, weight in weights.items()}
+    for name, (first, last) in together(cases).items():
+        assert (first.fan_in, last.fan_in, last.unpredicted) == (5, 6, "")
+        close(first.weight_variance, 5 * mean_square(weights[name](MLP["a"], key)))
+    assert sorted(computed(*summed(cases))) == ["masked/a", "noisy/a", "scaled/a"]
 
     model = Spectral()
     variables = model.init(key, X)
