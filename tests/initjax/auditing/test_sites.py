@@ -655,6 +655,7 @@ def test_layers_of_flax_nnx(given):
     first, last = layers(*arguments)
     assert (first.name, last.name) == ("inner/kernel", "outer/kernel")
     assert (first.fan_in, last.fan_in) == (5, 6)
+    assert model.inner.bias is not None and model.outer.bias is not None
     close(first.bias_variance, mean_square(model.inner.bias[...]))
     close(last.bias_variance, mean_square(model.outer.bias[...]))
     assert first.role == "normalized"
