@@ -311,7 +311,7 @@ def test_a_loss_without_a_layer_is_told_so():
 
 
 def test_statistics_and_keys_among_the_parameters_are_data():
-    """As of a Flax model with batch normalisation whose variables are given whole."""
+    """As of a Flax model with batch normalization whose variables are given whole."""
     x = normal(64, 8)
     params = {
         "params": {"in": normal(8, 16), "out": normal(16, 3)},
