@@ -107,7 +107,7 @@ def _curves(
     smallest = min((row["low"] for row in rows if row["low"] > 0), default=1)
     for row in rows:  # a log scale can't show an interval that reaches below zero
         row["low"] = max(row["low"], smallest / 2)
-    base = _base(setting, rows)
+    base = _base(rows)
     epochs = setting.fields["epochs"]
     ticks = alt.Axis(values=list(range(epochs + 1)), format="d") if epochs <= 20 else alt.Axis()
     x = alt.X("epoch:Q", scale=alt.Scale(domain=[0, epochs]), axis=ticks, title="epoch")
@@ -164,7 +164,7 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
         "axis": alt.Axis(tickCount=6, labelOverlap=True, format=".4~f"),
     }
     y = alt.Y("init:N", sort=setting.inits, title=None, axis=_names())
-    strip = _base(setting, points).mark_point(filled=True, size=35, opacity=0.55)
+    strip = _base(points).mark_point(filled=True, size=35, opacity=0.55)
     strip = strip.encode(
         alt.X("accuracy:Q", **axis),
         y,
@@ -177,18 +177,14 @@ def final_accuracy(setting: comparison.Setting) -> alt.Chart:
             alt.Tooltip("accuracy:Q", format=".4f"),
         ],
     )
-    bars_base = _base(setting, bars)
+    bars_base = _base(bars)
     rule = bars_base.mark_rule(strokeWidth=1.5, color="black", clip=True).encode(
         alt.X("low:Q", **axis), alt.X2("high:Q"), y
     )
     tick = bars_base.mark_tick(thickness=3, size=20, color="black").encode(
         alt.X("mean:Q", **axis), y, tooltip=_TOOLTIP_BAND
     )
-    text = (
-        _base(setting, notes)
-        .mark_text(align="left", x=4, fontSize=12)
-        .encode(y, alt.Text("note:N"))
-    )
+    text = _base(notes).mark_text(align="left", x=4, fontSize=12).encode(y, alt.Text("note:N"))
     title = "Final test accuracy: every seed, mean, interval"
     return _finish(rule + strip + tick + text, title, height=44 * len(setting.inits))
 
@@ -258,7 +254,7 @@ def weight_histogram(
             (edges[:-1] + edges[1:]) / 2, np.histogram(kernel, edges)[0], strict=True
         )
     ]
-    base = _base(setting, rows)
+    base = _base(rows)
     line = base.mark_line(strokeWidth=1.8, interpolate="step").encode(
         alt.X("weight:Q", title=f"{name} at initialization"),
         alt.Y("density:Q", axis=alt.Axis(format=".3~g")),
@@ -280,7 +276,7 @@ def _interval(values: np.ndarray) -> dict[str, Any]:
     return {"mean": mean, **bounds, "seeds": len(values)}
 
 
-def _base(setting: comparison.Setting, rows: list[dict[str, Any]]) -> alt.Chart:
+def _base(rows: list[dict[str, Any]]) -> alt.Chart:
     """A chart of the initializers whose checkbox is checked."""
     return alt.Chart(alt.Data(values=rows)).transform_filter("indexof(shown, datum.init) >= 0")
 

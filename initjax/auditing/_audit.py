@@ -35,47 +35,47 @@ def audit(
     optimizer: Any = None,
     has_aux: bool = False,
 ) -> Report:
-    r"""Says whether a model is initialized well, layer by layer, and if not, what is wrong.
+    r"""Finds out, layer by layer, whether a model is initialized well, and if not, what is wrong.
 
-    Any JAX function will do, from Flax, Equinox or plain `jax.numpy`, as it is: its layers are read
+    Any JAX function works as it is, from Flax, Equinox or plain `jax.numpy`: its layers are read
     from its jaxpr, through `jit`, `scan`, `while_loop`, `cond`, `remat`, `vmap` and custom rules of
     differentiation. A layer is where a parameter meets data in a matrix product, a convolution or
-    an embedding. One pass forward and one back measure its pre-activations :math:`z` and their
+    an embedding. One forward and one backward pass measure its pre-activations :math:`z` and their
     gradients; theory predicts the same numbers from the layer's fan-in, its weights' variance and
     its activation, which are read from the program too.
 
     In the table that `print(report)` shows:
 
-    - *then*: the activation that follows, or another fate of the output.
+    - *then*: the activation that follows, or where the output goes.
     - *gain*: :math:`fan_{in} E[W^2]`; *rms*: the root mean square of z; *theory*: its prediction
-      from the input of the chain on; *z*: how many standard deviations of a network of this width
-      the measured one is off. None where theory starts anew from a measured input.
-    - *spread*: standard deviation over examples, mean over units; *corr*: the correlation of two
-      examples; *dead*: units that are flat on the whole batch; or *flat*: the part of
-      pre-activations where the activation is.
-    - *gradient*: root mean square of the loss's gradient with respect to z; or *step*: size of the
-      optimizer's first update, as a part of the weights'; *ratio*: squared norm of that gradient,
-      as a part of that at the layer which reads this one, or along a residual stream at the next
-      end of a branch: the partial Jacobian norm, for which theory says :math:`\chi_1`.
+      from the input of the chain on; *z*: by how many standard deviations of a network of this
+      width the two differ. Blank where predictions restart from a measured input.
+    - *spread*: standard deviation over examples, as root mean square over units; *corr*: the
+      correlation of two examples; *dead*: the share of units that are flat on the whole batch; or
+      *flat*: the share of pre-activations at which a saturating activation is flat.
+    - *gradient*: root mean square of the loss's gradient with respect to z; or *step*: standard
+      deviation of the optimizer's first update, relative to that of the weights; *ratio*: squared
+      norm of that gradient, relative to the layer that reads this one, or along a residual stream
+      to the next branch end: the partial Jacobian norm. *chi_1*: its prediction, :math:`\chi_1`.
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar, and can be differentiated by params.
       params: a tree of arrays; floating ones are parameters.
-      *batch: trees of arrays: the data, and anything else that is no parameter, such as statistics
-        of normalisation or a key. 64 examples or more tell most.
-      optimizer: an Optax transformation, whose first update is measured if it is given.
-      has_aux: whether loss_fn gives `(loss, anything)`, as for `jax.grad`.
+      *batch: trees of arrays: the data, and anything else that isn't a parameter, such as running
+        statistics or a key. Use 64 examples or more.
+      optimizer: an Optax transformation, whose first update is then measured too.
+      has_aux: whether loss_fn returns `(loss, anything)`, as for `jax.grad`.
 
     Returns:
-      A `Report`: `report.verdict` is 'ok', 'warning' or 'failure'; `report.findings` say why and
-      what helps; `report.layers` and `report.network` have all numbers. It can be printed, plotted
-      with `report.plot()`, and asserted healthy in a test with `report.assert_healthy()`.
+      A `Report`: `report.verdict` is 'ok', 'warning' or 'failure'; `report.findings` give reasons
+      and remedies; `report.layers` and `report.network` have all numbers. Print it, plot it with
+      `report.plot()`, or call `report.assert_healthy()` in a test.
 
     Raises:
-      TypeError: loss_fn is not callable, params holds something else than arrays, or optimizer is
-        none.
-      ValueError: loss_fn gives something else than one floating number, params holds no floating
-        array, or a layer gives an empty one, as for a batch without examples.
+      TypeError: loss_fn is not callable, params holds something other than arrays, or optimizer is
+        not an Optax transformation.
+      ValueError: loss_fn does not return one floating number, params holds no floating array, or
+        the output of a layer is empty, as for a batch without examples.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,19 +115,19 @@ def auditor(
     gradients. It sees the program as it was traced: what `loss_fn` closes over stays as it was.
 
     Args:
-      loss_fn: as for `initjax.audit`, like all that follow.
-      params: a tree of arrays. Only shapes and dtypes count here.
-      *batch: trees of arrays. Likewise.
-      optimizer: an Optax transformation.
-      has_aux: whether loss_fn gives `(loss, anything)`.
+      loss_fn: as for `initjax.audit`.
+      params: a tree of arrays, of which only shapes and dtypes count here.
+      *batch: trees of arrays, of which only shapes and dtypes count here.
+      optimizer: an Optax transformation, whose first update is then measured too.
+      has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
-      A function: `auditor(params, *batch)` gives the `Report` of these parameters on this batch. It
-      raises a ValueError if a shape, a dtype or the structure of a tree differs from those that it
-      was made for.
+      A function of `(params, *batch)` that returns the `Report` of these parameters on this batch.
+      It raises a ValueError if a shape, a dtype or the structure of a tree differs from those that
+      it was made for.
 
     Raises:
-      TypeError, ValueError: as `initjax.audit`.
+      TypeError, ValueError: as for `initjax.audit`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -178,11 +178,16 @@ def prepare(
 ) -> Prepared:
     """Traces a loss function, and finds or makes what measures it.
 
-    What is compiled for a function is kept as long as the function lives. It serves again if the
-    function is traced to the same equations: what it closes over may have changed.
+    What is compiled for a function is kept as long as the function lives. It is used again if the
+    function traces to the same equations: what it closes over may have changed.
 
     Args:
-      owner: the function that an error names.
+      owner: the public function that error messages name.
+      loss_fn: the function.
+      params: its parameters.
+      batch: its other arguments.
+      optimizer: an Optax transformation, or None.
+      has_aux: whether loss_fn returns `(loss, anything)`.
     """
     if optimizer is not None:
         check_optimizer(owner, optimizer)
@@ -224,20 +229,19 @@ def _types(trees: Any) -> tuple[Any, list[tuple[str, str]]]:
 
 
 def _difference(made_for: Any, given: Any) -> str:
-    """What an error says of arguments that an auditor was not made for."""
+    """The error message for arguments that an auditor was not made for."""
     again = "make another with initjax.auditor(loss_fn, params, *batch)"
     for (name, before), (other, now) in zip(made_for[1], given[1], strict=False):
         if name == other and before != now:
             return f"auditor: {name} is {now}, but this auditor was made for {before}; {again}"
-    if made_for[0] != given[0]:
-        names = [{name for name, _ in types} for _, types in (made_for, given)]
-        missing, extra = sorted(names[0] - names[1]), sorted(names[1] - names[0])
-        told = [f"without {name}" for name in missing[:1]] + [f"with {name}" for name in extra[:1]]
-        return (
-            "auditor: params or batch is another tree than this auditor was made for"
-            f"{': ' * bool(told)}{' and '.join(told)}; {again}"
-        )
-    return f"auditor: other shapes than this auditor was made for; {again}"
+    names = [{name for name, _ in types} for _, types in (made_for, given)]
+    missing, extra = sorted(names[0] - names[1]), sorted(names[1] - names[0])
+    changes = [f"{name} is missing" for name in missing[:1]]
+    changes += [f"{name} is new" for name in extra[:1]]
+    return (
+        "auditor: the structure of params or batch is not the one that this auditor was made"
+        f" for{': ' * bool(changes)}{' and '.join(changes)}; {again}"
+    )
 
 
 def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:

@@ -424,9 +424,9 @@ def test_images_stored_as_tensors_are_read(encoding, shape, small, tmp_path):
 
 
 def test_images_have_the_number_of_channels_in_the_metadata(small, tmp_path):
-    _prepare(tmp_path, small, tfds.features.Image(shape=(None, None, 3)))  # of grey PNG files
-    grey = {k: v.repeat(3, axis=-1) if k.endswith("images") else v for k, v in small.items()}
-    assert _same_examples(data.load("digits", str(tmp_path)), grey)
+    _prepare(tmp_path, small, tfds.features.Image(shape=(None, None, 3)))  # of gray PNG files
+    gray = {k: v.repeat(3, axis=-1) if k.endswith("images") else v for k, v in small.items()}
+    assert _same_examples(data.load("digits", str(tmp_path)), gray)
 
 
 def test_images_of_several_shapes_are_rejected(small, tmp_path):

@@ -87,7 +87,7 @@ NARROW = [
 def p_value(drawn, law):
     """The p-value of the Kolmogorov-Smirnov test; for narrow floats, of the rounded distribution.
 
-    A value stands for all numbers between the midpoints to its neighbours. For such a law the p of
+    A value represents all numbers between the midpoints to its neighbors. For such a law the p of
     a continuous one is too large, never too small.
     """
     drawn = np.ravel(drawn)
@@ -102,10 +102,10 @@ def p_value(drawn, law):
         (ends.max, limits[1], -1, seen),
         (ends.min, limits[0], 0, seen - counts / drawn.size),
     ):
-        neighbours = np.nextafter(narrow, end).astype(np.float64)
-        expected = law.cdf((values + neighbours) / 2)
+        neighbors = np.nextafter(narrow, end).astype(np.float64)
+        expected = law.cdf((values + neighbors) / 2)
         # Numbers that would round beyond a bound are kept within.
-        if (neighbours[last] - limit) * np.sign(end.astype(np.float64)) > 0:
+        if (neighbors[last] - limit) * np.sign(end.astype(np.float64)) > 0:
             expected[last] = law.cdf(limit)
         distance.append(np.abs(expected - reached).max())
     return scipy.stats.kstwo.sf(np.max(distance), drawn.size)

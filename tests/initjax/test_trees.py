@@ -382,10 +382,10 @@ there = SingleDeviceSharding(second)
 for rule in (initjax.normal(), initjax.orthogonal(), initjax.zeros):
     free = np.zeros((3, 4), "float32")
     put = jax.device_put(free, second)
-    told = jax.ShapeDtypeStruct((3, 4), "float32", sharding=there)
-    tree = {"free": jax.numpy.asarray(free), "put": put, "told": told}
+    wanted = jax.ShapeDtypeStruct((3, 4), "float32", sharding=there)
+    tree = {"free": jax.numpy.asarray(free), "put": put, "wanted": wanted}
     drawn = initjax.initialize(tree, key, {"*": rule})
-    assert drawn["put"].sharding == drawn["told"].sharding == there
+    assert drawn["put"].sharding == drawn["wanted"].sharding == there
     assert drawn["free"].devices() == {first} and not drawn["free"].committed
     for name in tree:
         alone = rule(initjax.named_key(key, name), (3, 4), "float32")

@@ -234,8 +234,10 @@ def test_audits_during_training_change_no_bit_of_it_and_leave_a_curve(tmp_path, 
     first = files.read_lines(tmp_path / "b/steps.jsonl")[0]
     assert audits[0]["network"]["loss"] == pytest.approx(first["loss"], rel=1e-5)
     assert audits[-1]["layers"][0]["rms"] != audits[0]["layers"][0]["rms"]
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("audits"))
-    assert re.match(r"audits  5 audits; step 0: failure \(symmetry.*\); step 20: \w+", told)
+    audits = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("audits")
+    )
+    assert re.match(r"audits  5 audits; step 0: failure \(symmetry.*\); step 20: \w+", audits)
 
 
 def test_a_diverging_run_finishes_and_says_so(tmp_path):

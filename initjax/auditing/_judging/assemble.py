@@ -182,7 +182,7 @@ def _update_ratio(measured: Measurements, site: Site) -> float:
 def _role(site: Site, last: bool) -> str:
     if site.residual:
         return "branch end"
-    if site.normalised and not site.added:
+    if site.normalized and not site.added:
         return "normalized"
     if site.added:
         return "sum"

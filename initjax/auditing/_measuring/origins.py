@@ -89,15 +89,8 @@ def origin(jaxpr: Any, path: Path, operand: int) -> Origin | None:
         var = eqn.invars[position]
 
 
-def program_at(jaxpr: Any, path: Path) -> Any:
-    """The nested program in which the equation of a path stands."""
-    for index, number in zip(path[:-1:2], path[1::2], strict=True):
-        jaxpr = inner_programs(jaxpr.eqns[index])[number].jaxpr
-    return jaxpr
-
-
 def _before_views(program: Any, var: Any, views: list[Any]) -> Any:
-    """What a variable was before it was laid out anew; None if an equation has computed it."""
+    """The variable that a variable is a view of, itself at least; None if it was computed."""
     made = {id(out): eqn for eqn in program.eqns for out in eqn.outvars}
     while id(var) in made:
         eqn = made[id(var)]

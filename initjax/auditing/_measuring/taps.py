@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from initjax.auditing._measuring.arrays import Geometry, geometry_of, weight_statistics
 from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._measuring.optimizers import first_update
-from initjax.auditing._measuring.origins import Origin, origin, program_at
+from initjax.auditing._measuring.origins import Origin, origin
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
 

@@ -201,7 +201,7 @@ def _note_meeting(reading: Reading, arithmetic: str, data: Sequence[Tag]) -> Non
             if len(tag.near) == 1 and None not in tag.near:
                 (near,) = tag.near
                 if near is not None:
-                    reading.sites[near].normalised = True
+                    reading.sites[near].normalized = True
 
 
 def _note_sum(reading: Reading, path: Path, other: Tag) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from initjax.auditing._reading import layout, products, softmax
+from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.layout import MoveAxes
 from initjax.auditing._reading.products import ProductRule
 from initjax.auditing._reading.softmax import SoftmaxRule
@@ -211,6 +212,13 @@ def inner_programs(eqn: Any) -> list[Any]:
     if kind == "cond":
         return list(params["branches"])
     return []
+
+
+def program_at(jaxpr: Any, path: Path) -> Any:
+    """The nested program that has the equation of a path."""
+    for index, number in zip(path[:-1:2], path[1::2], strict=True):
+        jaxpr = inner_programs(jaxpr.eqns[index])[number].jaxpr
+    return jaxpr
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class Site:
     """Whether those data are upstream of its own input."""
     streams: bool = False
     """Whether those data come from sites and not only from the batch, which may hold a target."""
-    normalised: bool = False
+    normalized: bool = False
     """Whether its output is normalized, so that its scale does not matter."""
     classes: int = 0
     """How many of its units are the logits of one softmax that a logarithm follows."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing._reading.primitives import inner_programs
+from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -152,7 +152,5 @@ def _of_real_sites(traced: Traced) -> Anatomy:
 
 def output_aval(traced: Traced, site: Site) -> Any:
     """The shape and dtype of a site's pre-activation."""
-    jaxpr = traced.jaxpr
-    for index, number in zip(site.output[:-1:2], site.output[1::2], strict=True):
-        jaxpr = inner_programs(jaxpr.eqns[index])[number].jaxpr
-    return jaxpr.eqns[site.output[-1]].outvars[0].aval
+    program = program_at(traced.jaxpr, site.output)
+    return program.eqns[site.output[-1]].outvars[0].aval

@@ -77,7 +77,7 @@ def _reason(site: Site, uses: collections.Counter[int], last: bool, by_unit: boo
         return "recurrent"
     if uses[source.leaf] > 1:
         return "shared"
-    if site.normalised and not site.added:
+    if site.normalized and not site.added:
         return "normalized"
     if site.added and not site.residual:
         return "added"

@@ -18,19 +18,8 @@ from initjax.auditing._reporting import text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NETWORK = (
-    "loss", "expected_loss", "jacobian", "jacobian_condition", "depth", "correlation_depth",
-    "gradient_growth",
-)  # fmt: skip
-_FINDING = ("level", "cause", "layers", "message", "remedy")
-_LAYER = (
-    "name", "kind", "shape", "fan_in", "fan_out", "units", "members", "samples", "uses",
-    "activation", "role", "weight_variance", "bias_variance", "input_square", "mean", "stddev",
-    "rms", "unit_stddev", "dead", "saturated", "correlation", "rank", "gradient", "gradient_ratio",
-    "gradient_rank", "update_ratio", "weight_rank", "predicted_rms", "predicted_range", "rms_z",
-    "predicted_gradient_ratio", "predicted_correlation", "predicted_dead", "predicted_saturated",
-    "unpredicted", "histogram", "gradient_histogram",
-)  # fmt: skip
+# For code that works with the parameters; not part of the data that is saved.
+_NOT_SAVED = ("parameters", "source", "logits", "saturating")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +77,17 @@ class Report:
           - 'network': a dictionary with the fields of `Network`.
           - 'findings': a list of dictionaries with 'level', 'cause', 'layers', 'message' and
             'remedy', as in `Finding`.
-          - 'layers': a list of dictionaries with the fields of `Layer` from 'name' to
-            'gradient_histogram'. 'unpredicted' is a readable text.
+          - 'layers': a list of dictionaries with the fields of `Layer` except 'parameters',
+            'source', 'logits' and 'saturating'. 'unpredicted' is a readable text.
           - 'unread': a list of texts.
         """
         reasons = [text.reason(layer.unpredicted) for layer in self.layers]
         return {
             "verdict": self.verdict,
-            "network": _plain_fields(self.network, _NETWORK),
-            "findings": [_plain_fields(finding, _FINDING) for finding in self.findings],
+            "network": _plain_fields(self.network),
+            "findings": [_plain_fields(finding) for finding in self.findings],
             "layers": [
-                {**_plain_fields(layer, _LAYER), "unpredicted": reason}
+                {**_plain_fields(layer), "unpredicted": reason}
                 for layer, reason in zip(self.layers, reasons, strict=True)
             ],
             "unread": list(self.unread),
@@ -154,8 +143,9 @@ class Report:
         return text.title(self.network, self.findings, len(self.layers))
 
 
-def _plain_fields(value: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: _plain(getattr(value, name)) for name in names}
+def _plain_fields(value: Any) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(value)]
+    return {name: _plain(getattr(value, name)) for name in names if name not in _NOT_SAVED}
 
 
 def _plain(value: Any) -> Any:

@@ -49,7 +49,7 @@ def untouched(p, x, y):
 
 
 @pytest.mark.parametrize(
-    ("loss_fn", "given", "error", "told"),
+    ("loss_fn", "given", "error", "parts"),
     [
         (PARAMS, loss, TypeError, ["loss_fn must be a function of (params, *batch)", "'in'"]),
         (None, PARAMS, TypeError, ["loss_fn must be a function", "None"]),
@@ -68,12 +68,12 @@ def untouched(p, x, y):
         (untouched, [jnp.ones(3), jax.nn.relu], TypeError, ["parameter '1'", "not an array"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_audited_is_refused_by_name(loss_fn, given, error, told):
+def test_what_cannot_be_audited_is_refused_by_name(loss_fn, given, error, parts):
     with pytest.raises(error) as raised:
         initjax.audit(loss_fn, given, X, Y)
     text = str(raised.value)
     assert text.startswith("audit: ")
-    assert [part for part in told if part not in text] == []
+    assert [part for part in parts if part not in text] == []
 
 
 def test_a_loss_without_an_aux_is_refused_where_one_was_told():
@@ -311,7 +311,7 @@ def test_a_loss_without_a_layer_is_told_so():
 
 
 def test_statistics_and_keys_among_the_parameters_are_data():
-    """As of a Flax model with batch normalisation whose variables are given whole."""
+    """As of a Flax model with batch normalization whose variables are given whole."""
     x = normal(64, 8)
     params = {
         "params": {"in": normal(8, 16), "out": normal(16, 3)},

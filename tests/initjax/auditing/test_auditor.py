@@ -89,7 +89,7 @@ def test_an_auditor_sees_new_parameters_and_batches_in_a_training_loop(compiled)
 
 
 @pytest.mark.parametrize(
-    ("params", "batch", "told"),
+    ("params", "batch", "parts"),
     [
         ({**PARAMS, "in": normal(5, 7)}, (X, Y),
          ["params['in'] is float32[5, 7]", "made for float32[5, 6]"]),
@@ -97,20 +97,20 @@ def test_an_auditor_sees_new_parameters_and_batches_in_a_training_loop(compiled)
          ["params['out'] is float16[6, 3]", "made for float32[6, 3]"]),
         (PARAMS, (X[:32], Y), ["batch[0] is float32[32, 5]", "made for float32[64, 5]"]),
         (PARAMS, (X, Y.astype(np.float32)), ["batch[1] is float32[64]", "made for int32[64]"]),
-        ({**PARAMS, "bias": normal(6)}, (X, Y), ["another tree", ": with params['bias'];"]),
-        ({"in": PARAMS["in"]}, (X, Y), ["another tree", ": without params['out'];"]),
+        ({**PARAMS, "bias": normal(6)}, (X, Y), ["structure", ": params['bias'] is new;"]),
+        ({"in": PARAMS["in"]}, (X, Y), ["structure", ": params['out'] is missing;"]),
         ({"first": PARAMS["in"], "out": PARAMS["out"]}, (X, Y),
-         ["without params['in'] and with params['first']"]),
-        (PARAMS, (X,), ["another tree", ": without batch[1];"]),
-        (PARAMS, (X, Y, Y), ["another tree", ": with batch[2];"]),
+         ["params['in'] is missing and params['first'] is new"]),
+        (PARAMS, (X,), ["structure", ": batch[1] is missing;"]),
+        (PARAMS, (X, Y, Y), ["structure", ": batch[2] is new;"]),
     ],
 )  # fmt: skip
-def test_an_auditor_refuses_what_it_was_not_made_for_and_names_it(params, batch, told):
+def test_an_auditor_refuses_what_it_was_not_made_for_and_names_it(params, batch, parts):
     with pytest.raises(ValueError) as raised:
         made()(params, *batch)
     text = str(raised.value)
     assert text.startswith("auditor: ") and "initjax.auditor(loss_fn, params, *batch)" in text
-    assert [part for part in told if part not in text] == []
+    assert [part for part in parts if part not in text] == []
 
 
 def test_what_cannot_be_audited_is_refused_when_the_auditor_is_made():

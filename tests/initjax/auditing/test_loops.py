@@ -324,7 +324,7 @@ def test_layers_of_a_branch_that_was_not_taken_are_marked_as_not_run():
     assert [layer.samples > 0 for layer in found.layers] == [*keep, True]
     assert found.findings == ()
     assert str(found).count("not run") == 2
-    mended, repair = initjax.fix(loss, params, X, keep, key=jax.random.key(0))
-    ratios = np.abs(mended["w"] / params["w"]).mean((1, 2))
+    repaired, repair = initjax.fix(loss, params, X, keep, key=jax.random.key(0))
+    ratios = np.abs(repaired["w"] / params["w"]).mean((1, 2))
     assert ratios[1] == ratios[3] == 1 and ratios[0] != 1 and ratios[2] != 1
     assert ("w", "did not run on this batch, or not in every iteration of its loop") in repair.left

@@ -370,9 +370,9 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
     split = initjax.audit(loss_fn, sharded, place(x, "data"))
     assert not sharded["w"].sharding.is_fully_replicated
     assert str(plain) == str(split), f"{plain}\\n{split}"
-    mended, _ = initjax.fix(loss_fn, sharded, place(x, "data"))
+    repaired, _ = initjax.fix(loss_fn, sharded, place(x, "data"))
     for name in params:
-        assert mended[name].sharding == sharded[name].sharding, mended[name].sharding
+        assert repaired[name].sharding == sharded[name].sharding, repaired[name].sharding
 print(len(split.layers), "layers alike")
 """
 
