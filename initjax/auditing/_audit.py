@@ -35,47 +35,50 @@ def audit(
     optimizer: Any = None,
     has_aux: bool = False,
 ) -> Report:
-    r"""Says whether a model is initialized well, layer by layer, and if not, what is wrong.
+    r"""Checks whether a model is initialized well, layer by layer, and explains what is wrong.
 
-    Any JAX function will do, from Flax, Equinox or plain `jax.numpy`, as it is: its layers are read
-    from its jaxpr, through `jit`, `scan`, `while_loop`, `cond`, `remat`, `vmap` and custom rules of
-    differentiation. A layer is where a parameter meets data in a matrix product, a convolution or
-    an embedding. One pass forward and one back measure its pre-activations :math:`z` and their
-    gradients; theory predicts the same numbers from the layer's fan-in, its weights' variance and
-    its activation, which are read from the program too.
+    Works with any JAX loss function, from Flax, Equinox or plain `jax.numpy`, without changes. The
+    layers are read from its jaxpr, including `jit`, `scan`, `while_loop`, `cond`, `remat`, `vmap`
+    and custom derivatives. A layer is a matrix product, a convolution or an embedding of a
+    parameter with data. One forward and one backward pass measure its pre-activations :math:`z` and
+    their gradients. Theory predicts the same numbers from the layer's fan-in, the variance of its
+    weights and its activation.
 
-    In the table that `print(report)` shows:
+    The columns of the table that `print(report)` shows:
 
-    - *then*: the activation that follows, or another fate of the output.
-    - *gain*: :math:`fan_{in} E[W^2]`; *rms*: the root mean square of z; *theory*: its prediction
-      from the input of the chain on; *z*: how many standard deviations of a network of this width
-      the measured one is off. None where theory starts anew from a measured input.
-    - *spread*: standard deviation over examples, mean over units; *corr*: the correlation of two
-      examples; *dead*: units that are flat on the whole batch; or *flat*: the part of
-      pre-activations where the activation is.
-    - *gradient*: root mean square of the loss's gradient with respect to z; or *step*: size of the
-      optimizer's first update, as a part of the weights'; *ratio*: squared norm of that gradient,
-      as a part of that at the layer which reads this one, or along a residual stream at the next
-      end of a branch: the partial Jacobian norm, for which theory says :math:`\chi_1`.
+    - *then*: the activation that follows, or where the output goes.
+    - *gain*: :math:`fan_{in} E[W^2]`.
+    - *rms*: the root mean square of z. *theory*: its prediction from the network's input. *z*: the
+      difference of their logarithms, in standard deviations of a network of this width. Blank where
+      predictions restart from a measured input.
+    - *spread*: the standard deviation over examples, averaged over units. *corr*: the correlation
+      of two examples.
+    - *dead*: the fraction of units that are flat on the whole batch. *flat*, shown instead if an
+      activation saturates: the fraction of pre-activations where it is flat.
+    - *gradient*: the root mean square of the loss's gradient with respect to z. *step*, shown
+      instead if there is an optimizer: the size of its first update, relative to the weights.
+    - *ratio*: the squared norm of that gradient, divided by that of the layer that reads this one;
+      on a residual stream, by that of the end of the next branch. *chi_1*: its prediction,
+      :math:`\chi_1`.
 
     Args:
-      loss_fn: maps `(params, *batch)` to a scalar, and can be differentiated by params.
-      params: a tree of arrays; floating ones are parameters.
-      *batch: trees of arrays: the data, and anything else that is no parameter, such as statistics
-        of normalisation or a key. 64 examples or more tell most.
-      optimizer: an Optax transformation, whose first update is measured if it is given.
-      has_aux: whether loss_fn gives `(loss, anything)`, as for `jax.grad`.
+      loss_fn: maps `(params, *batch)` to a scalar loss that is differentiable in params.
+      params: a tree of arrays. Floating-point arrays are the parameters.
+      *batch: trees of arrays: the data, and anything else that isn't a parameter, such as batch
+        statistics or a PRNG key. Use 64 examples or more.
+      optimizer: an Optax transformation; if given, its first update is measured.
+      has_aux: whether loss_fn returns `(loss, anything)`, as for `jax.grad`.
 
     Returns:
-      A `Report`: `report.verdict` is 'ok', 'warning' or 'failure'; `report.findings` say why and
-      what helps; `report.layers` and `report.network` have all numbers. It can be printed, plotted
-      with `report.plot()`, and asserted healthy in a test with `report.assert_healthy()`.
+      A `Report`. `report.verdict` is 'ok', 'warning' or 'failure'. `report.findings` lists what is
+      wrong and how to fix it. `report.layers` and `report.network` have all numbers. Print it, plot
+      it with `report.plot()`, or call `report.assert_healthy()` in a test.
 
     Raises:
-      TypeError: loss_fn is not callable, params holds something else than arrays, or optimizer is
-        none.
-      ValueError: loss_fn gives something else than one floating number, params holds no floating
-        array, or a layer gives an empty one, as for a batch without examples.
+      TypeError: loss_fn is not callable, params has leaves that aren't arrays, or optimizer is not
+        an Optax transformation.
+      ValueError: loss_fn does not return one floating-point number, params has no floating-point
+        array, or the output of a layer is empty, as for a batch without examples.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -108,26 +111,26 @@ def auditor(
     optimizer: Any = None,
     has_aux: bool = False,
 ) -> Callable[..., Report]:
-    """Makes an audit that is compiled once, to be called again and again as a model trains.
+    """Compiles an audit once, so that you can call it repeatedly during training.
 
-    Tracing, reading and compiling take most of the time of a first audit. An auditor does them
-    once, for the shapes and dtypes it is given; each call then costs about as much as a few
-    gradients. It sees the program as it was traced: what `loss_fn` closes over stays as it was.
+    Tracing and compiling take most of the time of a first audit. An auditor does both once, for the
+    given shapes and dtypes. Each call then costs about as much as a few gradients. `loss_fn` is
+    traced only once: later changes to variables that it closes over have no effect.
 
     Args:
-      loss_fn: as for `initjax.audit`, like all that follow.
-      params: a tree of arrays. Only shapes and dtypes count here.
-      *batch: trees of arrays. Likewise.
+      loss_fn: the loss function, as for `initjax.audit`.
+      params: a tree of arrays. Only shapes and dtypes matter here.
+      *batch: trees of arrays. Only shapes and dtypes matter here.
       optimizer: an Optax transformation.
-      has_aux: whether loss_fn gives `(loss, anything)`.
+      has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
-      A function: `auditor(params, *batch)` gives the `Report` of these parameters on this batch. It
-      raises a ValueError if a shape, a dtype or the structure of a tree differs from those that it
-      was made for.
+      A function: `auditor(params, *batch)` returns the `Report` for these parameters and this
+      batch. It raises a ValueError if a shape, a dtype or a tree structure differs from what it was
+      made for.
 
     Raises:
-      TypeError, ValueError: as `initjax.audit`.
+      TypeError, ValueError: as for `initjax.audit`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -232,12 +235,13 @@ def _difference(made_for: Any, given: Any) -> str:
     if made_for[0] != given[0]:
         names = [{name for name, _ in types} for _, types in (made_for, given)]
         missing, extra = sorted(names[0] - names[1]), sorted(names[1] - names[0])
-        told = [f"without {name}" for name in missing[:1]] + [f"with {name}" for name in extra[:1]]
+        told = [f"{name} is missing" for name in missing[:1]]
+        told += [f"{name} is new" for name in extra[:1]]
         return (
-            "auditor: params or batch is another tree than this auditor was made for"
+            "auditor: params or batch has a different structure than this auditor was made for"
             f"{': ' * bool(told)}{' and '.join(told)}; {again}"
         )
-    return f"auditor: other shapes than this auditor was made for; {again}"
+    return f"auditor: shapes differ from those this auditor was made for; {again}"
 
 
 def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:

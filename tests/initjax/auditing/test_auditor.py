@@ -97,12 +97,12 @@ def test_an_auditor_sees_new_parameters_and_batches_in_a_training_loop(compiled)
          ["params['out'] is float16[6, 3]", "made for float32[6, 3]"]),
         (PARAMS, (X[:32], Y), ["batch[0] is float32[32, 5]", "made for float32[64, 5]"]),
         (PARAMS, (X, Y.astype(np.float32)), ["batch[1] is float32[64]", "made for int32[64]"]),
-        ({**PARAMS, "bias": normal(6)}, (X, Y), ["another tree", ": with params['bias'];"]),
-        ({"in": PARAMS["in"]}, (X, Y), ["another tree", ": without params['out'];"]),
+        ({**PARAMS, "bias": normal(6)}, (X, Y), ["structure", ": params['bias'] is new;"]),
+        ({"in": PARAMS["in"]}, (X, Y), ["different structure", ": params['out'] is missing;"]),
         ({"first": PARAMS["in"], "out": PARAMS["out"]}, (X, Y),
-         ["without params['in'] and with params['first']"]),
-        (PARAMS, (X,), ["another tree", ": without batch[1];"]),
-        (PARAMS, (X, Y, Y), ["another tree", ": with batch[2];"]),
+         ["params['in'] is missing and params['first'] is new"]),
+        (PARAMS, (X,), ["different structure", ": batch[1] is missing;"]),
+        (PARAMS, (X, Y, Y), ["different structure", ": batch[2] is new;"]),
     ],
 )  # fmt: skip
 def test_an_auditor_refuses_what_it_was_not_made_for_and_names_it(params, batch, told):
