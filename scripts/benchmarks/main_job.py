@@ -32,9 +32,9 @@ _ROWS = (
 def measure_training() -> float:
     """The median time of an epoch of the main job in this process, in seconds."""
     import jax
-    from experiments.common.config import Config
 
     from experiments.common import data, starting, training
+    from experiments.common.config import Config
 
     config = Config()
     digits = data.load()
