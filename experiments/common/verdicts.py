@@ -70,9 +70,8 @@ def _sentence(
         return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
     largest = amount(max(pair.comparison.detectable for _, pair in others))
     return (
-        f"no difference between {first} and {_listed(names, 'or')} was found {when}; a difference"
-        f" of {largest} or more would have been found with a probability of at least"
-        f" {statistics.POWER:.0%}"
+        f"no difference between {first} and {_listed(names, 'or')} was found {when}; the tests"
+        f" had {statistics.POWER:.0%} power to detect a difference of {largest}"
     )
 
 

@@ -47,9 +47,8 @@ def test_a_verdict_follows_from_the_adjusted_p_values(tmp_path, fill):
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
     assert verdicts.verdict(unsure, point, 2) == (
-        "no difference between he_normal and glorot_uniform was found after 2 epochs; a difference"
-        f" of {detectable:.2f} points or more would have been found with a probability of at least"
-        " 80%"
+        "no difference between he_normal and glorot_uniform was found after 2 epochs; the tests had"
+        f" 80% power to detect a difference of {detectable:.2f} points"
     )
 
 
