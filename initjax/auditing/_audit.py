@@ -211,7 +211,7 @@ def prepare(
 
 
 def _forget(reference: Any) -> None:
-    """Drops what was compiled for a function that is gone: nested programs hold arrays."""
+    """Drops what was compiled for a deleted function: nested programs hold arrays."""
     for key in [key for key in _measurers if key[0] is reference]:
         _measurers.pop(key, None)
 

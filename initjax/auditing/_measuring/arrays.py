@@ -38,6 +38,7 @@ Flat = Callable[[Expression, Any], Any]
 
 
 def geometry_of(site: Site) -> Geometry:
+    """The geometry of a site's layer."""
     # An output that was laid out differently since no longer has the axes of members first.
     members = site.members if len(site.output_axes) == len(site.unit_axes) else 0
     activation = None if site.activation == IDENTITY else site.activation
@@ -221,7 +222,7 @@ def _sample(matrix: Any, members: int, shape: tuple[int, ...], axes: tuple[int, 
 
 
 def _strided(matrices: Any) -> Any:
-    """At most 64 along each axis but that of turns, evenly spread."""
+    """At most 64 along each axis except that of turns, evenly spread."""
     members, rows, columns = map(_stride, matrices.shape[1:])
     return matrices[:, ::members, ::rows, ::columns]
 
@@ -231,8 +232,8 @@ def _stride(size: int) -> int:
 
 
 def _sketch(matrices: Any) -> Any:
-    """All rows in 64 sums of random signs, which keep the rank: the rows of a kernel may be zero
-    but for a few, which a sample would miss."""
+    """All rows in 64 sums with random signs, which keep the rank. If only a few rows of a kernel
+    are nonzero, a sample would miss them."""
     xp = matrices.__array_namespace__()
     turns, members, rows, columns = matrices.shape
     taken = matrices[:, :: _stride(members), :, :: _stride(columns)]

@@ -9,7 +9,7 @@ from typing import Any
 def automatic(function: Callable[..., Any]) -> Callable[..., Any]:
     """Lets a function of arrays take those that a mesh with explicit axes shards.
 
-    Inside, XLA shards as it likes: reshapes and products need not say how.
+    Inside, XLA chooses the shardings, so reshapes and products need no annotations.
 
     Args:
       function: maps arrays to a tree of arrays.

@@ -13,7 +13,7 @@ from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
 
 _PROBES = 4  # random directions in which the Jacobian is looked at
-_WIDTH = 3**0.5  # of the uniform law that they are drawn from
+_BOUND = 3**0.5  # of uniform numbers with unit variance
 
 
 class JacobianProbe(NamedTuple):
@@ -68,8 +68,8 @@ def jacobian_probe(traced: Traced) -> JacobianProbe | None:
         # Threefry takes XLA longer to compile than a network of three layers.
         key = jax.random.key(0, impl="rbg")
         shape = (min(_PROBES, per_example), *outputs.shape)
-        # Unit variance; a normal law would take a second for as many numbers as GPT-2 has logits.
-        directions = jax.random.uniform(key, shape, outputs.dtype, -_WIDTH, _WIDTH)
+        # Normal numbers would take a second for as many logits as GPT-2 has.
+        directions = jax.random.uniform(key, shape, outputs.dtype, -_BOUND, _BOUND)
         (back,) = jax.vmap(pullback)(directions)
         return back
 
@@ -77,7 +77,7 @@ def jacobian_probe(traced: Traced) -> JacobianProbe | None:
 
 
 def spectrum(probe: JacobianProbe, back: np.ndarray) -> tuple[float, float]:
-    """What pulled directions say of the Jacobian's singular values.
+    """Estimates the Jacobian's singular values from the pulled directions.
 
     Args:
       probe: how it was measured.

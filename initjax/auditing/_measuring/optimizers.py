@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_optimizer(owner: str, optimizer: Any) -> None:
-    """Refuses what is no Optax transformation.
+    """Raises an error unless an object is an Optax transformation.
 
     Raises:
       TypeError: it has no init or no update.
@@ -26,15 +26,15 @@ def first_update(
     """What an optimizer adds to parameters in its first step.
 
     Args:
-      optimizer: an Optax transformation; a line search or a plateau's schedule gets what it wants
-        besides gradients.
+      optimizer: an Optax transformation; a line search also gets the loss, and a schedule for
+        plateaus too.
       gradients: a tree.
       params: the tree that they belong to.
       loss: the loss there.
       loss_fn: the loss of any such tree.
 
     Raises:
-      TypeError: its update wants something else.
+      TypeError: its update needs other arguments.
     """
     accepted = inspect.signature(optimizer.update).parameters
     extra = {"value": loss, "grad": gradients, "value_fn": loss_fn}
@@ -44,7 +44,7 @@ def first_update(
         updates, _ = optimizer.update(gradients, optimizer.init(params), params, **extra)
     except TypeError as error:
         raise TypeError(
-            "optimizer: its update wants more than gradients, state, params, value, grad and"
+            "optimizer: its update needs more than gradients, state, params, value, grad and"
             f" value_fn: {error}"
         ) from error
     return updates

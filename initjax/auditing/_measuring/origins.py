@@ -1,8 +1,7 @@
 """Where an operand of a nested equation comes from, if it is an argument of the program.
 
-A weight is an argument of the whole program nearly always, perhaps reshaped or transposed on the
-way. Then it is read from the argument, and need not be given out by the compiled program, which
-would copy it.
+A weight is nearly always an argument of the whole program, perhaps reshaped or transposed on the
+way. Then it is read from the argument: if the compiled program returned it, it would be copied.
 """
 
 from __future__ import annotations

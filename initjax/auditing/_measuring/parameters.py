@@ -67,6 +67,7 @@ def _stddev(array: Any) -> Any:
 
 
 def described_parameter(found: dict[str, Any], leaf: Any, gradient: Any) -> dict[str, float]:
+    """The numbers that a parameter is judged by; none if it has no gradient."""
     if not found:
         return {}
     numbers = {name: float(value) for name, value in found.items() if name != "finite"}

@@ -61,7 +61,8 @@ def measurer(
     def measure(params: Any, batch: tuple[Any, ...], constants: list[Any]) -> Measurements:
         leaves = jax.tree.leaves(params)
         inputs = jax.tree.leaves(batch)
-        taps: Taps = tapped(leaves, inputs, constants)
+        with jax.debug_nans(False):  # NaN marks what did not run
+            taps: Taps = tapped(leaves, inputs, constants)
         arguments = [*constants, *leaves, *inputs]
         layers = [_layer_job(site, sources[path], taps, arguments) for path, site in sites.items()]
         *of_layers, of_parameters = run_jobs(

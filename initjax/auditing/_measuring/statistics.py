@@ -10,7 +10,6 @@ import numpy as np
 
 BINS = np.linspace(-4, 4, 42)  # of histograms, in root mean squares
 
-
 Record = dict[str, np.ndarray]
 
 

@@ -1,7 +1,7 @@
 """The compiled program: the user's own value and gradient, with a tap at every site.
 
-It gives out pre-activations, their cotangents and inputs as they are. An array that is there anyway
-costs next to nothing to give out, while statistics inside the program make XLA compile several
+It returns pre-activations, their cotangents and inputs as they are. Returning an array that exists
+anyway costs almost nothing, while statistics inside the program would make XLA compile several
 times as long. Weights are read from the arguments wherever they are arguments.
 
 The cotangent of a site comes out as the gradient of a slot: a dummy argument of an identity
@@ -46,6 +46,17 @@ def tapped_program(
     sources: dict[Path, Sources],
     pulled: Callable[[list[Any], list[Any], list[Any]], Any] | None,
 ) -> Callable[[list[Any], list[Any], list[Any]], Taps]:
+    """Makes the program that measures, to be compiled.
+
+    Args:
+      traced: the program of the loss.
+      optimizer: an Optax transformation whose first update is measured too, or None.
+      sources: where the arrays of each site are read from.
+      pulled: what `JacobianProbe.pulled` is; None where no Jacobian is measured.
+
+    Returns:
+      A function of parameters, the batch, and the constants of the program.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -66,7 +77,7 @@ def tapped_program(
         )(inexact, slots)
         updates: dict[int, Any] = {}
         if optimizer is not None:
-            # Keys and counts are nothing that an optimizer can calculate with.
+            # An optimizer can't calculate with keys and counts.
             params, tree = (
                 jax.tree.unflatten(
                     traced.structure,
@@ -95,10 +106,11 @@ class Sources(NamedTuple):
     """None for a weight that the program has to tap."""
     input: Origin | None
     tapped_by: Path | None
-    """The first site with the same input, which taps it; None if nobody does."""
+    """The first site with the same input, which taps it; None if the input needn't be tapped."""
 
 
 def sources_of(traced: Traced) -> dict[Path, Sources]:
+    """Where the arrays of each site are read from."""
     first: dict[tuple[Path, Any], Path] = {}
     found: dict[Path, Sources] = {}
     for path, site in traced.anatomy.sites.items():

@@ -72,7 +72,7 @@ class Tag(NamedTuple):
     sites: frozenset[Path] = frozenset()
     """All sites upstream, within one turn of a loop."""
     near: frozenset[Path | None] = frozenset()
-    """The sites directly upstream, with no other site between; None stands for the batch."""
+    """The sites directly upstream, with no other site between; None is the batch."""
     linear: bool = True
     """Whether it is proportional to the values of `near`."""
     statistic: bool = False

@@ -139,7 +139,7 @@ def trace(
         anatomy=anatomy,
         has_batch=bool(jax.tree.leaves(batch)),
     )
-    return dataclasses.replace(traced, anatomy=_of_real_sites(traced))
+    return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
 
 
 def _kind(value: Any) -> str:
@@ -148,19 +148,26 @@ def _kind(value: Any) -> str:
     return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
-def _of_real_sites(traced: Traced) -> Anatomy:
-    """The anatomy without sites whose outputs are complex: there is no theory for them."""
+def _of_measurable_sites(traced: Traced) -> Anatomy:
+    """The anatomy without sites that have no weights or never run, as in a loop of length zero, and
+    without those whose outputs are complex: there is no theory for them."""
     import jax.numpy as jnp
 
     anatomy = traced.anatomy
     sites = {
         path: site
         for path, site in anatomy.sites.items()
-        if not jnp.issubdtype(output_aval(traced, site).dtype, jnp.complexfloating)
+        if site.fan_in and all(length != 0 for _, length in site.loops)
     }
-    left = [site for path, site in anatomy.sites.items() if path not in sites]
-    entering = frozenset(source.leaf for site in left for source in site.sources)
-    unread = {**anatomy.unread, "complex numbers": entering} if left else anatomy.unread
+    complex_sites = [
+        path
+        for path, site in sites.items()
+        if jnp.issubdtype(output_aval(traced, site).dtype, jnp.complexfloating)
+    ]
+    unread = anatomy.unread
+    if complex_sites:
+        entering = [source.leaf for path in complex_sites for source in sites.pop(path).sources]
+        unread = {**unread, "complex numbers": frozenset(entering)}
     return dataclasses.replace(anatomy, sites=sites, unread=unread)
 
 

@@ -77,7 +77,8 @@ def rescale(
         _, records = rerun(traced.jaxpr, constants, arguments, hooks, feeds=feeds)
         return [records[site.output] for site in chosen]
 
-    records = run(draft.leaves, jax.tree.leaves(batch), traced.constants)
+    with jax.debug_nans(False):  # NaN marks what did not run
+        records = run(draft.leaves, jax.tree.leaves(batch), traced.constants)
     for site, record in zip(chosen, records, strict=True):
         draft = _with_factors(draft, traced, site, record)
     return draft

@@ -76,7 +76,7 @@ def test_what_cannot_be_audited_is_refused_by_name(loss_fn, given, error, parts)
     assert [part for part in parts if part not in text] == []
 
 
-def test_a_loss_without_an_aux_is_refused_where_one_was_told():
+def test_a_loss_without_aux_is_refused_where_has_aux_is_set():
     with pytest.raises(ValueError, match=r"audit: with has_aux, loss_fn must return \(loss"):
         initjax.audit(loss, PARAMS, X, Y, has_aux=True)
     with pytest.raises(ValueError, match="one number, got an array of shape"):
@@ -265,7 +265,7 @@ def test_an_optimizer_that_asks_for_more_is_refused():
         return gradients, state
 
     optimizer = types.SimpleNamespace(init=lambda params: (), update=update)
-    with pytest.raises(TypeError, match=r"update wants more than gradients, .*'oracle'"):
+    with pytest.raises(TypeError, match=r"update needs more than gradients, .*'oracle'"):
         initjax.audit(plain, KERNEL, X, optimizer=optimizer)
 
 

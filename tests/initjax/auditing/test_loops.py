@@ -328,3 +328,33 @@ def test_layers_of_a_branch_that_was_not_taken_are_marked_as_not_run():
     ratios = np.abs(repaired["w"] / params["w"]).mean((1, 2))
     assert ratios[1] == ratios[3] == 1 and ratios[0] != 1 and ratios[2] != 1
     assert ("w", "did not run on this batch, or not in every iteration of its loop") in repair.left
+
+
+def test_a_layer_that_was_not_run_is_no_nan_to_debug():
+    def loss(p, x, keep):
+        x = lax.cond(keep, lambda x: jnp.tanh(x @ p["yes"]), lambda x: jnp.sin(x @ p["no"]), x)
+        return jnp.square(x @ p["out"]).mean()
+
+    params = {"yes": STACK["w"][0], "no": STACK["w"][1], "out": STACK["out"]}
+    with jax.debug_nans(True):
+        found = initjax.audit(loss, params, X, np.array(True))
+        _, repair = initjax.fix(loss, params, X, np.array(True))
+    assert sorted(layer.samples > 0 for layer in found.layers) == [False, True, True]
+    assert np.isfinite(repair.after.network.loss)
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_layers_without_weights_are_left_out(scanned):
+    def loss(p, x):
+        if scanned:
+            x, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["empty"])
+        else:
+            x = x + x[:, :0] @ p["empty"]
+        return jnp.square(jnp.tanh(x @ p["w"]) @ p["out"]).mean()
+
+    empty = jnp.zeros((0, 5, 5) if scanned else (0, 5))
+    params = {"empty": empty, "w": STACK["w"][0], "out": STACK["out"]}
+    layers = initjax.audit(loss, params, X).layers
+    assert [layer.name for layer in layers] == ["w", "out"]
+    _, repair = initjax.fix(loss, params, X)
+    assert repair.verdict == "ok"
