@@ -15,8 +15,8 @@ from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
 from initjax.auditing._measuring.jobs import on_host
 from initjax.auditing._measuring.optimizers import check_optimizer
-from initjax.auditing._measuring.passes import Measurements, measurer
-from initjax.auditing._reading.fingerprint import fingerprint
+from initjax.auditing._measuring.passes import Measurements, Measurer, measurer
+from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
 from initjax.auditing._reading.trace import Traced, trace
 from initjax.auditing._reading.trainable import trainable_leaves
 from initjax.auditing._reporting.report import Report
@@ -24,8 +24,10 @@ from initjax.auditing._reporting.text import unread_lines
 
 _KEPT = 8  # compiled programs that `audit` remembers
 
-_Measurer = Callable[[Any, tuple[Any, ...], list[Any]], Measurements]
-_measurers: collections.OrderedDict[tuple[Hashable, ...], _Measurer] = collections.OrderedDict()
+# With what was compiled, the program whose arrays its key counts by their identities.
+_measurers: collections.OrderedDict[tuple[Hashable, ...], tuple[Measurer, Any]] = (
+    collections.OrderedDict()
+)
 
 
 def audit(
@@ -163,11 +165,11 @@ class Prepared:
     """An audit that is ready to measure, of parameters and batches of certain shapes."""
 
     traced: Traced
-    measure: _Measurer
+    measurer: Measurer
 
     def report(self, params: Any, batch: tuple[Any, ...]) -> Report:
         """Measures, predicts, judges, and puts the report together."""
-        measured = self.measure(params, batch, self.traced.constants)
+        measured = self.measurer.measure(params, batch, self.traced.constants)
         return reported(self.traced, measured, params, batch)
 
 
@@ -182,7 +184,8 @@ def prepare(
     """Traces a loss function, and finds or makes what measures it.
 
     What is compiled for a function is kept as long as the function lives. It is used again if the
-    function traces to the same equations: what it closes over may have changed.
+    function, its derivatives and the optimizer trace to the same equations: what they close over
+    may have changed.
 
     Args:
       owner: the public function that error messages name.
@@ -196,23 +199,24 @@ def prepare(
         check_optimizer(owner, optimizer)
     traced = trace(owner, loss_fn, params, batch, has_aux)
     # What is kept must not keep the arrays that a function closes over.
-    program = dataclasses.replace(traced, constants=[])
+    made = measurer(dataclasses.replace(traced, constants=[]), optimizer)
     try:
         refer = weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref
-        program_key = fingerprint(traced.jaxpr, traced.constants)
-        key = (refer(loss_fn, _forget), optimizer, traced.structure, program_key)
+        compiled = made.program(params, batch, traced.constants)
+        programs = fingerprint(traced.jaxpr, traced.constants), compiled_fingerprint(compiled)
+        key = (refer(loss_fn, _forget), optimizer, traced.structure, programs)
         known = _measurers.pop(key, None)
-    except TypeError:  # no such reference, or no hash
-        return Prepared(traced, measurer(program, optimizer))
-    _measurers[key] = found = known or measurer(program, optimizer)
+    except (TypeError, ValueError):  # no such reference, no hash, or no answer to ==
+        return Prepared(traced, made)
+    _measurers[key] = found = known or (made, compiled)
     while len(_measurers) > _KEPT:
         _measurers.popitem(last=False)
-    return Prepared(traced, found)
+    return Prepared(traced, found[0])
 
 
 def _forget(reference: Any) -> None:
     """Drops what was compiled for a deleted function: nested programs hold arrays."""
-    for key in [key for key in _measurers if key[0] is reference]:
+    for key in [key for key in list(_measurers) if key[0] is reference]:
         _measurers.pop(key, None)
 
 

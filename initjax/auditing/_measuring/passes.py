@@ -38,17 +38,21 @@ class Measurements:
     condition of their Gram matrix in random directions; None where it was not taken."""
 
 
-def measurer(
-    traced: Traced, optimizer: Any = None
-) -> Callable[[Any, tuple[Any, ...], list[Any]], Measurements]:
-    """Makes the function that measures: compiled at its first call.
+class Measurer(NamedTuple):
+    """Functions of parameters, the batch, and the constants of the program."""
+
+    measure: Callable[[Any, tuple[Any, ...], list[Any]], Measurements]
+    """Compiled at its first call."""
+    program: Callable[[Any, tuple[Any, ...], list[Any]], Any]
+    """The closed jaxpr of what is compiled, with rules of differentiation and the optimizer."""
+
+
+def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
+    """Makes the function that measures.
 
     Args:
       traced: the program.
       optimizer: an Optax transformation whose first update is measured too.
-
-    Returns:
-      A function of parameters, the batch, and the constants of the program.
     """
     import jax
 
@@ -63,6 +67,10 @@ def measurer(
         inputs = jax.tree.leaves(batch)
         with jax.debug_nans(False):  # NaN marks what did not run
             taps: Taps = tapped(leaves, inputs, constants)
+        if isinstance(taps.loss, jax.core.Tracer):
+            raise TypeError(
+                "an audit needs numbers: call it outside jax.jit, jax.grad and jax.vmap"
+            )
         arguments = [*constants, *leaves, *inputs]
         layers = [_layer_job(site, sources[path], taps, arguments) for path, site in sites.items()]
         *of_layers, of_parameters = run_jobs(
@@ -84,7 +92,10 @@ def measurer(
         jacobian = None if probe is None else spectrum(probe, np.asarray(taps.pulled))
         return Measurements(float(taps.loss), forward, backward, parameters, prints, jacobian)
 
-    return measure
+    def program(params: Any, batch: tuple[Any, ...], constants: list[Any]) -> Any:
+        return tapped.trace(jax.tree.leaves(params), jax.tree.leaves(batch), constants).jaxpr
+
+    return Measurer(measure, program)
 
 
 def _layer_job(site: Site, sources: Sources, taps: Taps, arguments: list[Any]) -> Job:

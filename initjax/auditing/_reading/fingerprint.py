@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -15,8 +16,7 @@ def fingerprint(jaxpr: Any, constants: Sequence[Any]) -> Hashable:
 
     Arrays that the program closes over count by their types alone: they are arguments. Only those
     of one element count by their values, since the reading takes them for numbers. Rules of
-    differentiation, which are Python functions, don't count: two programs that differ in nothing
-    else have the same fingerprint.
+    differentiation, which are Python functions, don't count: they do in a program of derivatives.
 
     Args:
       jaxpr: the program.
@@ -25,6 +25,15 @@ def fingerprint(jaxpr: Any, constants: Sequence[Any]) -> Hashable:
     numbers = [number(array) if np.size(array) == 1 else None for array in constants]
     values = tuple(None if value is None else value.tobytes() for value in numbers)
     return _of_jaxpr(jaxpr, {}), values
+
+
+def compiled_fingerprint(closed: Any) -> Hashable:
+    """The same for a program that is compiled with the arrays it closes over.
+
+    They count by their identities, or by their values if they are NumPy's, which can change. It is
+    valid as long as the arrays live.
+    """
+    return _of_value(closed, {})
 
 
 def _of_jaxpr(jaxpr: Any, known: dict[int, Hashable]) -> Hashable:
@@ -57,7 +66,7 @@ def _of_jaxpr(jaxpr: Any, known: dict[int, Hashable]) -> Hashable:
 def _of_value(value: Any, known: dict[int, Hashable]) -> Hashable:
     if hasattr(value, "jaxpr"):
         # Constants of nested programs stay alive with the program that was compiled.
-        return (_of_jaxpr(value.jaxpr, known), tuple(map(id, value.consts)))
+        return (_of_jaxpr(value.jaxpr, known), tuple(map(_of_constant, value.consts)))
     if hasattr(value, "eqns"):
         return _of_jaxpr(value, known)
     if isinstance(value, tuple | list):
@@ -69,3 +78,9 @@ def _of_value(value: Any, known: dict[int, Hashable]) -> Hashable:
     except TypeError:
         return repr(value)
     return value
+
+
+def _of_constant(array: Any) -> Hashable:
+    if isinstance(array, np.ndarray | np.generic):
+        return hashlib.sha256(array.tobytes()).digest()
+    return id(array)

@@ -230,6 +230,79 @@ def test_an_audit_runs_the_callback_that_the_loss_has_now():
         assert layer.input_square == pytest.approx(np.square(X + shift).mean(), rel=1e-5)
 
 
+def _with_rule(held, p, x):
+    @jax.custom_vjp
+    def hidden(z):
+        return jnp.tanh(z)
+
+    factor = held["factor"]
+    hidden.defvjp(lambda z: (jnp.tanh(z), None), lambda _, gradient: (factor * gradient,))
+    return jnp.square(hidden(x @ p["in"]) @ p["out"]).mean()
+
+
+@pytest.mark.parametrize("kind", [float, lambda factor: np.full(6, factor, np.float32)])
+def test_an_audit_follows_the_rule_of_differentiation_that_the_loss_has_now(kind):
+    held = {}
+
+    def loss_fn(p, x):
+        return _with_rule(held, p, x)
+
+    gradients = []
+    for factor in (1.0, 100.0):
+        held["factor"] = kind(factor)
+        gradients.append(initjax.audit(loss_fn, PARAMS, X).layers[0].gradient)
+    assert gradients[1] == pytest.approx(100 * gradients[0], rel=1e-4)
+
+
+def test_an_audit_follows_a_rule_whose_array_changes_in_place():
+    held = {"factor": np.ones(6, np.float32)}
+
+    def loss_fn(p, x):
+        return _with_rule(held, p, x)
+
+    before = initjax.audit(loss_fn, PARAMS, X).layers[0].gradient
+    held["factor"] *= 100
+    assert initjax.audit(loss_fn, PARAMS, X).layers[0].gradient == pytest.approx(100 * before)
+
+
+def test_an_audit_measures_the_step_that_the_optimizer_takes_now():
+    rate = [1.0]
+
+    def update(gradients, state, params=None):
+        return jax.tree.map(lambda gradient: -rate[0] * gradient, gradients), state
+
+    optimizer = optax.GradientTransformation(lambda params: (), update)
+    before = initjax.audit(loss, PARAMS, X, Y, optimizer=optimizer).layers[0].update_ratio
+    rate[0] = 10.0
+    after = initjax.audit(loss, PARAMS, X, Y, optimizer=optimizer).layers[0].update_ratio
+    assert after == pytest.approx(10 * before)
+
+
+def test_losses_that_cannot_be_compared_are_audited():
+    class Loss:
+        def __init__(self, weights):
+            self.weights = weights
+
+        def __eq__(self, other):
+            return self.weights == other.weights
+
+        def __hash__(self):
+            return 0
+
+        def __call__(self, p, x):
+            return loss(p, x * self.weights, Y)
+
+    losses = [Loss(np.full(5, weight, np.float32)) for weight in (1, 2)]
+    one, two = (initjax.audit(each, PARAMS, X).layers[0].rms for each in losses)
+    assert two == pytest.approx(2 * one)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad])
+def test_an_audit_inside_a_transformation_is_refused(transform):
+    with pytest.raises(TypeError, match=r"outside jax\.jit"):
+        transform(lambda p: initjax.audit(loss, p, X, Y).network.loss)(PARAMS)
+
+
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["", "jit", "remat"])
 @pytest.mark.parametrize("kind", [np.array, jnp.array], ids=["numpy", "jax"])
 def test_arrays_that_a_loss_closes_over_are_freed_with_it(kind, wrap):

@@ -26,7 +26,7 @@ def normal(*shape):
 
 def measured(loss, params, *batch, optimizer=None):
     traced = trace("test", loss, params, batch, False)
-    return traced, passes.measurer(traced, optimizer)(params, batch, traced.constants)
+    return traced, passes.measurer(traced, optimizer).measure(params, batch, traced.constants)
 
 
 X = normal(8, 5)
