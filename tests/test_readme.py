@@ -253,7 +253,7 @@ def test_the_front_page_shows_the_published_comparison_as_measured():
 @pytest.mark.skipif(not (RESULTS / "audit_evidence.md").exists(), reason="not measured yet")
 def test_the_counts_of_the_evidence_are_as_measured():
     counts = [
-        re.findall(r"(?i)(found|correctly|alarms):? (\d+) of (\d+)", text)
+        re.findall(r"(?i)(found|correctly|alarms):? (\d+) of\s(\d+)", text)
         for text in (
             TEXTS["initjax/auditing/README.md"],
             (RESULTS / "audit_evidence.md").read_text(),

@@ -268,8 +268,8 @@ def test_an_audit_follows_a_rule_whose_array_changes_in_place():
 def test_an_audit_measures_the_step_that_the_optimizer_takes_now():
     rate = [1.0]
 
-    def update(gradients, state, params=None):
-        return jax.tree.map(lambda gradient: -rate[0] * gradient, gradients), state
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda gradient: -rate[0] * gradient, updates), state
 
     optimizer = optax.GradientTransformation(lambda params: (), update)
     before = initjax.audit(loss, PARAMS, X, Y, optimizer=optimizer).layers[0].update_ratio
