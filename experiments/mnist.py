@@ -219,9 +219,8 @@ _FLAGS = flags.define(
     ),
     audit_every=flags.integer(
         None,
-        "Audit the network every so many training steps, on the first batch, to see signals and"
-        " gradients of the layers change: audits.jsonl and audits.png. Training is the same with"
-        " and without it.",
+        "Audit the network every N training steps, on the first batch, and write the signals and"
+        " gradients of its layers to audits.jsonl and audits.png. This does not change training.",
     ),
     workdir=flags.string(
         None,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 COMMAND = "python -m experiments.report"
 
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
-_FIGURES = r"(training_loss|test_error|final_accuracy|differences|weights_\w+?)(_\d+)?\.png"
 _TABLES = r"(endpoints|pairs|published)\.csv"
 
 
@@ -101,8 +100,9 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
     for path, content in written.items():
         files.write(path, content)
     # Figures and tables of an earlier report on other settings would look like part of this one.
+    figures = rf"({'|'.join(charts.FIGURES)}|weights_\w+?)(_\d+)?\.png"
     for path in folder.iterdir():
-        if path not in written and re.fullmatch(f"{_FIGURES}|{_TABLES}", path.name):
+        if path not in written and re.fullmatch(f"{figures}|{_TABLES}", path.name):
             path.unlink()
     return [root / "report.html", *written]
 

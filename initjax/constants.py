@@ -40,7 +40,7 @@ class constant:
       value: a number, or numbers that broadcast to the shape: a sequence, nested or not, or an
         array. Up to a hundred are kept as a number or nested tuples, more as an array. May be
         traced, as inside `jax.jit`; then the initializer equals only itself.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError: the value is not numeric.
@@ -105,7 +105,7 @@ class identity:
 
     Args:
       gain: the number on the diagonal.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: gain is not a finite real number; when called, the shape has fewer than
@@ -154,7 +154,7 @@ class dirac:
 
     Args:
       groups: the number of groups of the convolution.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: groups is not an integer above 0; when called, the shape does not have
@@ -218,7 +218,7 @@ class hadamard_identity:
     the head are `zeros` in that method.
 
     Args:
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError: dtype isn't a numeric dtype.
@@ -283,7 +283,7 @@ class stft:
       scaling: what the window is divided by: 'density', the root of its sum of squares;
         'spectrum', the sum of its absolute values; None, nothing.
       periodic: whether the window is periodic instead of symmetric.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: side, window or scaling isn't one of the above, periodic is not a bool;

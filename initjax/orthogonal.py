@@ -33,7 +33,7 @@ class orthogonal:
     Args:
       scale: the length of each row or column.
       column_axis: the axis of the output features.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: scale is not a finite real number, column_axis is not an int; when
@@ -93,7 +93,7 @@ class delta_orthogonal:
     Args:
       scale: the length of each row of the matrix.
       column_axis: which of the last two axes holds the columns, as for `orthogonal`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: scale is not a finite real number, column_axis isn't one of the last
@@ -144,7 +144,7 @@ class scaled_orthogonal:
 
     Args:
       scale: a factor of the whole kernel.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: scale is not a finite real number; when called, the shape has fewer

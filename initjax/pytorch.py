@@ -44,7 +44,7 @@ def torch_kaiming_uniform(
       mode: 'fan_in' or 'fan_out', which is `n`, of a kernel (*spatial, in, out), as in JAX.
       nonlinearity: a name in PyTorch's table; see `torch_gain`.
       gain: `g`, a number or an activation, instead of the value in the table.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
 
@@ -88,7 +88,7 @@ def torch_kaiming_normal(
       mode: 'fan_in' or 'fan_out', which is `n`, of a kernel (*spatial, in, out), as in JAX.
       nonlinearity: a name in PyTorch's table; see `torch_gain`.
       gain: `g`, a number or an activation, instead of the value in the table.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
 
@@ -128,7 +128,7 @@ class torch_bias:
 
     Args:
       fan_in: the fan_in of the layer's kernel, above 0; see `compute_fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: fan_in is not a finite number above 0.

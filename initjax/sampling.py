@@ -32,7 +32,7 @@ class uniform:
 
     Args:
       scale: the bound of the interval.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: the scale is not a finite real number.
@@ -68,7 +68,7 @@ class random_uniform:
     Args:
       minval: the lower bound.
       maxval: the upper bound.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: a bound is not a finite real number, or minval exceeds maxval.
@@ -108,7 +108,7 @@ class normal:
 
     Args:
       stddev: the standard deviation.
-      dtype: the dtype used when a call gives none; None means JAX's default float. May be
+      dtype: the dtype if a call doesn't give one; None means JAX's default float. May be
         complex: then the mean squared modulus is stddev².
 
     Raises:
@@ -153,7 +153,7 @@ class random_normal:
     Args:
       mean: the mean.
       stddev: the standard deviation.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: an argument is not a finite real number, or stddev is negative.
@@ -191,7 +191,7 @@ class truncated_normal:
 
     Args:
       stddev: the standard deviation before truncation.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       lower: the lower bound in units of stddev; may be -inf.
       upper: the upper bound in units of stddev; may be inf.
 
@@ -246,7 +246,7 @@ class random_truncated_normal:
       stddev: the standard deviation before truncation.
       lower: the lower bound in standard deviations from the mean; may be -inf.
       upper: the upper bound in standard deviations from the mean; may be inf.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: mean is not a finite number, stddev is not a finite number >= 0, a
@@ -300,7 +300,7 @@ class bounded_normal:
       stddev: the standard deviation before truncation, above 0.
       minval: the least value; may be -inf.
       maxval: the greatest value; may be inf.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: mean is not a finite number, stddev is not a finite number above 0, a

@@ -85,7 +85,7 @@ class variance_scaling:
       in_axis: axis or axes of the input features.
       out_axis: axis or axes of the output features.
       batch_axis: axis or axes along which kernels are stacked.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       fan_in_divisor: the factor by which the shape overstates fan_in; see `initjax.fans`.
       fan_out_divisor: the factor by which the shape overstates fan_out; see `initjax.fans`.
       gain: a factor for the standard deviation; or the activation before the
@@ -198,7 +198,7 @@ def named(
       distribution: as in `variance_scaling`.
       gain: the factor of the standard deviation.
       fans: the arguments of `compute_fans`, in order.
-      dtype: the dtype used when a call gives none.
+      dtype: the dtype if a call doesn't give one.
     """
     scale, fans_by_name = scaled(owner, 1.0, gain), checked_fans(owner, *fans)
     dtype = checked_dtype(owner, dtype, inexact=True)
@@ -247,13 +247,13 @@ def lecun_uniform(
 ) -> variance_scaling:
     r"""Draws from :math:`U[-\sqrt{3/fan_{in}}, \sqrt{3/fan_{in}})`: variance 1/fan_in.
 
-    Preserves the mean square of a signal through linear layers. Is
+    Preserves the mean square of a signal through linear layers. Same as
     `variance_scaling(1.0, "fan_in", "uniform")`.
 
     Args:
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       gain: a factor for the standard deviation; or the activation before the
         layer, whose `initjax.gain` is used.
 
@@ -289,13 +289,13 @@ def lecun_normal(
 ) -> variance_scaling:
     r"""Draws from a normal truncated at two sigma, with variance 1/fan_in after truncation.
 
-    Preserves the mean square of a signal through linear layers and SELU; it is Flax's default. Is
-    `variance_scaling(1.0, "fan_in", "truncated_normal")`.
+    Preserves the mean square of a signal through linear layers and SELU; it is Flax's default. Same
+    as `variance_scaling(1.0, "fan_in", "truncated_normal")`.
 
     Args:
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       gain: a factor for the standard deviation; or the activation before the
         layer, whose `initjax.gain` is used.
 
@@ -332,13 +332,13 @@ def glorot_uniform(
     r"""Draws from :math:`U[-l, l)`, :math:`l=\sqrt{6/(fan_{in} + fan_{out})}`: variance 1/fan_avg.
 
     A compromise between keeping the signal (fan_in) and keeping the gradient (fan_out) in nets
-    that are nearly linear at the start, such as tanh's; it is Keras's default. Is
+    that are nearly linear at the start, such as tanh's; it is Keras's default. Same as
     `variance_scaling(1.0, "fan_avg", "uniform")`; also called `xavier_uniform`.
 
     Args:
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       gain: a factor for the standard deviation; or the activation before the
         layer, whose `initjax.gain` is used.
 
@@ -374,13 +374,13 @@ def glorot_normal(
 ) -> variance_scaling:
     r"""Draws from a normal truncated at two sigma, with variance 1/fan_avg after truncation.
 
-    `glorot_uniform` with another distribution of the same variance. Is
+    `glorot_uniform` with another distribution of the same variance. Same as
     `variance_scaling(1.0, "fan_avg", "truncated_normal")`; also called `xavier_normal`.
 
     Args:
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       gain: a factor for the standard deviation; or the activation before the
         layer, whose `initjax.gain` is used.
 
@@ -416,13 +416,13 @@ def he_uniform(
 ) -> variance_scaling:
     r"""Draws from :math:`U[-\sqrt{6/fan_{in}}, \sqrt{6/fan_{in}})`: variance 2/fan_in.
 
-    Preserves the mean square of a signal through ReLU layers, which halve it. Is
+    Preserves the mean square of a signal through ReLU layers, which halve it. Same as
     `variance_scaling(2.0, "fan_in", "uniform")`; also called `kaiming_uniform`.
 
     Args:
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       gain: a factor for the standard deviation, instead of ReLU's √2; or the
         activation before the layer, whose `initjax.gain` is used.
 
@@ -458,13 +458,13 @@ def he_normal(
 ) -> variance_scaling:
     r"""Draws from a normal truncated at two sigma, with variance 2/fan_in after truncation.
 
-    Preserves the mean square of a signal through ReLU layers, which halve it. Is
+    Preserves the mean square of a signal through ReLU layers, which halve it. Same as
     `variance_scaling(2.0, "fan_in", "truncated_normal")`; also called `kaiming_normal`.
 
     Args:
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       gain: a factor for the standard deviation, instead of ReLU's √2; or the
         activation before the layer, whose `initjax.gain` is used.
 

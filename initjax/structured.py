@@ -45,7 +45,7 @@ class sparse:
       stddev: the standard deviation of the nonzero numbers.
       axis: the axis along which nonzero numbers are counted; -2 counts an output's inputs, -1 an
         input's outputs.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
       TypeError, ValueError: connections is not an integer >= 0, stddev is not a finite number >= 0,
@@ -114,7 +114,7 @@ class siren:
     Args:
       omega: the frequency that multiplies the argument of the sine, above 0.
       first: whether this is the first layer.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
 
@@ -176,7 +176,7 @@ class random_walk:
 
     Args:
       activation: 'relu' or 'linear'.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
 
@@ -252,7 +252,7 @@ class mup_output:
       base_fan_in: the fan_in of the tuned network, above 0.
       scale: the variance times fan_in at that fan_in.
       distribution: 'truncated_normal', 'normal' or 'uniform', as in `variance_scaling`.
-      dtype: the dtype used when a call gives none; None means JAX's default float.
+      dtype: the dtype if a call doesn't give one; None means JAX's default float.
       in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor: the meaning of the kernel's
         axes; see `initjax.fans`.
       gain: as in `variance_scaling`; folded into `scale`.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from initjax._drawing import draw_dtypes, draw_in_shards
-from initjax._values import Initializer, checked_number
+from initjax._values import Initializer, checked_number, is_key
 
 if TYPE_CHECKING:
     import jax
@@ -48,32 +48,31 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) -> Any:
-    """Draws new parameters for a tree, each by the first rule whose pattern matches its path.
+    """Draws new parameters for a tree. Each uses the first rule whose pattern matches its path.
 
     Works with Linen variables, NNX states and modules, Equinox modules and plain trees. A path
     joins the keys, indices and attributes that lead to a leaf with "/", as in
-    `"params/Dense_0/kernel"`, without the box that Flax puts around a parameter. Parameters without
-    a matching rule stay as they are, and so do leaves that aren't floating or complex arrays.
+    `"params/Dense_0/kernel"`. Parameters that no rule matches keep their values. So do leaves that
+    aren't floating-point or complex arrays.
 
-    A parameter that is sharded over devices is drawn in shards, each on its device; a parameter on
-    one device stays there. Under `jit`, pass `out_shardings` to `jit`. The numbers are bit-for-bit
-    equal for every sharding, both outside `jit` and inside it. (With JAX 0.12 the last bit may
-    differ in shards with fewer than seven numbers along the last axis.) Between inside and outside
-    `jit` the last bit may differ, as for JAX's own initializers. Those work here too, but are
-    compiled whole for a sharded parameter, as inside `jit`.
+    A sharded parameter is drawn in shards, each on its own device. A parameter on one device stays
+    there. Under `jit`, pass `out_shardings` to `jit`. The numbers are bit-for-bit the same for
+    every sharding. (With JAX 0.12, the last bit may differ in shards with fewer than seven numbers
+    along the last axis.) Inside and outside of `jit`, the last bit may differ, as in JAX. JAX's own
+    initializers work here too; for a sharded parameter, they are compiled whole.
 
     Args:
       params: a tree whose leaves have a `shape` and a `dtype`: arrays, or the result of
         `jax.eval_shape` or `nnx.eval_shape`.
       key: a PRNG key; each parameter's own key is `named_key(key, path)`.
-      rules: initializers by pattern. In a pattern `*` matches any text, including "/", `?` matches
-        one character, `[ab]` one of several.
+      rules: a dictionary from patterns to initializers. In a pattern, `*` matches any text,
+        including "/"; `?` matches one character, and `[ab]` one of several.
 
     Returns:
-      A tree of the same structure with arrays of these shapes and dtypes.
+      A tree with the same structure, shapes and dtypes.
 
     Raises:
-      TypeError: rules isn't a mapping from strings to initializers.
+      TypeError: key isn't a PRNG key, or rules isn't a mapping from strings to initializers.
       ValueError: a pattern matches no parameter, a parameter given as a shape has no rule, two
         parameters have the same path, or an initializer can't draw a shape; the message names the
         pattern or path.
@@ -94,6 +93,11 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
             "initialize: rules must map patterns to initializers, as in"
             f" {{'*bias': zeros, '*': he_normal()}}, got {rules!r}"
         )
+    if not is_key(key):
+        raise TypeError(
+            f"initialize: key must be a PRNG key, such as jax.random.key(0), got a"
+            f" {type(key).__name__}; call initialize(params, key, rules)"
+        )
     leaves, structure, matches = match("initialize", params, rules)
     keys = _keys(key, [name for name, _, _ in matches])
     for leaf_key, (name, index, initializer) in zip(keys, matches, strict=True):
@@ -105,7 +109,7 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
 
 
 def rescale(params: Params, factors: Mapping[str, float]) -> Params:
-    """Multiplies the parameters of a tree, each by the first factor whose pattern matches its path.
+    """Multiplies each parameter of a tree by the first factor whose pattern matches its path.
 
     Only the scale changes: the distribution's shape and the pairing by seed stay. A factor of 0
     turns a branch off. Paths and patterns are those of `initialize`; parameters that no pattern

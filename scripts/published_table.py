@@ -56,7 +56,7 @@ def main() -> None:
         " mean and the standard deviation over the seeds of the sweep.\n\n"
         f"{_results.table(head, rows(report))}\n\n## Conclusions\n\n"
         + "\n".join(conclusions(report))
-        + "\n\n![Final test accuracy: each run, means and intervals](published.png)"
+        + "\n\n![Final test accuracy: every seed, mean, interval](published.png)"
     )
     packages = ("initjax", "jax", "flax", "optax")
     _results.write(

@@ -1,6 +1,6 @@
 """The charts of a sweep: one definition serves the interactive page and the PNG files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
@@ -39,12 +39,7 @@ def of_setting(
       setting: from `comparison.settings`.
       weights: for each kernel to show, a mapping from initializers to its values.
     """
-    charts = {
-        "training_loss": training_loss(setting),
-        "test_error": test_error(setting),
-        "final_accuracy": final_accuracy(setting),
-        "differences": differences(setting),
-    }
+    charts = {name: figure(setting) for name, figure in FIGURES.items()}
     for name, kernels in weights.items():
         charts[f"weights_{name.replace('/', '_')}"] = weight_histogram(setting, name, kernels)
     shown = [{"name": "shown", "value": setting.inits}]  # the checkboxes of the page change it
@@ -327,3 +322,12 @@ def _shape(setting: comparison.Setting, legend: Any = ...) -> alt.Shape:
 def _scale(setting: comparison.Setting, values: list[Any]) -> alt.Scale:
     domain = setting.inits
     return alt.Scale(domain=domain, range=[values[i % len(values)] for i in range(len(domain))])
+
+
+FIGURES: dict[str, Callable[[comparison.Setting], alt.Chart]] = {
+    "training_loss": training_loss,
+    "test_error": test_error,
+    "final_accuracy": final_accuracy,
+    "differences": differences,
+}
+"""What is drawn of every setting, by the names of the files."""

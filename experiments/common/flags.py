@@ -48,8 +48,8 @@ _SHARED = {
     "bias_init": string(Config.bias_init, "Initializer for all biases."),
     "seed": integer(
         Config.seed,
-        "Determines the initial weights and the order of the batches. With the same seed, runs are"
-        " repeated bit for bit, and all initializers see the same batches.",
+        "Random seed of the initial weights and of the order of the batches. Runs with the same"
+        " seed give the same bits, and all initializers see the same batches.",
     ),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
@@ -62,7 +62,7 @@ _SHARED = {
     "dtype": string(
         Config.dtype,
         f"Dtype of the computation: {', '.join(DTYPES)}. Parameters are float32, or"
-        " float64 if that is chosen.",
+        " float64 with --dtype=float64.",
     ),
     "optimizer": string(Config.optimizer, "adam, sgd, or momentum (sgd with momentum 0.9)."),
     "learning_rate": number(None, f"Learning rate (default: {DEFAULT_RATES})."),
@@ -105,14 +105,14 @@ def several(name: str, default: str | None = None) -> Flag:
       default: instead of the shared one.
     """
     shared = _SHARED[name]
-    text = f"{shared.help} Separate several by commas to compare them."
+    text = f"{shared.help} To compare several, separate them with commas."
     return string(default or shared.default, text)
 
 
 def repeated(name: str) -> Flag:
     """The shared flag of that name, for a program that takes it several times."""
     shared = _SHARED[name]
-    return strings([shared.default], f"{shared.help} Repeat the flag to compare several.")
+    return strings([shared.default], f"{shared.help} To compare several, repeat the flag.")
 
 
 def config_fields(values: absl.FlagValues) -> dict[str, Any]:

@@ -35,47 +35,50 @@ def audit(
     optimizer: Any = None,
     has_aux: bool = False,
 ) -> Report:
-    r"""Finds out, layer by layer, whether a model is initialized well, and if not, what is wrong.
+    r"""Checks whether a model is initialized well, layer by layer, and explains what is wrong.
 
-    Any JAX function works as it is, from Flax, Equinox or plain `jax.numpy`: its layers are read
-    from its jaxpr, through `jit`, `scan`, `while_loop`, `cond`, `remat`, `vmap` and custom rules of
-    differentiation. A layer is where a parameter meets data in a matrix product, a convolution or
-    an embedding. One forward and one backward pass measure its pre-activations :math:`z` and their
-    gradients; theory predicts the same numbers from the layer's fan-in, its weights' variance and
-    its activation, which are read from the program too.
+    Works with any JAX loss function, from Flax, Equinox or plain `jax.numpy`, without changes. The
+    layers are read from its jaxpr, including `jit`, `scan`, `while_loop`, `cond`, `remat`, `vmap`
+    and custom derivatives. A layer is a matrix product, a convolution or an embedding of a
+    parameter with data. One forward and one backward pass measure its pre-activations :math:`z` and
+    their gradients. Theory predicts the same numbers from the layer's fan-in, the variance of its
+    weights and its activation.
 
-    In the table that `print(report)` shows:
+    The columns of the table that `print(report)` shows:
 
     - *then*: the activation that follows, or where the output goes.
-    - *gain*: :math:`fan_{in} E[W^2]`; *rms*: the root mean square of z; *theory*: its prediction
-      from the input of the chain on; *z*: by how many standard deviations of a network of this
-      width the two differ. Blank where predictions restart from a measured input.
-    - *spread*: standard deviation over examples, as root mean square over units; *corr*: the
-      correlation of two examples; *dead*: the share of units that are flat on the whole batch; or
-      *flat*: the share of pre-activations at which a saturating activation is flat.
-    - *gradient*: root mean square of the loss's gradient with respect to z; or *step*: standard
-      deviation of the optimizer's first update, relative to that of the weights; *ratio*: squared
-      norm of that gradient, relative to the layer that reads this one, or along a residual stream
-      to the next branch end: the partial Jacobian norm. *chi_1*: its prediction, :math:`\chi_1`.
+    - *gain*: :math:`fan_{in} E[W^2]`.
+    - *rms*: the root mean square of z. *theory*: its prediction from the network's input. *z*: the
+      difference of their logarithms, in standard deviations of a network of this width. Blank where
+      predictions restart from a measured input.
+    - *spread*: the standard deviation over examples, averaged over units. *corr*: the correlation
+      of two examples.
+    - *dead*: the fraction of units that are flat on the whole batch. *flat*, shown instead if an
+      activation saturates: the fraction of pre-activations where it is flat.
+    - *gradient*: the root mean square of the loss's gradient with respect to z. *step*, shown
+      instead if there is an optimizer: the size of its first update, relative to the weights.
+    - *ratio*: the squared norm of that gradient, divided by that of the layer that reads this one;
+      on a residual stream, by that of the end of the next branch. *chi_1*: its prediction,
+      :math:`\chi_1`.
 
     Args:
-      loss_fn: maps `(params, *batch)` to a scalar, and can be differentiated by params.
-      params: a tree of arrays; floating ones are parameters.
-      *batch: trees of arrays: the data, and anything else that isn't a parameter, such as running
-        statistics or a key. Use 64 examples or more.
-      optimizer: an Optax transformation, whose first update is then measured too.
+      loss_fn: maps `(params, *batch)` to a scalar loss that is differentiable in params.
+      params: a tree of arrays. Floating-point arrays are the parameters.
+      *batch: trees of arrays: the data, and anything else that isn't a parameter, such as batch
+        statistics or a PRNG key. Use 64 examples or more.
+      optimizer: an Optax transformation; if given, its first update is measured.
       has_aux: whether loss_fn returns `(loss, anything)`, as for `jax.grad`.
 
     Returns:
-      A `Report`: `report.verdict` is 'ok', 'warning' or 'failure'; `report.findings` give reasons
-      and remedies; `report.layers` and `report.network` have all numbers. Print it, plot it with
-      `report.plot()`, or call `report.assert_healthy()` in a test.
+      A `Report`. `report.verdict` is 'ok', 'warning' or 'failure'. `report.findings` lists what is
+      wrong and how to fix it. `report.layers` and `report.network` have all numbers. Print it, plot
+      it with `report.plot()`, or call `report.assert_healthy()` in a test.
 
     Raises:
-      TypeError: loss_fn is not callable, params holds something other than arrays, or optimizer is
-        not an Optax transformation.
-      ValueError: loss_fn does not return one floating number, params holds no floating array, or
-        the output of a layer is empty, as for a batch without examples.
+      TypeError: loss_fn is not callable, params has leaves that aren't arrays, or optimizer is not
+        an Optax transformation.
+      ValueError: loss_fn does not return one floating-point number, params has no floating-point
+        array, or the output of a layer is empty, as for a batch without examples.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -108,23 +111,23 @@ def auditor(
     optimizer: Any = None,
     has_aux: bool = False,
 ) -> Callable[..., Report]:
-    """Makes an audit that is compiled once, to be called again and again as a model trains.
+    """Compiles an audit once, so that you can call it repeatedly during training.
 
-    Tracing, reading and compiling take most of the time of a first audit. An auditor does them
-    once, for the shapes and dtypes it is given; each call then costs about as much as a few
-    gradients. It sees the program as it was traced: what `loss_fn` closes over stays as it was.
+    Tracing and compiling take most of the time of a first audit. An auditor does both once, for the
+    given shapes and dtypes. Each call then costs about as much as a few gradients. `loss_fn` is
+    traced only once: later changes to variables that it closes over have no effect.
 
     Args:
-      loss_fn: as for `initjax.audit`.
-      params: a tree of arrays, of which only shapes and dtypes count here.
-      *batch: trees of arrays, of which only shapes and dtypes count here.
-      optimizer: an Optax transformation, whose first update is then measured too.
+      loss_fn: the loss function, as for `initjax.audit`.
+      params: a tree of arrays. Only shapes and dtypes matter here.
+      *batch: trees of arrays. Only shapes and dtypes matter here.
+      optimizer: an Optax transformation.
       has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
-      A function of `(params, *batch)` that returns the `Report` of these parameters on this batch.
-      It raises a ValueError if a shape, a dtype or the structure of a tree differs from those that
-      it was made for.
+      A function: `auditor(params, *batch)` returns the `Report` for these parameters and this
+      batch. It raises a ValueError if a shape, a dtype or a tree structure differs from what it was
+      made for.
 
     Raises:
       TypeError, ValueError: as for `initjax.audit`.
@@ -239,8 +242,8 @@ def _difference(made_for: Any, given: Any) -> str:
     changes = [f"{name} is missing" for name in missing[:1]]
     changes += [f"{name} is new" for name in extra[:1]]
     return (
-        "auditor: the structure of params or batch is not the one that this auditor was made"
-        f" for{': ' * bool(changes)}{' and '.join(changes)}; {again}"
+        "auditor: params or batch has a different structure than this auditor was made for"
+        f"{': ' * bool(changes)}{' and '.join(changes)}; {again}"
     )
 
 

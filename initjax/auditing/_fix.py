@@ -51,40 +51,41 @@ def fix(
 
     The methods:
 
-    - 'variance': every kernel is multiplied by one number, so that its pre-activations have
-      standard deviation one over units and examples, all in one forward pass (layer-sequential
-      unit variance). Where a chain of layers is so long that unit variance would make gradients
-      grow tenfold, the aim is :math:`\chi_1 = 1` instead: gradients keep their norm, and the first
-      layer has unit variance. The ends of n residual branches are scaled down to standard deviation
-      :math:`1/\sqrt n`, and logits with a standard deviation above 1 to 0.45, where the initial
-      loss is about 0.1 above that of a uniform guess; neither is ever scaled up.
-    - 'units': every unit is scaled to unit variance, and centered if it has a bias, as in the
+    - 'variance': multiplies each kernel by one number, so that its pre-activations have standard
+      deviation one over units and examples (layer-sequential unit variance, in one forward pass).
+      If a chain of layers is so long that unit variance would make gradients grow tenfold, the
+      target is :math:`\chi_1 = 1` instead: gradients keep their norm, and the first layer has unit
+      variance. The ends of n residual branches are scaled down to standard deviation
+      :math:`1/\sqrt n`. Logits with a standard deviation above 1 are scaled down to 0.45, where the
+      initial loss is about 0.1 above that of a uniform guess. Neither is ever scaled up.
+    - 'units': scales each unit to unit variance, and centers it if it has a bias, as in the
       data-dependent initialization of weight normalization.
-    - 'gradient': one scale per kernel is learned that minimizes the loss after the optimizer's
-      first step (GradInit).
+    - 'gradient': learns one scale per kernel that minimizes the loss after the optimizer's first
+      step (GradInit).
 
-    Some parameters are left unchanged, and the result says why: those whose output is normalized
+    Some parameters are left unchanged, and the result says why: kernels whose output is normalized
     (their scale doesn't matter), embeddings, kernels that a loop uses in every iteration, kernels
-    used in several layers, and kernels computed from parameters in any way but scaling one of them.
+    shared by several layers, and kernels that are computed from parameters, unless only by scaling
+    one.
 
-    Scaling can't repair kernels that are zero, constant or copies of others. With a key they are
-    redrawn, orthogonal, before they are scaled; without a key they are left unchanged and listed.
-    Kernels whose mean is a fault are centered, and biases that killed units are set to zero.
+    Scaling can't repair kernels that are zero, constant or copies of others. With a key, these are
+    redrawn as orthogonal matrices and then scaled. Without a key, they are left unchanged and
+    listed. Kernels with a harmful mean are centered. Biases that make units dead are set to zero.
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar loss, as for `initjax.audit`.
       params: a tree of arrays.
-      *batch: trees of arrays; 256 examples or more are best.
-      key: a PRNG key for redrawing what scaling can't repair; None redraws nothing.
+      *batch: trees of arrays. 256 examples or more are best.
+      key: a PRNG key for redrawing what scaling can't repair. With None, nothing is redrawn.
       method: 'variance', 'units' or 'gradient'.
-      optimizer: an Optax transformation, required by 'gradient'. With any method, the audits then
+      optimizer: an Optax transformation, required for 'gradient'. If given, the audits also
         measure its first update.
       has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
-      The parameters, with the same structure, shapes, dtypes and shardings, and a `Repair`: print
-      it to see what was changed; `before` and `after` are the audits. The follow-up audit lists
-      what `fix` couldn't repair.
+      The repaired parameters, with the same structure, shapes, dtypes and shardings, and a
+      `Repair`. Print it to see what was changed. `repair.before` and `repair.after` are the audits;
+      `after` lists what `fix` couldn't repair.
 
     Raises:
       TypeError, ValueError: as for `initjax.audit`; also if the method is unknown, the key is not a
@@ -105,7 +106,7 @@ def fix(
       Mishkin and Matas 2016, "All you need is a good init", algorithm 1,
       https://arxiv.org/abs/1511.06422; Salimans and Kingma 2016, "Weight Normalization", section 3,
       https://arxiv.org/abs/1602.07868; Zhu et al. 2021, "GradInit",
-      https://arxiv.org/abs/2102.08098; the aim in long chains: Schoenholz et al. 2017,
+      https://arxiv.org/abs/2102.08098; the target in long chains: Schoenholz et al. 2017,
       https://arxiv.org/abs/1611.01232.
     """
     import jax

@@ -73,9 +73,9 @@ def gain(activation: Activation, kind: str = "forward") -> float:
     has pre-activations of mean square one again. By kind:
 
     - 'forward': :math:`1/\sqrt{E[\phi^2]}` preserves the mean square of the signal; He's √2 for
-    ReLU. - 'centered': :math:`1/\sqrt{Var[\phi]}` preserves its variance, if something removes the
-    mean
-      in every layer. Otherwise the signal grows.
+      ReLU.
+    - 'centered': :math:`1/\sqrt{Var[\phi]}` preserves its variance, if every layer removes the
+      mean. Otherwise the signal grows.
     - 'backward': :math:`1/\sqrt{E[\phi'^2]}` preserves the mean square of the gradient.
 
     Forward and backward gains agree only for ReLU, leaky ReLU and the identity; centered and

@@ -373,7 +373,7 @@ def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, t
 def test_help_shows_defaults_as_they_are_written(tmp_path):
     result = run("--help", cwd=tmp_path)
     text = " ".join(result.stdout.split())
-    assert "Repeat the flag to compare several. (default: 128,64) --activation" in text
+    assert "To compare several, repeat the flag. (default: 128,64) --activation" in text
     assert "repeat this option" not in text and "['" not in text
 
 

@@ -86,7 +86,7 @@ _ROWS = (
     ),
     Cause(
         "not_centered",
-        "the weights of a layer have a mean, which adds up over its inputs",
+        "the weights of a layer have a nonzero mean, which adds up over its inputs",
         weights.not_centered,
         (
             "wrong_fan",
@@ -104,14 +104,14 @@ _ROWS = (
     ),
     Cause(
         "wrong_fan",
-        "the initializer counted another fan_in or fan_out than the layer has",
+        "the initializer used a wrong fan_in or fan_out for this layer",
         weights.wrong_fan,
         ("saturated", "vanishing", "exploding", "depth", "output_scale"),
         "`initjax.compute_fans`",
     ),
     Cause(
         "branch_scale",
-        "residual branches add up",
+        "residual branches add up to a signal that grows with depth",
         propagation.branch_scale,
         ("saturated", "vanishing", "exploding", "output_scale"),
         "`initjax.residual_scaling`",
@@ -146,12 +146,18 @@ _ROWS = (
     ),
     Cause(
         "collapse",
-        "all inputs look alike to a layer",
+        "a layer can't tell its inputs apart",
         propagation.collapse,
         ("depth",),
         _paper("Poole et al. 2016", "1606.05340"),
     ),
-    Cause("depth", "the network is deeper than its signal reaches", propagation.depth, (), _DEPTH),
+    Cause(
+        "depth",
+        "the network is too deep for its signal to get through",
+        propagation.depth,
+        (),
+        _DEPTH,
+    ),
     Cause("output_scale", "the logits are too large", propagation.output_scale),
     Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
 )

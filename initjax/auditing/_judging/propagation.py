@@ -43,7 +43,7 @@ def branch_scale(evidence: Evidence) -> list[Finding]:
         return []
     message = (
         f"{len(ends)} residual branches make the signal's mean square {growth:.3g} times as large,"
-        f" since {some(names_of(ends), 2)} add to it at full scale"
+        f" because {some(names_of(ends), 2)} add to it at full scale"
     )
     remedy = (
         "divide the last kernel of every branch by the square root of the number of branches"
@@ -178,7 +178,7 @@ def _blocked(evidence: Evidence, cause: Literal["vanishing", "dead"]) -> list[Fi
     message = f"{some(names_of(silent))}: the gradient is exactly zero"
     remedy = "look for a flat function between the layers, such as clipping or a step"
     if dead:
-        message += f", since all units of {dead[0].name} are flat"
+        message += f", because all units of {dead[0].name} are flat"
         remedy = "redraw its kernel and biases"
     return finding("failure", cause, silent, message, remedy)
 
@@ -256,7 +256,7 @@ def output_scale(evidence: Evidence) -> list[Finding]:
     layer = found[-1]
     message = (
         f"{layer.name}: logits have root mean square {layer.rms:.3g}; the loss is"
-        f" {evidence.network.loss:.4g}, while guessing has {evidence.network.expected_loss:.4g}"
+        f" {evidence.network.loss:.4g}; guessing would give {evidence.network.expected_loss:.4g}"
     )
     remedy = f"divide the last kernel by {max(2.0, layer.rms):.2g}, or start it at zero"
     level = "failure" if layer.rms > _BAD_LOGITS else "warning"

@@ -171,7 +171,7 @@ def symmetry(evidence: Evidence) -> list[Finding]:
     message += (
         "; they also get the same gradient and will stay alike"
         if stuck
-        else "; only the layers above can tell them apart"
+        else "; only the layers after it can tell them apart"
     )
     remedy = f"draw the kernel at random: {recommended(named[0].activation)}"
     return finding("failure" if stuck else "warning", "symmetry", alike, message, remedy)
@@ -249,7 +249,7 @@ def _input_finding(
     rms = math.sqrt(square)
     message = f"the input of {some(names_of(layers))} has root mean square {rms:.{digits}g};"
     message += " initializers expect about 1"
-    return finding(level, "input_scale", layers, message, f"divide the input by {rms:.2g}")
+    return finding(level, "input_scale", layers, message, f"divide the input by {rms:.3g}")
 
 
 def not_centered(evidence: Evidence) -> list[Finding]:

@@ -67,14 +67,22 @@ def trace(
     import jax.numpy as jnp
 
     if not callable(loss_fn):
-        raise TypeError(f"{owner}: loss_fn must be a function of (params, *batch), got {loss_fn!r}")
+        raise TypeError(
+            f"{owner}: loss_fn must be a function of (params, *batch), got"
+            f" {_kind(loss_fn)}; call {owner}(loss_fn, params, *batch)"
+        )
     leaves, structure = jax.tree.flatten(params)
     names = [path or "params" for path in paths(params)]
     for name, leaf in zip(names, leaves, strict=True):
+        if leaf is params and callable(params):
+            raise TypeError(
+                f"{owner}: params must be a tree of arrays, got {_kind(params)}; pass its"
+                " parameters, such as model.init(key, x) in Flax Linen"
+            )
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
-                f"{owner}: the parameter {name!r} is {leaf!r}, not an array; separate arrays from"
-                " everything else first, with equinox.partition or flax.nnx.split"
+                f"{owner}: the parameter {name!r} is {_kind(leaf)}, not an array; separate"
+                " arrays from everything else first, with equinox.partition or flax.nnx.split"
             )
     shapes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
     if not any(jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes):
@@ -86,7 +94,7 @@ def trace(
         result = loss_fn(jax.tree.unflatten(structure, leaves), *batch)
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
-                raise ValueError(f"{owner}: with has_aux, loss_fn must give (loss, anything)")
+                raise ValueError(f"{owner}: with has_aux, loss_fn must return (loss, anything)")
             result, _ = result
         if isinstance(result, tuple | list | dict):
             given = jax.tree.map(np.shape, result)
@@ -119,8 +127,8 @@ def trace(
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
             raise ValueError(
-                f"{owner}: the layer of {name} gives an empty array; give a batch of at least 64"
-                " examples, and every layer at least one unit"
+                f"{owner}: the layer of {name} has an empty output; pass a batch of at least 64"
+                " examples, and give every layer at least one unit"
             )
     traced = Traced(
         jaxpr=closed.jaxpr,
@@ -132,6 +140,12 @@ def trace(
         has_batch=bool(jax.tree.leaves(batch)),
     )
     return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
+
+
+def _kind(value: Any) -> str:
+    """What an error calls a value that may be too large to print."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def _of_measurable_sites(traced: Traced) -> Anatomy:

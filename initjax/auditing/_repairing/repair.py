@@ -9,7 +9,7 @@ from typing import Literal
 from initjax.auditing._judging.names import some
 from initjax.auditing._reporting.report import Report
 
-_WIDTH = 100
+_WIDTH = 80
 _MOST_CHANGES = 16  # that are printed
 
 

@@ -47,20 +47,20 @@ class Report:
         return "ok"
 
     def assert_healthy(self, ignore: Sequence[str] = ()) -> None:
-        """Fails if anything is wrong: for a test of your model.
+        """Raises an AssertionError if anything is wrong. Use it in the tests of your model.
 
         Args:
-          ignore: causes that are acceptable here: the words that the printed report shows after
-            'failure' and 'warning', such as 'output_scale'.
+          ignore: causes to accept, such as 'output_scale': the words that the printed report
+            shows after 'failure' and 'warning'.
 
         Raises:
-          AssertionError: there is a finding of another cause; the message shows all of these.
-          ValueError: ignore has an unknown cause.
+          AssertionError: there is a finding with another cause; the message lists them.
+          ValueError: ignore contains an unknown cause.
         """
         unknown = [cause for cause in ignore if cause not in CAUSES]
         if unknown or isinstance(ignore, str):
             raise ValueError(
-                f"assert_healthy: ignore={ignore!r} must be a sequence of causes, which are"
+                f"assert_healthy: ignore={ignore!r} must be a sequence of causes; valid causes:"
                 f" {', '.join(CAUSES)}"
             )
         counted = [finding for finding in self.findings if finding.cause not in ignore]
@@ -68,7 +68,7 @@ class Report:
             raise AssertionError("\n".join(text.finding_lines(counted)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data for JSON; what was not measured is None.
+        """Returns everything as plain data for JSON. What was not measured is None.
 
         Returns:
           A dictionary with these keys:
@@ -78,8 +78,8 @@ class Report:
           - 'findings': a list of dictionaries with 'level', 'cause', 'layers', 'message' and
             'remedy', as in `Finding`.
           - 'layers': a list of dictionaries with the fields of `Layer` except 'parameters',
-            'source', 'logits' and 'saturating'. 'unpredicted' is a readable text.
-          - 'unread': a list of texts.
+            'source', 'logits' and 'saturating'. 'unpredicted' is a readable string.
+          - 'unread': a list of strings.
         """
         reasons = [text.reason(layer.unpredicted) for layer in self.layers]
         return {
@@ -94,12 +94,12 @@ class Report:
         }
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draws measurements and predictions over depth, and the layers' histograms.
+        """Plots measurements and predictions layer by layer, and histograms of each layer.
 
-        Needs Matplotlib, which the extra `initjax[plot]` brings.
+        Needs Matplotlib: `pip install 'initjax[plot]'`.
 
         Args:
-          path: where to save the picture; the suffix sets the format. None saves nothing.
+          path: where to save the figure; the suffix sets the format. With None, nothing is saved.
 
         Returns:
           A Matplotlib figure.

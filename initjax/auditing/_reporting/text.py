@@ -16,7 +16,8 @@ from initjax.auditing._judging.names import some, suffix
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reading.reasons import Reason
 
-WIDTH = 100
+WIDTH = 100  # of the table
+_TEXT_WIDTH = 80
 _MOST_ROWS = 40
 _MARKS = {"ok": " ", "warning": "!", "failure": "x"}
 _COLORS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}
@@ -115,10 +116,10 @@ def caption(findings: Sequence[Finding]) -> list[tuple[str, str]]:
 
 def _wrapped(text: str, indent: str) -> list[str]:
     """Lines that fit, with the middle left out of paths that do not."""
-    words = [shortened(word, WIDTH - 4) for word in text.split()]
+    words = [shortened(word, _TEXT_WIDTH - 4) for word in text.split()]
     return textwrap.wrap(
         " ".join(words),
-        WIDTH,
+        _TEXT_WIDTH,
         initial_indent=indent,
         subsequent_indent="    ",
         break_long_words=False,
@@ -216,16 +217,16 @@ def remarks(network: Network, layers: Sequence[Layer], unread: Sequence[str]) ->
         reach = 6 * network.correlation_depth
         limit = "any number" if math.isinf(reach) or reach > 1e5 else f"{reach:.3g}"
         parts.append(f"longest chain: {network.depth} layers; trainable in theory: {limit}")
-    lines += textwrap.wrap("; ".join(parts), WIDTH)
+    lines += textwrap.wrap("; ".join(parts), _TEXT_WIDTH)
     reasons = collections.Counter(
         layer.unpredicted for layer in layers if layer.unpredicted not in ("", "batch")
     )
     if reasons:
         counts = ", ".join(f"{reason(code)} ({count})" for code, count in reasons.items())
         restarts = f"predictions restart from the measured input after: {counts}"
-        lines += textwrap.wrap(restarts, WIDTH)
+        lines += textwrap.wrap(restarts, _TEXT_WIDTH)
     if unread:
-        lines += textwrap.wrap(f"not read: {'; '.join(unread)}", WIDTH)
+        lines += textwrap.wrap(f"not read: {'; '.join(unread)}", _TEXT_WIDTH)
     return ["", *lines] if lines else []
 
 

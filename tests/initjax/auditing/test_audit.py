@@ -51,7 +51,7 @@ def untouched(p, x, y):
 @pytest.mark.parametrize(
     ("loss_fn", "given", "error", "parts"),
     [
-        (PARAMS, loss, TypeError, ["loss_fn must be a function of (params, *batch)", "'in'"]),
+        (PARAMS, loss, TypeError, ["loss_fn must be a function of (params, *batch)", "a dict"]),
         (None, PARAMS, TypeError, ["loss_fn must be a function", "None"]),
         (with_aux, PARAMS, ValueError, ["one number", "((), {'loss': ()})", "has_aux=True"]),
         (lambda p, x, y: {"a": loss(p, x, y)}, PARAMS, ValueError, ["{'a': ()}", "has_aux"]),
@@ -77,14 +77,14 @@ def test_what_cannot_be_audited_is_refused_by_name(loss_fn, given, error, parts)
 
 
 def test_a_loss_without_aux_is_refused_where_has_aux_is_set():
-    with pytest.raises(ValueError, match=r"audit: with has_aux, loss_fn must give \(loss"):
+    with pytest.raises(ValueError, match=r"audit: with has_aux, loss_fn must return \(loss"):
         initjax.audit(loss, PARAMS, X, Y, has_aux=True)
     with pytest.raises(ValueError, match="one number, got an array of shape"):
         initjax.audit(lambda p, x, y: (x, None), PARAMS, X, Y, has_aux=True)
 
 
 def test_a_batch_without_examples_and_an_optimizer_that_is_none_are_refused():
-    with pytest.raises(ValueError, match=r"audit: the layer of params gives an empty array; give"):
+    with pytest.raises(ValueError, match=r"audit: the layer of params has an empty output; pass"):
         initjax.audit(plain, KERNEL, X[:0])
     with pytest.raises(TypeError, match=r"optimizer must be an Optax transformation, got 0\.001"):
         initjax.audit(plain, KERNEL, X, optimizer=1e-3)

@@ -98,11 +98,11 @@ def test_an_auditor_sees_new_parameters_and_batches_in_a_training_loop(compiled)
         (PARAMS, (X[:32], Y), ["batch[0] is float32[32, 5]", "made for float32[64, 5]"]),
         (PARAMS, (X, Y.astype(np.float32)), ["batch[1] is float32[64]", "made for int32[64]"]),
         ({**PARAMS, "bias": normal(6)}, (X, Y), ["structure", ": params['bias'] is new;"]),
-        ({"in": PARAMS["in"]}, (X, Y), ["structure", ": params['out'] is missing;"]),
+        ({"in": PARAMS["in"]}, (X, Y), ["different structure", ": params['out'] is missing;"]),
         ({"first": PARAMS["in"], "out": PARAMS["out"]}, (X, Y),
          ["params['in'] is missing and params['first'] is new"]),
-        (PARAMS, (X,), ["structure", ": batch[1] is missing;"]),
-        (PARAMS, (X, Y, Y), ["structure", ": batch[2] is new;"]),
+        (PARAMS, (X,), ["different structure", ": batch[1] is missing;"]),
+        (PARAMS, (X, Y, Y), ["different structure", ": batch[2] is new;"]),
     ],
 )  # fmt: skip
 def test_an_auditor_refuses_what_it_was_not_made_for_and_names_it(params, batch, parts):

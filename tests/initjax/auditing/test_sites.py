@@ -32,6 +32,33 @@ def layers(loss, params, *batch):
     return initjax.audit(loss, params, *batch).layers
 
 
+def summed(cases):
+    """The sum of many losses as one: a program that is compiled faster than each for itself.
+
+    Args:
+      cases: tuples of loss, parameters and batch, by name.
+
+    Returns:
+      The loss, its parameters and its batch; the parameters of each case are below its name.
+    """
+
+    def loss(params, batches):
+        return sum(loss(params[name], *batches[name]) for name, (loss, *_) in cases.items())
+
+    params = {name: params for name, (_, params, *_) in cases.items()}
+    batches = {name: batch for name, (_, _, *batch) in cases.items()}
+    return loss, params, batches
+
+
+def together(cases):
+    """The layers of many losses, by name, from one audit."""
+    found = layers(*summed(cases))
+    return {
+        name: [layer for layer in found if layer.parameters[0].path.split("/")[0] == name]
+        for name in cases
+    }
+
+
 def names(loss, params, *batch):
     return [layer.name for layer in layers(loss, params, *batch)]
 
@@ -82,9 +109,9 @@ def assert_units(layer, z, axes, members=1):
 # Products of any shape
 
 
-@pytest.mark.parametrize(
-    ("formula", "weight", "x", "fan_in", "fan_out"),
-    [
+PRODUCTS = {
+    formula: (normal(*weight), normal(*x), fan_in, fan_out)
+    for formula, weight, x, fan_in, fan_out in [
         ("bi,io->bo", (5, 6), (8, 5), 5, 6),
         ("io,bi->ob", (5, 6), (8, 5), 5, 6),
         ("bi,oi->bo", (6, 5), (8, 5), 5, 6),
@@ -96,11 +123,22 @@ def assert_units(layer, z, axes, members=1):
         ("ebd,edh->ebh", (4, 5, 3), (4, 8, 5), 5, 3),
         ("bij,ijk->bk", (2, 3, 7), (8, 2, 3), 6, 7),
         ("bgi,gio->bgo", (2, 3, 7), (8, 2, 3), 3, 7),
-    ],
-)
-def test_a_product_of_any_shape_is_a_layer(formula, weight, x, fan_in, fan_out):
-    w, x = normal(*weight), normal(*x)
-    (layer,) = layers(lambda p, x: square(_einsum(formula, p["w"], x)), {"w": w}, x)
+    ]
+}
+
+
+@functools.cache
+def products():
+    def loss(formula):
+        return lambda p, x: square(_einsum(formula, p, x))
+
+    return together({formula: (loss(formula), w, x) for formula, (w, x, *_) in PRODUCTS.items()})
+
+
+@pytest.mark.parametrize("formula", PRODUCTS)
+def test_a_product_of_any_shape_is_a_layer(formula):
+    w, x, fan_in, fan_out = PRODUCTS[formula]
+    (layer,) = products()[formula]
     assert (layer.kind, layer.fan_in, layer.fan_out) == ("dense", fan_in, fan_out)
     of_x, of_w, of_z = formula.replace("->", ",").split(",")
     if formula.startswith("i"):
@@ -108,7 +146,7 @@ def test_a_product_of_any_shape_is_a_layer(formula, weight, x, fan_in, fan_out):
     units = [label for label in of_w if label in of_z]
     # Axes that all three have, or where an ensemble shares its input.
     members = [label for label in units if label in of_x or label == "e"]
-    size = dict(zip(of_w, weight, strict=True))
+    size = dict(zip(of_w, w.shape, strict=True))
     count = int(np.prod([size[label] for label in members]))
     z = _einsum(formula, w, x)
     assert_units(layer, z, [of_z.index(label) for label in units], count)
@@ -227,23 +265,32 @@ def test_parameters_stacked_by_vmap_are_units_of_one_layer():
 # Biases and scales
 
 
-@pytest.mark.parametrize(
-    ("layer", "bias", "scale"),
-    [
-        (lambda p, x: x @ p["a"], 0, 1),
-        (lambda p, x: x @ p["a"] + p["bias"], 1, 1),
-        (lambda p, x: p["bias"] + x @ p["a"], 1, 1),
-        (lambda p, x: x @ p["a"] - p["bias"], -1, 1),
-        (lambda p, x: x @ p["a"] / 5**0.5 + 0.1 * p["bias"], 0.1, 5**-0.5),
-        (lambda p, x: x @ p["a"] / jnp.sqrt(x.shape[-1]), 0, 5**-0.5),
-        (lambda p, x: 0.5 * (x @ p["a"]) * 3, 0, 1.5),
-        (lambda p, x: (x @ p["a"] + p["bias"]) * 2, 1, 1),
-        (lambda p, x: (p["a"].T @ x.T + p["bias"][:, None]).T, 1, 1),
-        (lambda p, x: (x @ p["a"]).reshape(8, 2, 3) + p["bias"].reshape(2, 3), 1, 1),
-    ],
-)
-def test_bias_and_scale_are_found_in_any_order_and_layout(layer, bias, scale):
-    (found,) = layers(lambda p, x: square(layer(p, x)), MLP, X)
+SCALED = [  # a layer, and the factors of its bias and of its product
+    (lambda p, x: x @ p["a"], 0, 1),
+    (lambda p, x: x @ p["a"] + p["bias"], 1, 1),
+    (lambda p, x: p["bias"] + x @ p["a"], 1, 1),
+    (lambda p, x: x @ p["a"] - p["bias"], -1, 1),
+    (lambda p, x: x @ p["a"] / 5**0.5 + 0.1 * p["bias"], 0.1, 5**-0.5),
+    (lambda p, x: x @ p["a"] / jnp.sqrt(x.shape[-1]), 0, 5**-0.5),
+    (lambda p, x: 0.5 * (x @ p["a"]) * 3, 0, 1.5),
+    (lambda p, x: (x @ p["a"] + p["bias"]) * 2, 1, 1),
+    (lambda p, x: (p["a"].T @ x.T + p["bias"][:, None]).T, 1, 1),
+    (lambda p, x: (x @ p["a"]).reshape(8, 2, 3) + p["bias"].reshape(2, 3), 1, 1),
+]
+
+
+@functools.cache
+def scaled():
+    def loss(layer):
+        return lambda p, x: square(layer(p, x))
+
+    return together({f"{n}": (loss(layer), MLP, X) for n, (layer, *_) in enumerate(SCALED)})
+
+
+@pytest.mark.parametrize("number", range(len(SCALED)))
+def test_bias_and_scale_are_found_in_any_order_and_layout(number):
+    _, bias, scale = SCALED[number]
+    (found,) = scaled()[str(number)]
     close(found.bias_variance, mean_square(bias * MLP["bias"]))
     close(found.weight_variance, scale**2 * 5 * mean_square(MLP["a"]))
     assert_units(found, scale * X @ MLP["a"] + bias * MLP["bias"], [1])
@@ -320,9 +367,7 @@ def norm(z):
     return (z - z.mean(-1, keepdims=True)) * lax.rsqrt(z.var(-1, keepdims=True) + 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("between", "normalized", "reason"),
-    [
+RESTARTS = [
         (norm, True, "normalization"),
         (lambda z: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)), True, "normalization"),
         (lambda z: z / jnp.sqrt(jnp.mean(z**2, -1, keepdims=True)), True, "normalization"),
@@ -335,10 +380,21 @@ def norm(z):
             False, "pooling",
         ),
         (lambda z: jax.nn.silu(z) * z[:, ::-1], False, "product"),
-    ],
-)  # fmt: skip
-def test_the_reason_why_predictions_restart_is_given(between, normalized, reason):
-    first, last = layers(lambda p, x: square(between(x @ p["a"]) @ p["out"]), MLP, X)
+]  # fmt: skip
+
+
+@functools.cache
+def restarted():
+    def loss(between):
+        return lambda p, x: square(between(x @ p["a"]) @ p["out"])
+
+    return together({f"{n}": (loss(between), MLP, X) for n, (between, *_) in enumerate(RESTARTS)})
+
+
+@pytest.mark.parametrize("number", range(len(RESTARTS)))
+def test_the_reason_why_predictions_restart_is_given(number):
+    _, normalized, reason = RESTARTS[number]
+    first, last = restarted()[str(number)]
     assert first.role == ("normalized" if normalized else "")
     assert first.activation == ""
     assert (last.source, last.unpredicted) == (None, reason)
@@ -383,23 +439,31 @@ def test_residual_branch_ends_are_distinguished_from_other_sums():
     assert [layer.role for layer in layers(gate, params, X)] == ["", "sum", "", "last"]
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda z, y: optax.softmax_cross_entropy_with_integer_labels(z, y),
-        lambda z, y: optax.softmax_cross_entropy(z, jax.nn.one_hot(y, 4)),
-        lambda z, y: -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1),
-        lambda z, y: -jnp.log(jax.nn.softmax(z)[jnp.arange(8), y] + 1e-9),
-        lambda z, y: jax.nn.logsumexp(z, axis=-1) - z[jnp.arange(8), y],
-    ],
-)
-def test_a_softmax_and_a_logarithm_mark_logits(loss):
-    def whole(p, x, y):
-        return loss(jnp.tanh(x @ p["a"] + p["bias"]) @ p["out"], y).mean()
+CROSS_ENTROPIES = {
+    "labels": lambda z, y: optax.softmax_cross_entropy_with_integer_labels(z, y),
+    "one hot": lambda z, y: optax.softmax_cross_entropy(z, jax.nn.one_hot(y, 4)),
+    "log_softmax": lambda z, y: -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1),
+    "softmax": lambda z, y: -jnp.log(jax.nn.softmax(z)[jnp.arange(8), y] + 1e-9),
+    "logsumexp": lambda z, y: jax.nn.logsumexp(z, axis=-1) - z[jnp.arange(8), y],
+}
 
-    hidden, last = layers(whole, MLP, X, jnp.arange(8) % 4)
+
+@functools.cache
+def classifiers():
+    def loss(of_logits):
+        return lambda p, x, y: of_logits(jnp.tanh(x @ p["a"] + p["bias"]) @ p["out"], y).mean()
+
+    return together({
+        name: (loss(of_logits), MLP, X, jnp.arange(8) % 4)
+        for name, of_logits in CROSS_ENTROPIES.items()
+    } | {"none": (lambda p, x: square(x @ p["a"]), MLP, X)})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CROSS_ENTROPIES)
+def test_a_softmax_and_a_logarithm_mark_logits(name):
+    hidden, last = classifiers()[name]
     assert (hidden.logits, last.logits) == (False, True)
-    assert not layers(lambda p, x: square(x @ p["a"]), MLP, X)[0].logits
+    assert [layer.logits for layer in classifiers()["none"]] == [False]
 
 
 # Other parameters
@@ -591,6 +655,7 @@ def test_layers_of_flax_nnx(given):
     first, last = layers(*arguments)
     assert (first.name, last.name) == ("inner/kernel", "outer/kernel")
     assert (first.fan_in, last.fan_in) == (5, 6)
+    assert model.inner.bias is not None and model.outer.bias is not None
     close(first.bias_variance, mean_square(model.inner.bias[...]))
     close(last.bias_variance, mean_square(model.outer.bias[...]))
     assert first.role == "normalized"
@@ -628,53 +693,63 @@ def test_layers_of_equinox():
 MASK = jnp.arange(48).reshape(8, 6) % 3 > 0
 
 
-@pytest.mark.parametrize(
-    "between",
-    [
-        lambda z, x: jnp.concatenate([jax.nn.relu(z), x], -1),
-        lambda z, x: jnp.where(x[:, :1] > 0, jax.nn.relu(z) / 0.9, 0),
-        lambda z, x: jax.nn.relu(z) * MASK,
-        lambda z, x: norm(jax.nn.relu(z)),
-        lambda z, x: jax.nn.relu(z) + x.sum(1, keepdims=True),
-        lambda z, x: jax.nn.relu(z).mean(0, keepdims=True),
-        lambda z, x: linen.max_pool(jax.nn.relu(z)[..., None], (2,)),
-    ],
-    ids=["joined", "dropout", "mask", "norm", "sum", "mean", "pool"],
-)
-def test_an_activation_is_found_where_its_signal_ends(between):
-    def loss(p, x):
-        h = between(x @ p["a"] + p["bias"], x)
-        return square(h.reshape(len(h), -1) @ p["out"])
+ENDS = {
+    "joined": lambda z, x: jnp.concatenate([jax.nn.relu(z), x], -1),
+    "dropout": lambda z, x: jnp.where(x[:, :1] > 0, jax.nn.relu(z) / 0.9, 0),
+    "mask": lambda z, x: jax.nn.relu(z) * MASK,
+    "norm": lambda z, x: norm(jax.nn.relu(z)),
+    "sum": lambda z, x: jax.nn.relu(z) + x.sum(1, keepdims=True),
+    "mean": lambda z, x: jax.nn.relu(z).mean(0, keepdims=True),
+    "pool": lambda z, x: linen.max_pool(jax.nn.relu(z)[..., None], (2,)),
+}
 
-    shape = jax.eval_shape(lambda: between(normal(8, 6), X)).shape
-    params = MLP | {"out": normal(int(np.prod(shape[1:])), 4)}
-    first, last = layers(loss, params, X)
+
+@functools.cache
+def ended():
+    def case(between):
+        def loss(p, x):
+            h = between(x @ p["a"] + p["bias"], x)
+            return square(h.reshape(len(h), -1) @ p["out"])
+
+        shape = jax.eval_shape(lambda: between(normal(8, 6), X)).shape
+        return loss, MLP | {"out": normal(int(np.prod(shape[1:])), 4)}, X
+
+    return together({name: case(between) for name, between in ENDS.items()})
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_an_activation_is_found_where_its_signal_ends(name):
+    first, last = ended()[name]
     assert (first.activation, last.activation) == ("relu", "")
     assert last.source is None
 
 
-@pytest.mark.parametrize(
-    "between",
-    [
-        lambda z, x: norm(z),
-        lambda z, x: jax.nn.relu(norm(z)),
-        lambda z, x: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)),
-        lambda z, x: 0.5 * z + x.sum(1, keepdims=True),
-        lambda z, x: jax.nn.relu(z) * x[:, :1] + z,
-        lambda z, x: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], -1)[:, ::2],
-        lambda z, x: jnp.where(z > 0, 1.0, 2.0) * x[:, :1] + z * x[:, 1:2],
-        lambda z, x: jnp.exp(z) * x[:, :1],
-        lambda z, x: jnp.square(z).mean(0, keepdims=True),
-        lambda z, x: jax.nn.sigmoid(z) * jnp.tanh(z[:, ::-1]),
-        lambda z, x: lax.fori_loop(0, 3, lambda _, c: jax.nn.sigmoid(z) * c + 1, z),
-    ],
-    ids=[
-        "norm", "norm first", "rms norm", "scaled", "with a skip", "both signs", "comparison",
-        "exponential", "power", "gate", "loop",
-    ],
-)  # fmt: skip
-def test_no_activation_is_reported_where_units_also_pass_another_way(between):
-    first, _ = layers(lambda p, x: square(between(x @ p["a"], x) @ p["out"]), MLP, X)
+OTHER_WAYS = {
+    "norm": lambda z, x: norm(z),
+    "norm first": lambda z, x: jax.nn.relu(norm(z)),
+    "rms norm": lambda z, x: z * lax.rsqrt(jnp.square(z).mean(-1, keepdims=True)),
+    "scaled": lambda z, x: 0.5 * z + x.sum(1, keepdims=True),
+    "with a skip": lambda z, x: jax.nn.relu(z) * x[:, :1] + z,
+    "both signs": lambda z, x: jnp.concatenate([jax.nn.relu(z), jax.nn.relu(-z)], -1)[:, ::2],
+    "comparison": lambda z, x: jnp.where(z > 0, 1.0, 2.0) * x[:, :1] + z * x[:, 1:2],
+    "exponential": lambda z, x: jnp.exp(z) * x[:, :1],
+    "power": lambda z, x: jnp.square(z).mean(0, keepdims=True),
+    "gate": lambda z, x: jax.nn.sigmoid(z) * jnp.tanh(z[:, ::-1]),
+    "loop": lambda z, x: lax.fori_loop(0, 3, lambda _, c: jax.nn.sigmoid(z) * c + 1, z),
+}
+
+
+@functools.cache
+def passed_on():
+    def loss(between):
+        return lambda p, x: square(between(x @ p["a"], x) @ p["out"])
+
+    return together({name: (loss(between), MLP, X) for name, between in OTHER_WAYS.items()})
+
+
+@pytest.mark.parametrize("name", OTHER_WAYS)
+def test_no_activation_is_reported_where_units_also_pass_another_way(name):
+    first, _ = passed_on()[name]
     assert first.activation in ("", "identity")
 
 
@@ -752,11 +827,15 @@ def test_a_kernel_with_noise_a_mask_or_statistics_is_still_a_weight():
     def masked(w, key):
         return jnp.where(jax.random.bernoulli(key, 0.5, w.shape), w, 0)
 
-    for weight in (noisy, masked, lambda w, key: w * jax.random.bernoulli(key, 0.5, w.shape)):
-        first, last = layers(mlp(weight), MLP, X, key)
-        assert (first.fan_in, last.fan_in, last.source) == (5, 6, 0)
-        close(first.weight_variance, 5 * mean_square(weight(MLP["a"], key)))
-        assert computed(mlp(weight), MLP, X, key) == ["a"]
+    def scaled(w, key):
+        return w * jax.random.bernoulli(key, 0.5, w.shape)
+
+    weights = {"noisy": noisy, "masked": masked, "scaled": scaled}
+    cases = {name: (mlp(weight), MLP, X, key) for name, weight in weights.items()}
+    for name, (first, last) in together(cases).items():
+        assert (first.fan_in, last.fan_in, last.unpredicted) == (5, 6, "")
+        close(first.weight_variance, 5 * mean_square(weights[name](MLP["a"], key)))
+    assert sorted(computed(*summed(cases))) == ["masked/a", "noisy/a", "scaled/a"]
 
     model = Spectral()
     variables = model.init(key, X)
