@@ -48,6 +48,8 @@ class Initializer(Protocol):
 def initializer(cls: type) -> type:
     """Makes a class of initializers: a frozen dataclass that explains itself when given a key.
 
+    Its repr is a specification, unless the class defines another.
+
     With `kernel_init=he_normal`, without parentheses, a layer calls the factory as
     `(key, shape, dtype)`. The error explains that mistake.
     """
@@ -75,6 +77,8 @@ def initializer(cls: type) -> type:
         return called(self, key, checked_shape(self, shape), dtype, out_sharding)
 
     cls.__init__, cls.__call__ = __init__, __call__
+    if "__repr__" not in vars(cls):
+        setattr(cls, "__repr__", lambda self: call_repr(self, cls.__name__))  # noqa: B010
     return cls
 
 
@@ -82,11 +86,6 @@ def settle(self: Any, **checked: Any) -> None:
     """Sets fields of a new, frozen initializer to their checked values."""
     for name, value in checked.items():
         object.__setattr__(self, name, value)
-
-
-def spec_repr(self: Any) -> str:
-    """The repr of a dataclass as a call of its class."""
-    return call_repr(self, type(self).__name__)
 
 
 def call_repr(self: Any, name: str, fixed: Iterable[str] = ()) -> str:

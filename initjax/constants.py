@@ -19,7 +19,6 @@ from initjax._values import (
     resharded,
     resolved_dtype,
     settle,
-    spec_repr,
 )
 
 if TYPE_CHECKING:
@@ -142,8 +141,6 @@ class identity:
         kernel = jnp.broadcast_to(eye, shape)
         return resharded(kernel, out_sharding)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class dirac:
@@ -194,8 +191,6 @@ class dirac:
             center = tuple(size // 2 for size in shape[:-2])
             kernel = kernel.at[center].set(jnp.tile(taps, (1, self.groups)))
         return resharded(kernel, out_sharding)
-
-    __repr__ = spec_repr
 
 
 def _tuples(value: Any) -> Any:
@@ -264,8 +259,6 @@ class hadamard_identity:
         if 0 not in shape:
             kernel = kernel.at[tuple(size // 2 for size in shape[:-2])].set(taps)
         return resharded(kernel, out_sharding)
-
-    __repr__ = spec_repr
 
 
 @initializer
@@ -347,5 +340,3 @@ class stft:
         wave = np.cos(2 * np.pi * turns) if self.side == "real" else -np.sin(2 * np.pi * turns)
         kernel = jnp.asarray((window[:, None] * wave)[:, None], resolved_dtype(dtype, self.dtype))
         return resharded(kernel, out_sharding)
-
-    __repr__ = spec_repr

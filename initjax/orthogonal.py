@@ -14,7 +14,6 @@ from initjax._values import (
     initializer,
     resharded,
     settle,
-    spec_repr,
 )
 
 if TYPE_CHECKING:
@@ -80,8 +79,6 @@ class orthogonal:
         kernel = (wide.type(self.scale) * kernel).astype(dtype)
         return resharded(kernel, out_sharding)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class delta_orthogonal:
@@ -131,8 +128,6 @@ class delta_orthogonal:
         matrix = orthogonal(self.scale, axis, self.dtype)(key, shape[-2:], dtype)
         return _at_center(matrix, shape, out_sharding)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class scaled_orthogonal:
@@ -181,8 +176,6 @@ class scaled_orthogonal:
         scale = self.scale * max((outputs / inputs) ** 0.5 if inputs else 1.0, 1.0)
         matrix = orthogonal(scale, -1, self.dtype)(key, (inputs, outputs), dtype)
         return _at_center(matrix, shape, out_sharding)
-
-    __repr__ = spec_repr
 
 
 def _checked(owner: str, scale: Any, dtype: Any, column_axis: Any = -1) -> dict[str, Any]:

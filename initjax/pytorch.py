@@ -16,7 +16,6 @@ from initjax._values import (
     checked_positive,
     initializer,
     settle,
-    spec_repr,
 )
 from initjax.scaling import Gain, named, variance_scaling
 from initjax.theory.moments import torch_gain
@@ -157,5 +156,3 @@ class torch_bias:
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         limit = self.fan_in**-0.5
         return uniform_law(-limit, limit, dtype)
-
-    __repr__ = spec_repr

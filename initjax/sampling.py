@@ -20,7 +20,7 @@ import numpy as np
 
 from initjax._drawing import draw, draw_by_law, draw_dtypes, is_counted
 from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
-from initjax._values import checked_dtype, checked_number, initializer, settle, spec_repr
+from initjax._values import checked_dtype, checked_number, initializer, settle
 
 if TYPE_CHECKING:
     import jax
@@ -57,8 +57,6 @@ class uniform:
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return uniform_law(0.0, 1.0, dtype, self.scale)
-
-    __repr__ = spec_repr
 
 
 @initializer
@@ -98,8 +96,6 @@ class random_uniform:
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
         return uniform_law(*bounds, dtype, bounds=bounds)
-
-    __repr__ = spec_repr
 
 
 @initializer
@@ -143,8 +139,6 @@ class normal:
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return normal_law(self.stddev, dtype)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class random_normal:
@@ -178,8 +172,6 @@ class random_normal:
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return normal_law(self.stddev, dtype, self.mean)
-
-    __repr__ = spec_repr
 
 
 @initializer
@@ -230,8 +222,6 @@ class truncated_normal:
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return truncated_normal_law(self.stddev, self.lower, self.upper, dtype)
-
-    __repr__ = spec_repr
 
 
 @initializer
@@ -285,8 +275,6 @@ class random_truncated_normal:
         bounds = [self.mean + bound * self.stddev for bound in cut] if self.stddev else None
         return truncated_normal_law(self.stddev, *cut, dtype, self.mean, bounds)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class bounded_normal:
@@ -338,8 +326,6 @@ class bounded_normal:
         bounds = self.minval, self.maxval
         lower, upper = ((bound - self.mean) / self.stddev for bound in bounds)
         return truncated_normal_law(self.stddev, lower, upper, dtype, self.mean, bounds)
-
-    __repr__ = spec_repr
 
 
 def _check(initializer: Any, numbers: dict[str, dict[str, Any]]) -> None:
@@ -402,5 +388,3 @@ class in_blocks:
                     f" jax_threefry_partitionable; it can't draw {wrong}"
                 )
         return draw(self.initializer, key, shape, dtype, wide, blocks=True)
-
-    __repr__ = spec_repr

@@ -21,7 +21,6 @@ from initjax._values import (
     initializer,
     resharded,
     settle,
-    spec_repr,
 )
 from initjax.fans import checked_fans, fans_arguments, fans_of
 from initjax.sampling import normal
@@ -98,8 +97,6 @@ class sparse:
         kernel = jnp.where(places < self.connections, numbers, jnp.zeros((), dtype))
         return resharded(kernel, out_sharding)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class siren:
@@ -160,8 +157,6 @@ class siren:
         limit = 1 / fan_in if self.first else (6 / fan_in) ** 0.5 / self.omega
         return uniform_law(-limit, limit, dtype)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class random_walk:
@@ -217,8 +212,6 @@ class random_walk:
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         fan_in = fans_of(self, shape)[0] or 1.0
         return normal_law(_random_walk_gain(fan_in, self.activation) / fan_in**0.5, dtype)
-
-    __repr__ = spec_repr
 
 
 def _random_walk_gain(width: float, activation: str) -> float:
@@ -309,8 +302,6 @@ class mup_output:
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return self._core(shape)._law(shape, dtype)
 
-    __repr__ = spec_repr
-
 
 @initializer
 class icnr:
@@ -370,5 +361,3 @@ class icnr:
         else:
             kernel = jnp.repeat(kernel, neighbors, axis=-1)
         return resharded(kernel, out_sharding)
-
-    __repr__ = spec_repr

@@ -218,7 +218,7 @@ def _read_idx(path: pathlib.Path, ndim: int, checksums: dict[str, str]) -> np.nd
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
-    header, magic = 4 + 4 * ndim, bytes([0, 0, 8, ndim])  # 8 stands for unsigned bytes
+    header, magic = 4 + 4 * ndim, bytes([0, 0, 8, ndim])  # 8 means unsigned bytes
     if len(data) < header or data[:4] != magic:
         raise ValueError(
             f"{path} is not an IDX file of bytes in {ndim} dimensions: its {len(data):,} bytes "

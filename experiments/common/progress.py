@@ -71,18 +71,18 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
         yield lambda now_done: None
         return
     live, started = stream.isatty(), time.monotonic()
-    told = started
+    shown_at = started
 
     def tell(now_done: int) -> None:
-        nonlocal told
+        nonlocal shown_at
         now = time.monotonic()
         pace = (now_done - done) / (now - started)
         left = datetime.timedelta(seconds=round((total - now_done) / pace))
         text = f"{now_done}/{total} runs, {pace:.2f} runs/s, {left} left"
         if live:
             _redraw(stream, f"{_bar(now_done, total)} {text}")
-        elif now - told >= _LINE_SECONDS or now_done == total:
-            told = now
+        elif now - shown_at >= _LINE_SECONDS or now_done == total:
+            shown_at = now
             say(stream, text)
 
     if live:

@@ -186,7 +186,7 @@ def shuffled_batches(key: jax.Array, examples: int, batch_size: int) -> jax.Arra
 
     Returns:
       Indices int32 (batches, batch_size). The last batch is padded with the index `examples`,
-      which stands for no example.
+      which means no example.
     """
     # Sorting by random words gives a permutation. On a CPU, XLA sorts single words five times as
     # fast as pairs of word and index, so each word holds both: the index in its low bits, random
@@ -233,7 +233,7 @@ def train(
       learning_rate: an argument, so that one program serves every learning rate.
       images: all training images, uint8 (n, height, width, channels).
       labels: their classes, int32 (n,).
-      batches: indices int32 (batches, batch_size); n stands for no example.
+      batches: indices int32 (batches, batch_size); n means no example.
       apply: the model, (params, images) -> logits.
       optimizer: one of `config.OPTIMIZERS`.
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from initjax._values import is_traced
 from initjax.auditing._measuring.arrays import Geometry, layer_statistics
 from initjax.auditing._measuring.jacobian import jacobian_probe, spectrum
 from initjax.auditing._measuring.jobs import Job, on_host, run_jobs
@@ -67,7 +68,7 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
         inputs = jax.tree.leaves(batch)
         with jax.debug_nans(False):  # NaN marks what did not run
             taps: Taps = tapped(leaves, inputs, constants)
-        if isinstance(taps.loss, jax.core.Tracer):
+        if is_traced(taps.loss):
             raise TypeError(
                 "an audit needs numbers: call it outside jax.jit, jax.grad and jax.vmap"
             )
