@@ -133,7 +133,7 @@ def run(
         if len(finished) > 1:
             chance_loss = math.log(dataset.num_classes)
             drawing.result().draw(directory, title, subtitle, chance_loss)
-        if curves and finished:
+        if curves and curves.has_audits(directory):
             curves.draw(directory, title, subtitle)
             display.say(f"audits  {curves.summary(directory)}")
     finally:

@@ -49,6 +49,11 @@ def inspector(
     return inspect
 
 
+def has_audits(run: pathlib.Path) -> bool:
+    """Whether a run has finished its first audit."""
+    return (run / _FILE).exists()
+
+
 def summary(run: pathlib.Path) -> str:
     """Says how many audits there were, and the first and the last verdict."""
     audits = files.read_lines(run / _FILE)

@@ -240,6 +240,19 @@ def test_audits_during_training_change_no_bit_of_it_and_leave_a_curve(tmp_path, 
     assert re.match(r"audits  5 audits; step 0: failure \(symmetry.*\); step 20: \w+", audits)
 
 
+def test_a_run_that_is_interrupted_in_its_first_audit_ends_as_any_other(
+    tmp_path, folder, monkeypatch
+):
+    def interrupted(params):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mnist.run_audit, "auditor", lambda *given: interrupted)
+    config = Config(epochs=1, hidden=(8,), data_dir=folder)
+    with pytest.raises(KeyboardInterrupt):
+        mnist.run(config, str(tmp_path), audit_every=1)
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
+
+
 def test_a_diverging_run_finishes_and_says_so(tmp_path):
     result = run("--epochs=1", "--optimizer=sgd", "--learning_rate=1e30", cwd=tmp_path, env=FAST)
     assert result.returncode == 0, result.stderr

@@ -62,16 +62,17 @@ def layer_statistics(
       turns.
     """
     forward = _of_output(geometry, taps["output"], flat)
+    xp = forward["square"].__array_namespace__()
     if "weight" in taps:
         forward |= weight_statistics(geometry, taps["weight"])
     if "input" in taps:
         forward["input_scale"], forward["input_square"] = _scale_and_square(taps["input"])
     else:  # an embedding's rows are picked by ones
-        forward["input_scale"] = forward["input_square"] = forward["square"] * 0 + 1
+        forward["input_scale"] = forward["input_square"] = xp.ones_like(forward["square"])
     if "bias" in taps:
         forward["bias_square"] = _square(_float32(taps["bias"]))
     else:
-        forward["bias_square"] = forward["square"] * 0
+        forward["bias_square"] = xp.zeros_like(forward["square"])
     backward = _of_cotangent(geometry, taps["cotangent"]) if "cotangent" in taps else {}
     return forward, backward
 

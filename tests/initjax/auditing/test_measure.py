@@ -452,3 +452,11 @@ def test_a_gradient_that_is_not_a_number_is_infinite_and_not_missing():
     report = initjax.audit(loss, *SMALL)
     assert math.isfinite(report.network.loss)
     assert report.layers[0].gradient == math.inf
+
+
+def test_a_layer_whose_output_overflows_still_has_no_bias():
+    params = {"in": jnp.full((4, 3), 1e4, jnp.float16)}
+    x = jnp.full((8, 4), 1e4, jnp.float16)
+    (layer,) = initjax.audit(lambda p: (x @ p["in"]).mean(), params).layers
+    assert not math.isfinite(layer.rms)
+    assert layer.bias_variance == 0
