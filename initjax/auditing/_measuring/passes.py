@@ -55,6 +55,7 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
       optimizer: an Optax transformation whose first update is measured too.
     """
     import jax
+    from jax.core import Tracer
 
     sites = traced.anatomy.sites
     probe = jacobian_probe(traced)
@@ -66,7 +67,7 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
         leaves = jax.tree.leaves(params)
         inputs = jax.tree.leaves(batch)
         taps: Taps = tapped(leaves, inputs, constants)
-        if isinstance(taps.loss, jax.core.Tracer):
+        if isinstance(taps.loss, Tracer):
             raise TypeError(
                 "an audit needs numbers: call it outside jax.jit, jax.grad and jax.vmap"
             )
