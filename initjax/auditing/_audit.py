@@ -17,7 +17,7 @@ from initjax.auditing._measuring.jobs import on_host
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurements, Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
-from initjax.auditing._reading.trace import Traced, trace
+from initjax.auditing._reading.trace import Traced, trace, without_constants
 from initjax.auditing._reading.trainable import trainable_leaves
 from initjax.auditing._reporting.report import Report
 from initjax.auditing._reporting.text import unread_lines
@@ -199,7 +199,7 @@ def prepare(
         check_optimizer(owner, optimizer)
     traced = trace(owner, loss_fn, params, batch, has_aux)
     # What is kept must not keep the arrays that a function closes over.
-    made = measurer(dataclasses.replace(traced, constants=[]), optimizer)
+    made = measurer(without_constants(traced), optimizer)
     try:
         refer = weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref
         compiled = made.program(params, batch, traced.constants)

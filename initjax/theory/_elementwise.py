@@ -29,6 +29,7 @@ _BY_NAME: dict[str, Callable] = {
     "atanh": np.arctanh,
     "atan2": np.arctan2,
     "neg": np.negative,
+    "one_minus_square": lambda z: (1 - z) * (1 + z),
     "is_finite": np.isfinite,
     "erf": np.vectorize(math.erf, otypes=[float]),
     "erfc": np.vectorize(math.erfc, otypes=[float]),
@@ -57,8 +58,13 @@ _BY_NAME: dict[str, Callable] = {
     "select_n": lambda which, if_false, if_true: np.where(which, if_true, if_false),
     # An operand is a scalar or has the shape of the input: NumPy broadcasts where it is used.
     "broadcast_in_dim": lambda z: z,
+    "stop_gradient": lambda z: z,  # derivatives have been taken
     "copy": lambda z: z,
     "copy_p": lambda z: z,
+}
+_BY_RULE: dict[str, Callable] = {
+    # JAX's own function for the derivative of erf, which splits numbers by their bits.
+    "exp_neg_sq": lambda z: np.exp(-z * z),
 }
 _NESTED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 _HIGHEST_POWER = 8  # taken by multiplication, which is faster than `np.power`
@@ -129,6 +135,12 @@ def _inlined(
         operands = [place(var) for var in eqn.invars]
         nested = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if eqn.primitive.name in _NESTED and hasattr(nested, "consts"):
+            rule = _BY_RULE.get(getattr(nested.jaxpr.debug_info, "func_name", ""))
+            if rule is not None:
+                (output,) = eqn.outvars
+                places[output] = slot()
+                steps.append((rule, operands, places[output]))
+                continue
             outputs = _inlined(nested.jaxpr, nested.consts, operands, shape, slots, steps)
             places.update(zip(eqn.outvars, outputs, strict=True))
             continue
@@ -161,6 +173,10 @@ def _operation(eqn: Any) -> Callable:
         if 1 <= exponent <= _HIGHEST_POWER:
             return lambda z: functools.reduce(np.multiply, [z] * exponent)
         return lambda z: np.power(z, float(exponent))
+    if name == "round":
+        if int(params["rounding_method"]) == 1:  # halves to even numbers
+            return np.round
+        return lambda z: np.copysign(np.floor(np.abs(z) + 0.5), z)
     if name == "select_n" and (len(eqn.invars) != 3 or eqn.invars[0].aval.dtype != np.bool_):
         raise LookupError("select_n of more than two")
     return _BY_NAME[name]

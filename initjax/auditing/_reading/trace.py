@@ -148,6 +148,14 @@ def _kind(value: Any) -> str:
     return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
+def without_constants(traced: Traced) -> Traced:
+    """The same program, without the arrays that the function closes over."""
+    jaxpr = traced.jaxpr
+    if hasattr(jaxpr, "with_consts"):  # from JAX 0.12 on, a jaxpr holds them itself
+        jaxpr = jaxpr.with_consts([None] * len(traced.constants))
+    return dataclasses.replace(traced, jaxpr=jaxpr, constants=[])
+
+
 def _of_measurable_sites(traced: Traced) -> Anatomy:
     """The anatomy without sites that have no weights or never run, as in a loop of length zero, and
     without those whose outputs are complex: there is no theory for them."""
