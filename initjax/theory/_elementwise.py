@@ -59,6 +59,9 @@ _BY_NAME: dict[str, Callable] = {
     # An operand is a scalar or has the shape of the input: NumPy broadcasts where it is used.
     "broadcast_in_dim": lambda z: z,
     "stop_gradient": lambda z: z,  # derivatives have been taken
+    "polynomial": lambda z, *terms: functools.reduce(
+        lambda total, term: total * z + term, reversed(terms)
+    ),  # from the constant term on
     "copy": lambda z: z,
     "copy_p": lambda z: z,
 }
