@@ -232,7 +232,7 @@ def main() -> None:
         again = [later["gradient"], later["audit"]]
         row = [str(MODELS[name].__doc__).rstrip(".")]
         for (one, other), unit, scale in ((first, "s", 1), (again, "ms", 1e3), (memory, "MB", 1)):
-            row += [f"{one * scale:.3g} {unit}", f"{other * scale:.3g} {unit}"]
+            row += [f"{_digits(one * scale)} {unit}", f"{_digits(other * scale)} {unit}"]
             row.append(f"{other / one:.1f}")
         rows.append(row)
         print(" | ".join(row), flush=True)
@@ -245,6 +245,10 @@ def main() -> None:
     )
     packages = ("initjax", "jax", "flax", "optax")
     _results.write("audit", "The cost of an audit", body, packages, options.results)
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _in_process(*arguments: str) -> dict[str, float]:
