@@ -10,10 +10,9 @@ import math
 from typing import Any, NamedTuple
 
 from initjax.auditing._reading.expressions import Path, floating
-from initjax.auditing._reading.primitives import inner_programs, scan_counts
+from initjax.auditing._reading.primitives import inner_programs, primitive_of, scan_counts
 
 _RESHAPES = frozenset("reshape squeeze expand_dims".split())
-_UNCHANGED = frozenset("copy copy_p device_put optimization_barrier sharding_constraint".split())
 
 
 class _Transposition(NamedTuple):
@@ -104,9 +103,10 @@ def _before_views(program: Any, var: Any, views: list[Any]) -> Any:
                 return None
             if before.itemsize == after.itemsize and before != after:
                 return None
-        elif name not in _UNCHANGED:
+        elif primitive_of(eqn).kind != "same":
             return None
-        var = eqn.invars[0]
+        # One that returns its operands may have several.
+        var = eqn.invars[next(n for n, out in enumerate(eqn.outvars) if out is var)]
     return var
 
 

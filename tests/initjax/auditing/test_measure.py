@@ -460,3 +460,15 @@ def test_a_layer_whose_output_overflows_still_has_no_bias():
     (layer,) = initjax.audit(lambda p: (x @ p["in"]).mean(), params).layers
     assert not math.isfinite(layer.rms)
     assert layer.bias_variance == 0
+
+
+def test_each_of_several_weights_behind_a_barrier_is_measured():
+    params = {"a": normal(5, 6), "b": 3 * normal(5, 6)}
+
+    def loss(p, x):
+        a, b = lax.optimization_barrier((p["a"], p["b"]))
+        return jnp.square(x @ a).mean() + jnp.square(x @ b).mean()
+
+    for layer in initjax.audit(loss, params, normal(8, 5)).layers:
+        kernel = params[layer.name]
+        close(layer.weight_variance, 5 * np.square(kernel, dtype=np.float64).mean())
