@@ -15,7 +15,7 @@ from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
 from initjax.auditing._measuring.jobs import on_host
 from initjax.auditing._measuring.optimizers import check_optimizer
-from initjax.auditing._measuring.passes import Measurements, Measurer, measurer
+from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
 from initjax.auditing._reading.trace import Traced, trace, without_constants
 from initjax.auditing._reading.trainable import trainable_leaves
@@ -169,8 +169,20 @@ class Prepared:
 
     def report(self, params: Any, batch: tuple[Any, ...]) -> Report:
         """Measures, predicts, judges, and puts the report together."""
-        measured = self.measurer.measure(params, batch, self.traced.constants)
-        return reported(self.traced, measured, params, batch)
+        traced = self.traced
+        evidence = gather(
+            traced,
+            self.measurer.measure(params, batch, traced.constants),
+            _parts(batch, np.isnan),
+            _parts(batch, np.isinf),
+            trainable_leaves(params),
+        )
+        return Report(
+            tuple(map(public, evidence.all_layers)),
+            evidence.network,
+            tuple(judge(evidence)),
+            unread_lines(traced.names, traced.anatomy.unread),
+        )
 
 
 def prepare(
@@ -248,23 +260,6 @@ def _difference(made_for: Any, given: Any) -> str:
     return (
         "auditor: params or batch has a different structure than this auditor was made for"
         f"{': ' * bool(changes)}{' and '.join(changes)}; {again}"
-    )
-
-
-def reported(traced: Traced, measured: Measurements, params: Any, batch: tuple[Any, ...]) -> Report:
-    """Predicts, judges, and puts the report together."""
-    evidence = gather(
-        traced,
-        measured,
-        _parts(batch, np.isnan),
-        _parts(batch, np.isinf),
-        trainable_leaves(params),
-    )
-    return Report(
-        tuple(map(public, evidence.all_layers)),
-        evidence.network,
-        tuple(judge(evidence)),
-        unread_lines(traced.names, traced.anatomy.unread),
     )
 
 

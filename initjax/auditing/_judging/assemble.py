@@ -83,7 +83,7 @@ def _at(record: dict[str, np.ndarray], place: Place) -> dict[str, Any]:
     where = tuple(turns.get(path, slice(None)) for path in loops)
     shared = sum(isinstance(part, slice) for part in where)
     taken = {name: array[where] for name, array in record.items()}
-    return over_turns(taken, shared) if shared else taken
+    return over_turns(taken, shared)
 
 
 def _described(

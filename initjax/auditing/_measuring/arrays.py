@@ -16,7 +16,7 @@ import numpy as np
 from initjax.auditing._reading.expressions import IDENTITY, Expression
 from initjax.auditing._reading.sites import Site
 
-MOST = 64  # rows, and columns, of the samples that ranks and histograms are taken of
+_MOST = 64  # rows, and columns, of the samples that ranks and histograms are taken of
 
 
 class Geometry(NamedTuple):
@@ -109,8 +109,8 @@ def _of_output(geometry: Geometry, output: Any, flat: Flat) -> dict[str, Any]:
         "square": squares.mean((1, 2)) / count,
         "unit_variance": _square(centered),
         "correlation": _correlation(matrix, squares),
-        "sample": _sample(matrix.reshape(turns, first * others, count), geometry.output_members,
-                          z.shape, geometry.output_axes),
+        "sample": _strided(_split(matrix.reshape(turns, first * others, count),
+                                  geometry.output_members, z.shape, geometry.output_axes)),
         "samples": xp.full(turns, np.float32(first * others)),
         "units": xp.full(turns, np.float32(count)),
     }  # fmt: skip
@@ -218,10 +218,6 @@ def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
     return math.prod(shape[1 + axis] for axis in axes)
 
 
-def _sample(matrix: Any, members: int, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
-    return _strided(_split(matrix, members, shape, axes))
-
-
 def _strided(matrices: Any) -> Any:
     """At most 64 along each axis except that of turns, evenly spread."""
     members, rows, columns = map(_stride, matrices.shape[1:])
@@ -229,7 +225,7 @@ def _strided(matrices: Any) -> Any:
 
 
 def _stride(size: int) -> int:
-    return max(1, -(-size // MOST))
+    return max(1, -(-size // _MOST))
 
 
 def _sketch(matrices: Any) -> Any:
@@ -239,9 +235,9 @@ def _sketch(matrices: Any) -> Any:
     turns, members, rows, columns = matrices.shape
     taken = matrices[:, :: _stride(members), :, :: _stride(columns)]
     signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (1, 1, rows, 1))
-    padding = xp.zeros((*taken.shape[:2], -rows % MOST, taken.shape[3]), dtype=np.float32)
+    padding = xp.zeros((*taken.shape[:2], -rows % _MOST, taken.shape[3]), dtype=np.float32)
     signed = xp.concat([taken * signs, padding], axis=2)
-    return signed.reshape(turns, taken.shape[1], -1, MOST, taken.shape[3]).sum(2)
+    return signed.reshape(turns, taken.shape[1], -1, _MOST, taken.shape[3]).sum(2)
 
 
 def _correlation(matrix: Any, squares: Any) -> Any:

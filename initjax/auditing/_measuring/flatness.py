@@ -21,11 +21,10 @@ def flatness(activation: Expression, z: Any) -> Any:
 
 def flat_in_blocks(activation: Expression, z: np.ndarray) -> np.ndarray:
     """The same for an array of NumPy's."""
-    return np.abs(slopes(activation, z)) < FLAT * steepest(activation)
+    return np.abs(_slopes_in_blocks(activation, z)) < FLAT * steepest(activation)
 
 
-def slopes(activation: Expression, z: np.ndarray) -> np.ndarray:
-    """An activation's derivative at each number of an array of NumPy's, in float32."""
+def _slopes_in_blocks(activation: Expression, z: np.ndarray) -> np.ndarray:
     import jax
 
     numbers = np.ascontiguousarray(z, np.float32).reshape(-1)

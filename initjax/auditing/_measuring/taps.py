@@ -214,9 +214,7 @@ def _slot(traced: Traced, site: Site) -> dict[str, Any]:
     output = output_aval(traced, site)
     sharding = getattr(output, "sharding", None)
     zeros = jnp.zeros((*lengths, *output.shape), output.dtype)
-    if sharding is not None and any(
-        kind == jax.sharding.AxisType.Explicit for kind in sharding.mesh.axis_types
-    ):
+    if sharding is not None and jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
         spec = jax.sharding.PartitionSpec(*(None,) * len(lengths), *sharding.spec)
         zeros = jax.sharding.reshard(zeros, jax.sharding.NamedSharding(sharding.mesh, spec))
     return {"called": jnp.zeros(lengths, jnp.float32), "cotangent": zeros}
