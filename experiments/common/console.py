@@ -10,6 +10,7 @@ import signal
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -23,10 +24,13 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs for the next process; call it before JAX is imported.
 
     They are stored in the user's cache directory, unless JAX's environment variables say otherwise.
+    JAX warns about an entry that another process is still writing, and about a directory that can't
+    be written. Neither costs more than compiling again, so these warnings aren't shown.
     """
     cache = platformdirs.user_cache_path("initjax") / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
 def run_program(
