@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.common import console, description, files, flags
-from experiments.common.config import Config
+from experiments.common import command_line, console, description, files, flags
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
       The paths of the files, the page first.
 
     Raises:
-      ValueError: the directory holds no runs, or is not writable.
+      UsageError: the directory holds no runs, or is not writable.
     """
     from experiments.common import (
         charts,
@@ -53,7 +53,7 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
     root = pathlib.Path(directory)
     runs = sweep_directory.read(root)
     if not os.access(root, os.W_OK):
-        raise ValueError(f"cannot write to {directory}: copy it to a writable directory")
+        raise UsageError(f"cannot write to {directory}: copy it to a writable directory")
     found = comparison.settings(runs, margin, target)
     sections: list[report_page.Section] = []
     rows: dict[str, tables.Table] = {"endpoints": [], "pairs": [], "published": []}
@@ -154,9 +154,9 @@ _FLAGS = flags.define(
 
 def main(directory: str = "runs/sweep") -> None:
     if not 0 < _FLAGS.margin < 100:
-        raise ValueError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
+        raise UsageError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
     if not 0 < _FLAGS.target <= 1:
-        raise ValueError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
+        raise UsageError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
     page, *others = report(directory, _FLAGS.margin / 100, _FLAGS.target)
     console.say(
         sys.stdout,
@@ -165,13 +165,19 @@ def main(directory: str = "runs/sweep") -> None:
     )
 
 
+_PROGRAM = command_line.Program(
+    f"{COMMAND} [RUNS]",
+    "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
+    " which works offline, and its figures and tables in report/.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "",
+        "runs/rates --margin=0.05",
+    ),
+    arguments=1,
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        f"{COMMAND} [RUNS]",
-        "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
-        " which works offline, and its figures and tables in report/.",
-        _FLAGS,
-        _GROUPS,
-        main,
-        arguments=1,
-    )
+    console.run_program(_PROGRAM, main)

@@ -23,8 +23,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import console, data, description, flags, progress
-from experiments.common.config import Config, canonical
+from experiments.common import command_line, console, data, description, flags, progress
+from experiments.common.config import Config, UsageError, canonical
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
@@ -51,7 +51,7 @@ def run(
       How many runs were trained, and how many are still running in other processes.
 
     Raises:
-      ValueError: an initializer does not fit a parameter, a network does not fit in memory, or the
+      UsageError: an initializer does not fit a parameter, a network does not fit in memory, or the
         directory is not writable.
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
@@ -181,7 +181,7 @@ def parse_seeds(text: str) -> list[int]:
       >>> parse_seeds("3"), parse_seeds("5-7"), parse_seeds("1,8-9")
       ([0, 1, 2], [5, 6, 7], [1, 8, 9])
     """
-    wrong = ValueError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
+    wrong = UsageError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
     if re.fullmatch(r"\d+", text.strip()):
         if not 1 <= int(text) <= _MOST_SEEDS:
             raise wrong
@@ -195,7 +195,7 @@ def parse_seeds(text: str) -> list[int]:
         if not 0 <= last - first < _MOST_SEEDS:
             raise wrong
         if last >= 2**32:
-            raise ValueError(f"--seeds={text}: a seed must be below 2**32")
+            raise UsageError(f"--seeds={text}: a seed must be below 2**32")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -204,7 +204,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """The two numbers of `--shard=i/n`."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"--shard={text}: must be i/n with i from 0 to n-1, such as 0/4")
+        raise UsageError(f"--shard={text}: must be i/n with i from 0 to n-1, such as 0/4")
     return int(match[1]), int(match[2])
 
 
@@ -222,13 +222,14 @@ def _values(flag: str, convert: Callable[[str], Any] = str) -> list[Any]:
     """The values that a flag lists, separated by commas, each once."""
     text = str(_FLAGS[flag].value)
     kind = "names" if convert is str else "numbers"
+    wrong = UsageError(f"--{flag}={text}: must be {kind} separated by commas")
+    parts = split(text)
+    if "" in parts:
+        raise wrong
     try:
-        parts = split(text)
-        if "" in parts:
-            raise ValueError
         return list(dict.fromkeys(map(convert, parts)))
     except ValueError:
-        raise ValueError(f"--{flag}={text}: must be {kind} separated by commas") from None
+        raise wrong from None
 
 
 def grid() -> list[Config]:
@@ -256,7 +257,7 @@ def grid() -> list[Config]:
     mine = part(configs, *parse_shard(_FLAGS.shard))
     if not mine:
         runs = description.count(len(configs), "run")
-        raise ValueError(f"--shard={_FLAGS.shard}: the grid has only {runs}")
+        raise UsageError(f"--shard={_FLAGS.shard}: the grid has only {runs}")
     return mine
 
 
@@ -264,7 +265,7 @@ def main() -> None:
     configs = grid()
     workdir = _FLAGS.workdir
     if not workdir:
-        raise ValueError("--workdir is empty; name a directory")
+        raise UsageError("--workdir is empty; name a directory")
     data.check(configs[0].dataset, configs[0].data_dir)
     # Each core trains its own runs. Set before JAX starts, unless the user has set it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -286,12 +287,19 @@ def main() -> None:
     )
 
 
+_PROGRAM = command_line.Program(
+    COMMAND,
+    "Trains a grid of initializers, seeds and settings in one program, and compares them with"
+    " paired statistics. Finished runs are skipped.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=zeros,glorot_uniform,he_normal --seeds=30",
+        "--hidden=64 --hidden=64,64 --seeds=5-9",
+        "--learning_rate=0.001,0.01 --workdir=runs/rates",
+    ),
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        COMMAND,
-        "Trains a grid of initializers, seeds and settings in one program, and compares them with"
-        " paired statistics. Finished runs are skipped.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

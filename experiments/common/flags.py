@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from absl import flags as absl
 
 import initjax
-from experiments.common.config import ACTIVATIONS, DTYPES, OPTIMIZERS, Config
+from experiments.common.config import ACTIVATIONS, DTYPES, OPTIMIZERS, Config, UsageError
 
 Groups = Mapping[str, Iterable[str]]
 """The names of a program's flags under the headings of --help."""
@@ -131,4 +131,4 @@ def sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(map(int, text.split(","))) if text else ()
     except ValueError:
-        raise ValueError(f"--hidden={text}: must be integers separated by commas") from None
+        raise UsageError(f"--hidden={text}: must be integers separated by commas") from None

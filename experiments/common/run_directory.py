@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 if TYPE_CHECKING:
     import tensorboardX
@@ -39,16 +40,16 @@ def check_free(workdir: str | None) -> None:
     """Checks that a directory can hold a new run: it is absent, empty, or None.
 
     Raises:
-      ValueError: it can't.
+      UsageError: it can't.
     """
     if workdir == "":
-        raise ValueError("--workdir is empty; name a directory")
+        raise UsageError("--workdir is empty; name a directory")
     if workdir is None or not os.path.lexists(workdir):
         return
     if not os.path.isdir(workdir):
-        raise ValueError(f"--workdir={workdir} is not a directory")
+        raise UsageError(f"--workdir={workdir} is not a directory")
     if os.listdir(workdir):
-        raise ValueError(f"--workdir={workdir} is not empty; name a new directory")
+        raise UsageError(f"--workdir={workdir} is not empty; name a new directory")
 
 
 def create(workdir: str | None, name: str) -> pathlib.Path:
@@ -62,7 +63,7 @@ def create(workdir: str | None, name: str) -> pathlib.Path:
       The path of the directory, which exists and is empty.
 
     Raises:
-      ValueError: the directory is not empty, or can't be made.
+      UsageError: the directory is not empty, or can't be made.
     """
     if workdir is not None:
         check_free(workdir)
@@ -70,7 +71,7 @@ def create(workdir: str | None, name: str) -> pathlib.Path:
     try:
         pathlib.Path("runs").mkdir(exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"cannot make the directory runs ({error.strerror}); name a --workdir"
         ) from None
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:120]
@@ -86,7 +87,7 @@ def _made(path: pathlib.Path, exist_ok: bool = False) -> pathlib.Path:
     except FileExistsError:
         raise
     except OSError as error:
-        raise ValueError(f"cannot make {path} ({error.strerror}); name another --workdir") from None
+        raise UsageError(f"cannot make {path} ({error.strerror}); name another --workdir") from None
     return path
 
 
