@@ -71,7 +71,8 @@ def run(
     dataset = data.load(network.dataset, network.data_dir)
     from experiments.common import starting
 
-    with starting.precision(network):
+    name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
+    with run_directory.created(workdir, name) as directory, starting.precision(network):
         start = starting.start(network, dataset)
         console.say(stream, *_header(audit, dataset, start.model), "")
         found = network, start, dataset, audit.optimizer
@@ -84,8 +85,6 @@ def run(
             reports = {"audit": run_audit.audit(*found)}
             console.say(stream, str(reports["audit"]), "")
 
-    name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
-    directory = run_directory.create(workdir, name)
     files.write_json(directory / "config.json", _record(audit, dataset))
     for name, report in reports.items():
         changes = _changes(repair) if repair and name == "fixed" else {}
@@ -206,7 +205,7 @@ _FLAGS = flags.define(
         "Exit with code 1 if the verdict is 'failure' (with --fix: after the repair). Warnings"
         " pass.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory for the results, which must be empty or absent (default: a new one under"
         " runs/).",

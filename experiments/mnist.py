@@ -77,9 +77,11 @@ def run(
     drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
     pool.shutdown(wait=False)
 
-    with starting.precision(config):
+    with (
+        run_directory.created(workdir, _run_name(config, dataset)) as directory,
+        starting.precision(config),
+    ):
         start = starting.start(config, dataset)
-        directory = run_directory.create(workdir, _run_name(config, dataset))
         files.write_json(directory / "config.json", _record(config, dataset, start.model))
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
@@ -223,7 +225,7 @@ _FLAGS = flags.define(
         "Audit the network every N training steps, on the first batch, and write the signals and"
         " gradients of its layers to audits.jsonl and audits.png. This does not change training.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory of this run, which must be empty or absent (default: a new one under runs/).",
     ),

@@ -5,7 +5,6 @@ Command:  python -m experiments.report runs/sweep
 Time:     about 10 s
 """
 
-import os
 import pathlib
 import re
 import sys
@@ -52,8 +51,8 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
 
     root = pathlib.Path(directory)
     runs = sweep_directory.read(root)
-    if not os.access(root, os.W_OK):
-        raise UsageError(f"cannot write to {directory}: copy it to a writable directory")
+    folder = root / "report"
+    files.prepare(folder, "copy the runs to a writable directory")
     found = comparison.settings(runs, margin, target)
     sections: list[report_page.Section] = []
     rows: dict[str, tables.Table] = {"endpoints": [], "pairs": [], "published": []}
@@ -85,7 +84,6 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
         ):
             rows[file] += [{"number": number, "setting": name, **row} for row in new]
     page = _title(found), sections, tables.about(runs)
-    folder = root / "report"
     written = {
         folder / f"{name}.png": charts.png(spec)
         for section in sections
@@ -95,7 +93,6 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
     written |= {
         folder / f"{file}.csv": tables.to_csv(table) for file, table in rows.items() if table
     }
-    folder.mkdir(exist_ok=True)
     files.write(root / "report.html", report_page.html(*page).encode())
     for path, content in written.items():
         files.write(path, content)
@@ -157,7 +154,7 @@ def main(directory: str = "runs/sweep") -> None:
         raise UsageError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
     if not 0 < _FLAGS.target <= 1:
         raise UsageError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
-    page, *others = report(directory, _FLAGS.margin / 100, _FLAGS.target)
+    page, *others = report(flags.expanded(directory), _FLAGS.margin / 100, _FLAGS.target)
     console.say(
         sys.stdout,
         f"report  {page}",

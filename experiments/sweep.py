@@ -151,9 +151,7 @@ _FLAGS = flags.define(
         "i/n trains one of n parts of the grid, with i from 0 to n-1, so that n processes or"
         " machines can share the work. A fixed shuffle makes every part a fair sample.",
     ),
-    workdir=flags.string(
-        "runs/sweep", "Directory of the results. Finished runs in it are skipped."
-    ),
+    workdir=flags.path("runs/sweep", "Directory of the results. Finished runs in it are skipped."),
 )
 
 
@@ -263,15 +261,12 @@ def grid() -> list[Config]:
 
 def main() -> None:
     configs = grid()
-    workdir = _FLAGS.workdir
-    if not workdir:
-        raise UsageError("--workdir is empty; name a directory")
     data.check(configs[0].dataset, configs[0].data_dir)
     # Each core trains its own runs. Set before JAX starts, unless the user has set it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
     dataset = data.load(configs[0].dataset, configs[0].data_dir)
-    _, others = run(configs, dataset, workdir, sys.stdout)
+    _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
         left = "1 run is" if others == 1 else f"{others} runs are"
         console.say(
@@ -279,11 +274,11 @@ def main() -> None:
             f"{left} running in other processes; rerun this command to compare",
         )
     elif parse_shard(_FLAGS.shard)[1] == 1:  # one part alone is not compared
-        console.say(sys.stdout, *_summary(configs, dataset, workdir), "")
+        console.say(sys.stdout, *_summary(configs, dataset, _FLAGS.workdir), "")
     console.say(
         sys.stdout,
-        f"results {workdir}",
-        f"report  {shlex.join(['python', '-m', 'experiments.report', workdir])}",
+        f"results {_FLAGS.workdir}",
+        f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
     )
 
 

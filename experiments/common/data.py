@@ -112,7 +112,7 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
                 f"{len(arrays[-1]):,} labels, expected equal numbers"
             )
     num_classes = 1 + max(int(labels.max(initial=0)) for labels in arrays[1::2])
-    source = str(files["train_images"].parent) if data_dir else "bundled"
+    source = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else "bundled"
     return _checked(name, source, num_classes, arrays)
 
 
@@ -164,17 +164,22 @@ def _locate(name: str | None, data_dir: str | None) -> tuple[str, dict[str, path
 
 def _idx_sets(data_dir: str) -> dict[str, dict[str, pathlib.Path]]:
     """Returns the directory's IDX files, by prefix (empty if they have none) and array."""
-    folder = os.path.expanduser(data_dir)
+    folder = pathlib.Path(os.path.abspath(os.path.expanduser(data_dir)))
     try:
-        # Reversed, so that an uncompressed file comes after its .gz and replaces it.
-        files = sorted(os.listdir(folder), reverse=True)
+        paths = sorted(folder / name for name in os.listdir(os.path.expanduser(data_dir)))
+        # Kaggle ships each file in a directory of the same name, sometimes beside the file itself.
+        named = [path for path in paths if _IDX_NAME.fullmatch(path.name) and path.is_dir()]
+        inside = [file for path in named for file in sorted(path.iterdir())]
     except OSError as error:
         raise UsageError(f"--data_dir={data_dir} cannot be read: {error.strerror}") from error
     sets: dict[str, dict[str, pathlib.Path]] = {}
-    for match in filter(None, map(_IDX_NAME.fullmatch, files)):
-        split = "train" if match["split"] == "train" else "test"
-        arrays = sets.setdefault(match["prefix"] or "", {})
-        arrays[f"{split}_{match['content']}"] = pathlib.Path(os.path.abspath(folder), match[0])
+    # The last of those with the same content counts: a file that is neither in a directory of its
+    # own nor compressed.
+    for path in [*reversed(inside), *reversed(paths)]:
+        match = _IDX_NAME.fullmatch(path.name)
+        if match and not path.is_dir():
+            split = "train" if match["split"] == "train" else "test"
+            sets.setdefault(match["prefix"] or "", {})[f"{split}_{match['content']}"] = path
     return sets
 
 

@@ -82,13 +82,8 @@ class SweepDirectory:
         self._finished: set[str] = set()
 
     def __enter__(self) -> "SweepDirectory":
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UsageError(
-                f"cannot write to {self.directory} ({error.strerror}); name another --workdir"
-            ) from None
+        files.prepare(self.directory, "name another --workdir")
+        self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         # Left over by killed processes.
         for temporary in self.directory.glob(f".{_PARTS}.*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
