@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import initjax
 from experiments.common import (
+    command_line,
     console,
     data,
     description,
@@ -26,7 +27,7 @@ from experiments.common import (
     run_audit,
     run_directory,
 )
-from experiments.common.config import INITIALIZERS, OPTIMIZERS, Config
+from experiments.common.config import INITIALIZERS, OPTIMIZERS, Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(
       The directory, and the last audit: that of the repaired network if it was repaired.
 
     Raises:
-      ValueError: the data or the parameters can't be loaded, an initializer does not fit a
+      UsageError: the data or the parameters can't be loaded, an initializer does not fit a
         parameter, or workdir is not empty.
       KeyboardInterrupt: Ctrl-C was pressed; what was finished is in the directory.
     """
@@ -86,7 +87,8 @@ def run(
             dataset = data.load(network.dataset, network.data_dir)
             from experiments.common import starting
 
-        with starting.precision(network):
+        name = f"audit-{description.run_name(network, dataset)}"
+        with run_directory.created(workdir, name) as directory, starting.precision(network):
             with progress.stage(stream, "init    drawing the weights"):
                 start = starting.start(network, dataset)
             console.say(stream, *_header(audit, dataset, start.model))
@@ -94,11 +96,8 @@ def run(
                 auditor = run_audit.auditor(network, start, dataset, audit.optimizer)
             with progress.stage(stream, "        measuring"):
                 report = auditor(start.params)
-            with console.uninterrupted():
-                name = f"audit-{description.run_name(network, dataset)}"
-                directory = run_directory.create(workdir, name)
-                files.write_json(directory / "config.json", _record(audit, dataset))
-                files.write_json(directory / "audit.json", report.to_dict())
+            files.write_json(directory / "config.json", _record(audit, dataset))
+            files.write_json(directory / "audit.json", report.to_dict())
             last = report = run_audit.in_flags(report)
             console.say(stream, "", str(report), "")
             if audit.fix and report.verdict == "ok":
@@ -107,10 +106,9 @@ def run(
                 last = _fix(audit, start, dataset, directory, stream)
         _draw(directory / "audit.png", report, stream)
     except KeyboardInterrupt:
-        if directory is None:
-            console.say(stream, "interrupted; nothing was written")
-        else:
-            console.say(stream, "interrupted; the audit is finished", f"results {directory}")
+        finished = directory is not None and directory.exists()
+        kept = ["interrupted; the audit is finished", f"results {directory}"]
+        console.say(stream, *(kept if finished else ["interrupted; nothing was written"]))
         raise
     console.say(
         stream,
@@ -255,7 +253,7 @@ _FLAGS = flags.define(
         "Exit with code 1 if the verdict is 'failure' (with --fix: after the repair). Warnings"
         " pass.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory for the results, which must be empty or absent (default: a new one under"
         " runs/).",
@@ -267,24 +265,24 @@ def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tu
     """The sizes of the hidden layers, from the flags of these names.
 
     Raises:
-      ValueError: the flags contradict each other, or can't be read.
+      UsageError: the flags contradict each other, or can't be read.
     """
     if hidden is not None:
         if depth is not None or width is not None:
-            raise ValueError("give either --hidden or --depth and --width, not both")
+            raise UsageError("give either --hidden or --depth and --width, not both")
         return flags.sizes(hidden)
     for name, value, least in (("depth", depth, 0), ("width", width, 1)):
         if value is not None and value < least:
-            raise ValueError(f"--{name}={value}: must be at least {least}")
+            raise UsageError(f"--{name}={value}: must be at least {least}")
     if depth is None and width is not None:
-        raise ValueError(f"--width={width} needs --depth, the number of layers of that size")
+        raise UsageError(f"--width={width} needs --depth, the number of layers of that size")
     return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
 
 
 def main() -> None:
     fields = flags.config_fields(_FLAGS)
     if _FLAGS.optimizer is None and _FLAGS.learning_rate is not None:
-        raise ValueError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
+        raise UsageError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
     fields["hidden"] = hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width)
     fields["optimizer"] = _FLAGS.optimizer or Config.optimizer
     network = Config(**fields)
@@ -296,13 +294,20 @@ def main() -> None:
         sys.exit(1)
 
 
+_PROGRAM = command_line.Program(
+    run_audit.COMMAND,
+    "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
+    " measures what every layer does to signals and gradients, says what is wrong and how to"
+    " repair it, and writes the numbers and a plot to a directory.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=lecun_normal --depth=12",
+        "--init=zeros --activation=tanh --depth=50 --fix",
+        "--optimizer=sgd --learning_rate=0.5 --check",
+    ),
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        run_audit.COMMAND,
-        "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
-        " measures what every layer does to signals and gradients, says what is wrong and how to"
-        " repair it, and writes the numbers and a plot to a directory.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

@@ -119,18 +119,26 @@ def origin(config: Config, dataset: data.Dataset, command: str) -> dict[str, Any
     """What every config.json holds besides the configuration: enough to repeat the command."""
     drawn = INITIALIZERS if config.params is None else ()
     return {
-        "initializers": {name: repr(initjax.parse(getattr(config, name))) for name in drawn},
+        "initializers": {name: repr(initjax.get(getattr(config, name))) for name in drawn},
         "command": command,
         "data": {"name": dataset.name, "source": dataset.source, "digest": dataset.digest},
         **environment(),
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that the bits of a run depend on."""
+    packages = "initjax jax jaxlib flax optax numpy".split()
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
+
+
 def environment() -> dict[str, dict[str, Any]]:
-    """The device, and the versions of every package that the bits of a run depend on."""
+    """The device and the versions."""
     import jax
 
-    packages = "initjax jax jaxlib flax optax numpy".split()
     return {
         "device": {
             "platform": jax.default_backend(),
@@ -139,8 +147,5 @@ def environment() -> dict[str, dict[str, Any]]:
             "host": platform.node(),
             "cores": os.cpu_count(),
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
+        "versions": versions(),
     }
