@@ -54,7 +54,7 @@ def diagnose(
     guess, luck = _guessing(dataset.test_labels)
     guess_loss = math.log(dataset.num_classes)
     if not math.isfinite(last["loss"] + last["val_loss"]):
-        problem = "training diverged: the loss is not finite"
+        problem = f"training diverged: val_loss {number(last['val_loss'])}"
     elif last["val_acc"] <= guess + luck:
         problem = (
             f"nothing was learned: val_acc {last['val_acc']:.4f} is no better than guessing"
@@ -76,7 +76,8 @@ def diagnose(
     steps = np.concatenate([epoch.batch_metrics.loss for epoch in epochs if epoch.batch_metrics])
     rate = f"--learning_rate={config.learning_rate:g}"
     if lost := np.flatnonzero(~np.isfinite(steps)).tolist():
-        return Diagnosis(problem, f"{rate} is too high: step {lost[0]} ended in nan or inf", True)
+        cause = f"{rate} is too high: the loss is not finite from step {lost[0] + 1} on"
+        return Diagnosis(problem, cause, True)
     if not math.isfinite(last["val_loss"]) or steps.max() > _HUGE * max(before, guess_loss):
         cause = f"{rate} is too high: the loss rose to {number(steps.max())} during training"
         return Diagnosis(problem, cause, True)
