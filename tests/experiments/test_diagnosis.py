@@ -10,7 +10,7 @@ from experiments.common import diagnosis, training
 from experiments.common.config import Config
 
 LABELS = np.repeat(np.arange(10), 100)
-DIGITS = types.SimpleNamespace(test_labels=LABELS, num_classes=10)
+DIGITS = types.SimpleNamespace(test_labels=LABELS, train_labels=LABELS, num_classes=10)
 GUESS = math.log(10)
 
 
@@ -30,7 +30,7 @@ def diagnose(before, steps, last, params=None, **changes):
     return diagnosis.diagnose(Config(), DIGITS, params or kernels(), epochs)  # pyright: ignore
 
 
-@pytest.mark.parametrize("accuracy", [0.16, 0.5, 1.0])
+@pytest.mark.parametrize("accuracy", [0.15, 0.5, 1.0])
 def test_a_run_that_learned_anything_is_not_diagnosed(accuracy):
     assert diagnose(2.4, [2.4, 2.2], (2.2, accuracy)) is None
     assert diagnose(2.4, [2.4, 2.2], (2.2, accuracy), kernels(0.0)) is None
@@ -72,6 +72,14 @@ def test_the_cause_is_what_the_losses_and_the_weights_show(run, cause, rate):
     assert found and cause in found.cause and found.rate == rate
 
 
-def test_a_network_that_fits_only_the_training_images_is_not_called_too_fast():
-    found = diagnose(2.4, [2.4, 0.1], (0.1, 0.9), val_acc=0.1, val_loss=5.0)
-    assert found and found.cause.startswith("the test images are unlike the training images")
+def test_a_falling_training_loss_is_something_learned_whatever_luck_says_of_the_accuracy():
+    """As after a few steps on few images."""
+    assert diagnose(2.4, [2.4, 2.0], (2.0, 0.14)) is None
+    assert diagnose(2.4, [2.4, 0.1], (0.1, 0.9), val_acc=0.1, val_loss=5.0) is None
+
+
+def test_of_a_single_class_there_is_nothing_to_learn():
+    data = types.SimpleNamespace(test_labels=LABELS * 0, train_labels=LABELS * 0, num_classes=1)
+    metrics = {"loss": 0.0, "acc": 1.0, "val_loss": 0.0, "val_acc": 1.0}
+    epochs = [training.Epoch(number, metrics, None, None, 0.1) for number in range(2)]
+    assert diagnosis.diagnose(Config(), data, kernels(), epochs) is None  # pyright: ignore
