@@ -15,6 +15,7 @@ _PACKAGES = (
     "optax",
     "PIL",
     "platformdirs",
+    "psutil",
     "pyarrow",
     "safetensors",
     "tensorboardX",

@@ -21,10 +21,11 @@ from experiments.common import (
     description,
     files,
     flags,
+    memory,
     run_audit,
     run_directory,
 )
-from experiments.common.config import OPTIMIZERS, Config, UsageError
+from experiments.common.config import LARGEST_LAYER, MOST_LAYERS, OPTIMIZERS, Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -72,7 +73,11 @@ def run(
     from experiments.common import starting
 
     name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
-    with run_directory.created(workdir, name) as directory, starting.precision(network):
+    with (
+        run_directory.created(workdir, name) as directory,
+        starting.enough_memory(network, dataset, audit.optimizer),
+        starting.precision(network),
+    ):
         start = starting.start(network, dataset)
         console.say(stream, *_header(audit, dataset, start.model), "")
         found = network, start, dataset, audit.optimizer
@@ -223,9 +228,12 @@ def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tu
         if depth is not None or width is not None:
             raise UsageError("give either --hidden or --depth and --width, not both")
         return flags.sizes(hidden)
-    for name, value, least in (("depth", depth, 0), ("width", width, 1)):
-        if value is not None and value < least:
-            raise UsageError(f"--{name}={value}: must be at least {least}")
+    for name, value, least, most in (
+        ("depth", depth, 0, MOST_LAYERS),
+        ("width", width, 1, LARGEST_LAYER),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name}={value}: must be at least {least} and at most {most:,}")
     if depth is None and width is not None:
         raise UsageError(f"--width={width} needs --depth, the number of layers of that size")
     return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
@@ -240,6 +248,7 @@ def main() -> None:
     network = Config(**fields)
     run_directory.check_free(_FLAGS.workdir)
     data.check(network.dataset, network.data_dir)
+    memory.check(network)
     audit = Audit(network, optimizer=_FLAGS.optimizer is not None, fix=_FLAGS.fix)
     _, report = run(audit, _FLAGS.workdir, sys.stdout)
     if _FLAGS.check and report.verdict == "failure":

@@ -27,6 +27,7 @@ from experiments.common import (
     description,
     files,
     flags,
+    memory,
     progress,
     run_audit,
     run_directory,
@@ -79,6 +80,7 @@ def run(
 
     with (
         run_directory.created(workdir, _run_name(config, dataset)) as directory,
+        starting.enough_memory(config, dataset),
         starting.precision(config),
     ):
         start = starting.start(config, dataset)
@@ -181,7 +183,7 @@ def _header(config: Config, dataset: data.Dataset, model: "models.Model") -> lis
         f"model   {description.network(config, model)},"
         f" {description.parameters(model):,} parameters",
         f"init    {description.initialization(config)}",
-        f"train   {description.training(config)}, on {jax.devices()[0].device_kind}",
+        f"train   {description.training(config, dataset)}, on {jax.devices()[0].device_kind}",
     ]
 
 
@@ -240,6 +242,7 @@ def main() -> None:
         raise UsageError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
     run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
+    memory.check(config)
     run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
 
 

@@ -53,10 +53,18 @@ def initialization(config: Config) -> str:
     )
 
 
-def training(config: Config) -> str:
-    """The training of a run."""
+def training(config: Config, dataset: data.Dataset | None = None) -> str:
+    """The training of a run; with its dataset, also whether a batch is larger than that."""
     epochs = count(config.epochs, "epoch")
-    return f"{config.optimizer} {config.learning_rate:g}, batch {config.batch_size}, {epochs}"
+    size = batch(config, dataset) if dataset else f"batch {config.batch_size}"
+    return f"{config.optimizer} {config.learning_rate:g}, {size}, {epochs}"
+
+
+def batch(config: Config, dataset: data.Dataset) -> str:
+    """The size of a batch, and that it is larger than the dataset if it is."""
+    number = len(dataset.train_labels)
+    more = f" (all {number:,} images)" if config.batch_size > number else ""
+    return f"batch {config.batch_size}{more}"
 
 
 def images(dataset: data.Dataset) -> str:
