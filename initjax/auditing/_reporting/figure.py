@@ -217,7 +217,8 @@ def _legend(figure: Figure, audits: Sequence[Series], y: float) -> None:
         if level in levels
     ]
     if any(len(part.get_paths()) for axes in figure.axes for part in axes.collections):
-        handles.append(Line2D([], [], color=THEORY, lw=1.3, label="theory"))
+        theory = "theory" if len(audits) == 1 else "theory, after"
+        handles.append(Line2D([], [], color=THEORY, lw=1.3, label=theory))
         handles.append(Patch(color=BAND, label="95% of networks of these widths"))
     height = figure.get_figheight()
     figure.legend(

@@ -7,7 +7,7 @@ from html import escape
 
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reporting.text import HEALTHY, MARKS, cells
+from initjax.auditing._reporting.text import MARKS, cells
 
 _GROUNDS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}  # of white text
 _BADGE = "color:#fff;padding:0.1em 0.4em;border-radius:0.3em;font-weight:bold"
@@ -37,7 +37,9 @@ def report_page(
         f" <i>{escape(finding.remedy)}</i>"
         for finding in findings
     ]
-    parts = [headline(findings[0].level if findings else "ok", title), _list(items or [HEALTHY])]
+    parts = [headline(findings[0].level if findings else "ok", title)]
+    if items:
+        parts.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
     if layers:
         header, rows = cells(layers)
         marks = ["" if level == "ok" else _badge(level, MARKS[level]) for level in levels]
@@ -89,10 +91,6 @@ def _row(tag: str, cells: Iterable[str], sides: Sequence[str], mark: Sequence[st
         f'<{tag} style="{side}">{cell}</{tag}>' for cell, side in zip(cells, sides, strict=True)
     ]
     return f"<tr>{''.join([*(f'<{tag}>{one}</{tag}>' for one in mark), *texts])}</tr>"
-
-
-def _list(items: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
 def _badge(level: str, text: str) -> str:
