@@ -57,8 +57,8 @@ def audit(
       of two examples.
     - *dead*: the fraction of units that are flat on the whole batch. *flat*, shown instead if an
       activation saturates: the fraction of pre-activations where it is flat.
-    - *gradient*: the root mean square of the loss's gradient with respect to z. *step*, shown
-      instead if there is an optimizer: the size of its first update, relative to the weights.
+    - *grad*: the root mean square of the loss's gradient with respect to z. *step*, shown instead
+      if there is an optimizer: the size of its first update, relative to the weights.
     - *ratio*: the squared norm of that gradient, divided by that of the layer that reads this one;
       on a residual stream, by that of the end of the next branch. *chi_1*: its prediction,
       :math:`\chi_1`.
