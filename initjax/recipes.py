@@ -292,7 +292,6 @@ def mimetic(
       Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 4,
       https://arxiv.org/abs/2305.09828
     """  # noqa: E501
-    import jax
     import jax.numpy as jnp
 
     for name, pair in (("query_key", query_key), ("value_output", value_output)):
@@ -331,7 +330,7 @@ def mimetic(
         for name, kernel in zip(names, kernels, strict=True):
             leaf = leaves[places[name]]
             leaves[places[name]] = placed_like(leaf, kernel.astype(leaf.dtype))
-    return jax.tree_util.tree_unflatten(structure, leaves)
+    return structure.unflatten(leaves)
 
 
 def _factors(

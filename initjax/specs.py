@@ -8,6 +8,7 @@ only valid arguments are literals, other specifications, and products and powers
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import operator
 from collections.abc import Mapping
@@ -115,8 +116,7 @@ def parse(spec: str) -> Initializer:
     """
     name, args, kwargs = _split(spec)
     if name not in NAMES:
-        names = ", ".join(nearest_first(name, NAMES))
-        raise ValueError(f"unknown initializer {name!r}; valid names: {names}")
+        raise ValueError(f"unknown initializer {name!r}; {_valid_names(name)}")
     made = NAMES[name]
     if not isinstance(made, type) and not inspect.isfunction(made):  # zeros and ones
         if args or kwargs:
@@ -134,6 +134,14 @@ def parse(spec: str) -> Initializer:
         return made(*args, **kwargs)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def _valid_names(name: str) -> str:
+    """What an error says after a name that isn't valid."""
+    names = nearest_first(name, NAMES)
+    close = difflib.get_close_matches(name.lower(), names[:1], cutoff=0.5)
+    guess = f"did you mean {_KERAS.get(name) or close[0]}? " if close or name in _KERAS else ""
+    return f"{guess}valid names: {', '.join(names)}"
 
 
 def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
