@@ -14,8 +14,17 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 import initjax
-from experiments.common import console, data, description, files, flags, run_audit, run_directory
-from experiments.common.config import OPTIMIZERS, Config
+from experiments.common import (
+    command_line,
+    console,
+    data,
+    description,
+    files,
+    flags,
+    run_audit,
+    run_directory,
+)
+from experiments.common.config import OPTIMIZERS, Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -54,7 +63,7 @@ def run(
       The directory, and the last audit: that of the repaired network if it was repaired.
 
     Raises:
-      ValueError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
+      UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
         not empty.
     """
     started = time.perf_counter()
@@ -62,7 +71,8 @@ def run(
     dataset = data.load(network.dataset, network.data_dir)
     from experiments.common import starting
 
-    with starting.precision(network):
+    name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
+    with run_directory.created(workdir, name) as directory, starting.precision(network):
         start = starting.start(network, dataset)
         console.say(stream, *_header(audit, dataset, start.model), "")
         found = network, start, dataset, audit.optimizer
@@ -75,8 +85,6 @@ def run(
             reports = {"audit": run_audit.audit(*found)}
             console.say(stream, str(reports["audit"]), "")
 
-    name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
-    directory = run_directory.create(workdir, name)
     files.write_json(directory / "config.json", _record(audit, dataset))
     for name, report in reports.items():
         changes = _changes(repair) if repair and name == "fixed" else {}
@@ -197,7 +205,7 @@ _FLAGS = flags.define(
         "Exit with code 1 if the verdict is 'failure' (with --fix: after the repair). Warnings"
         " pass.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory for the results, which must be empty or absent (default: a new one under"
         " runs/).",
@@ -209,24 +217,24 @@ def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tu
     """The sizes of the hidden layers, from the flags of these names.
 
     Raises:
-      ValueError: the flags contradict each other, or can't be read.
+      UsageError: the flags contradict each other, or can't be read.
     """
     if hidden is not None:
         if depth is not None or width is not None:
-            raise ValueError("give either --hidden or --depth and --width, not both")
+            raise UsageError("give either --hidden or --depth and --width, not both")
         return flags.sizes(hidden)
     for name, value, least in (("depth", depth, 0), ("width", width, 1)):
         if value is not None and value < least:
-            raise ValueError(f"--{name}={value}: must be at least {least}")
+            raise UsageError(f"--{name}={value}: must be at least {least}")
     if depth is None and width is not None:
-        raise ValueError(f"--width={width} needs --depth, the number of layers of that size")
+        raise UsageError(f"--width={width} needs --depth, the number of layers of that size")
     return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
 
 
 def main() -> None:
     fields = flags.config_fields(_FLAGS)
     if _FLAGS.optimizer is None and _FLAGS.learning_rate is not None:
-        raise ValueError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
+        raise UsageError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
     fields["hidden"] = hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width)
     fields["optimizer"] = _FLAGS.optimizer or Config.optimizer
     network = Config(**fields)
@@ -238,13 +246,20 @@ def main() -> None:
         sys.exit(1)
 
 
+_PROGRAM = command_line.Program(
+    run_audit.COMMAND,
+    "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
+    " measures what every layer does to signals and gradients, says what is wrong and how to"
+    " repair it, and writes the numbers and a plot to a directory.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=lecun_normal --depth=12",
+        "--init=zeros --activation=tanh --depth=50 --fix",
+        "--optimizer=sgd --learning_rate=0.5 --check",
+    ),
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        run_audit.COMMAND,
-        "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
-        " measures what every layer does to signals and gradients, says what is wrong and how to"
-        " repair it, and writes the numbers and a plot to a directory.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

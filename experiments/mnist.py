@@ -21,6 +21,7 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.common import (
+    command_line,
     console,
     data,
     description,
@@ -30,7 +31,7 @@ from experiments.common import (
     run_audit,
     run_directory,
 )
-from experiments.common.config import Config
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run(
       The directory, and the content of its summary.json.
 
     Raises:
-      ValueError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
+      UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
         not empty.
       KeyboardInterrupt: Ctrl-C was pressed; the finished epochs are in the directory.
     """
@@ -76,9 +77,11 @@ def run(
     drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
     pool.shutdown(wait=False)
 
-    with starting.precision(config):
+    with (
+        run_directory.created(workdir, _run_name(config, dataset)) as directory,
+        starting.precision(config),
+    ):
         start = starting.start(config, dataset)
-        directory = run_directory.create(workdir, _run_name(config, dataset))
         files.write_json(directory / "config.json", _record(config, dataset, start.model))
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
@@ -222,7 +225,7 @@ _FLAGS = flags.define(
         "Audit the network every N training steps, on the first batch, and write the signals and"
         " gradients of its layers to audits.jsonl and audits.png. This does not change training.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory of this run, which must be empty or absent (default: a new one under runs/).",
     ),
@@ -234,18 +237,26 @@ def main() -> None:
     fields["hidden"] = flags.sizes(_FLAGS.hidden)
     config = Config(**fields)
     if _FLAGS.audit_every is not None and _FLAGS.audit_every < 1:
-        raise ValueError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
+        raise UsageError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
     run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
     run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
 
 
+_PROGRAM = command_line.Program(
+    COMMAND,
+    "Trains an MLP on MNIST, or on another image dataset, from the initializer named by --init,"
+    " and writes the metrics, a learning curve and the parameters to a directory.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=he_normal --hidden=256,256 --epochs=10",
+        '--init="random_uniform(-0.1, 0.1)" --seed=7',
+        "--init=zeros --audit",
+        "--data_dir=/usr/share/datasets/fashion-mnist",
+    ),
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        COMMAND,
-        "Trains an MLP on MNIST, or on another image dataset, from the initializer named by --init,"
-        " and writes the metrics, a learning curve and the parameters to a directory.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

@@ -5,7 +5,6 @@ Command:  python -m experiments.report runs/sweep
 Time:     about 10 s
 """
 
-import os
 import pathlib
 import re
 import sys
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.common import console, description, files, flags
-from experiments.common.config import Config
+from experiments.common import command_line, console, description, files, flags
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
       The paths of the files, the page first.
 
     Raises:
-      ValueError: the directory holds no runs, or is not writable.
+      UsageError: the directory holds no runs, or is not writable.
     """
     from experiments.common import (
         charts,
@@ -52,8 +51,8 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
 
     root = pathlib.Path(directory)
     runs = sweep_directory.read(root)
-    if not os.access(root, os.W_OK):
-        raise ValueError(f"cannot write to {directory}: copy it to a writable directory")
+    folder = root / "report"
+    files.prepare(folder, "copy the runs to a writable directory")
     found = comparison.settings(runs, margin, target)
     sections: list[report_page.Section] = []
     rows: dict[str, tables.Table] = {"endpoints": [], "pairs": [], "published": []}
@@ -85,7 +84,6 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
         ):
             rows[file] += [{"number": number, "setting": name, **row} for row in new]
     page = _title(found), sections, tables.about(runs)
-    folder = root / "report"
     written = {
         folder / f"{name}.png": charts.png(spec)
         for section in sections
@@ -95,7 +93,6 @@ def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
     written |= {
         folder / f"{file}.csv": tables.to_csv(table) for file, table in rows.items() if table
     }
-    folder.mkdir(exist_ok=True)
     files.write(root / "report.html", report_page.html(*page).encode())
     for path, content in written.items():
         files.write(path, content)
@@ -154,10 +151,10 @@ _FLAGS = flags.define(
 
 def main(directory: str = "runs/sweep") -> None:
     if not 0 < _FLAGS.margin < 100:
-        raise ValueError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
+        raise UsageError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
     if not 0 < _FLAGS.target <= 1:
-        raise ValueError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
-    page, *others = report(directory, _FLAGS.margin / 100, _FLAGS.target)
+        raise UsageError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
+    page, *others = report(flags.expanded(directory), _FLAGS.margin / 100, _FLAGS.target)
     console.say(
         sys.stdout,
         f"report  {page}",
@@ -165,13 +162,19 @@ def main(directory: str = "runs/sweep") -> None:
     )
 
 
+_PROGRAM = command_line.Program(
+    f"{COMMAND} [RUNS]",
+    "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
+    " which works offline, and its figures and tables in report/.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "",
+        "runs/rates --margin=0.05",
+    ),
+    arguments=1,
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        f"{COMMAND} [RUNS]",
-        "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
-        " which works offline, and its figures and tables in report/.",
-        _FLAGS,
-        _GROUPS,
-        main,
-        arguments=1,
-    )
+    console.run_program(_PROGRAM, main)

@@ -19,6 +19,7 @@ from initjax.fans import (
     packed_fans,
     stacked_fans,
 )
+from initjax.low_rank import LowRank, lora_ga, lora_scale, olora, pissa
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 from initjax.pytorch import torch_bias, torch_kaiming_normal, torch_kaiming_uniform
 from initjax.recipes import (
@@ -83,6 +84,7 @@ __all__ = [
     "Finding",
     "Initializer",
     "Layer",
+    "LowRank",
     "Network",
     "Parameter",
     "Repair",
@@ -117,14 +119,18 @@ __all__ = [
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
+    "lora_ga",
+    "lora_scale",
     "mimetic",
     "mup_output",
     "named_key",
     "normal",
+    "olora",
     "ones",
     "orthogonal",
     "packed_fans",
     "parse",
+    "pissa",
     "random_normal",
     "random_truncated_normal",
     "random_uniform",

@@ -107,6 +107,12 @@ def test_recipes_keep_the_type_of_the_parameters(params: Params, key: jax.Array)
     kernels = {name: {"kernel": initjax.ones(key, (8, 2, 4))} for name in ("query", "key", "value")}
     attention: Params = {**kernels, "out": {"kernel": initjax.ones(key, (2, 4, 8))}}
     assert_type(initjax.mimetic(attention, key), Params)
+    kernel = params["in"]["kernel"]
+    assert_type(initjax.lora_scale(16, 4, rank_stabilized=True), float)
+    assert_type(initjax.pissa(kernel, 4), initjax.LowRank)
+    assert_type(initjax.olora(kernel, 4, 2.0), initjax.LowRank)
+    assert_type(initjax.lora_ga(kernel, kernel, 2), initjax.LowRank)
+    assert_type(initjax.pissa(kernel, 4).lora_a, jax.Array)
 
 
 def test_an_audit_and_a_repair_have_typed_results(params: Params, key: jax.Array):

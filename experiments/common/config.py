@@ -4,13 +4,13 @@ Free of JAX, so that programs report a wrong flag before they spend time on impo
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
 from collections.abc import Iterable
 
 import initjax
-from initjax.specs import nearest_first
 
 ACTIVATIONS = (
     "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu log_sigmoid mish"
@@ -29,12 +29,19 @@ INITIALIZERS = ("init", "output_init", "bias_init")
 """The fields of `Config` that hold specifications of initializers."""
 
 
+class UsageError(ValueError):
+    """What the user asked for can't be done: a program shows it in one line, without a traceback.
+
+    Any other error, a plain ValueError too, is the program's own fault.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that determines a run; checked on construction.
 
     Raises:
-      ValueError: a value is invalid; the message names the flag and the valid values.
+      UsageError: a value is invalid; the message names the flag and the valid values.
     """
 
     init: str = "glorot_uniform"
@@ -54,26 +61,26 @@ class Config:
     def __post_init__(self):
         for name in INITIALIZERS:
             try:
-                initjax.parse(getattr(self, name))
+                initjax.get(getattr(self, name))
             except ValueError as error:
-                raise ValueError(f"--{name}: {error}") from None
+                raise UsageError(f"--{name}: {error}") from None
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("dtype", self.dtype, DTYPES)
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if not least <= value < 2**32:
-                raise ValueError(f"--{name}={value}: must be at least {least} and below 2**32")
+                raise UsageError(f"--{name}={value}: must be at least {least} and below 2**32")
         if not all(1 <= size < 2**31 for size in self.hidden):
             sizes = ",".join(map(str, self.hidden))
-            raise ValueError(f"--hidden={sizes}: every size must be at least 1")
+            raise UsageError(f"--hidden={sizes}: every size must be at least 1")
         object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has only lists
         rate = self.learning_rate
         if rate is None:
             rate = OPTIMIZERS[self.optimizer]
             object.__setattr__(self, "learning_rate", rate)
         if not 0 < rate < math.inf:
-            raise ValueError(f"--learning_rate={rate:g}: must be a finite number above 0")
+            raise UsageError(f"--learning_rate={rate:g}: must be a finite number above 0")
 
     def arguments(self, batch_size: int | None = None) -> list[str]:
         """The flags that give this configuration: init, seed, and all that differ from the default.
@@ -110,10 +117,30 @@ class Config:
 
 def canonical(spec: str) -> str:
     """The one spelling of a specification: `he_normal` for `kaiming_normal()`, too."""
-    return repr(initjax.parse(spec)).removesuffix("()")
+    return repr(initjax.get(spec)).removesuffix("()")
+
+
+def choices(wrong: str, valid: Iterable[str], heading: str, prefix: str = "") -> str:
+    """What is valid, after what the user may have meant, if anything valid is spelled like it.
+
+    Args:
+      wrong: what the user wrote.
+      valid: the valid choices.
+      heading: of the list of them.
+      prefix: with which each is written.
+
+    Example:
+      >>> choices("rleu", ["tanh", "relu"], "must be one of ")
+      'did you mean relu? Must be one of tanh, relu'
+      >>> choices("abc", ["tanh", "relu"], "must be one of ")
+      'must be one of tanh, relu'
+    """
+    valid = list(valid)
+    near = difflib.get_close_matches(wrong.lower(), valid, n=1)
+    listed = heading + ", ".join(prefix + choice for choice in valid)
+    return f"did you mean {prefix}{near[0]}? {listed[0].upper()}{listed[1:]}" if near else listed
 
 
 def _check_choice(flag: str, value: str, valid: Iterable[str]) -> None:
     if value not in valid:
-        choices = ", ".join(nearest_first(value, valid))
-        raise ValueError(f"--{flag}={value}: must be one of {choices}")
+        raise UsageError(f"--{flag}={value}: {choices(value, valid, 'must be one of ')}")

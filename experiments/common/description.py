@@ -79,18 +79,26 @@ def parameters(model: "models.Model") -> int:
 def origin(config: Config, dataset: data.Dataset, command: str) -> dict[str, Any]:
     """What every config.json holds besides the configuration: enough to repeat the command."""
     return {
-        "initializers": {name: repr(initjax.parse(getattr(config, name))) for name in INITIALIZERS},
+        "initializers": {name: repr(initjax.get(getattr(config, name))) for name in INITIALIZERS},
         "command": command,
         "data": {"name": dataset.name, "source": dataset.source, "digest": dataset.digest},
         **environment(),
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that the bits of a run depend on."""
+    packages = "initjax jax jaxlib flax optax numpy".split()
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
+
+
 def environment() -> dict[str, dict[str, Any]]:
-    """The device, and the versions of every package that the bits of a run depend on."""
+    """The device and the versions."""
     import jax
 
-    packages = "initjax jax jaxlib flax optax numpy".split()
     return {
         "device": {
             "platform": jax.default_backend(),
@@ -99,8 +107,5 @@ def environment() -> dict[str, dict[str, Any]]:
             "host": platform.node(),
             "cores": os.cpu_count(),
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
+        "versions": versions(),
     }

@@ -102,7 +102,7 @@ def _bar(done: int, total: int) -> str:
 def _redraw(stream: TextIO, text: str) -> None:
     # A line that wraps could not be drawn over.
     text = text[: shutil.get_terminal_size().columns - 1]
-    print(_CLEAR + text, end="", file=stream, flush=True)
+    say(stream, _CLEAR + text, end="")
 
 
 def _values(metrics: Mapping[str, float]) -> str:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import data, description, models, starting, training
-from experiments.common.config import INITIALIZERS, Config, canonical
+from experiments.common.config import INITIALIZERS, Config, UsageError, canonical
 
 Group = dict[str, Config]  # configurations by the identity of the run
 
@@ -34,7 +34,7 @@ class Trainer(NamedTuple):
 
     train: Callable[[Group], list[dict[str, Any]]]
     """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`. Raises a
-    ValueError if it does not fit in memory."""
+    UsageError if it does not fit in memory."""
     least: int
     """The size of a batch should be a multiple of this."""
     most: int
@@ -44,7 +44,7 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
     """Checks that every initializer fits its parameters, before anything is trained.
 
     Raises:
-      ValueError: one does not.
+      UsageError: one does not.
     """
 
     def draw(config: Config) -> Any:
@@ -183,7 +183,7 @@ def _enough_memory(config: Config) -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ValueError(
+        raise UsageError(
             f"--hidden={','.join(map(str, config.hidden))} with --batch_size={config.batch_size}"
             " needs more memory than is available; reduce one of them"
         ) from None

@@ -12,7 +12,7 @@ import jax
 
 import initjax
 from experiments.common import data, models
-from experiments.common.config import Config
+from experiments.common.config import Config, UsageError
 
 
 class Start(NamedTuple):
@@ -28,7 +28,7 @@ def start(config: Config, dataset: data.Dataset) -> Start:
     """Draws the parameters of a run; call it, and use its result, inside `precision(config)`.
 
     Raises:
-      ValueError: an initializer does not fit a parameter.
+      UsageError: an initializer does not fit a parameter.
     """
     network, key = model(config, dataset), root_key(config.seed)
     return Start(network, key, draw_params(config, key, network))
@@ -67,14 +67,45 @@ def draw_params(config: Config, key: jax.Array, model: models.Model) -> Any:
       config: names the initializers.
       key: the root key.
       model: the model to draw for.
+
+    Raises:
+      UsageError: an initializer does not fit a parameter.
     """
     draw = _drawer(config.init, config.output_init, config.bias_init, model)
-    return draw(initjax.named_key(key, "weights"))
+    try:
+        return draw(initjax.named_key(key, "weights"))
+    except ValueError:
+        if misfit := _misfit(config, model):
+            raise UsageError(misfit) from None
+        raise
 
 
 @functools.lru_cache
 def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
     """The program that draws all parameters: compiled once for any number of seeds."""
     rules = {"*bias": bias_init, "output/*": output_init, "*": init}
-    rules = {pattern: initjax.parse(spec) for pattern, spec in rules.items()}
+    rules = {pattern: initjax.get(spec) for pattern, spec in rules.items()}
     return jax.jit(lambda key: initjax.initialize(model.shapes, key, rules))
+
+
+def _misfit(config: Config, model: models.Model) -> str | None:
+    """Which initializer does not fit which parameter, and why; None if all fit."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.shapes):
+        name = "/".join(str(part.key) for part in path)
+        flag = "init" if name.startswith("hidden/") else "output_init"
+        flag = "bias_init" if name.endswith("bias") else flag
+        initializer = initjax.get(getattr(config, flag))
+        if error := _error(initializer, leaf.shape):
+            if _error(initializer, (8, 8)) and not _error(initializer, (3, 8, 8)):
+                error = f"{error}; it is for convolution kernels, and an MLP has none"
+            return f"--{flag}: {name}: {error}"
+    return None
+
+
+def _error(initializer: Callable, shape: tuple[int, ...]) -> str | None:
+    """Why an initializer does not fit a shape; None if it does."""
+    try:
+        jax.eval_shape(lambda: initializer(root_key(0), shape))
+    except ValueError as error:
+        return str(error)
+    return None

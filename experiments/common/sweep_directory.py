@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 FORMAT_VERSION = 1
 
@@ -72,7 +73,7 @@ SCHEMA = pa.schema(
 class SweepDirectory:
     """A directory of results. Enter it as a context to add runs, which makes it if needed.
 
-    Entering raises a ValueError if the directory can't be made or is not writable.
+    Entering raises a UsageError if the directory can't be made or is not writable.
     """
 
     def __init__(self, directory: str | pathlib.Path):
@@ -81,13 +82,8 @@ class SweepDirectory:
         self._finished: set[str] = set()
 
     def __enter__(self) -> "SweepDirectory":
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise ValueError(
-                f"cannot write to {self.directory} ({error.strerror}); name another --workdir"
-            ) from None
+        files.prepare(self.directory, "name another --workdir")
+        self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         # Left over by killed processes.
         for temporary in self.directory.glob(f".{_PARTS}.*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
@@ -167,12 +163,12 @@ def read(
       steps: whether to read the columns of every step, too, which are most of the data.
 
     Raises:
-      ValueError: there are no runs, or a file can't be read.
+      UsageError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
     tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
     if not tables:
-        raise ValueError(f"{directory} holds no runs; run python -m experiments.sweep first")
+        raise UsageError(f"{directory} holds no runs; run python -m experiments.sweep first")
     table = pa.concat_tables(tables)  # without a copy
     keys, seeds = table["key"].to_pylist(), table["seed"].to_pylist()
     places = {key: place for place, key in enumerate(keys) if wanted is None or key in wanted}
@@ -184,10 +180,10 @@ def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(file).read(columns)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"cannot read {file}: {' '.join(str(error).split())}") from None
     version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
     if version != str(FORMAT_VERSION):
-        raise ValueError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
+        raise UsageError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
     return table
 
 

@@ -105,7 +105,7 @@ def phase_diagram(
     axes.set_xlabel(r"weight variance times fan_in, $\sigma_w^2$")
     axes.set_ylabel(r"bias variance, $\sigma_b^2$")
     name = (
-        activation if isinstance(activation, str) else getattr(function, "__name__", "activation")
+        activation if isinstance(activation, str) else getattr(activation, "__name__", "activation")
     )
     axes.set_title("Phase diagram" if name == "<lambda>" else f"Phase diagram of {name}")
     if path is not None:

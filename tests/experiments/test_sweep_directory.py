@@ -114,11 +114,11 @@ def test_old_temporary_files_are_removed_and_new_ones_are_kept(tmp_path, monkeyp
     def killed(*_):
         raise Killed
 
-    with monkeypatch.context() as patch:
+    with sweep_directory.SweepDirectory(tmp_path) as stored, monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(type(tmp_path), "unlink", lambda *_, **__: None)
         for _ in range(2):
-            with pytest.raises(Killed), sweep_directory.SweepDirectory(tmp_path) as stored:
+            with pytest.raises(Killed):
                 stored.add([row(0)])
     old, new = tmp_path.glob(".runs-*.tmp")  # of one name, and yet two
     os.utime(old, (0, time.time() - 2 * sweep_directory._ABANDONED))

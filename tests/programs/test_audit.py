@@ -151,13 +151,17 @@ def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+<<<<<<< HEAD
         (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
+=======
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; "),
+>>>>>>> main
         (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
         (["--depth=-1"], "--depth=-1: must be at least 0"),
         (["--hidden=8,x"], "--hidden=8,x: must be integers separated by commas"),
         (["--learning_rate=0.1"], "--learning_rate=0.1 needs --optimizer"),
-        (["--optimizer=adamw"], "--optimizer=adamw: must be one of adam, "),
+        (["--optimizer=adamw"], "--optimizer=adamw: did you mean adam? Must be one of adam, "),
         (["--epochs=3"], "unknown flag --epochs; valid flags: "),
         (["--workdir=."], "--workdir=. is not empty"),
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),

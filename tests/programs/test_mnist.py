@@ -284,8 +284,8 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--init=normal(-1)"], "--init: normal: stddev must be a finite number >= 0, got -1"),
         (["--output_init=normal(std=1)"], "--output_init: normal has no parameter 'std'; valid"),
         (["--bias_init=os.system('x')"], "--bias_init: cannot read"),
-        (["--activation=rleu"], "--activation=rleu: must be one of relu, "),
-        (["--optimizer=adamw"], "--optimizer=adamw: must be one of adam, "),
+        (["--activation=rleu"], "--activation=rleu: did you mean relu? Must be one of celu, "),
+        (["--optimizer=adamw"], "--optimizer=adamw: did you mean adam? Must be one of adam, "),
         (["--dtype=int8"], "--dtype=int8: must be one of "),
         (["--hidden=128,x"], "--hidden=128,x: must be integers separated by commas"),
         (["--hidden=16,,8"], "--hidden=16,,8: must be integers separated by commas"),
@@ -294,12 +294,14 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--batch_size=0"], "--batch_size=0: must be at least 1"),
         (["--seed=-1"], "--seed=-1: must be at least 0"),
         (["--seed=x"], "--seed=x: must be an integer"),
-        (["--audit=x"], "--audit=x: must be true or false"),
+        (["--audit=x"], "--audit=x: must be true or false; --audit alone means true"),
+        (["--help=short"], "--help=short: takes no value; write --help"),
+        (["--flagfile=nowhere"], "--flagfile: cannot read the file: No such file"),
         (["--audit_every=0"], "--audit_every=0: must be at least 1"),
         (["--learning_rate=0"], "--learning_rate=0: must be a finite number above 0"),
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),
-        (["--int=zeros"], "unknown flag --int; valid flags: --init, "),
+        (["--int=zeros"], "unknown flag --int; did you mean --init? Valid flags: --init, "),
         (["zeros"], "unexpected argument 'zeros'"),
         (["--workdir=."], "--workdir=. is not empty"),
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
@@ -332,11 +334,11 @@ def test_an_unknown_or_unprepared_dataset_is_explained(tmp_path):
 def test_the_error_for_an_initializer_that_does_not_fit_names_the_parameter(tmp_path):
     result = run("--init=he_normal(in_axis=5)", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "hidden/0/kernel: in_axis=5 is outside shape (784, 128)" in result.stderr
+    assert "--init: hidden/0/kernel: in_axis=5 is outside shape (784, 128)" in result.stderr
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull"])
 def test_help_groups_and_explains_all_flags(flag, tmp_path):
     result = run(flag, cwd=tmp_path, env={**os.environ, "COLUMNS": "80"})
     assert result.returncode == 0 and result.stderr == ""
@@ -346,6 +348,7 @@ def test_help_groups_and_explains_all_flags(flag, tmp_path):
     for name in Config.__dataclass_fields__:
         assert f"\n  --{name}\n" in result.stdout
     assert "(default: 128,64)" in " ".join(result.stdout.split())
+    assert "\nExamples:\n  python -m experiments.mnist --init=he_normal " in result.stdout
 
 
 class Terminal:

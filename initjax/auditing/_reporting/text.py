@@ -67,8 +67,7 @@ class _Sentences(NamedTuple):
 
 
 def _sentences(finding: Finding) -> _Sentences:
-    remedy = f"{finding.remedy[:1].upper()}{finding.remedy[1:]}."
-    return _Sentences(f"{finding.level}, {finding.cause}", f"{finding.message}.", remedy)
+    return _Sentences(f"{finding.level}, {finding.cause}", finding.message, finding.remedy)
 
 
 def title(network: Network, findings: Sequence[Finding], layers: int) -> str:

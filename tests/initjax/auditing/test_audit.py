@@ -160,7 +160,7 @@ def test_numbers_that_are_not_finite_are_found_where_they_are():
     report = initjax.audit(lambda p, x: plain(p["kernel"], x), sick, X)
     (finding,) = report.findings
     assert (finding.cause, finding.level, finding.layers) == ("not_finite", "failure", ("kernel",))
-    assert "kernel: infinite or NaN" in str(report)
+    assert "Some numbers in kernel are infinite or NaN." in str(report)
     infinite = np.where(np.eye(64, 16), np.inf, X)
     (finding,) = initjax.audit(
         lambda p, batch: plain(p, batch["x"]), KERNEL, {"x": infinite}
@@ -343,9 +343,10 @@ def test_the_dictionary_of_a_model_that_is_ill_is_json_too():
 def test_what_is_unused_is_told_in_good_english():
     unused = {"kernel": KERNEL, "one": X}
     (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), unused, X).findings
-    assert finding.remedy == "use it, or leave it out of params"
+    assert finding.message == "The loss doesn't depend on one, so it won't be trained."
+    assert finding.remedy == "Use it, or leave it out of params."
     (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), {**unused, "two": X}, X).findings
-    assert finding.remedy == "use them, or leave them out of params"
+    assert finding.remedy == "Use them, or leave them out of params."
 
 
 def test_a_loss_without_a_layer_is_told_so():

@@ -172,8 +172,8 @@ def test_histograms_are_laid_out_by_layer_from_the_bottom_up():
 
 
 def test_layers_with_a_finding_are_marked_and_findings_are_shown():
-    failure = Finding("failure", "dead", ("hidden/1/kernel",), "half of it is dead", "revive it")
-    warning = Finding("warning", "depth", ("hidden/3/kernel",), "too deep", "use less")
+    failure = Finding("failure", "dead", ("hidden/1/kernel",), "Half of it is dead.", "Revive it.")
+    warning = Finding("warning", "depth", ("hidden/3/kernel",), "Too deep.", "Use less.")
     figure = report(chain(5), [failure, warning]).plot()
     axes = figure.axes[RMS]
     marked = {
@@ -182,8 +182,8 @@ def test_layers_with_a_finding_are_marked_and_findings_are_shown():
         if np.size(line.get_xdata()) and str(line.get_marker()) in "o^X"
     }
     assert marked == {"o": [0, 2, 4], "X": [1], "^": [3]}
-    assert "failure, dead: half of it is dead. Revive it." in text_of(figure)
-    assert "warning, depth: too deep. Use less." in text_of(figure)
+    assert "failure, dead: Half of it is dead. Revive it." in text_of(figure)
+    assert "warning, depth: Too deep. Use less." in text_of(figure)
     labels = figure.axes[CORRELATION].get_xticklabels()
     assert [label.get_fontweight() for label in labels] == [
         "normal", "bold", "normal", "bold", "normal",

@@ -50,9 +50,10 @@ def many(count):
 
 
 FINDINGS = [
-    Finding("failure", "zero", (f"{LONG}/2/kernel[2] (use 2)",), f"{LONG}: {LONG} is zero " * 3,
-            "draw the kernel at random, as he_normal() does, which is what suits any relu"),
-    Finding("warning", "depth", ("b",), "too deep", "use fewer layers"),
+    Finding("failure", "zero", (f"{LONG}/2/kernel[2] (use 2)",),
+            f"All weights of {LONG} and {LONG} are zero. " * 3,
+            "Draw the kernel at random, as he_normal() does, which is what suits any relu."),
+    Finding("warning", "depth", ("b",), "Too deep.", "Use fewer layers."),
 ]  # fmt: skip
 
 
@@ -130,8 +131,8 @@ def test_to_dict_holds_everything_and_is_json(count):
     assert found["verdict"] == "failure"
     assert len(found["layers"]) == count
     assert found["findings"][1] == {
-        "level": "warning", "cause": "depth", "layers": ["b"], "message": "too deep",
-        "remedy": "use fewer layers",
+        "level": "warning", "cause": "depth", "layers": ["b"], "message": "Too deep.",
+        "remedy": "Use fewer layers.",
     }  # fmt: skip
     assert found["network"]["loss"] == 2.31
     if count > 1:
@@ -157,7 +158,7 @@ def test_assert_healthy_reports_all_causes_except_ignored_ones():
     ill = report([layer("a")], FINDINGS)
     with pytest.raises(AssertionError) as error:
         ill.assert_healthy()
-    assert "failure, zero:" in str(error.value) and "warning, depth: too deep." in str(error.value)
+    assert "failure, zero:" in str(error.value) and "warning, depth: Too deep." in str(error.value)
     assert "Use fewer layers." in str(error.value)
     with pytest.raises(AssertionError) as error:
         ill.assert_healthy(ignore=["zero"])
