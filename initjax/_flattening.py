@@ -140,6 +140,13 @@ def is_array(leaf: Any) -> bool:
     return dtype.kind in "biufcV" and dtype.type is not np.void
 
 
+def is_parameter(leaf: Any) -> bool:
+    """Whether a leaf is an array that can have a gradient."""
+    import jax.numpy as jnp
+
+    return is_array(leaf) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
 def inside(tree: Any, kinds: tuple[type, ...]) -> list[Any]:
     """For each leaf of a tree the outermost object of these kinds that holds it, or None."""
     import jax

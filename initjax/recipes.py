@@ -16,13 +16,12 @@ function             draw the model by       then multiply branch weights by
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, match, named_key, placed_like, rescale
+from initjax.trees import Params, fits, match, named_key, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -305,7 +304,7 @@ def mimetic(
     found = [name[: -len(query)] for name in places if f"/{name}".endswith(f"/{query}")]
     chosen = set()
     for pattern in _required("mimetic", "attention", attention):
-        matching = [path for path in found if fnmatch.fnmatchcase(path.rstrip("/"), pattern)]
+        matching = [path for path in found if fits(path.rstrip("/"), pattern)]
         if not matching:
             raise ValueError(
                 f"mimetic: no attention matches {pattern!r}; the paths with {query!r} are"

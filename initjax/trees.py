@@ -10,13 +10,15 @@ import fnmatch
 import glob
 import hashlib
 import struct
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from initjax._drawing import draw_dtypes, draw_in_shards
-from initjax._flattening import Structure, described, flatten, is_array, no_parameters
+from initjax._flattening import Structure, described, flatten, is_parameter, no_parameters
+from initjax._stacks import stack_warning
 from initjax._values import Initializer, checked_number, is_key
 from initjax.specs import get
 
@@ -81,6 +83,10 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer | st
     Returns:
       A tree with the same structure, shapes and dtypes.
 
+    Warns:
+      UserWarning: a kernel looks like a stack of kernels, as `nn.scan` makes them, and its
+        initializer counts the leading axis as inputs; pass `batch_axis=0`.
+
     Raises:
       TypeError: key isn't a PRNG key, rules isn't a mapping from strings to initializers, or params
         is a model and not its parameters.
@@ -106,6 +112,14 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer | st
         raise TypeError(f"initialize: {_RULES}, got {described(rules)}; {call}")
     rules = {pattern: _initializer(pattern, rule) for pattern, rule in rules.items()}
     leaves, structure, matches = match("initialize", params, rules)
+    shapes = {
+        name: tuple(leaf.shape)
+        for name, leaf in zip(structure.names, leaves, strict=True)
+        if is_parameter(leaf)
+    }
+    warning = stack_warning(shapes, [(name, rule) for name, _, rule in matches])
+    if warning:
+        warnings.warn(warning, stacklevel=2)
     keys = _keys(key, [name for name, _, _ in matches])
     for leaf_key, (name, index, initializer) in zip(keys, matches, strict=True):
         try:
@@ -205,15 +219,14 @@ def match(
         parameter, a parameter given as a shape has no rule, or two parameters have the same path.
     """
     import jax
-    import jax.numpy as jnp
 
     arrays, structure = flatten(params)
     unused, names, matches = set(rules), [], {}
     for index, (name, array) in enumerate(zip(structure.names, arrays, strict=True)):
-        if not is_array(array) or not jnp.issubdtype(array.dtype, jnp.inexact):
+        if not is_parameter(array):
             continue
         names.append(name)
-        matching = [pattern for pattern in rules if _fits(name, pattern)]
+        matching = [pattern for pattern in rules if fits(name, pattern)]
         unused -= set(matching)
         if not matching:
             if isinstance(array, jax.ShapeDtypeStruct):
@@ -228,14 +241,23 @@ def match(
     if not names:
         raise no_parameters(owner, params)
     if unused:
+        pattern = sorted(unused)[0]
         raise ValueError(
-            f"{owner}: no parameter matches {sorted(unused)[0]!r}; the paths are"
+            f"{owner}: no parameter matches {pattern!r}; {_advice(pattern, names)}the paths are"
             f" {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
     return arrays, structure, list(matches.values())
 
 
-def _fits(path: str, pattern: str) -> bool:
+def _advice(pattern: str, names: list[str]) -> str:
+    """What to write instead of a pattern that matches nothing, if a small change matches."""
+    for other in ("*" + pattern, pattern.replace("[", "[[]"), "*" + pattern.replace("[", "[[]")):
+        if any(fits(name, other) for name in names):
+            return f"write {other!r}; "
+    return ""
+
+
+def fits(path: str, pattern: str) -> bool:
     """Whether a pattern matches a path. The path itself does, whatever characters it has."""
     return path == pattern or fnmatch.fnmatchcase(path, pattern)
 

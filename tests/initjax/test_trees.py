@@ -13,6 +13,8 @@ import pytest
 from flax import linen, nnx
 
 import initjax
+from initjax._flattening import flatten
+from initjax._stacks import stack_warning
 
 RULES = {"*bias": initjax.zeros, "*": initjax.he_normal()}
 KERNELS = {"*": initjax.he_normal()}
@@ -271,7 +273,14 @@ def test_the_first_matching_rule_wins(key):
     ("rules", "message"),
     [
         ({"*kernle": initjax.ones}, r"no rule matches 'a/kernel'"),
-        ({"*": initjax.ones, "*bias": initjax.zeros}, r"no parameter matches '\*bias'.*a/kernel"),
+        (
+            {"*": initjax.ones, "*bias": initjax.zeros},
+            r"no parameter matches '\*bias'; the.*a/kernel",
+        ),
+        (
+            {"kernel": initjax.ones, "*": initjax.zeros},
+            r"matches 'kernel'; write '\*kernel'; the pa",
+        ),
         ({"*": initjax.he_normal}, "a/kernel: .*is a PRNG key"),
         ({1: initjax.zeros}, "rules must map patterns to initializers"),
         ({"*": 0.5}, r"rules must map patterns to initializers.* got 0.5 for '\*'"),
@@ -312,6 +321,10 @@ def test_a_path_and_the_pattern_that_an_error_advises_match_themselves(path, key
     with pytest.raises(ValueError, match=r"must match the whole path, as '(.*)' does") as error:
         initjax.initialize(tree, key, {})
     pattern = str(error.value).split("'")[-2]
+    with pytest.raises(
+        ValueError, match=r"matches '\*w\[0\]'; write '\*w\[\[\]0\]'; the paths are"
+    ):
+        initjax.initialize({"w[0]": jnp.ones(3)}, key, {"*w[0]": "ones"})
     assert initjax.initialize(tree, key, {pattern: initjax.ones})["b"][path].all()
 
 
@@ -340,6 +353,84 @@ def test_a_raw_key_of_another_kind_is_named():
     key = jax.random.key_data(jax.random.key(0, impl="rbg"))
     with pytest.raises(TypeError, match=r"shape \(4,\); JAX takes a raw key for one of threefry"):
         initjax.initialize(shapes("a"), key, KERNELS)
+
+
+class Block(linen.Module):
+    bias: bool = True
+
+    @linen.compact
+    def __call__(self, x, _):
+        x = linen.RMSNorm()(x)
+        return linen.Dense(8, use_bias=self.bias)(linen.relu(x)), None
+
+
+def linen_stack(**options):
+    stack = linen.scan(Block, {"params": 0}, split_rngs={"params": True}, length=12)(**options)
+    return jax.eval_shape(stack.init, jax.random.key(0), jnp.ones((2, 8)), None)["params"]
+
+
+def nnx_stack():
+    make = nnx.vmap(lambda key: nnx.Linear(8, 4, rngs=nnx.Rngs(key)))
+    return make(jax.random.split(jax.random.key(0), 12))
+
+
+def equinox_stack():
+    make = equinox.filter_vmap(lambda key: equinox.nn.Linear(8, 4, key=key))
+    return make(jax.random.split(jax.random.key(0), 12))
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule", "remedy"),
+    [
+        (linen_stack(), "he_normal", "3.46 times too small. Write he_normal(batch_axis=0)."),
+        (linen_stack(bias=False), "siren", "are too small. Write siren(batch_axis=0)."),
+        (nnx_stack(), "glorot_uniform", "3.46 times too small. Write glorot_uniform(batch_axis=0)"),
+        (equinox_stack(), "he_normal(-1, -2)", "he_normal(in_axis=-1, out_axis=-2, batch_axis=0)"),
+        (linen_stack(), "in_blocks(he_normal)", "Write he_normal(batch_axis=0)."),
+        (linen_stack(), "orthogonal", "jax.vmap(lambda key: orthogonal()(key, shape[1:], dtype))"),
+    ],
+)  # fmt: skip
+def test_a_stack_of_kernels_that_counts_as_inputs_warns(tree, rule, remedy, key):
+    name = "*weight" if isinstance(tree, equinox.Module) else "*kernel"
+    rules = {name: rule, "*": "ones"}
+    with pytest.warns(UserWarning, match="looks like a stack of 12 kernels, since ") as caught:
+        initjax.initialize(tree, key, rules)
+    (warning,) = caught
+    assert remedy in str(warning.message) and warning.filename == __file__
+
+
+def test_a_stack_that_the_rule_knows_of_has_the_variance_of_its_layers(key):
+    rules = {"*/kernel": "he_normal(batch_axis=0)", "*": "normal(1.0)"}
+    drawn = initjax.initialize(linen_stack(), key, rules)
+    assert float(drawn["Dense_0"]["kernel"].var() * 8) == pytest.approx(2, rel=0.3)
+    initjax.initialize(linen_stack(), key, {"*": "normal(1.0)"})  # has no fans
+
+
+def linen_shapes(layer, *shape):
+    x = jax.ShapeDtypeStruct(shape, np.float32)
+    return jax.eval_shape(layer.init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        linen_shapes(linen.Conv(16, (5,)), 2, 9, 8),
+        linen_shapes(linen.Conv(8, (8,)), 2, 9, 8),
+        linen_shapes(linen.ConvTranspose(8, (3, 3)), 2, 9, 9, 3),
+        linen_shapes(linen.DenseGeneral((3, 4, 5)), 2, 3),
+        linen_shapes(linen.MultiHeadDotProductAttention(8), 2, 5, 8),
+        linen_shapes(linen.MultiHeadDotProductAttention(4, normalize_qk=True), 2, 5, 4),
+        equinox.nn.Conv1d(16, 16, 3, groups=16, key=jax.random.key(0)),
+        equinox.nn.Conv2d(8, 16, 1, key=jax.random.key(0)),
+    ],
+    ids=range(8),
+)
+def test_convolutions_and_attention_are_no_stacks(tree):
+    arrays, structure = flatten(tree)
+    shapes = {name: array.shape for name, array in zip(structure.names, arrays, strict=True)}
+    for spec in ("he_normal", "he_normal(-1, -2)", "he_normal(1, 0)", "orthogonal", "ones"):
+        rules = [(name, initjax.parse(spec)) for name, shape in shapes.items() if len(shape) > 1]
+        assert stack_warning(shapes, rules) is None
 
 
 def test_rescale_multiplies_matches_and_keeps_the_rest(key):
