@@ -173,7 +173,7 @@ def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
         (["--depth=-1"], "--depth=-1: must be at least 0"),
