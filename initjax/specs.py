@@ -16,7 +16,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from initjax import constants, pytorch, sampling, scaling, structured
+from initjax import (
+    biases,
+    constants,
+    kan,
+    pytorch,
+    sampling,
+    scaling,
+    state_space,
+    structured,
+    transformers,
+)
 from initjax._values import Initializer, checked_initializer, nearest_first
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
@@ -51,6 +61,20 @@ NAMES: dict[str, Any] = {
     "random_walk": structured.random_walk,
     "mup_output": structured.mup_output,
     "icnr": structured.icnr,
+    "log_uniform": state_space.log_uniform,
+    "inverse_softplus": state_space.inverse_softplus,
+    "logarithm": state_space.logarithm,
+    "s4d": state_space.s4d,
+    "hippo": state_space.hippo,
+    "small_init": transformers.small_init,
+    "wang_init": transformers.wang_init,
+    "layer_scale": transformers.layer_scale,
+    "spectral": transformers.spectral,
+    "unit_norm": transformers.unit_norm,
+    "kan_spline": kan.kan_spline,
+    "prior_bias": biases.prior_bias,
+    "class_frequency_bias": biases.class_frequency_bias,
+    "forget_gate_bias": biases.forget_gate_bias,
     "torch_kaiming_uniform": pytorch.torch_kaiming_uniform,
     "torch_kaiming_normal": pytorch.torch_kaiming_normal,
     "torch_bias": pytorch.torch_bias,
