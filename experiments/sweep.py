@@ -108,10 +108,11 @@ def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> l
         f"model   MLP, hidden layers {', '.join(hidden)}; {', '.join(values['activation'])};"
         f" {one.dtype}",
         f"train   {', '.join(values['optimizer'])}; learning rate {', '.join(rates)};"
-        f" {description.batch(one, dataset)}, {description.count(one.epochs, 'epoch')}",
+        f" batch {one.batch_size}, {description.count(one.epochs, 'epoch')}",
         f"runs    {len(wanted)}, of which {len(wanted) - missing} are finished;"
         f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
     ]
+    lines += description.batch_note(one, dataset)
     return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
 
 

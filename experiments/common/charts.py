@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from experiments.common import comparison, statistics, verdicts
+from experiments.common import comparison, formatting, statistics
 
 # Okabe and Ito's colors, which color-blind readers can tell apart; dashes and shapes for black and
 # white. Their numbers have no common divisor, so 280 initializers look different.
@@ -204,9 +204,9 @@ def differences(setting: comparison.Setting) -> alt.Chart:
                     "points": value,
                     "text": f"{round(value, 2) + 0.0:+.2f}{mark}",
                     "interval": f"{min(bounds):+.3f} to {max(bounds):+.3f}",
-                    "p": verdicts.p_text(pair.p),
-                    "sign flips": verdicts.p_text(found.p_sign_flip),
-                    "equivalence": verdicts.p_text(pair.p_equivalence),
+                    "p": formatting.p_equals(pair.p),
+                    "sign flips": formatting.p_equals(found.p_sign_flip),
+                    "equivalence": formatting.p_equals(pair.p_equivalence),
                     "seeds": found.n,
                 }
             )

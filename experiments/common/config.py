@@ -64,6 +64,7 @@ class Config:
     batch_size: int = 128
     dataset: str | None = None  # None is MNIST, or the dataset in data_dir
     data_dir: str | None = None
+    params: str | None = None  # a file to start from instead of drawing: FILE[@sha256:DIGITS]
 
     def __post_init__(self):
         for name in INITIALIZERS:
@@ -95,21 +96,29 @@ class Config:
             object.__setattr__(self, "learning_rate", rate)
         if not 0 < rate < math.inf:
             raise UsageError(f"--learning_rate={rate:g}: must be a finite number above 0")
+        for name in INITIALIZERS:
+            if self.params is not None and getattr(self, name) != getattr(Config, name):
+                raise UsageError(
+                    f"give either --params or --{name}: with --params={self.params}, all parameters"
+                    " come from that file"
+                )
 
     def arguments(self, batch_size: int | None = None) -> list[str]:
-        """The flags that give this configuration: init, seed, and all that differ from the default.
+        """The flags that give this configuration: all that differ from the default, after the
+        initializer, or the file of parameters, and the seed.
 
         Args:
           batch_size: the program's default for that flag; None means that of `Config`.
         """
-        found = [f"--init={self.init}", f"--seed={self.seed}"]
+        origin = f"--init={self.init}" if self.params is None else f"--params={self.params}"
+        found = [origin, f"--seed={self.seed}"]
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {
             "learning_rate": OPTIMIZERS[self.optimizer],
             "batch_size": batch_size or Config.batch_size,
         }
         for name, default in defaults.items():
             value = getattr(self, name)
-            if name not in ("init", "seed") and value != default:
+            if name not in ("init", "params", "seed") and value != default:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else value
                 found.append(f"--{name}={text}")
         return found
@@ -123,7 +132,7 @@ class Config:
         fields = {
             name: canonical(value) if name in INITIALIZERS else value
             for name, value in dataclasses.asdict(self).items()
-            if name not in ("dataset", "data_dir")
+            if name not in ("dataset", "data_dir") and (name, value) != ("params", None)
         }
         text = json.dumps({**fields, "data": digest}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -77,6 +77,12 @@ _SHARED = {
     ),
     "output_init": string(Config.output_init, "Initializer for the kernel of the output layer."),
     "bias_init": string(Config.bias_init, "Initializer for all biases."),
+    "params": path(
+        None,
+        "Instead of the initializers: a file of parameters to start from, such as the"
+        " params.safetensors of a run or of `experiments.audit --fix`. The other flags name the"
+        " network, and --seed then determines only the order of the batches.",
+    ),
     "seed": integer(
         Config.seed,
         "Random seed of the initial weights and of the order of the batches. Runs with the same"

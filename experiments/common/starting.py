@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 import initjax
-from experiments.common import data, memory, models
+from experiments.common import data, memory, models, params_file
 from experiments.common.config import Config, UsageError
 
 
@@ -25,12 +25,16 @@ class Start(NamedTuple):
 
 
 def start(config: Config, dataset: data.Dataset) -> Start:
-    """Draws the parameters of a run; call it, and use its result, inside `precision(config)`.
+    """Draws or loads the parameters of a run.
+
+    Call it, and use its result, inside `precision(config)`.
 
     Raises:
-      UsageError: an initializer does not fit a parameter.
+      UsageError: an initializer does not fit a parameter, or a file does not fit the network.
     """
     network, key = model(config, dataset), root_key(config.seed)
+    if config.params is not None:
+        return Start(network, key, jax.device_put(params_file.load(config, network.shapes)))
     return Start(network, key, draw_params(config, key, network))
 
 

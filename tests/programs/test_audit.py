@@ -1,5 +1,6 @@
 """`python -m experiments.audit`, run as a user runs it."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,9 +19,14 @@ COMMAND = [sys.executable, "-m", "experiments.audit"]
 
 
 def run(*flags, cwd, **options):
-    return subprocess.run(
+    result = subprocess.run(
         [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
     )
+    # What takes more than two seconds, such as on a busy machine, says so.
+    result.stdout = re.sub(
+        r"^(start|init|fix|plot)? +.*ing.*, \d+ s\n", "", result.stdout, flags=re.M
+    )
+    return result
 
 
 def report(directory, name="audit"):
@@ -38,7 +44,7 @@ def failed(tmp_path_factory):
 def test_the_output_says_what_is_wrong_and_what_to_do_next(failed):
     directory, result = failed
     lines = result.stdout.splitlines()
-    assert result.stderr == "" and all(len(line) <= 100 for line in lines[:-4])
+    assert result.stderr == ""
     assert lines[:5] == [
         "data    mnist: 256 of 60,000 training images, 28x28x1",
         "model   MLP 784-4x16-10, tanh, float32",
@@ -55,7 +61,7 @@ def test_the_output_says_what_is_wrong_and_what_to_do_next(failed):
     assert rest == [
         f"next    python -m experiments.audit {flags} --fix",
         f"results runs/{directory.name}",
-        f"repeat  python -m experiments.audit {flags}",
+        f"repeat  python -m experiments.audit {flags} --check",
     ]
 
 
@@ -85,8 +91,12 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     assert result.returncode == 0, result.stderr
     assert before.stdout.partition("\n\n")[2].partition("\nverdict")[0] in result.stdout
     assert "initjax fix: " in result.stdout
-    assert result.stdout.splitlines()[-3].startswith("use     params, repair = initjax.fix(")
     directory = tmp_path / "a/b"
+    digest = hashlib.sha256((directory / "params.safetensors").read_bytes()).hexdigest()[:12]
+    assert result.stdout.splitlines()[-3] == (
+        f"train   python -m experiments.mnist --params=a/b/params.safetensors@sha256:{digest}"
+        " --seed=0 --hidden=16,16,16,16 --activation=tanh"
+    )
     assert report(directory)["verdict"] == "failure"
     fixed = report(directory, "fixed")
     assert fixed["verdict"] == "ok" and fixed["layers"][0]["rms"] > 0.1
@@ -118,25 +128,37 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
     ("causes", "step"),
     [
         ([], []),
-        (["vanishing", "depth"], ["next    python -m experiments.audit {} --optimizer=sgd --fix"]),
+        (
+            ["vanishing", "depth"],
+            ["next    python -m experiments.audit --init=glorot_uniform {} --optimizer=sgd --fix"],
+        ),
         (
             ["not_finite"],
-            ["next    choose another --init: non-finite weights can't be rescaled"],
+            ["next    python -m experiments.audit --init=he_normal {} --optimizer=sgd"],
         ),
-        (["batch"], ["next    python -m experiments.audit {} --optimizer=sgd"]),
-        (["update"], ["next    python -m experiments.audit {} --learning_rate=0.001"]),
+        (
+            ["batch"],
+            ["next    python -m experiments.audit --init=glorot_uniform {} --optimizer=sgd"],
+        ),
+        (
+            ["update"],
+            ["next    python -m experiments.audit --init=glorot_uniform {} --learning_rate=0.001"],
+        ),
     ],
 )
 def test_the_suggested_next_step_fits_the_causes(causes, step):
     network = Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
     report: Any = types.SimpleNamespace(
         verdict="warning" if causes else "ok",
-        findings=[types.SimpleNamespace(cause=cause) for cause in causes],
+        findings=[
+            types.SimpleNamespace(cause=cause, layers=["hidden/0/kernel"], remedy="try he_normal()")
+            for cause in causes
+        ],
     )
     found = run_audit.next_step(network, report, optimizer=True)
     assert len(found) == len(step)
     for line, start in zip(found, step, strict=True):
-        assert line.startswith(start.format("--init=glorot_uniform --seed=0"))
+        assert line.startswith(start.format("--seed=0"))
         assert "--batch_size" not in line and ("--fix" in line) == ("--fix" in start)
 
 
@@ -151,7 +173,7 @@ def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
         (["--depth=-1"], "--depth=-1: must be at least 0"),
