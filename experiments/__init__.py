@@ -20,6 +20,7 @@ _PACKAGES = (
     "optax",
     "PIL",
     "platformdirs",
+    "psutil",
     "pyarrow",
     "safetensors",
     "tensorboardX",

@@ -29,6 +29,7 @@ from experiments.common import (
     diagnosis,
     files,
     flags,
+    memory,
     params_file,
     progress,
     run_audit,
@@ -87,6 +88,7 @@ def run(
             pool.shutdown(wait=False)
             name = description.run_name(config, dataset)
             directory = contexts.enter_context(run_directory.created(workdir, name))
+            contexts.enter_context(starting.enough_memory(config, dataset))
             contexts.enter_context(starting.precision(config))
             with progress.stage(stream, "init    drawing the weights"):
                 start = starting.start(config, dataset)
@@ -290,6 +292,7 @@ def main() -> None:
         raise UsageError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
     run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
+    memory.check(config)
     run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
 
 

@@ -19,7 +19,8 @@ from initjax.theory.criticality import critical_line, critical_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from initjax._figure import Figure
 
 _SPAN = (1 / 3, 2.5)  # of weight variances, relative to a critical one
 _DEEPEST = 1000  # layers: the brightest color, also for more
@@ -50,7 +51,7 @@ def phase_diagram(
       path: where to save the figure, in the format of its suffix; None means it isn't saved.
 
     Returns:
-      A Matplotlib figure.
+      A Matplotlib figure, which a notebook shows. It belongs to no window of `pyplot`.
 
     Raises:
       TypeError, ValueError: activation isn't such a function or name; variances are not ascending
@@ -78,7 +79,8 @@ def phase_diagram(
     cells = phase_cells(function, weights, biases)
 
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
+
+    from initjax._figure import Figure
 
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()

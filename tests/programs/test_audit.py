@@ -215,10 +215,13 @@ def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
         (["--depth=-1"], "--depth=-1: must be at least 0"),
+        (["--depth=1000000"], "--depth=1000000: must be at least 0 and at most 1,000"),
+        (["--depth=2", "--width=9999999999999"], "--width=9999999999999: must be at least 1 and"),
+        (["--depth=2", "--width=1000000"], "a network of sizes 1000000-1000000 has "),
         (["--hidden=8,x"], "--hidden=8,x: must be integers separated by commas"),
         (["--learning_rate=0.1"], "--learning_rate=0.1 needs --optimizer"),
         (["--optimizer=adamw"], "--optimizer=adamw: did you mean adam? Must be one of adam, "),

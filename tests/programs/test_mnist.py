@@ -288,7 +288,7 @@ def test_a_run_that_learned_nothing_says_why_and_what_to_do(
 def test_a_batch_of_more_images_than_there_are_holds_all_of_them(folder, tmp_path, capsys):
     mnist.run(Config(epochs=1, batch_size=1001, hidden=(), data_dir=folder), str(tmp_path),
               sys.stdout)  # fmt: skip
-    note = "note --batch_size=1001 is more than the 1,000 training images: each batch holds all"
+    note = "note --batch_size=1001 is more than there are training images (1,000): each batch"
     assert note in " ".join(capsys.readouterr().out.split())
     assert len(files.read_lines(tmp_path / "steps.jsonl")) == 1
 
@@ -364,7 +364,7 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--init=normal(-1)"], "--init: normal: stddev must be a finite number >= 0, got -1"),
         (["--output_init=normal(std=1)"], "--output_init: normal has no parameter 'std'; valid"),
         (["--bias_init=os.system('x')"], "--bias_init: cannot read"),
@@ -374,6 +374,10 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--hidden=128,x"], "--hidden=128,x: must be integers separated by commas"),
         (["--hidden=16,,8"], "--hidden=16,,8: must be integers separated by commas"),
         (["--hidden=128,0"], "--hidden=128,0: every size must be at least 1"),
+        (["--hidden=99999999999"], "--hidden=99999999999: every size must be at least 1 and at"),
+        (["--hidden=1000000,1000000"], "a network of sizes 1000000-1000000 has 1,000,001,000,000 "),
+        (["--hidden=2000000000,2000000000"], "a network of sizes 2000000000-2000000000 has "),
+        (["--hidden=" + "8," * 1000 + "8"], "1,001 hidden layers: at most 1,000 are possible"),
         (["--epochs=0"], "--epochs=0: must be at least 1"),
         (["--batch_size=0"], "--batch_size=0: must be at least 1"),
         (["--seed=-1"], "--seed=-1: must be at least 0"),
