@@ -15,6 +15,7 @@ import importlib
 import math
 import pathlib
 import shlex
+import shutil
 import statistics
 import sys
 import time
@@ -179,7 +180,8 @@ def _audit(
         report = run_audit.auditor(config, start, dataset)(start.params)
     files.write_json(directory / "audit.json", report.to_dict())
     report = run_audit.in_flags(report)
-    return ["", str(report), "", *run_audit.next_step(_audited(config), report)]
+    text = report.to_text(shutil.get_terminal_size().columns)
+    return ["", text, "", *run_audit.next_step(_audited(config), report)]
 
 
 def _audited(config: Config) -> Config:
