@@ -10,7 +10,6 @@ import io
 import json
 import pathlib
 import shlex
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -112,7 +111,7 @@ def run(
             files.write_json(directory / "config.json", _record(audit, dataset))
             files.write_json(directory / "audit.json", report.to_dict())
             last = drawn = report = run_audit.in_flags(report)
-            console.say(stream, "", _text(report), "")
+            console.say(stream, "", run_audit.text(report), "")
             if audit.fix and report.verdict == "ok":
                 console.say(stream, _HEALTHY, "")
             elif audit.fix:
@@ -159,13 +158,8 @@ def _fix(
         files.write_json(directory / "fixed.json", record)
     before, after = map(run_audit.in_flags, (repair.before, repair.after))
     repair = dataclasses.replace(repair, before=before, after=after)
-    console.say(stream, _text(repair), "")
+    console.say(stream, run_audit.text(repair), "")
     return repair
-
-
-def _text(audited: "initjax.Report | initjax.Repair") -> str:
-    """What is printed of it, as wide as the terminal."""
-    return audited.to_text(shutil.get_terminal_size().columns)
 
 
 def command(audit: Audit) -> str:

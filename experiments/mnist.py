@@ -15,7 +15,6 @@ import importlib
 import math
 import pathlib
 import shlex
-import shutil
 import statistics
 import sys
 import time
@@ -180,8 +179,7 @@ def _audit(
         report = run_audit.auditor(config, start, dataset)(start.params)
     files.write_json(directory / "audit.json", report.to_dict())
     report = run_audit.in_flags(report)
-    text = report.to_text(shutil.get_terminal_size().columns)
-    return ["", text, "", *run_audit.next_step(_audited(config), report)]
+    return ["", run_audit.text(report), "", *run_audit.next_step(_audited(config), report)]
 
 
 def _audited(config: Config) -> Config:

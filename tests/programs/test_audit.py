@@ -129,6 +129,16 @@ def test_the_remedies_are_flags(tmp_path, folder, capsys):
     assert "lecun_normal(gain='gelu')" in report(directory)["findings"][0]["remedy"]
 
 
+def test_a_table_that_does_not_fit_says_how_wide_the_terminal_must_be(
+    tmp_path, folder, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "50")
+    audit.run(audit.Audit(Config(hidden=(8,), data_dir=folder)), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out.partition("\n\n")[2].partition("\nverdict")[0]
+    assert re.search(r"not shown: .*;\s+widen the terminal to \d\d\n", output)
+    assert "to_text" not in output and all(len(line) <= 50 for line in output.splitlines())
+
+
 @pytest.mark.parametrize("moment", ["auditor", "fix"])
 def test_an_interrupted_audit_leaves_what_is_finished(
     moment, tmp_path, folder, monkeypatch, capsys
