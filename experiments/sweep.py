@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import command_line, console, data, description, flags, progress
+from experiments.common import command_line, console, data, description, flags, memory, progress
 from experiments.common.config import Config, UsageError, canonical
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -112,6 +112,7 @@ def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> l
         f"runs    {len(wanted)}, of which {len(wanted) - missing} are finished;"
         f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
     ]
+    lines += description.batch_note(one, dataset)
     return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
 
 
@@ -262,6 +263,8 @@ def grid() -> list[Config]:
 def main() -> None:
     configs = grid()
     data.check(configs[0].dataset, configs[0].data_dir)
+    for config in {config.hidden: config for config in configs}.values():
+        memory.check(config)
     # Each core trains its own runs. Set before JAX starts, unless the user has set it.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))

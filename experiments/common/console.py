@@ -65,7 +65,9 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         say(sys.stderr, f"{program.name}: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(130)  # at once, since threads that still compile crash while Python shuts down
     except OSError as error:  # such as a full disk
         say(sys.stderr, f"{program.name}: {_described(error)}")
         sys.exit(1)

@@ -12,7 +12,8 @@ from typing import TextIO, TypeVar
 
 from experiments.common.console import say
 
-_STAGE_SECONDS = 2.0  # that a stage may take in silence
+_STAGE_SECONDS = 2.0  # that a stage may take in silence in a terminal
+_QUIET_SECONDS = 5.0  # and elsewhere, where a slow start is no news
 _LINE_SECONDS = 10.0  # between two lines about a sweep, outside a terminal
 _REDRAW_SECONDS = 0.05  # between two redraws of an epoch's bar, as in Keras
 _WIDTH = 20  # of a bar, in characters
@@ -117,9 +118,10 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
 
 @contextlib.contextmanager
 def stage(stream: TextIO | None, text: str) -> Iterator[None]:
-    """Says what a program is doing and for how long, once that has taken two seconds.
+    """Says what a program is doing and for how long, unless that is short.
 
-    In a terminal this is a line that is removed in the end, elsewhere a line every ten seconds.
+    In a terminal this is a line, shown after two seconds and removed in the end; elsewhere it is a
+    line after five seconds and then every ten.
 
     Args:
       stream: where to; None shows nothing. Nothing else may be printed there in the meantime.
@@ -131,7 +133,8 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
     live, finished, started = stream.isatty(), threading.Event(), time.monotonic()
 
     def tell() -> None:
-        wait = _STAGE_SECONDS
+        shown = False
+        wait = _STAGE_SECONDS if live else _QUIET_SECONDS
         while not finished.wait(wait):
             line = f"{text}, {time.monotonic() - started:.0f} s"
             if live:
@@ -139,7 +142,8 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
             else:
                 say(stream, line)
             wait = 1.0 if live else _LINE_SECONDS
-        if live and time.monotonic() - started >= _STAGE_SECONDS:
+            shown = live
+        if shown:
             _redraw(stream, "")
 
     teller = threading.Thread(target=tell, daemon=True)

@@ -101,7 +101,7 @@ def test_a_short_stage_shows_nothing(stream):
 
 
 def test_a_long_stage_is_one_line_outside_a_terminal(monkeypatch):
-    monkeypatch.setattr(progress, "_STAGE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.01)
     stream = io.StringIO()
     with progress.stage(stream, "compiling"):
         time.sleep(0.2)
