@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from initjax._figure import Figure
+from initjax._figure import Figure, default_style
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._reporting.panels import (
     BAND,
@@ -50,6 +50,7 @@ class Line(NamedTuple):
     level: str
 
 
+@default_style()
 def draw(headlines: Sequence[str], captions: Sequence[Line], audits: Sequence[Series]) -> Figure:
     """Draws measurements and predictions over depth, and the layers' histograms.
 
