@@ -96,21 +96,19 @@ def run(
                 auditor = run_audit.auditor(network, start, dataset, audit.optimizer)
             with progress.stage(stream, "        measuring"):
                 report = auditor(start.params)
-            with console.uninterrupted():
-                files.write_json(directory / "config.json", _record(audit, dataset))
-                files.write_json(directory / "audit.json", report.to_dict())
+            files.write_json(directory / "config.json", _record(audit, dataset))
+            files.write_json(directory / "audit.json", report.to_dict())
             last = report = run_audit.in_flags(report)
             console.say(stream, "", str(report), "")
             if audit.fix and report.verdict == "ok":
                 console.say(stream, _HEALTHY, "")
             elif audit.fix:
                 last = _fix(audit, start, dataset, directory, stream)
-            _draw(directory / "audit.png", report, stream)
+        _draw(directory / "audit.png", report, stream)
     except KeyboardInterrupt:
-        if directory is None or not directory.exists():
-            console.say(stream, "interrupted; nothing was written")
-        else:
-            console.say(stream, "interrupted; the audit is finished", f"results {directory}")
+        finished = directory is not None and directory.exists()
+        kept = ["interrupted; the audit is finished", f"results {directory}"]
+        console.say(stream, *(kept if finished else ["interrupted; nothing was written"]))
         raise
     console.say(
         stream,

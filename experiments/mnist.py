@@ -81,8 +81,10 @@ def run(
     drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
     pool.shutdown(wait=False)
 
-    name = description.run_name(config, dataset)
-    with run_directory.created(workdir, name) as directory, starting.precision(config):
+    with (
+        run_directory.created(workdir, description.run_name(config, dataset)) as directory,
+        starting.precision(config),
+    ):
         with progress.stage(stream, "init    drawing the weights"):
             start = starting.start(config, dataset)
         repeat = command(config, audit, audit_every)

@@ -77,7 +77,7 @@ _SHARED = {
     ),
     "output_init": string(Config.output_init, "Initializer for the kernel of the output layer."),
     "bias_init": string(Config.bias_init, "Initializer for all biases."),
-    "params": string(
+    "params": path(
         None,
         "Instead of the initializers: a file of parameters to start from, such as the"
         " params.safetensors of a run or of `experiments.audit --fix`. The other flags name the"

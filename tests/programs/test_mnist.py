@@ -280,7 +280,7 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--init=normal(-1)"], "--init: normal: stddev must be a finite number >= 0, got -1"),
         (["--output_init=normal(std=1)"], "--output_init: normal has no parameter 'std'; valid"),
         (["--bias_init=os.system('x')"], "--bias_init: cannot read"),
