@@ -8,6 +8,7 @@ import sys
 _PACKAGES = (
     "absl",
     "altair",
+    "filelock",
     "flax",
     "jax",
     "jinja2",
