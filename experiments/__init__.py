@@ -13,6 +13,7 @@ if sys.argv[:1] == ["-m"]:  # what `python -m` sets while it looks for the progr
 _PACKAGES = (
     "absl",
     "altair",
+    "filelock",
     "flax",
     "jax",
     "jinja2",

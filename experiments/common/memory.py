@@ -4,8 +4,6 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 
-import psutil
-
 from experiments.common import description
 from experiments.common.config import OPTIMIZERS, Config, UsageError
 
@@ -28,7 +26,7 @@ def check(config: Config) -> None:
     Raises:
       UsageError: it couldn't.
     """
-    _check(config, config.hidden, 1, psutil.virtual_memory().available)
+    _check(config, config.hidden, 1, _available())
 
 
 def check_devices(
@@ -49,7 +47,7 @@ def check_devices(
 
     devices = jax.local_devices()
     if devices[0].platform == "cpu":  # all share the memory of the machine
-        memory, copies = psutil.virtual_memory().available, _COPIES_ON_CPU
+        memory, copies = _available(), _COPIES_ON_CPU
     else:
         stats = [device.memory_stats() or {} for device in devices]
         if not all("bytes_limit" in each for each in stats):
@@ -78,6 +76,12 @@ def _check(config: Config, features: tuple[int, ...], copies: int, memory: int) 
             f" {_size(needed)} of memory, but {_size(memory)} are available; make its hidden layers"
             " fewer or smaller"
         )
+
+
+def _available() -> int:
+    import psutil  # here, since it imports what only the system at hand has
+
+    return psutil.virtual_memory().available
 
 
 def _size(number: int) -> str:

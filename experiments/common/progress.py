@@ -14,7 +14,7 @@ from experiments.common.console import say
 
 _STAGE_SECONDS = 2.0  # that a stage may take in silence in a terminal
 _QUIET_SECONDS = 5.0  # and elsewhere, where a slow start is no news
-_LINE_SECONDS = 10.0  # between two lines about a sweep, outside a terminal
+_LINE_SECONDS = 10.0  # between two lines, outside a terminal
 _REDRAW_SECONDS = 0.05  # between two redraws of an epoch's bar, as in Keras
 _WIDTH = 20  # of a bar, in characters
 _COLUMNS = 80  # that the line of an epoch may take
@@ -78,16 +78,19 @@ class EpochProgress:
 
 
 @contextlib.contextmanager
-def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
-    """Shows finished runs, runs per second and the time left.
+def counted_progress(
+    done: int, total: int, stream: TextIO | None, things: str = "runs"
+) -> Iterator[Callable[[int], None]]:
+    """Shows how many of many things are finished, how many per second, and the time left.
 
     Args:
-      done: how many runs are finished already.
+      done: how many are finished already.
       total: how many there will be.
       stream: where to; None shows nothing.
+      things: what they are called.
 
     Yields:
-      A function to call with the number of finished runs.
+      A function to call with the number of finished ones.
     """
     if done == total or stream is None:
         yield lambda now_done: None
@@ -100,7 +103,7 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
         now = time.monotonic()
         pace = (now_done - done) / (now - started)
         left = datetime.timedelta(seconds=round((total - now_done) / pace))
-        text = f"{now_done}/{total} runs, {pace:.2f} runs/s, {left} left"
+        text = f"{now_done}/{total} {things}, {pace:.2f} {things}/s, {left} left"
         if live:
             _redraw(stream, f"{_bar(now_done, total)} {text}")
         elif now - shown_at >= _LINE_SECONDS or now_done == total:
@@ -108,7 +111,7 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
             say(stream, text)
 
     if live:
-        _redraw(stream, f"{_bar(done, total)} {done}/{total} runs")
+        _redraw(stream, f"{_bar(done, total)} {done}/{total} {things}")
     try:
         yield tell
     finally:
