@@ -241,8 +241,9 @@ _FLAGS = flags.define(
     width=flags.integer(None, f"Size of those layers (default: {run_audit.WIDTH}); needs --depth."),
     hidden=flags.string(
         None,
-        "Instead of --depth: sizes of the hidden layers, separated by commas; empty for logistic"
-        f" regression (default: {','.join(map(str, Config.hidden))}).",
+        "Instead of --depth: sizes of the hidden layers, separated by commas, such as 128,64 or"
+        " 12x128; empty for logistic regression (default:"
+        f" {','.join(map(str, Config.hidden))}).",
     ),
     optimizer=flags.string(
         None,

@@ -1,7 +1,6 @@
 """How a run is described: in lines for people, and in its config.json."""
 
 import importlib.metadata
-import itertools
 import math
 import os
 import pathlib
@@ -12,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import initjax
 from experiments.common import data
-from experiments.common.config import INITIALIZERS, Config
+from experiments.common.config import INITIALIZERS, Config, grouped
 
 if TYPE_CHECKING:
     from experiments.common import models
-
-_MOST_WRITTEN_OUT = 3  # equal sizes in a row; more are written as 50x128
 
 
 def count(number: int, noun: str) -> str:
@@ -62,11 +59,7 @@ def sizes(features: tuple[int, ...]) -> str:
       >>> sizes((784, 128, 64, 10)), sizes((784, *[128] * 50, 10))
       ('784-128-64-10', '784-50x128-10')
     """
-    parts = []
-    for size, alike in itertools.groupby(features):
-        repeated = len(list(alike))
-        parts += [f"{repeated}x{size}"] if repeated > _MOST_WRITTEN_OUT else [str(size)] * repeated
-    return "-".join(parts)
+    return "-".join(grouped(features))
 
 
 def network(config: Config, model: "models.Model") -> str:

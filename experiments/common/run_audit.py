@@ -12,7 +12,7 @@ import numpy as np
 
 import initjax
 from experiments.common import data
-from experiments.common.config import Config, canonical
+from experiments.common.config import Config, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
       *more: flags to add.
       optimizer: whether the first update of its optimizer is measured.
     """
-    hidden = f"--hidden={','.join(map(str, config.hidden))}"
+    hidden = f"--hidden={','.join(grouped(config.hidden))}"
     if len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
         width = [] if config.hidden[0] == WIDTH else [f"--width={config.hidden[0]}"]
         more = (f"--depth={len(config.hidden)}", *width, *more)

@@ -95,7 +95,7 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     digest = hashlib.sha256((directory / "params.safetensors").read_bytes()).hexdigest()[:12]
     assert result.stdout.splitlines()[-3] == (
         f"train   python -m experiments.mnist --params=a/b/params.safetensors@sha256:{digest}"
-        " --seed=0 --hidden=16,16,16,16 --activation=tanh"
+        " --seed=0 --hidden=4x16 --activation=tanh"
     )
     assert report(directory)["verdict"] == "failure"
     fixed = report(directory, "fixed")
