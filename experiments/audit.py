@@ -93,7 +93,8 @@ def run(
     try:
         with progress.stage(stream, "start   loading the data and JAX"):
             dataset = data.load(network.dataset, network.data_dir)
-            from experiments.common import starting
+            with console.uninterrupted():  # which would abort while C++ is loaded
+                from experiments.common import starting
 
         name = f"audit-{description.run_name(network, dataset)}"
         with (

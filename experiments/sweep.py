@@ -12,7 +12,6 @@ processes can fill one directory.
 
 import contextlib
 import itertools
-import os
 import re
 import shlex
 import sys
@@ -66,7 +65,7 @@ def run(
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
             console.interrupt_later(stream) as interrupted,
-            progress.runs_progress(len(wanted) - len(missing), len(wanted), stream) as show,
+            progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
         ):
             for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
                 trainer = run_batches.trainer(group, dataset)
@@ -270,9 +269,7 @@ def main() -> None:
     data.check(configs[0].dataset, configs[0].data_dir)
     for config in {config.hidden: config for config in configs}.values():
         memory.check(config)
-    # Each core trains its own runs. Set before JAX starts, unless the user has set it.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
+    console.use_all_cores()
     dataset = data.load(configs[0].dataset, configs[0].data_dir)
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
