@@ -121,7 +121,7 @@ def run(
     except KeyboardInterrupt:
         finished = directory is not None and directory.exists()
         kept = ["interrupted; the audit is finished", f"results {directory}"]
-        console.say(stream, *(kept if finished else ["interrupted; nothing was written"]))
+        console.say_instead(stream, *(kept if finished else ["interrupted; nothing was written"]))
         raise
     console.say(
         stream,

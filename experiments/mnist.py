@@ -96,7 +96,7 @@ def run(
             record = _record(config, dataset, start.model, repeat)
             files.write_json(directory / "config.json", record)
         except KeyboardInterrupt:
-            console.say(stream, "interrupted; nothing was written")
+            console.say_instead(stream, "interrupted; nothing was written")
             raise
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
