@@ -117,7 +117,7 @@ def test_what_is_no_file_of_parameters_is_refused(tmp_path, content, spec, messa
 def test_a_file_of_parameters_and_an_initializer_contradict_each_other():
     for name in ("init", "output_init", "bias_init"):
         with pytest.raises(UsageError, match=f"give either --params or --{name}"):
-            Config(params="x", **{name: "ones"})
+            Config(params="x", **{name: "ones"})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_file_of_parameters_makes_another_run_and_none_changes_no_key():
