@@ -91,10 +91,11 @@ def run(
     audit = dataclasses.replace(audit, network=network)
     directory = None
     try:
-        with progress.stage(stream, "start   loading the data and JAX"):
-            dataset = data.load(network.dataset, network.data_dir)
+        with progress.stage(stream, "start   loading the data and JAX") as watch:
+            dataset = data.load(network.dataset, network.data_dir, watch)
             with console.uninterrupted():  # which would abort while C++ is loaded
                 from experiments.common import starting
+            starting.start_devices()
 
         name = f"audit-{description.run_name(network, dataset)}"
         with (

@@ -54,13 +54,14 @@ def run(
         directory is not writable.
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
-    from experiments.common import run_batches, sweep_directory
+    with progress.stage(stream, "start   loading JAX and checking the runs"):
+        from experiments.common import run_batches, sweep_directory
 
-    wanted = {config.identity(dataset.digest): config for config in configs}
-    trained = 0
-    stored = sweep_directory.SweepDirectory(workdir)
-    missing = wanted.keys() - stored.finished()
-    run_batches.check(wanted, dataset)
+        wanted = {config.identity(dataset.digest): config for config in configs}
+        trained = 0
+        stored = sweep_directory.SweepDirectory(workdir)
+        missing = wanted.keys() - stored.finished()
+        run_batches.check(wanted, dataset)
     with stored if missing else contextlib.nullcontext():  # nothing may need writing
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
@@ -270,7 +271,8 @@ def main() -> None:
     for config in {config.hidden: config for config in configs}.values():
         memory.check(config)
     console.use_all_cores()
-    dataset = data.load(configs[0].dataset, configs[0].data_dir)
+    with progress.stage(sys.stdout, "start   loading the data") as watch:
+        dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
         left = "1 run is" if others == 1 else f"{others} runs are"

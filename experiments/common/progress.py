@@ -7,7 +7,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO, TypeVar
 
 from experiments.common.console import CLEAR, live, say, say_instead
@@ -119,7 +119,7 @@ def counted_progress(
 
 
 @contextlib.contextmanager
-def stage(stream: TextIO | None, text: str) -> Iterator[None]:
+def stage(stream: TextIO | None, text: str) -> Iterator[Callable[[int, int], None]]:
     """Says what a program is doing and for how long, unless that is short.
 
     In a terminal this is a line, shown after two seconds and removed in the end; elsewhere it is a
@@ -128,9 +128,18 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
     Args:
       stream: where to; None shows nothing. Nothing else may be printed there in the meantime.
       text: what is being done.
+
+    Yields:
+      A function to call with (what is done so far, all of it), if that is known: the time left is
+      shown, too.
     """
+    counted: list[tuple[float, int, int]] = []  # the first count, and the last
+
+    def count(done: int, total: int) -> None:
+        counted[1:] = [(time.monotonic(), done, total)]
+
     if stream is None:
-        yield
+        yield count
         return
     redraws, finished, started = live(stream), threading.Event(), time.monotonic()
 
@@ -138,7 +147,7 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
         shown = False
         wait = _STAGE_SECONDS if redraws else _QUIET_SECONDS
         while not finished.wait(wait):
-            line = f"{text}, {time.monotonic() - started:.0f} s"
+            line = f"{text}, {time.monotonic() - started:.0f} s{_left(counted)}"
             if redraws:
                 _redraw(stream, line)
             else:
@@ -151,10 +160,19 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
     try:
-        yield
+        yield count
     finally:
         finished.set()
         teller.join()
+
+
+def _left(counted: Sequence[tuple[float, int, int]]) -> str:
+    """What is done, and the time that the rest takes at the same pace, if that is known."""
+    if len(counted) < 2:
+        return ""
+    (started, before, _), (now, done, total) = counted
+    seconds = (total - done) * (now - started) / max(1, done - before)
+    return f"; {done:,} of {total:,}, about {seconds:.0f} s left"
 
 
 def _bar(done: int, total: int) -> str:

@@ -137,3 +137,16 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
     with progress.counted_progress(2, 8, stream) as show:
         show(8)
     assert not shown.live and "\x1b" not in stream.getvalue()
+
+
+def test_a_stage_says_how_much_is_done_and_the_time_left(monkeypatch):
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.05)
+    stream = io.StringIO()
+    with progress.stage(stream, "start   decoding") as count:
+        count(0, 4000)
+        time.sleep(0.01)
+        count(1000, 4000)
+        time.sleep(0.2)
+    assert re.fullmatch(
+        r"start   decoding, 0 s; 1,000 of 4,000, about 0 s left\n", stream.getvalue()
+    )
