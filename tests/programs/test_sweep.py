@@ -387,8 +387,11 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
     ("flags", "message"),
     [
         (["--init=he_normal,nothing"], "--init: unknown initializer 'nothing'"),
-        (["--seeds=0"], "--seeds=0: must be a number"),
-        (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
+        (["--seeds=0"], "--seeds=0: must be at least 1"),
+        (["--seeds="], "--seeds=: must be a number or a list such as 3,5,8-12"),
+        (["--seeds=-3"], "--seeds=-3: must be a number or a list such as 3,5,8-12"),
+        (["--seeds=10000000"], "--seeds=10000000: at most 100,000 seeds are possible"),
+        (["--seeds=5-2000000"], "--seeds=5-2000000: at most 100,000 seeds are possible"),
         (["--seeds=4294967296-4294967297"], "--seeds=4294967296-4294967297: a seed must be below"),
         (["--seeds=5-3"], "--seeds=5-3: must be a number or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
