@@ -349,6 +349,34 @@ def test_every_kind_of_key_is_taken(impl):
                 initjax.initialize(shapes("a"), wrong, KERNELS)
 
 
+MODES = {
+    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "no rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "x64": lambda: jax.enable_x64(True),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "leak checks": jax.checking_leaks,
+    "no jit": jax.disable_jit,
+    "key reuse checks": lambda: jax.debug_key_reuse(True),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_trees_are_the_same_in_every_mode_of_jax(mode):
+    narrow = {"narrow": jax.ShapeDtypeStruct((3, 4), jnp.bfloat16)}
+    tree = {"tied": Tied(nnx.Rngs(0)), "shapes": narrow, "function": jax.nn.relu}
+
+    def drawn():
+        params = initjax.initialize(tree, jax.random.key(3), {"*": "normal(1.0)"})
+        return jax.tree.leaves(initjax.rescale(params, {"*": 0.5}))[1:]  # without the function
+
+    expected = drawn()
+    with MODES[mode]():
+        found = drawn()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_a_raw_key_of_another_kind_is_named():
     key = jax.random.key_data(jax.random.key(0, impl="rbg"))
     with pytest.raises(TypeError, match=r"shape \(4,\); JAX takes a raw key for one of threefry"):
