@@ -130,8 +130,10 @@ class Repair:
         return "".join(parts)
 
     def _summary(self) -> str:
+        if not self.changes:
+            return f"nothing was changed; {self.verdict} before and after"
         count = text.counted(len({change.name for change in self.changes}), "parameter")
-        return f"{count} changed; {self.before.verdict} before, {self.after.verdict} after"
+        return f"{count} changed; {self.before.verdict} before, {self.verdict} after"
 
     def _remarks(self) -> list[str]:
         """What was left unchanged, and what to watch out for."""

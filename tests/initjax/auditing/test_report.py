@@ -257,6 +257,9 @@ def test_what_an_interpreter_shows_is_short():
     assert repr(fixed) == (
         "<Repair: 1 parameter changed; failure before, ok after; print(repair) shows all>"
     )
+    assert repr(dataclasses.replace(fixed, before=well, changes=())) == (
+        "<Repair: nothing was changed; ok before and after; print(repair) shows all>"
+    )
     assert repr(FINDINGS[1]) == "<Finding: warning, depth: Too deep. Use fewer layers.>"
     assert str(FINDINGS[1]) == "warning, depth: Too deep. Use fewer layers."
     assert repr(changes[0]) == f"<Change {LONG}: times 0.3333, 0.3333, 0.3333, ...: 0.1 to 1>"
