@@ -96,6 +96,11 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which():
     (said,) = [line for line in str(report(layers)).splitlines() if "not shown" in line]
     assert "to_text(84)" in said
     full = report(layers).to_text(int(said.partition("to_text(")[2].partition(")")[0]))
+    assert report(layers).to_text(0) == report(layers).to_text(40)
+    wrong: Any
+    for wrong in ("80", 80.5, None):
+        with pytest.raises((TypeError, ValueError), match=r"report.to_text: width must be"):
+            report(layers).to_text(wrong)
     assert "not shown" not in full and "spread" in full and "~" not in full
 
 
