@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +31,19 @@ def count(number: int, noun: str) -> str:
 
 
 def entry(name: str, text: str) -> list[str]:
-    """The lines of an entry of a program's output, within 80 columns.
+    """The lines of an entry of a program's output, within the terminal and 80 columns.
 
     Example:
       >>> entry("init", "zeros; seed 0")
       ['init    zeros; seed 0']
     """
     return textwrap.wrap(
-        f"{name:8}{text}", 80, subsequent_indent=" " * 8, break_long_words=False,
+        f"{name:8}{text}",
+        min(80, shutil.get_terminal_size().columns),
+        subsequent_indent=" " * 8,
+        break_long_words=False,
         break_on_hyphens=False,
-    )  # fmt: skip
+    )
 
 
 def batch_note(config: Config, dataset: data.Dataset) -> list[str]:
