@@ -27,7 +27,10 @@ _NOT_SAVED = ("parameters", "source", "logits", "saturating")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The result of `initjax.audit`. `print(report)` shows it."""
+    """The result of `initjax.audit`.
+
+    `print(report)` shows it in 80 columns, and `print(report.to_text(120))` on a wider terminal.
+    """
 
     layers: tuple[Layer, ...]
     """In the order of execution."""
