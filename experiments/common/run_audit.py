@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m experiments.audit"
 BATCH_SIZE, WIDTH = 256, 128  # defaults of that program
-_WIDER = re.compile(
-    r";(\s+)report\.to_text\((\d+)\)\s+has\s+all\s+columns"
-)  # in the text of an audit
 _CALL = re.compile(rf"\b({'|'.join(initjax.NAMES)})\(([^()]*)\)")  # of an initializer, in a remedy
 _DEEP = 4  # from this many hidden layers of one size on, a command gives --depth
 
@@ -132,8 +129,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
 
 def text(audited: "initjax.Report | initjax.Repair") -> str:
     """What a program prints of an audit or a repair, as wide as the terminal."""
-    found = audited.to_text(shutil.get_terminal_size().columns)
-    return _WIDER.sub(r";\1widen the terminal to \2", found)
+    return audited.to_text(shutil.get_terminal_size().columns)
 
 
 def in_flags(report: "initjax.Report") -> "initjax.Report":
