@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import initjax
-from initjax.trees import paths
+from initjax._flattening import paths
 
 README = pathlib.Path(initjax.__file__).with_name("README.md").read_text()
 SECTION = README.partition("## Rules to paste")[2].partition("\n## ")[0]
