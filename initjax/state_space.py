@@ -195,7 +195,8 @@ class s4d:
     =======  ======================================================================
 
     `N` is the size of the state. The complex methods keep one of each pair of conjugate numbers, so
-    there the last axis has the size N/2. Every row is the same.
+    there the last axis has the size N/2. Every row is the same. S4D's other parameters: time steps
+    `logarithm(log_uniform(0.001, 0.1))`, `C` and `D` `normal(1.0)`, `C` complex.
 
     Args:
       method: as above.
