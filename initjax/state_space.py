@@ -143,7 +143,7 @@ class logarithm:
 
     Reference:
       Dao and Gu 2024, "Transformers are SSMs", https://arxiv.org/abs/2405.21060, and the authors'
-      code. Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 3,
+      code. Tallec and Ollivier 2018, "Can recurrent neural networks warp time?",
       https://arxiv.org/abs/1804.11188
     """
 
