@@ -73,7 +73,7 @@ OTHERS = [
     "inverse_softplus(log_uniform(0.1, 0.3))",
     "logarithm(random_uniform(1.0, 2.0))",
     "s4d",
-    "s4d('inv', 'imag')",
+    "s4d('lin', 'imag')",
     "small_init(64)",
     "wang_init(12, 64)",
     "layer_scale(24)",
