@@ -245,7 +245,7 @@ def _leaves(name: str, tree: Any) -> tuple[Any, dict[str, Any]]:
 
     arrays, structure = flatten(tree)
     types = [jax.ShapeDtypeStruct(np.shape(array), jnp.result_type(array)) for array in arrays]
-    leaves = [*zip(structure.places, types, strict=True), *structure.others()]
+    leaves = [*zip(structure.places, types, strict=True), *structure.others]
     return structure.arrays, {name + place: leaf for place, leaf in leaves}
 
 
