@@ -22,12 +22,20 @@ from experiments.common import (
     description,
     files,
     flags,
+    memory,
     params_file,
     progress,
     run_audit,
     run_directory,
 )
-from experiments.common.config import INITIALIZERS, OPTIMIZERS, Config, UsageError
+from experiments.common.config import (
+    INITIALIZERS,
+    LARGEST_LAYER,
+    MOST_LAYERS,
+    OPTIMIZERS,
+    Config,
+    UsageError,
+)
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -85,10 +93,15 @@ def run(
     try:
         with progress.stage(stream, "start   loading the data and JAX"):
             dataset = data.load(network.dataset, network.data_dir)
-            from experiments.common import starting
+            with console.uninterrupted():  # which would abort while C++ is loaded
+                from experiments.common import starting
 
         name = f"audit-{description.run_name(network, dataset)}"
-        with run_directory.created(workdir, name) as directory, starting.precision(network):
+        with (
+            run_directory.created(workdir, name) as directory,
+            starting.enough_memory(network, dataset, audit.optimizer),
+            starting.precision(network),
+        ):
             with progress.stage(stream, "init    drawing the weights"):
                 start = starting.start(network, dataset)
             console.say(stream, *_header(audit, dataset, start.model))
@@ -271,9 +284,12 @@ def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tu
         if depth is not None or width is not None:
             raise UsageError("give either --hidden or --depth and --width, not both")
         return flags.sizes(hidden)
-    for name, value, least in (("depth", depth, 0), ("width", width, 1)):
-        if value is not None and value < least:
-            raise UsageError(f"--{name}={value}: must be at least {least}")
+    for name, value, least, most in (
+        ("depth", depth, 0, MOST_LAYERS),
+        ("width", width, 1, LARGEST_LAYER),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name}={value}: must be at least {least} and at most {most:,}")
     if depth is None and width is not None:
         raise UsageError(f"--width={width} needs --depth, the number of layers of that size")
     return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
@@ -288,6 +304,7 @@ def main() -> None:
     network = Config(**fields)
     run_directory.check_free(_FLAGS.workdir)
     data.check(network.dataset, network.data_dir)
+    memory.check(network)
     audit = Audit(network, _FLAGS.optimizer is not None, _FLAGS.fix, _FLAGS.check)
     _, report = run(audit, _FLAGS.workdir, sys.stdout)
     if audit.check and report.verdict == "failure":

@@ -8,6 +8,7 @@ Score:    val_acc 0.975 with Glorot's and He's initializers; standard deviation 
 Reads from top to bottom: how a network is trained, what is printed, the flags.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -28,6 +29,7 @@ from experiments.common import (
     diagnosis,
     files,
     flags,
+    memory,
     params_file,
     progress,
     run_audit,
@@ -69,26 +71,33 @@ def run(
     """
     started = time.perf_counter()
     config = params_file.pinned(config)
-    with progress.stage(stream, "start   loading the data and JAX"):
-        pool = futures.ThreadPoolExecutor(1)
-        loading = pool.submit(data.load, config.dataset, config.data_dir)  # while JAX is imported
-        if data.needs_tfds(config.dataset, config.data_dir):
-            futures.wait([loading])
-        from experiments.common import starting, training
+    with contextlib.ExitStack() as contexts:
+        try:
+            with progress.stage(stream, "start   loading the data and JAX"):
+                pool = futures.ThreadPoolExecutor(1)
+                # While JAX is imported.
+                loading = pool.submit(data.load, config.dataset, config.data_dir)
+                if data.needs_tfds(config.dataset, config.data_dir):
+                    futures.wait([loading])
+                with console.uninterrupted():  # which would abort while C++ is loaded
+                    from experiments.common import starting, training
 
-        dataset = loading.result()
-    # Matplotlib is imported while the first epochs are compiled and trained.
-    drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
-    pool.shutdown(wait=False)
-
-    with (
-        run_directory.created(workdir, description.run_name(config, dataset)) as directory,
-        starting.precision(config),
-    ):
-        with progress.stage(stream, "init    drawing the weights"):
-            start = starting.start(config, dataset)
-        repeat = command(config, audit, audit_every)
-        files.write_json(directory / "config.json", _record(config, dataset, start.model, repeat))
+                dataset = loading.result()
+            # Matplotlib is imported while the first epochs are compiled and trained.
+            drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
+            pool.shutdown(wait=False)
+            name = description.run_name(config, dataset)
+            directory = contexts.enter_context(run_directory.created(workdir, name))
+            contexts.enter_context(starting.enough_memory(config, dataset))
+            contexts.enter_context(starting.precision(config))
+            with progress.stage(stream, "init    drawing the weights"):
+                start = starting.start(config, dataset)
+            repeat = command(config, audit, audit_every)
+            record = _record(config, dataset, start.model, repeat)
+            files.write_json(directory / "config.json", record)
+        except KeyboardInterrupt:
+            console.say(stream, "interrupted; nothing was written")
+            raise
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
         finished: list[training.Epoch] = []
@@ -283,6 +292,7 @@ def main() -> None:
         raise UsageError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
     run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
+    memory.check(config)
     run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
 
 

@@ -12,7 +12,6 @@ processes can fill one directory.
 
 import contextlib
 import itertools
-import os
 import re
 import shlex
 import sys
@@ -23,7 +22,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import command_line, console, data, description, flags, progress
+from experiments.common import command_line, console, data, description, flags, memory, progress
 from experiments.common.config import Config, UsageError, canonical
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -66,7 +65,7 @@ def run(
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
             console.interrupt_later(stream) as interrupted,
-            progress.runs_progress(len(wanted) - len(missing), len(wanted), stream) as show,
+            progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
         ):
             for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
                 trainer = run_batches.trainer(group, dataset)
@@ -112,6 +111,7 @@ def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> l
         f"runs    {len(wanted)}, of which {len(wanted) - missing} are finished;"
         f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
     ]
+    lines += description.batch_note(one, dataset)
     return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
 
 
@@ -262,9 +262,9 @@ def grid() -> list[Config]:
 def main() -> None:
     configs = grid()
     data.check(configs[0].dataset, configs[0].data_dir)
-    # Each core trains its own runs. Set before JAX starts, unless the user has set it.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
+    for config in {config.hidden: config for config in configs}.values():
+        memory.check(config)
+    console.use_all_cores()
     dataset = data.load(configs[0].dataset, configs[0].data_dir)
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:

@@ -252,6 +252,14 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
     ]
 
 
+def ranking(setting: Setting, endpoint: str) -> list[str]:
+    """The initializers of which some run learned, or all, by their means: the best first."""
+    means = np.nanmean(setting.finite(endpoint), axis=1)
+    ordered = np.argsort(-setting.endpoints[endpoint].sign * means, kind="stable")
+    learned = np.nansum(setting.trained, axis=1) > 0
+    return [setting.inits[i] for i in ordered if learned[i] or not learned.any()]
+
+
 def table(setting: Setting) -> list[dict[str, Any]]:
     """A row for each initializer: number of runs, runs that learned, endpoints with intervals.
 

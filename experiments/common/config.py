@@ -36,6 +36,13 @@ class UsageError(ValueError):
     """
 
 
+MOST_LAYERS = 1000
+"""The maximum number of hidden layers: compiling takes minutes from some hundred on."""
+
+LARGEST_LAYER = 2**31 - 1
+"""The maximum size of a layer, which is XLA's for an axis."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that determines a run; checked on construction.
@@ -72,9 +79,16 @@ class Config:
             value = getattr(self, name)
             if not least <= value < 2**32:
                 raise UsageError(f"--{name}={value}: must be at least {least} and below 2**32")
-        if not all(1 <= size < 2**31 for size in self.hidden):
+        if len(self.hidden) > MOST_LAYERS:
+            raise UsageError(
+                f"{len(self.hidden):,} hidden layers: at most {MOST_LAYERS:,} are possible, since"
+                " each is compiled by itself"
+            )
+        if not all(1 <= size <= LARGEST_LAYER for size in self.hidden):
             sizes = ",".join(map(str, self.hidden))
-            raise UsageError(f"--hidden={sizes}: every size must be at least 1")
+            raise UsageError(
+                f"--hidden={sizes}: every size must be at least 1 and at most {LARGEST_LAYER:,}"
+            )
         object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has only lists
         rate = self.learning_rate
         if rate is None:

@@ -34,6 +34,12 @@ def use_compilation_cache() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
+def use_all_cores() -> None:
+    """Has each core train its own runs; call it before JAX is imported. A user's choice stands."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
+
+
 def run_program(program: command_line.Program, main: Callable[..., None]) -> None:
     """Parses the command line, runs a program and exits.
 
@@ -65,7 +71,9 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         say(sys.stderr, f"{program.name}: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(130)  # at once, since threads that still compile crash while Python shuts down
     except OSError as error:  # such as a full disk
         say(sys.stderr, f"{program.name}: {_described(error)}")
         sys.exit(1)

@@ -47,8 +47,8 @@ def batch_note(config: Config, dataset: data.Dataset) -> list[str]:
     images = len(dataset.train_labels)
     if config.batch_size <= images:
         return []
-    return entry("note", f"--batch_size={config.batch_size} is more than the {images:,} training"
-                 " images: each batch holds all of them")  # fmt: skip
+    text = f"--batch_size={config.batch_size} is more than there are training images ({images:,})"
+    return entry("note", f"{text}: each batch holds all of them")
 
 
 def sizes(features: tuple[int, ...]) -> str:

@@ -52,10 +52,13 @@ def diagnose(
         return None
     before, last = epochs[0].metrics["val_loss"], epochs[-1].metrics
     guess, luck = _guessing(dataset.test_labels)
-    guess_loss = math.log(dataset.num_classes)
+    # The losses of knowing how common the classes are, and of not even that.
+    known_loss, guess_loss = _entropy(dataset.train_labels), math.log(dataset.num_classes)
+    if known_loss == 0:  # of a single class there is nothing to learn
+        return None
     if not math.isfinite(last["loss"] + last["val_loss"]):
-        problem = "training diverged: the loss is not finite"
-    elif last["val_acc"] <= guess + luck:
+        problem = f"training diverged: val_loss {number(last['val_loss'])}"
+    elif last["val_acc"] <= guess + luck and last["loss"] > (1 - _HARDLY) * known_loss:
         problem = (
             f"nothing was learned: val_acc {last['val_acc']:.4f} is no better than guessing"
             f" ({guess:.4f})"
@@ -76,13 +79,11 @@ def diagnose(
     steps = np.concatenate([epoch.batch_metrics.loss for epoch in epochs if epoch.batch_metrics])
     rate = f"--learning_rate={config.learning_rate:g}"
     if lost := np.flatnonzero(~np.isfinite(steps)).tolist():
-        return Diagnosis(problem, f"{rate} is too high: step {lost[0]} ended in nan or inf", True)
+        cause = f"{rate} is too high: the loss is not finite from step {lost[0] + 1} on"
+        return Diagnosis(problem, cause, True)
     if not math.isfinite(last["val_loss"]) or steps.max() > _HUGE * max(before, guess_loss):
         cause = f"{rate} is too high: the loss rose to {number(steps.max())} during training"
         return Diagnosis(problem, cause, True)
-    if last["acc"] > guess + luck:
-        cause = f"the test images are unlike the training images, where acc is {last['acc']:.4f}"
-        return Diagnosis(problem, cause)
     blocked = "signals or gradients vanish on their way, or units are dead"
     if abs(before - guess_loss) < _EQUAL * guess_loss:
         return Diagnosis(problem, blocked)
@@ -96,6 +97,13 @@ def _guessing(labels: np.ndarray) -> tuple[float, float]:
     """The accuracy of always guessing the most common class, and what luck may add to it."""
     guess = float(np.bincount(labels).max()) / len(labels)
     return guess, _DEVIATIONS * math.sqrt(guess * (1 - guess) / len(labels))
+
+
+def _entropy(labels: np.ndarray) -> float:
+    """The loss of predicting every class as often as it is there."""
+    counts = np.bincount(labels)
+    shares = counts[counts > 0] / len(labels)
+    return float(-np.sum(shares * np.log(shares)))
 
 
 def _constant_kernels(params: Mapping[Any, Any]) -> Iterator[str]:

@@ -12,8 +12,9 @@ from typing import TextIO, TypeVar
 
 from experiments.common.console import say
 
-_STAGE_SECONDS = 2.0  # that a stage may take in silence
-_LINE_SECONDS = 10.0  # between two lines about a sweep, outside a terminal
+_STAGE_SECONDS = 2.0  # that a stage may take in silence in a terminal
+_QUIET_SECONDS = 5.0  # and elsewhere, where a slow start is no news
+_LINE_SECONDS = 10.0  # between two lines, outside a terminal
 _REDRAW_SECONDS = 0.05  # between two redraws of an epoch's bar, as in Keras
 _WIDTH = 20  # of a bar, in characters
 _COLUMNS = 80  # that the line of an epoch may take
@@ -77,16 +78,19 @@ class EpochProgress:
 
 
 @contextlib.contextmanager
-def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Callable[[int], None]]:
-    """Shows finished runs, runs per second and the time left.
+def counted_progress(
+    done: int, total: int, stream: TextIO | None, things: str = "runs"
+) -> Iterator[Callable[[int], None]]:
+    """Shows how many of many things are finished, how many per second, and the time left.
 
     Args:
-      done: how many runs are finished already.
+      done: how many are finished already.
       total: how many there will be.
       stream: where to; None shows nothing.
+      things: what they are called.
 
     Yields:
-      A function to call with the number of finished runs.
+      A function to call with the number of finished ones.
     """
     if done == total or stream is None:
         yield lambda now_done: None
@@ -99,7 +103,7 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
         now = time.monotonic()
         pace = (now_done - done) / (now - started)
         left = datetime.timedelta(seconds=round((total - now_done) / pace))
-        text = f"{now_done}/{total} runs, {pace:.2f} runs/s, {left} left"
+        text = f"{now_done}/{total} {things}, {pace:.2f} {things}/s, {left} left"
         if live:
             _redraw(stream, f"{_bar(now_done, total)} {text}")
         elif now - shown_at >= _LINE_SECONDS or now_done == total:
@@ -107,7 +111,7 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
             say(stream, text)
 
     if live:
-        _redraw(stream, f"{_bar(done, total)} {done}/{total} runs")
+        _redraw(stream, f"{_bar(done, total)} {done}/{total} {things}")
     try:
         yield tell
     finally:
@@ -117,9 +121,10 @@ def runs_progress(done: int, total: int, stream: TextIO | None) -> Iterator[Call
 
 @contextlib.contextmanager
 def stage(stream: TextIO | None, text: str) -> Iterator[None]:
-    """Says what a program is doing and for how long, once that has taken two seconds.
+    """Says what a program is doing and for how long, unless that is short.
 
-    In a terminal this is a line that is removed in the end, elsewhere a line every ten seconds.
+    In a terminal this is a line, shown after two seconds and removed in the end; elsewhere it is a
+    line after five seconds and then every ten.
 
     Args:
       stream: where to; None shows nothing. Nothing else may be printed there in the meantime.
@@ -131,7 +136,8 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
     live, finished, started = stream.isatty(), threading.Event(), time.monotonic()
 
     def tell() -> None:
-        wait = _STAGE_SECONDS
+        shown = False
+        wait = _STAGE_SECONDS if live else _QUIET_SECONDS
         while not finished.wait(wait):
             line = f"{text}, {time.monotonic() - started:.0f} s"
             if live:
@@ -139,7 +145,8 @@ def stage(stream: TextIO | None, text: str) -> Iterator[None]:
             else:
                 say(stream, line)
             wait = 1.0 if live else _LINE_SECONDS
-        if live and time.monotonic() - started >= _STAGE_SECONDS:
+            shown = live
+        if shown:
             _redraw(stream, "")
 
     teller = threading.Thread(target=tell, daemon=True)

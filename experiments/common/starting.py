@@ -5,13 +5,13 @@ All programs start here, so the same flags give the same network in each of them
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 
 import initjax
-from experiments.common import data, models, params_file
+from experiments.common import data, memory, models, params_file
 from experiments.common.config import Config, UsageError
 
 
@@ -38,6 +38,23 @@ def start(config: Config, dataset: data.Dataset) -> Start:
     return Start(network, key, draw_params(config, key, network))
 
 
+@contextlib.contextmanager
+def enough_memory(config: Config, dataset: data.Dataset, optimizer: bool = True) -> Iterator[None]:
+    """The context for a run or an audit, which starts JAX.
+
+    Args:
+      config: of the run.
+      dataset: of the run.
+      optimizer: whether there is the state of its optimizer.
+
+    Raises:
+      UsageError: there is not enough memory, which is known at once or turns out later.
+    """
+    memory.check_devices(config, features(config, dataset), optimizer=optimizer)
+    with memory.enough(config):
+        yield
+
+
 def precision(config: Config) -> contextlib.AbstractContextManager[None]:
     """The context for everything that computes in a run's dtype: float64 needs to be enabled."""
     return jax.enable_x64(config.dtype == "float64")
@@ -45,8 +62,12 @@ def precision(config: Config) -> contextlib.AbstractContextManager[None]:
 
 def model(config: Config, dataset: data.Dataset) -> models.Model:
     """The model of a run, without parameters."""
-    features = (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
-    return models.mlp(features, config.activation, config.dtype)
+    return models.mlp(features(config, dataset), config.activation, config.dtype)
+
+
+def features(config: Config, dataset: data.Dataset) -> tuple[int, ...]:
+    """The sizes of the input, of every hidden layer, and of the output."""
+    return (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
 
 
 def root_key(seed: int) -> jax.Array:

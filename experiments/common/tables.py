@@ -159,6 +159,28 @@ def to_markdown(rows: Table) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in escaped]
 
 
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        "±": r"$\pm$",
+    }
+)
+
+
+def to_latex(rows: Table) -> list[str]:
+    """A table with at least one row, as lines of LaTeX; it needs the package booktabs."""
+    head, *body = [
+        " & ".join(str(cell).translate(_LATEX) for cell in line) + r" \\"
+        for line in [list(rows[0]), *(list(row.values()) for row in rows)]
+    ]
+    start = [rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule", head, r"\midrule"]
+    return [*start, *body, r"\bottomrule", r"\end{tabular}"]
+
+
 def to_csv(rows: Table) -> bytes:
     """A table as CSV, with all columns of all rows."""
     file = io.StringIO()

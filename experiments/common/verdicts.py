@@ -40,11 +40,17 @@ def finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[Findi
     by_t, by_signs = pair.p <= alpha, found.p_sign_flip <= alpha
     if by_t and by_signs:
         return "ahead", first, second
-    if pair.p_equivalence <= alpha and found.n >= statistics.FEWEST_TO_SETTLE:
+    if equivalent(pair):
         return "equivalent", first, second
     if by_t or (by_signs and found.p > alpha):
         return "not settled", first, second
     return "unknown", first, second
+
+
+def equivalent(pair: comparison.Pair) -> bool:
+    """Whether the difference is shown to be within the margin, if there is one at all."""
+    enough = pair.comparison.n >= statistics.FEWEST_TO_SETTLE
+    return enough and pair.p_equivalence <= 1 - statistics.LEVEL
 
 
 def _sentence(
@@ -66,10 +72,9 @@ def _sentence(
     if kind == "ahead":
         parts = []
         for name, pair in others:
-            also = pair.p_equivalence <= 1 - statistics.LEVEL
             difference = amount(pair.comparison.difference.value)
             words = f"by {difference} ({formatting.p_equals(pair.p)})"
-            parts.append((name, words + f", but equivalent {margin}" * also))
+            parts.append((name, words + f", but equivalent {margin}" * equivalent(pair)))
         if len(parts) == 1:
             ((name, words),) = parts
             return f"{first} is ahead of {name} {when} {words}"
@@ -116,21 +121,18 @@ def summary(setting: comparison.Setting) -> list[str]:
             f"{len(setting.seeds)} seeds settle nothing, since the sign-flip test needs"
             f" {statistics.FEWEST_TO_SETTLE}"
         )
-    learners = []
     for init, learned in zip(setting.inits, setting.trained, strict=True):
         count, n = int(np.nansum(learned)), int(np.isfinite(learned).sum())
-        if count:
-            learners.append(init)
         if count < n:
             share = statistics.share_interval(count, n)
             sentences.append(
                 f"{init}: {count} of {n} runs learned anything"
                 f" (95% interval {share.low:.0%} to {share.high:.0%})"
             )
+    if not np.nansum(setting.trained):  # which of them fails better means nothing
+        return sentences
     for endpoint in ("first_loss", "final_acc"):
-        means = dict(zip(setting.inits, _means(setting, endpoint), strict=True))
-        point = setting.endpoints[endpoint]
-        ranked = sorted(learners, key=lambda init: -point.sign * means[init])
+        point, ranked = setting.endpoints[endpoint], comparison.ranking(setting, endpoint)
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
@@ -143,19 +145,15 @@ def summary(setting: comparison.Setting) -> list[str]:
     return sentences
 
 
-def _means(setting: comparison.Setting, endpoint: str) -> list[float]:
-    return [float(np.nanmean(row)) for row in setting.finite(endpoint)]
-
-
 def headline(setting: comparison.Setting) -> str:
     """The main result in one sentence: which initializer has the best final accuracy."""
     point = setting.endpoints["final_acc"]
     when = point.when.format(epochs=description.count(setting.fields["epochs"], "epoch"))
-    means = dict(zip(setting.inits, _means(setting, "final_acc"), strict=True))
-    best = max(means, key=lambda init: means[init])
-    accuracy = f"{best} has the highest mean test accuracy {when}, {means[best]:.2%}"
+    best = comparison.ranking(setting, "final_acc")[0]
+    mean = f"{np.nanmean(setting.values['final_acc'][setting.inits.index(best)]):.2%}"
+    accuracy = f"{best} has the highest mean test accuracy {when}, {mean}"
     if len(setting.inits) == 1:
-        return f"{best} has a mean test accuracy of {means[best]:.2%} {when}"
+        return f"{best} has a mean test accuracy of {mean} {when}"
     if not np.nansum(setting.trained):
         return f"No run learned anything {when}"
     if len(setting.seeds) < 2:

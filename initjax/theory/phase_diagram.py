@@ -78,6 +78,22 @@ def phase_diagram(
     biases = _checked("bias_variances", bias_variances)
     cells = phase_cells(function, weights, biases)
 
+    from initjax._figure import default_style
+
+    name = (
+        activation if isinstance(activation, str) else getattr(activation, "__name__", "activation")
+    )
+    with default_style():
+        figure = _drawn(function, weights, biases, cells)
+        figure.axes[0].set_title(
+            "Phase diagram" if name == "<lambda>" else f"Phase diagram of {name}"
+        )
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _drawn(function: Callable, weights: np.ndarray, biases: np.ndarray, cells: Cells) -> Figure:
     from matplotlib.colors import LogNorm
 
     from initjax._figure import Figure
@@ -106,12 +122,6 @@ def phase_diagram(
     _draw_criticality(axes, function)
     axes.set_xlabel(r"weight variance times fan_in, $\sigma_w^2$")
     axes.set_ylabel(r"bias variance, $\sigma_b^2$")
-    name = (
-        activation if isinstance(activation, str) else getattr(activation, "__name__", "activation")
-    )
-    axes.set_title("Phase diagram" if name == "<lambda>" else f"Phase diagram of {name}")
-    if path is not None:
-        figure.savefig(path, dpi=150)
     return figure
 
 

@@ -57,7 +57,7 @@ def test_without_a_stream_nothing_is_shown(capsys):
     shown.say("hello")
     shown.epoch(1, 1.0, METRICS)
     assert not shown.live and capsys.readouterr() == ("", "")
-    with progress.runs_progress(0, 3, None) as show:
+    with progress.counted_progress(0, 3, None) as show:
         show(3)
     assert capsys.readouterr() == ("", "")
 
@@ -70,7 +70,7 @@ def test_a_loss_that_is_not_a_number_is_shown_as_nan():
 
 def test_a_terminal_sees_the_runs_of_a_sweep_as_one_bar():
     stream = Terminal()
-    with progress.runs_progress(2, 8, stream) as show:
+    with progress.counted_progress(2, 8, stream) as show:
         show(5)
         show(8)
     first, second, third = stream.getvalue().split("\r\x1b[K")[1:]
@@ -85,7 +85,7 @@ def test_outside_a_terminal_a_sweep_prints_a_line_every_ten_seconds_and_at_the_e
 ):
     monkeypatch.setattr(progress, "_LINE_SECONDS", seconds)
     stream = io.StringIO()
-    with progress.runs_progress(0, 3, stream) as show:
+    with progress.counted_progress(0, 3, stream) as show:
         for done in (1, 2, 3):
             show(done)
     written = stream.getvalue().splitlines()
@@ -101,7 +101,7 @@ def test_a_short_stage_shows_nothing(stream):
 
 
 def test_a_long_stage_is_one_line_outside_a_terminal(monkeypatch):
-    monkeypatch.setattr(progress, "_STAGE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.01)
     stream = io.StringIO()
     with progress.stage(stream, "compiling"):
         time.sleep(0.2)

@@ -367,7 +367,8 @@ def test_an_initializer_that_does_not_fit_is_reported_before_training(folder, tm
 def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, tmp_path):
     result = run("--init=zeros", "--hidden=1000000,1000000", f"--data_dir={folder}", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "--hidden=1000000,1000000 with --batch_size=128 needs more memory" in result.stderr
+    assert "sizes 1000000-1000000 has 1,000,001,000,000 parameters" in result.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_help_shows_defaults_as_they_are_written(tmp_path):

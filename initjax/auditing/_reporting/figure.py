@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from initjax._figure import Figure
+from initjax._figure import Figure, default_style
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._reporting.panels import (
     BAND,
@@ -35,7 +35,7 @@ _WIDTH = 8.5  # inches, as all that follows
 _EDGE, _LEFT, _BETWEEN, _RIGHT = 0.12, 0.6, 0.75, 0.3
 _TITLE, _NOTE, _PANEL, _BELOW = 0.26, 0.145, 1.85, 0.16
 _TITLE_LINE, _LINE, _LETTER = 0.24, 0.165, 0.07
-_CAPTION, _TITLE_LETTERS = 120, 85  # letters on a line
+_CAPTION, _TITLE_LETTERS = 120, 72  # letters on a line
 _MOST_NAMES, _LONGEST_NAME = 24, 26
 _HISTOGRAMS = (
     ("Pre-activations", "histogram", "many are near zero"),
@@ -50,6 +50,7 @@ class Line(NamedTuple):
     level: str
 
 
+@default_style()
 def draw(headlines: Sequence[str], captions: Sequence[Line], audits: Sequence[Series]) -> Figure:
     """Draws measurements and predictions over depth, and the layers' histograms.
 

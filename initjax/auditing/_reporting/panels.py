@@ -63,7 +63,7 @@ def draw_rms(axes: Axes, audits: Sequence[Series]) -> Titled:
     _draw_theory(axes, theory, edges, band)
     lost = [(audit.array("samples") > 0) & ~np.isfinite(audit.array("rms")) for audit in audits]
     notes += _draw_measured(axes, audits, measured, lost)
-    if len(layers) > 1 and not edges:
+    if len(layers) > 1 and not edges and np.isfinite(measured[-1]).any():
         notes.append("no theory: predictions restart at every layer")
     return Titled("Pre-activations: root mean square", notes)
 

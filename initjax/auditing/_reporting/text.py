@@ -17,7 +17,7 @@ from initjax.auditing._reporting.wrapping import aligned, columns, printable, sh
 WIDTH, LEAST_WIDTH = 80, 40  # columns of a terminal
 MARKS = {"ok": " ", "warning": "!", "failure": "x"}
 _MOST_ROWS = 40
-_LONGEST_NAME, _LONGEST_THEN = 18, 12  # what columns of numbers are left out for
+_LONGEST_NAME, _LONGEST_THEN = 18, 12  # for longer ones, no column is left out
 # The columns of a table that are left out first where it is too wide.
 _LEAST_NEEDED = (
     "spread", "z", "grad", "step", "theory", "chi_1", "then", "corr", "dead", "flat",
@@ -145,8 +145,15 @@ def table(layers: Sequence[Layer], levels: Sequence[str], width: int) -> list[st
         name: max(columns(row[place]) for row in (header, *(rows[number] for number in shown)))
         for place, name in enumerate(header)
     }
+    least = {"layer": _LONGEST_NAME, "then": _LONGEST_THEN}
+    widths = {name: min(size, least.get(name, size)) for name, size in needed.items()}
+    all_columns = _total(widths)
     blank = [name for name, *column in zip(header, *rows, strict=True) if not any(column)]
-    widths = _fitted(needed, blank, width)
+    for name in (*blank, *_LEAST_NEEDED):
+        if _total(widths) > width:
+            widths.pop(name, None)
+    room = max(0, width - _total(widths))
+    widths["layer"] = min(needed["layer"], widths["layer"] + room)
 
     def line(mark: str, row: Sequence[str]) -> str:
         texts = [
@@ -164,23 +171,9 @@ def table(layers: Sequence[Layer], levels: Sequence[str], width: int) -> list[st
         before = number
     hidden = ", ".join(name for name in header if name not in {*widths, *blank})
     if hidden:
-        remark = f"not shown: {hidden}; report.to_text({_total(needed)}) has all columns"
+        remark = f"not shown: {hidden}; report.to_text({all_columns}) has all columns"
         lines += wrapped(remark, width, "  ")
     return lines
-
-
-def _fitted(needed: dict[str, int], blank: Sequence[str], width: int) -> dict[str, int]:
-    """The widths of the columns that fit, with the least needed ones left out."""
-    widths = {
-        **needed,
-        "layer": min(needed["layer"], _LONGEST_NAME),
-        "then": min(needed["then"], _LONGEST_THEN),
-    }
-    for name in (*blank, *_LEAST_NEEDED):
-        if _total(widths) > width:
-            widths.pop(name, None)
-    room = max(0, width - _total(widths))
-    return {**widths, "layer": min(needed["layer"], widths["layer"] + room)}
 
 
 def _total(widths: dict[str, int]) -> int:

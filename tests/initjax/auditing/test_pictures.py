@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib import rc_context, style
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -331,11 +332,11 @@ MANY = [
 def test_every_kind_of_report_is_drawn_with_all_of_its_text_inside(layers, findings, twice):
     network = dataclasses.replace(NETWORK, loss=math.nan) if math.isnan(layers[0].rms) else NETWORK
     found = report(layers, findings, network)
-    figure = (repair(found, found) if twice else found).plot(title="a title " * 20)
+    figure = (repair(found, found) if twice else found).plot(title="word " * 40)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with PIL.Image.open(buffer) as picture:
-        assert picture.size[0] == 1530 and 1400 < picture.size[1] < 3000
+        assert picture.size[0] == 1530 and 1400 < picture.size[1] < 3100
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
     width, height = figure.bbox.size
     # Matplotlib also keeps labels of ticks beyond the ends of an axis, which it does not draw.
@@ -353,6 +354,19 @@ def test_every_kind_of_report_is_drawn_with_all_of_its_text_inside(layers, findi
     labels = figure.axes[-1].get_xticklabels()
     boxes = [label.get_window_extent() for label in labels]
     assert len(boxes) <= 24 and all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_figures_look_alike_whatever_style_the_user_has_chosen(tmp_path):
+    names = chain(3, "a_$x_{}$/kernel")
+    with rc_context({**style.library["dark_background"], "text.usetex": True, "font.size": 30}):
+        figure = report(names).plot()
+        diagram = phase_diagram("tanh", [0.5, 1], [0, 0.1])
+        report(names).plot(tmp_path / "audit.png")
+    report(names).plot(tmp_path / "default.png")
+    for one in (figure, diagram):
+        assert one.get_facecolor() == (1, 1, 1, 1) and not one.axes[0].title.get_usetex()
+    pictures = [(tmp_path / f"{name}.png").read_bytes() for name in ("audit", "default")]
+    assert pictures[0] == pictures[1]
 
 
 def test_a_report_without_layers_has_no_picture():

@@ -94,6 +94,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which():
     assert "spread" not in header[80] and "z" in header[80]
     assert header[40] == ["layer", "gain", "rms", "dead", "ratio"]
     (said,) = [line for line in str(report(layers)).splitlines() if "not shown" in line]
+    assert "to_text(84)" in said
     full = report(layers).to_text(int(said.partition("to_text(")[2].partition(")")[0]))
     assert "not shown" not in full and "spread" in full and "~" not in full
 
