@@ -57,7 +57,9 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
     return _fold_in(checked_key("named_key", key, call), _words(name))
 
 
-def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer | str]) -> Any:
+def initialize(
+    params: Any, key: jax.Array, rules: Mapping[str, Initializer | str | Mapping[str, Any]]
+) -> Any:
     """Draws new parameters for a tree. Each uses the first rule whose pattern matches its path.
 
     Works with Linen variables, NNX states and modules, Equinox modules and plain trees. A path
