@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from initjax._keys import checked_key, named_key
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, checked_key, fits, match, named_key, placed_like, rescale
+from initjax.trees import Params, fits, match, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
