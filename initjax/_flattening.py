@@ -169,8 +169,10 @@ def no_parameters(owner: str, tree: Any) -> Exception:
 
 def described(value: Any) -> str:
     """What an error calls a value that may be too large to print."""
-    text = repr(value)
-    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+    text, kind = repr(value), type(value).__name__
+    if len(text) <= 60 and "\n" not in text:
+        return text
+    return f"an {kind}" if kind[0] in "AEIOU" else f"a {kind}"
 
 
 def _kinds(*names: tuple[str, str]) -> tuple[type, ...]:

@@ -18,7 +18,7 @@ from initjax._drawing import draw_dtypes, draw_in_shards
 from initjax._flattening import Structure, described, flatten, is_parameter, no_parameters
 from initjax._keys import checked_key, named_keys
 from initjax._stacks import stack_warning
-from initjax._values import Initializer, checked_number, is_key
+from initjax._values import Initializer, checked_number, is_key, is_traced
 from initjax.specs import get
 
 if TYPE_CHECKING:
@@ -96,9 +96,17 @@ def initialize(
     keys = named_keys(key, [name for name, _, _ in matches])
     for leaf_key, (name, index, initializer) in zip(keys, matches, strict=True):
         try:
-            leaves[index] = _draw_like(leaves[index], leaf_key, initializer)
+            drawn = _draw_like(leaves[index], leaf_key, initializer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
+        shape = tuple(leaves[index].shape)
+        if getattr(drawn, "shape", None) != shape:
+            given = described(drawn) if callable(drawn) else f"shape {np.shape(drawn)}"
+            raise ValueError(
+                f"{name}: its initializer must return an array of shape {shape}, got {given};"
+                " for a factory, such as jax.nn.initializers.he_normal, write the parentheses"
+            )
+        leaves[index] = drawn
     return structure.unflatten(leaves)
 
 
@@ -146,6 +154,12 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
 
     if not _has_patterns(factors):
         raise TypeError(f"rescale: factors must map patterns to numbers, got {factors!r}")
+    for pattern, factor in factors.items():
+        if is_traced(factor) or is_key(factor):
+            raise TypeError(
+                f"rescale: the factor of {pattern!r} must be a number that is known outside of"
+                f" jax.jit, got {described(factor)}"
+            )
     numbers = {
         pattern: checked_number("rescale", f"the factor of {pattern!r}", factor)
         for pattern, factor in factors.items()
@@ -224,7 +238,10 @@ def match(
 
 def _advice(pattern: str, names: list[str]) -> str:
     """What to write instead of a pattern that matches nothing, if a small change matches."""
-    for other in ("*" + pattern, pattern.replace("[", "[[]"), "*" + pattern.replace("[", "[[]")):
+    bracket = pattern.replace("[", "[[]")
+    others = ["*" + pattern, bracket, "*" + bracket, pattern.replace("*/", "*")]
+    others += [pattern.replace(".*", "*"), pattern.replace(".", "/"), pattern.lstrip("/")]
+    for other in others:
         if any(fits(name, other) for name in names):
             return f"write {other!r}; "
     return ""
