@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from initjax._keys import checked_key, named_key
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, fits, match, named_key, placed_like, rescale
+from initjax.trees import Params, fits, match, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -298,6 +299,7 @@ def mimetic(
             raise TypeError(f"mimetic: {name} must be a pair (alpha, beta), got {pair!r}")
         for number in pair:
             checked_number("mimetic", name, number)
+    checked_key("mimetic", key, "call mimetic(params, key)")
     leaves, structure, matches = match("mimetic", params, {"*": None})
     places = {name: index for name, index, _ in matches}
     query = "query/kernel"
