@@ -11,6 +11,7 @@ from typing import TextIO
 from experiments.common.console import say
 
 _LINE_SECONDS = 10.0  # between two lines, outside a terminal
+_FIRST_SECONDS = 2.0  # before the first of them
 _REDRAW_SECONDS = 0.05  # between two redraws of an epoch's bar, as in Keras
 _WIDTH = 20  # of a bar, in characters
 _CLEAR = "\r\x1b[K"  # the line of a terminal
@@ -74,18 +75,18 @@ def counted_progress(
         yield lambda now_done: None
         return
     live, started = stream.isatty(), time.monotonic()
-    shown_at = started
+    next_line = started + min(_FIRST_SECONDS, _LINE_SECONDS)
 
     def tell(now_done: int) -> None:
-        nonlocal shown_at
+        nonlocal next_line
         now = time.monotonic()
         pace = (now_done - done) / (now - started)
         left = datetime.timedelta(seconds=round((total - now_done) / pace))
         text = f"{now_done}/{total} {things}, {pace:.2f} {things}/s, {left} left"
         if live:
             _redraw(stream, f"{_bar(now_done, total)} {text}")
-        elif now - shown_at >= _LINE_SECONDS or now_done == total:
-            shown_at = now
+        elif now >= next_line or now_done == total:
+            next_line = now + _LINE_SECONDS
             say(stream, text)
 
     if live:

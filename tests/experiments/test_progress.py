@@ -78,3 +78,15 @@ def test_outside_a_terminal_a_sweep_prints_a_line_every_ten_seconds_and_at_the_e
     written = stream.getvalue().splitlines()
     assert len(written) == lines
     assert re.fullmatch(r"3/3 runs, [\d.]+ runs/s, 0:00:00 left", written[-1])
+
+
+def test_the_first_line_comes_after_two_seconds(monkeypatch):
+    clock = iter([0.0, 1.9, 2.1, 5.0, 12.0, 12.2])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with progress.counted_progress(0, 9, stream, "figures") as show:
+        for done in (1, 2, 3, 4, 5):
+            show(done)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["2/9", "5/9"]
+    assert lines[0] == "2/9 figures, 0.95 figures/s, 0:00:07 left"
