@@ -341,7 +341,8 @@ def _factors(
     import jax.numpy as jnp
 
     noise = random_normal(0.0, abs(alpha) / shape[-1] ** 0.5)(key, shape, jnp.float32)
-    left, values, right = jnp.linalg.svd(noise + beta * jnp.eye(shape[-1], dtype=jnp.float32))
+    eye = jnp.broadcast_to(jnp.eye(shape[-1], dtype=jnp.float32), shape)
+    left, values, right = jnp.linalg.svd(noise + beta * eye)
     root = jnp.sqrt(values)[..., None, :]
     return left * root, jnp.swapaxes(right, -1, -2) * root
 

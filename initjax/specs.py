@@ -236,7 +236,7 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of an argument: a literal, a product or power, inf or nan, or an initializer."""
+    """The value of an argument: a literal, complex(1.0, inf), a product, or an initializer."""
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(map(_literal, node.elts))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -249,6 +249,8 @@ def _literal(node: ast.expr) -> Any:
         return _ARITHMETIC[type(node.op)](*map(float, operands))
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
         return float(node.id)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "complex":
+        return complex(*map(_literal, node.args))
     if isinstance(node, ast.Name | ast.Call):
         try:
             return parse(ast.unparse(node))

@@ -241,8 +241,6 @@ def test_blocks_are_only_for_independent_numbers():
         initjax.in_blocks(initjax.orthogonal())
     with pytest.raises(TypeError, match=r"such as he_normal\(\) with its parentheses"):
         initjax.in_blocks(initjax.normal)
-    with pytest.raises(TypeError, match="threefry"):
-        initjax.in_blocks(initjax.normal())(jax.random.key(0, impl="rbg"), (3,))
 
 
 @pytest.mark.parametrize("spec", DRAWN)
