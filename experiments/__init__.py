@@ -1,13 +1,19 @@
 """Programs that give the evidence: each runs as `python -m experiments.NAME`."""
 
 import importlib.util
+import signal
 import sys
+
+if sys.argv[:1] == ["-m"]:  # what `python -m` sets while it looks for the program
+    # Until the program has started, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # What the extra `experiments` in pyproject.toml installs, by import name. This file runs before
 # every program, so that each of them reports a missing package in the same way.
 _PACKAGES = (
     "absl",
     "altair",
+    "filelock",
     "flax",
     "jax",
     "jinja2",
@@ -15,6 +21,7 @@ _PACKAGES = (
     "optax",
     "PIL",
     "platformdirs",
+    "psutil",
     "pyarrow",
     "safetensors",
     "tensorboardX",
@@ -27,7 +34,7 @@ if _missing:
         f"experiments needs packages that are not installed ({', '.join(_missing)});"
         " in a clone of the repository: pip install -e '.[experiments]'"
     )
-    if sys.argv[:1] == ["-m"]:  # what `python -m` sets while it looks for the program
+    if sys.argv[:1] == ["-m"]:
         print(_message, file=sys.stderr)
         raise SystemExit(2)
     raise ImportError(_message)

@@ -16,13 +16,12 @@ function             draw the model by       then multiply branch weights by
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, match, named_key, placed_like, rescale
+from initjax.trees import Params, fits, match, named_key, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -292,7 +291,6 @@ def mimetic(
       Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 4,
       https://arxiv.org/abs/2305.09828
     """  # noqa: E501
-    import jax
     import jax.numpy as jnp
 
     for name, pair in (("query_key", query_key), ("value_output", value_output)):
@@ -306,7 +304,7 @@ def mimetic(
     found = [name[: -len(query)] for name in places if f"/{name}".endswith(f"/{query}")]
     chosen = set()
     for pattern in _required("mimetic", "attention", attention):
-        matching = [path for path in found if fnmatch.fnmatchcase(path.rstrip("/"), pattern)]
+        matching = [path for path in found if fits(path.rstrip("/"), pattern)]
         if not matching:
             raise ValueError(
                 f"mimetic: no attention matches {pattern!r}; the paths with {query!r} are"
@@ -331,7 +329,7 @@ def mimetic(
         for name, kernel in zip(names, kernels, strict=True):
             leaf = leaves[places[name]]
             leaves[places[name]] = placed_like(leaf, kernel.astype(leaf.dtype))
-    return jax.tree_util.tree_unflatten(structure, leaves)
+    return structure.unflatten(leaves)
 
 
 def _factors(

@@ -8,12 +8,25 @@ only valid arguments are literals, other specifications, and products and powers
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
+import json
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from initjax import constants, pytorch, sampling, scaling, structured
+from initjax import (
+    biases,
+    constants,
+    kan,
+    pytorch,
+    sampling,
+    scaling,
+    state_space,
+    structured,
+    transformers,
+)
 from initjax._values import Initializer, checked_initializer, nearest_first
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
@@ -48,6 +61,20 @@ NAMES: dict[str, Any] = {
     "random_walk": structured.random_walk,
     "mup_output": structured.mup_output,
     "icnr": structured.icnr,
+    "log_uniform": state_space.log_uniform,
+    "inverse_softplus": state_space.inverse_softplus,
+    "logarithm": state_space.logarithm,
+    "s4d": state_space.s4d,
+    "hippo": state_space.hippo,
+    "small_init": transformers.small_init,
+    "wang_init": transformers.wang_init,
+    "layer_scale": transformers.layer_scale,
+    "spectral": transformers.spectral,
+    "unit_norm": transformers.unit_norm,
+    "kan_spline": kan.kan_spline,
+    "prior_bias": biases.prior_bias,
+    "class_frequency_bias": biases.class_frequency_bias,
+    "forget_gate_bias": biases.forget_gate_bias,
     "torch_kaiming_uniform": pytorch.torch_kaiming_uniform,
     "torch_kaiming_normal": pytorch.torch_kaiming_normal,
     "torch_bias": pytorch.torch_bias,
@@ -75,6 +102,17 @@ _KERAS = {
         for word in ("Glorot", "He", "Lecun")
         for kind in ("Normal", "Uniform")
     },
+}
+# Its other names for them: those of the classes of Keras 3.0 to 3.6, and those in lower case.
+_KERAS_ALIASES = {
+    "OrthogonalInitializer": "Orthogonal",
+    "IdentityInitializer": "Identity",
+    "STFTInitializer": "STFT",
+    "zero": "Zeros",
+    "one": "Ones",
+    "normal": "RandomNormal",
+    "uniform": "RandomUniform",
+    **{re.sub("([a-z])([A-Z])", r"\1_\2", name).lower(): name for name in _KERAS},
 }
 # Keras's parameters with other names here, and its defaults where we have none.
 _KERAS_NAMES = {"input_axes": "in_axis", "output_axes": "out_axis"}
@@ -115,8 +153,7 @@ def parse(spec: str) -> Initializer:
     """
     name, args, kwargs = _split(spec)
     if name not in NAMES:
-        names = ", ".join(nearest_first(name, NAMES))
-        raise ValueError(f"unknown initializer {name!r}; valid names: {names}")
+        raise ValueError(f"unknown initializer {name!r}; {_valid_names(name)}")
     made = NAMES[name]
     if not isinstance(made, type) and not inspect.isfunction(made):  # zeros and ones
         if args or kwargs:
@@ -136,14 +173,22 @@ def parse(spec: str) -> Initializer:
         raise ValueError(str(error)) from None
 
 
+def _valid_names(name: str) -> str:
+    """What an error says after a name that isn't valid."""
+    names = nearest_first(name, NAMES)
+    close = difflib.get_close_matches(name.lower(), names[:1], cutoff=0.5)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"{guess}valid names: {', '.join(names)}"
+
+
 def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
     """Makes an initializer from a specification, an initializer, or a Keras configuration.
 
     Args:
       identifier: a specification, as for `parse`, or the name of a Keras class; an initializer,
         which is returned; a factory in `NAMES`, such as `he_normal` without its parentheses; or a
-        Keras initializer or its configuration, as from `keras.initializers.serialize`, with its
-        meaning in Keras.
+        Keras initializer, its class or its configuration, as from `keras.initializers.serialize`
+        (a dictionary or JSON text), with its meaning in Keras.
 
     Returns:
       The initializer.
@@ -162,13 +207,18 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
       `keras.initializers.get`. Seeds are ignored: here the key is an argument of the call.
     """
     if isinstance(identifier, str):
-        return _from_keras(identifier, {}) if identifier in _KERAS else parse(identifier)
+        if identifier.lstrip().startswith("{"):
+            return get(_json(identifier))
+        known = identifier[:1].isupper() and _KERAS_ALIASES.get(identifier, identifier) in _KERAS
+        return _from_keras(identifier, {}) if known else parse(identifier)
     if isinstance(identifier, Mapping):
-        return _from_keras(identifier.get("class_name"), identifier.get("config", {}))
+        return _from_keras(identifier.get("class_name"), identifier.get("config"))
     for name, made in NAMES.items():
         if made is identifier:
             return parse(name)
-    if hasattr(identifier, "get_config") and not isinstance(identifier, type):
+    if hasattr(identifier, "get_config"):
+        if isinstance(identifier, type):
+            return _from_keras(identifier.__name__, {})
         config = identifier.get_config()  # pyright: ignore
         if hasattr(identifier, "gain"):  # Keras 3.15 omits it from the configuration of Identity
             config = {**config, "gain": identifier.gain}  # pyright: ignore
@@ -176,27 +226,45 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
     return checked_initializer("get", "identifier", identifier)
 
 
-def _from_keras(wanted: Any, config: Mapping[str, Any]) -> Initializer:
-    if not isinstance(wanted, str) or wanted not in _KERAS:
+def _json(text: str) -> Mapping[str, Any]:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"get: cannot read {text[:80]!r} as JSON") from None
+
+
+def _from_keras(wanted: Any, config: Any) -> Initializer:
+    """The initializer that Keras makes of the name of a class and a configuration."""
+    word = wanted if isinstance(wanted, str) else str(wanted)
+    class_name = _KERAS_ALIASES.get(word, word)
+    if class_name not in _KERAS:
         raise ValueError(
-            f"get: class_name must be one of {', '.join(nearest_first(str(wanted), _KERAS))}; got"
+            f"get: class_name must be one of {', '.join(nearest_first(word, _KERAS))}; got"
             f" {wanted!r}"
         )
-    name = _KERAS[wanted]
+    if not isinstance(config, Mapping | None):
+        raise ValueError(f"get: {wanted}: config must be a dictionary, got {config!r}")
+    name = _KERAS[class_name]
     if name in ("zeros", "ones"):
         return NAMES[name]
-    names = {**_KERAS_NAMES, "gain": "scale"} if name == "orthogonal" else _KERAS_NAMES
-    config = {**_KERAS_DEFAULTS.get(wanted, {}), **config}
+    names: dict[Any, str] = (
+        {**_KERAS_NAMES, "gain": "scale"} if name == "orthogonal" else _KERAS_NAMES
+    )
+    config = {**_KERAS_DEFAULTS.get(class_name, {}), **(config or {})}
     arguments: dict[str, Any] = {
-        names.get(parameter, parameter): value
+        names.get(parameter, str(parameter)): value
         for parameter, value in config.items()
         if parameter != "seed" and not (parameter in _KERAS_NAMES and value is None)
     }
     if "distribution" in arguments:
         distribution = arguments["distribution"]
         arguments["distribution"] = _KERAS_DISTRIBUTIONS.get(distribution, distribution)
-    if isinstance(arguments.get("value"), Mapping):  # a serialized array
-        arguments["value"] = arguments["value"]["config"]["value"]
+    value = arguments.get("value")
+    if isinstance(value, Mapping):  # a serialized array
+        value = value.get("config")
+        if not isinstance(value, Mapping) or "value" not in value:
+            raise ValueError(f"get: {wanted}: value must be numbers, got {arguments['value']!r}")
+        arguments["value"] = value["value"]
     try:
         return NAMES[name](**arguments)
     except TypeError as error:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
         images and labels of the training and the test set.
 
     Raises:
-        ValueError: If there is no such dataset, it is not prepared, or it is invalid.
+        UsageError: If there is no such dataset, it is not prepared, or it is invalid.
     """
     import tensorflow_datasets as tfds
 
@@ -61,7 +62,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
             reason = "not among https://www.tensorflow.org/datasets/catalog/overview"
             if close := difflib.get_close_matches(stem, known):
                 reason += f"; did you mean {' or '.join(close)}?"
-        raise ValueError(f"{asked} cannot be opened: {reason}") from error
+        raise UsageError(f"{asked} cannot be opened: {reason}") from error
     info, source = builder.info, str(builder.data_path)
     # The directory is checked first, since is_prepared() logs a warning if there is none.
     if not os.path.isdir(source) or not builder.is_prepared():
@@ -71,7 +72,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
             "import tensorflow_datasets as tfds; "
             f'tfds.builder("{name}", file_format="array_record"{where}).download_and_prepare()'
         )
-        raise ValueError(
+        raise UsageError(
             f"{asked} is not prepared in {source}. To prepare it, once, TFDS needs TensorFlow: "
             f"pip install tensorflow importlib_resources && python -c {shlex.quote(code)}    "
             "Without TensorFlow: download the IDX files of the dataset and give --data_dir=DIR"
@@ -79,7 +80,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
     image, label = _supervised_keys(info, source)
     test = "test" if "test" in info.splits else "validation"
     if "train" not in info.splits or test not in info.splits:
-        raise ValueError(
+        raise UsageError(
             f"{source} has the splits {', '.join(info.splits)}, "
             "expected train, and test or validation"
         )
@@ -104,7 +105,7 @@ def _supervised_keys(info: Any, source: str) -> tuple[str, str]:
         is_class = isinstance(label, kinds.ClassLabel) and label.num_classes
         if is_class and (is_image or is_tensor) and image.np_dtype == np.uint8:
             return keys
-    raise ValueError(
+    raise UsageError(
         f"{source}: expected supervised_keys that name a uint8 image and a class label, "
         f"found supervised_keys={keys} and {' '.join(repr(features).split())}"
     )
@@ -135,10 +136,10 @@ def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarra
         images = [pixels(example[image]) for example in examples]
         labels = np.array([example[label].int64_list.value[0] for example in examples], np.int32)
         if len(shapes := {array.shape for array in images}) > 1:
-            raise ValueError(f"expected images of one shape, found {str(sorted(shapes)[:3])[1:-1]}")
+            raise UsageError(f"expected images of one shape, found {str(sorted(shapes)[:3])[1:-1]}")
         return np.stack(images), labels
     except Exception as error:  # every format and image decoder raises its own errors
-        raise ValueError(f"{builder.data_path}, split {split}: {error}") from error
+        raise UsageError(f"{builder.data_path}, split {split}: {error}") from error
 
 
 def _records(builder: Any, split: str) -> Sequence[bytes]:
@@ -151,10 +152,10 @@ def _records(builder: Any, split: str) -> Sequence[bytes]:
         source = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
         return source.__getitems__(range(len(source)))
     if info.file_format.value != "tfrecord":
-        raise ValueError(f"expected array_record or tfrecord files, not {info.file_format.value}")
+        raise UsageError(f"expected array_record or tfrecord files, not {info.file_format.value}")
     records = [record for path in info.splits[split].filepaths for record in _tfrecords(path)]
     if len(records) != info.splits[split].num_examples:
-        raise ValueError(
+        raise UsageError(
             f"expected {info.splits[split].num_examples:,} records, found {len(records):,}"
         )
     return records
@@ -166,7 +167,7 @@ def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 8], "little")
         if end + 4 > len(data):
-            raise ValueError(f"{path} has {len(data):,} bytes, expected at least {end + 4:,}")
+            raise UsageError(f"{path} has {len(data):,} bytes, expected at least {end + 4:,}")
         yield data[start + 12 : end]
         start = end + 4
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from initjax._values import checked_choice, is_key
+from initjax._flattening import flatten
+from initjax._values import checked_choice
 from initjax.auditing._audit import prepare
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._measuring.jobs import special_values
@@ -19,7 +20,7 @@ from initjax.auditing._repairing.redraw import center, clear_biases, redraw
 from initjax.auditing._repairing.repair import Repair
 from initjax.auditing._repairing.rescale import rescale
 from initjax.auditing._reporting.report import Report
-from initjax.trees import Params
+from initjax.trees import Params, checked_key
 
 if TYPE_CHECKING:
     import jax
@@ -85,7 +86,7 @@ def fix(
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar loss, as for `initjax.audit`.
-      params: a tree of arrays.
+      params: a tree of arrays, or a module of Equinox or NNX.
       *batch: trees of arrays. 256 examples or more are best.
       key: a PRNG key for redrawing what scaling can't repair. With None, nothing is redrawn.
       method: 'variance', 'units' or 'gradient'. With None, 'variance', if there is anything to
@@ -127,28 +128,28 @@ def fix(
         checked_choice("fix", "method", method, get_args(Method))
     if method == "gradient" and optimizer is None:
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
-    if key is not None and not is_key(key):
-        raise TypeError(f"fix: key must be a PRNG key, such as jax.random.key(0), got {key!r}")
+    if key is not None:
+        checked_key("fix", key, "call fix(loss_fn, params, *batch, key=key)")
     prepared = prepare("fix", loss_fn, params, batch, optimizer, has_aux)
     traced = prepared.traced
     before = prepared.report(params, batch)
     nothing = _nothing_to_do(before, method)
     if nothing:
         return params, Repair(before, before, (), (), nothing, "")
-    method = method or "variance"
-    draft = redraw(Draft(tuple(jax.tree.leaves(params))), traced, before, key)
+    method, inputs = method or "variance", flatten(batch)[0]
+    draft = redraw(Draft(tuple(flatten(params)[0])), traced, before, key)
     draft = center(draft, traced, before)
     draft = clear_biases(draft, traced, before)
     if method == "gradient":
         target = "the smallest loss after the optimizer's first step"
-        draft = gradinit(draft, traced, batch, before.layers, optimizer)
+        draft = gradinit(draft, traced, inputs, before.layers, optimizer)
     else:
         critical = method == "variance" and unit_variance_explodes(traced.anatomy.sites)
         target = _target(method, critical)
         with jax.default_matmul_precision("highest"):  # which is read when a function is traced
             exact = trace("fix", loss_fn, params, batch, has_aux)
-            draft = rescale(draft, exact, batch, before.layers, method == "units", critical)
-    params = jax.tree.unflatten(traced.structure, draft.leaves)
+            draft = rescale(draft, exact, inputs, before.layers, method == "units", critical)
+    params = traced.whole.unflatten(draft.leaves)
     after = _without_scaled_fans(prepared.report(params, batch), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)
     return params, Repair(

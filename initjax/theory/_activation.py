@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -16,10 +18,30 @@ Evaluate: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None
 """Numbers to the activation and its derivative there; None where JAX can't differentiate it."""
 
 _ROWS, _COLUMNS = 512, 16  # the shape to trace, and to compile if needed
+# Where a function that JAX can't trace is compared with what it was: up to a million.
+_COMPARED = np.concatenate([np.linspace(-50, 50, 8001), np.geomspace(50, 1e6, 200)])
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Snapshot:
+    """A function as it is now, for caches: equal to another if both compute the same.
+
+    A function's identity isn't enough. What it computes may depend on an attribute, such as a
+    trainable slope, or on a global variable.
+    """
+
+    digest: str
+    function: Callable[[Any], Any] = dataclasses.field(compare=False)
+
+    def __call__(self, z: Any) -> Any:
+        return self.function(z)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
 
 
 def named(owner: str, activation: Activation) -> Callable[[Any], Any]:
-    """The activation as a function, given that or its name in `jax.nn`."""
+    """The activation as a function that caches may keep, given a function or a name in `jax.nn`."""
     if isinstance(activation, str):
         import jax
 
@@ -33,7 +55,51 @@ def named(owner: str, activation: Activation) -> Callable[[Any], Any]:
         activation = found
     if not callable(activation):
         raise TypeError(f"{owner}: activation must be a function or a name, got {activation!r}")
-    return activation
+    if str(getattr(activation, "__module__", "")).startswith("jax."):  # never changes
+        return activation
+    digest = _digest(activation)
+    return activation if digest is None else Snapshot(digest, activation)
+
+
+def _digest(activation: Callable[[Any], Any]) -> str | None:
+    """Of the program that the function is, or else of its values; None if it has neither."""
+    try:
+        closed = _traced(_with_derivative(activation))
+        if closed is None:
+            z = np.concatenate([_COMPARED, -_COMPARED])
+            # They may not show a narrow spike, so its identity counts too.
+            parts = [str(id(activation)).encode(), np.asarray(activation(z), np.float64).tobytes()]
+        elif any(map(is_traced, closed.consts)):
+            return None
+        else:
+            parts = [str(closed.jaxpr).encode()]
+            for const in map(np.asarray, closed.consts):
+                parts += [f"{const.dtype} {const.shape}".encode(), const.tobytes()]
+    except Exception:  # whatever is wrong with it, its evaluator says so
+        return None
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _with_derivative(activation: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
+    import jax
+    import jax.numpy as jnp
+
+    def both(z):
+        value, pullback = jax.vjp(activation, z)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    return both
+
+
+def _traced(function: Callable) -> Any:
+    """The function's program in float64; None if JAX can't trace it."""
+    import jax
+
+    try:
+        with jax.enable_x64(True):
+            return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((_ROWS, _COLUMNS), np.float64))
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        return None
 
 
 def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
@@ -52,11 +118,6 @@ def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
       TypeError, ValueError: activation isn't elementwise, or depends on traced numbers.
     """
     import jax
-    import jax.numpy as jnp
-
-    def both(z):
-        value, pullback = jax.vjp(activation, z)
-        return value, pullback(jnp.ones_like(value))[0]
 
     def refuse_traced(values):
         if any(map(is_traced, values)):
@@ -66,10 +127,9 @@ def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
             )
 
     sample = np.linspace(-3.1, 2.9, _ROWS * _COLUMNS).reshape(_ROWS, -1)
-    try:
-        with jax.enable_x64(True):
-            closed = jax.make_jaxpr(both)(jax.ShapeDtypeStruct(sample.shape, sample.dtype))
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+    both = _with_derivative(activation)
+    closed = _traced(both)
+    if closed is None:
         return _checked_elementwise(
             activation, sample, lambda z: (np.asarray(activation(z), np.float64),)
         )

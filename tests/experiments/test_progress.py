@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 
@@ -24,6 +25,18 @@ def test_a_finished_epoch_is_one_line_of_at_most_80_columns():
     assert stream.getvalue() == line and len(line) <= 81
 
 
+@pytest.mark.parametrize("epochs", [1, 5, 99, 100, 1000, 10**6])
+@pytest.mark.parametrize("loss", [0.1, 123.4567, 242232.3125, 1.2259e32, 1e-30, float("nan")])
+@pytest.mark.parametrize("seconds", [0.1, 99.9, 1234.5])
+def test_the_line_of_an_epoch_stays_within_80_columns(epochs, loss, seconds):
+    stream = io.StringIO()
+    metrics = {"loss": loss, "acc": 0.1, "val_loss": loss, "val_acc": 0.1135}
+    progress.EpochProgress(epochs, stream).epoch(epochs, seconds, metrics)
+    line = stream.getvalue().removesuffix("\n")
+    assert len(line) <= 80 and "\n" not in line
+    assert line.endswith("val_acc 0.1135") and f"{epochs}/{epochs} " in line
+
+
 def test_a_terminal_gets_a_bar_that_the_line_replaces(monkeypatch):
     stream = Terminal()
     shown = progress.EpochProgress(5, stream)
@@ -35,7 +48,7 @@ def test_a_terminal_gets_a_bar_that_the_line_replaces(monkeypatch):
     shown.epoch(1, 1.0, METRICS)
     bars = stream.getvalue().split("\r\x1b[K")[1:]
     assert bars[0] == "Epoch 1/5 ──────────────────── 0/469"
-    assert bars[1] == "Epoch 1/5 ━━━━━━━━━━━━━━────── 335/469 - loss 0.5000 - acc 1.0000e-04"
+    assert bars[1] == "Epoch 1/5 ━━━━━━━━━━━━━━────── 335/469 - loss 0.5000 - acc 1.0e-04"
     assert bars[2].startswith("Epoch 1/5 1.00s - loss 0.3321") and len(bars) == 3
 
 
@@ -44,7 +57,7 @@ def test_without_a_stream_nothing_is_shown(capsys):
     shown.say("hello")
     shown.epoch(1, 1.0, METRICS)
     assert not shown.live and capsys.readouterr() == ("", "")
-    with progress.runs_progress(0, 3, None) as show:
+    with progress.counted_progress(0, 3, None) as show:
         show(3)
     assert capsys.readouterr() == ("", "")
 
@@ -57,7 +70,7 @@ def test_a_loss_that_is_not_a_number_is_shown_as_nan():
 
 def test_a_terminal_sees_the_runs_of_a_sweep_as_one_bar():
     stream = Terminal()
-    with progress.runs_progress(2, 8, stream) as show:
+    with progress.counted_progress(2, 8, stream) as show:
         show(5)
         show(8)
     first, second, third = stream.getvalue().split("\r\x1b[K")[1:]
@@ -72,9 +85,33 @@ def test_outside_a_terminal_a_sweep_prints_a_line_every_ten_seconds_and_at_the_e
 ):
     monkeypatch.setattr(progress, "_LINE_SECONDS", seconds)
     stream = io.StringIO()
-    with progress.runs_progress(0, 3, stream) as show:
+    with progress.counted_progress(0, 3, stream) as show:
         for done in (1, 2, 3):
             show(done)
     written = stream.getvalue().splitlines()
     assert len(written) == lines
     assert re.fullmatch(r"3/3 runs, [\d.]+ runs/s, 0:00:00 left", written[-1])
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_a_short_stage_shows_nothing(stream):
+    with progress.stage(stream, "compiling"):
+        pass
+    assert stream.getvalue() == ""
+
+
+def test_a_long_stage_is_one_line_outside_a_terminal(monkeypatch):
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.01)
+    stream = io.StringIO()
+    with progress.stage(stream, "compiling"):
+        time.sleep(0.2)
+    assert stream.getvalue() == "compiling, 0 s\n"
+
+
+def test_a_long_stage_counts_its_seconds_in_a_terminal_and_leaves_no_line(monkeypatch):
+    monkeypatch.setattr(progress, "_STAGE_SECONDS", 0.01)
+    stream = Terminal()
+    with pytest.raises(KeyboardInterrupt), progress.stage(stream, "compiling"):
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    assert stream.getvalue() == "\r\x1b[Kcompiling, 0 s\r\x1b[K"

@@ -27,7 +27,7 @@ _MOST = math.log(100.0)  # scales stay between 1/100 and 100
 def gradinit(
     draft: Draft,
     traced: Traced,
-    batch: tuple[Any, ...],
+    inputs: list[Any],
     layers: Sequence[Layer],
     optimizer: Any,
 ) -> Draft:
@@ -38,7 +38,7 @@ def gradinit(
     Args:
       draft: the parameters.
       traced: the program.
-      batch: what the loss is taken on.
+      inputs: the arrays that the loss is taken on.
       layers: what was measured of the program.
       optimizer: an Optax transformation.
     """
@@ -95,7 +95,7 @@ def gradinit(
         (_, best, least), values = jax.lax.scan(step, (start, start, jnp.inf), jnp.arange(_STEPS))
         return best, values[0], least
 
-    logs, first, least = search((list(draft.leaves), jax.tree.leaves(batch), traced.constants))
+    logs, first, least = search((list(draft.leaves), inputs, traced.constants))
     what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, with all scales"
     for index, scale in zip(kernels, np.exp(np.asarray(logs, np.float64)), strict=True):
         name, leaf = traced.names[index], draft.leaves[index]

@@ -32,7 +32,7 @@ _RIGHT = 5e-6  # by which a factor may be off for a variance that is right to 1e
 def rescale(
     draft: Draft,
     traced: Traced,
-    batch: tuple[Any, ...],
+    inputs: list[Any],
     layers: Sequence[Layer],
     by_unit: bool,
     critical: bool,
@@ -42,7 +42,7 @@ def rescale(
     Args:
       draft: the parameters.
       traced: the program.
-      batch: what the forward pass is run on.
+      inputs: the arrays that the forward pass is run on.
       layers: what was measured of the program.
       by_unit: whether to scale each unit, and center it where it has a bias, and not each kernel.
       critical: whether to aim at chi_1 = 1 and not at unit variance.
@@ -86,7 +86,7 @@ def rescale(
         _, records = rerun(traced.jaxpr, constants, arguments, hooks, feeds=feeds)
         return [records[site.output] for site in chosen]
 
-    records = run(draft.leaves, jax.tree.leaves(batch), traced.constants)
+    records = run(draft.leaves, inputs, traced.constants)
     for site, record in zip(chosen, records, strict=True):
         draft = _with_factors(draft, traced, site, record)
     return draft

@@ -1,6 +1,7 @@
 """Gains against golden numbers, closed forms, and inequalities that hold for all activations."""
 
 import math
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
+from flax import nnx
 
 import initjax
+from initjax.theory import variance_map
 from initjax.theory.moments import moments
 
 # E[phi], E[phi^2], E[phi'^2] for unit normal inputs, by another quadrature, to ten digits.
@@ -217,3 +220,26 @@ def test_a_wrong_kind_and_a_wrong_type_are_refused():
         initjax.gain("relu", "backwards")
     with pytest.raises(TypeError, match="must be a function or a name"):
         initjax.gain(3)  # pyright: ignore
+
+
+def test_the_gain_of_an_activation_that_changes_is_that_of_now():
+    """Of a trainable slope, an attribute, a global variable, in JAX or NumPy."""
+
+    class Leaky:
+        slope: Any = 0.0
+
+        def in_jax(self, z):
+            return jnp.where(z > 0, z, self.slope * z)
+
+        def __call__(self, z):  # can't be traced
+            return np.where(np.asarray(z) > 0, z, self.slope * np.asarray(z))
+
+    leaky, module = Leaky(), nnx.PReLU(negative_slope_init=0.0)
+    for slope in (0.0, 1.0, 0.0, 0.5):
+        leaky.slope = slope
+        module.negative_slope[...] = jnp.float32(slope)
+        for activation in (leaky, leaky.in_jax, module, module.__call__):
+            expected = (2 / (1 + slope**2)) ** 0.5
+            assert initjax.gain(activation) == pytest.approx(expected)
+            assert variance_map(activation, 1.0, 2.0) == pytest.approx(2 / expected**2)
+            assert initjax.he_normal(gain=activation).scale == pytest.approx(expected**2)
