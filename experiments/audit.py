@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from experiments.common import models, starting
 
 _PARAMS = "params.safetensors"
-_HEALTHY = "No repair needed: the network is healthy, and nothing was changed."
+_HEALTHY = "No repair needed: the weights are healthy, and nothing was changed."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +111,9 @@ def run(
                 report = auditor(start.params)
             files.write_json(directory / "config.json", _record(audit, dataset))
             files.write_json(directory / "audit.json", report.to_dict())
-            last = drawn = report = run_audit.in_flags(report)
+            last = drawn = report
             console.say(stream, "", run_audit.text(report), "")
-            if audit.fix and report.verdict == "ok":
+            if audit.fix and run_audit.healthy(report):
                 console.say(stream, _HEALTHY, "")
             elif audit.fix:
                 repair = _fix(audit, start, dataset, directory, stream)
@@ -125,6 +125,7 @@ def run(
                 )
                 with progress.stage(stream, "plot    drawing audit.png"):
                     picture = io.BytesIO()
+                    drawn = run_audit.in_flags(drawn)
                     drawn.plot(title=f"{title}, seed {network.seed}").savefig(picture, format="png")
                     files.write(directory / "audit.png", picture.getvalue())
     except KeyboardInterrupt:
@@ -157,8 +158,6 @@ def _fix(
         run_directory.save_params(directory / _PARAMS, params, made_for)
         record = {**repair.after.to_dict(), **_changes(repair)}
         files.write_json(directory / "fixed.json", record)
-    before, after = map(run_audit.in_flags, (repair.before, repair.after))
-    repair = dataclasses.replace(repair, before=before, after=after)
     console.say(stream, run_audit.text(repair), "")
     return repair
 
@@ -219,12 +218,13 @@ def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") ->
     if repaired.exists() and last.verdict != "failure":
         drawn = {name: getattr(Config, name) for name in INITIALIZERS}
         network = params_file.pinned(dataclasses.replace(network, **drawn, params=str(repaired)))
-    elif audit.fix and last.verdict != "ok":
+    elif audit.fix and not run_audit.healthy(last):
         return run_audit.another(network, last, audit.optimizer)
     elif last.verdict != "ok":
         return run_audit.next_step(network, last, audit.optimizer)
     # The batch size was chosen for the audit, not for training.
     trained = dataclasses.replace(network, batch_size=Config.batch_size)
+    trained = run_audit.slower(trained, last)
     return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
 
 

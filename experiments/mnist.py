@@ -179,7 +179,6 @@ def _audit(
     with progress.stage(stream, "audit   compiling and measuring"):
         report = run_audit.auditor(config, start, dataset)(start.params)
     files.write_json(directory / "audit.json", report.to_dict())
-    report = run_audit.in_flags(report)
     return ["", run_audit.text(report), "", *run_audit.next_step(_audited(config), report)]
 
 

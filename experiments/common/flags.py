@@ -9,6 +9,7 @@ A program lists the names of all its flags by group, and defines those that are 
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -173,17 +174,14 @@ def sizes(text: str) -> tuple[int, ...]:
       >>> sizes("128,64"), sizes("3x32,16"), sizes("")
       ((128, 64), (32, 32, 32, 16), ())
     """
+    wrong = UsageError(
+        f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
+    )
     found: list[int] = []
-    try:
-        for part in text.split(",") if text else []:
-            times, repeated, size = part.rpartition("x")
-            count = int(times) if repeated else 1
-            if count < 1:
-                raise ValueError
-            # No more than a configuration refuses with a better message.
-            found += [int(size)] * min(count, MOST_LAYERS + 1)
-    except ValueError:
-        raise UsageError(
-            f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
-        ) from None
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(r"(?:(\d+)x)?([+-]?\d+)", part.strip())
+        if not match or match[1] == "0":
+            raise wrong
+        # No more than a configuration refuses with a better message.
+        found += [int(match[2])] * min(int(match[1] or 1), MOST_LAYERS + 1)
     return tuple(found)
