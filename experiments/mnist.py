@@ -180,7 +180,7 @@ def _audit(
         report = run_audit.auditor(config, start, dataset)(start.params)
     files.write_json(directory / "audit.json", report.to_dict())
     report = run_audit.in_flags(report)
-    return ["", str(report), "", *run_audit.next_step(_audited(config), report)]
+    return ["", run_audit.text(report), "", *run_audit.next_step(_audited(config), report)]
 
 
 def _audited(config: Config) -> Config:

@@ -12,6 +12,7 @@ processes can fill one directory.
 
 import contextlib
 import itertools
+import os
 import re
 import shlex
 import sys
@@ -286,6 +287,7 @@ def main() -> None:
         sys.stdout,
         f"results {_FLAGS.workdir}",
         f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
+        f"        writes {os.path.join(_FLAGS.workdir, 'report.html')}",
     )
 
 

@@ -15,6 +15,7 @@ from experiments.common.console import CLEAR, live, say, say_instead
 _STAGE_SECONDS = 2.0  # that a stage may take in silence in a terminal
 _QUIET_SECONDS = 5.0  # and elsewhere, where a slow start is no news
 _LINE_SECONDS = 10.0  # between two lines, outside a terminal
+_FIRST_SECONDS = 2.0  # before the first of them
 _REDRAW_SECONDS = 0.05  # between two redraws of an epoch's bar, as in Keras
 _WIDTH = 20  # of a bar, in characters
 _COLUMNS = 80  # that the line of an epoch may take
@@ -92,11 +93,11 @@ def counted_progress(
     if done == total or stream is None:
         yield lambda now_done: None
         return
-    redraws, started = live(stream), time.monotonic()
-    shown_at, finished = started, False
+    redraws, started, finished = live(stream), time.monotonic(), False
+    next_line = started + min(_FIRST_SECONDS, _LINE_SECONDS)
 
     def tell(now_done: int) -> None:
-        nonlocal shown_at, finished
+        nonlocal next_line, finished
         now = time.monotonic()
         pace = (now_done - done) / (now - started)
         left = datetime.timedelta(seconds=round((total - now_done) / pace))
@@ -105,8 +106,8 @@ def counted_progress(
             _redraw(stream, f"{_bar(now_done, total)} {text}")
             if finished := now_done == total:
                 say(stream, "")
-        elif now - shown_at >= _LINE_SECONDS or now_done == total:
-            shown_at = now
+        elif now >= next_line or now_done == total:
+            next_line = now + _LINE_SECONDS
             say(stream, text)
 
     if redraws:

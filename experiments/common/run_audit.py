@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import initjax
 from experiments.common import data
-from experiments.common.config import Config, canonical
+from experiments.common.config import Config, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m experiments.audit"
 BATCH_SIZE, WIDTH = 256, 128  # defaults of that program
+_CALL = re.compile(rf"\b({'|'.join(initjax.NAMES)})\(([^()]*)\)")  # of an initializer, in a remedy
 _DEEP = 4  # from this many hidden layers of one size on, a command gives --depth
 
 
@@ -110,7 +112,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
       *more: flags to add.
       optimizer: whether the first update of its optimizer is measured.
     """
-    hidden = f"--hidden={','.join(map(str, config.hidden))}"
+    hidden = f"--hidden={','.join(grouped(config.hidden))}"
     if len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
         width = [] if config.hidden[0] == WIDTH else [f"--width={config.hidden[0]}"]
         more = (f"--depth={len(config.hidden)}", *width, *more)
@@ -125,7 +127,9 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
     return f"{COMMAND} {shlex.join([*found, *more])}"
 
 
-_CALL = re.compile(rf"\b({'|'.join(initjax.NAMES)})\(([^()]*)\)")  # of an initializer, in a remedy
+def text(audited: "initjax.Report | initjax.Repair") -> str:
+    """What a program prints of an audit or a repair, as wide as the terminal."""
+    return audited.to_text(shutil.get_terminal_size().columns)
 
 
 def in_flags(report: "initjax.Report") -> "initjax.Report":

@@ -150,3 +150,15 @@ def test_a_stage_says_how_much_is_done_and_the_time_left(monkeypatch):
     assert re.fullmatch(
         r"start   decoding, 0 s; 1,000 of 4,000, about 0 s left\n", stream.getvalue()
     )
+
+
+def test_the_first_line_comes_after_two_seconds(monkeypatch):
+    clock = iter([0.0, 1.9, 2.1, 5.0, 12.0, 12.2])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with progress.counted_progress(0, 9, stream, "figures") as show:
+        for done in (1, 2, 3, 4, 5):
+            show(done)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["2/9", "5/9"]
+    assert lines[0] == "2/9 figures, 0.95 figures/s, 0:00:07 left"

@@ -95,7 +95,7 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     digest = hashlib.sha256((directory / "params.safetensors").read_bytes()).hexdigest()[:12]
     assert result.stdout.splitlines()[-3] == (
         f"train   python -m experiments.mnist --params=a/b/params.safetensors@sha256:{digest}"
-        " --seed=0 --hidden=16,16,16,16 --activation=tanh"
+        " --seed=0 --hidden=4x16 --activation=tanh"
     )
     assert report(directory)["verdict"] == "failure"
     fixed = report(directory, "fixed")
@@ -103,7 +103,9 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     assert {change["name"] for change in fixed["changes"]} == {
         f"hidden/{layer}/kernel" for layer in range(4)
     }
-    assert (directory / "fixed.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json", "audit.json", "audit.png", "fixed.json", "params.safetensors",
+    }  # fmt: skip
 
 
 def test_a_healthy_network_is_not_repaired(tmp_path, folder, capsys):
@@ -125,6 +127,16 @@ def test_the_remedies_are_flags(tmp_path, folder, capsys):
     output = " ".join(capsys.readouterr().out.split())
     assert """Draw the kernel at random: '--init=lecun_normal(gain='"'"'gelu'"'"')'.""" in output
     assert "lecun_normal(gain='gelu')" in report(directory)["findings"][0]["remedy"]
+
+
+def test_a_table_that_does_not_fit_says_how_wide_the_terminal_must_be(
+    tmp_path, folder, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "50")
+    audit.run(audit.Audit(Config(hidden=(8,), data_dir=folder)), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out.partition("\n\n")[2].partition("\nverdict")[0]
+    assert re.search(r"not shown: .*;\s+a\s+width\s+of\s+\d\d\s+shows\s+all\s+columns\n", output)
+    assert "to_text" not in output and all(len(line) <= 50 for line in output.splitlines())
 
 
 @pytest.mark.parametrize("moment", ["auditor", "fix"])

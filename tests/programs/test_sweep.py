@@ -250,7 +250,7 @@ def test_runs_of_other_processes_are_reported_and_can_be_finished_later(folder, 
             other.communicate()
         assert result.returncode == 0 and result.stderr == ""
         lines = result.stdout.splitlines()
-        assert lines[-3] == f"{left} running in other processes; rerun this command to compare"
+        assert lines[-4] == f"{left} running in other processes; rerun this command to compare"
         assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
         assert "0:00:00 left" not in result.stdout  # which would mean that all runs are done
     result = run(*flags, cwd=tmp_path)
@@ -304,7 +304,11 @@ def test_the_output_shows_progress_and_results(folder, tmp_path):
     assert any(re.match(r"6/6 runs, [\d.]+ runs/s, 0:00:00 left", line) for line in lines)
     assert any(line.startswith("he_normal     3  0.") for line in lines)
     assert any(line.startswith("- zeros: 0 of 3 runs learned anything") for line in lines)
-    assert lines[-2:] == ["results runs/sweep", "report  python -m experiments.report runs/sweep"]
+    assert lines[-3:] == [
+        "results runs/sweep",
+        "report  python -m experiments.report runs/sweep",
+        "        writes runs/sweep/report.html",
+    ]
 
 
 def test_ctrl_c_keeps_all_trained_runs(folder, tmp_path):

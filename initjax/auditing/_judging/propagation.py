@@ -86,7 +86,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
 def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
     """The change of the gradient between the ends of the chain where it is largest."""
     worst: tuple[float, Chain] = (0.0, ())
-    for chain in map(_without_small_end, evidence.chains):
+    outputs = names_of(evidence.readouts)
+    for chain in (_without_small_end(chain, outputs) for chain in evidence.chains):
         growth = chain[0].log_gradient - chain[-1].log_gradient
         if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
             ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
@@ -105,6 +106,7 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
         return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
     steps = len(chain) - 1
+    layers = "layer" if steps == 1 else "layers"
     each = math.exp(max(-700.0, growth / steps))
     hidden = [layer for layer in chain if layer.activation] or chain
     gain = float(np.median([layer.weight_variance for layer in hidden]))
@@ -114,7 +116,7 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     message = (
         f"From {chain[-1].name} back to {chain[0].name}, the gradient's squared norm"
         f" {'shrinks' if growth < 0 else 'grows'} by a factor of {_factor(growth)} in {steps}"
-        f" layers, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
+        f" {layers}, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
     )
     if middle.activation:
         message += f" before {middle.activation}"
@@ -124,10 +126,12 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     return finding(level, cause, chain, message, remedy)
 
 
-def _without_small_end(chain: Chain) -> Chain:
-    """A chain without its last layer, if that is small on purpose, as a readout of zeros is."""
+def _without_small_end(chain: Chain, outputs: Sequence[str]) -> Chain:
+    """A chain without its last layer, if that is an output or a gate that is small on purpose, as a
+    readout of zeros is, or the head of a policy."""
     *hidden, last = chain
-    if last.role != "last" or len(hidden) < 2:
+    output = last.role == "last" or last.name in outputs
+    if not (last.site.gates or (output and len(hidden) > 1)):
         return chain
     return tuple(hidden) if _small(last, hidden) else chain
 
