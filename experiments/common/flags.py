@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 from absl import flags as absl
 
 import initjax
-from experiments.common.config import ACTIVATIONS, DTYPES, OPTIMIZERS, Config, UsageError
+from experiments.common.config import (
+    ACTIVATIONS,
+    DTYPES,
+    MOST_LAYERS,
+    OPTIMIZERS,
+    Config,
+    UsageError,
+)
 
 Groups = Mapping[str, Iterable[str]]
 """The names of a program's flags under the headings of --help."""
@@ -77,6 +84,12 @@ _SHARED = {
     ),
     "output_init": string(Config.output_init, "Initializer for the kernel of the output layer."),
     "bias_init": string(Config.bias_init, "Initializer for all biases."),
+    "params": path(
+        None,
+        "Instead of the initializers: a file of parameters to start from, such as the"
+        " params.safetensors of a run or of `experiments.audit --fix`. The other flags name the"
+        " network, and --seed then determines only the order of the batches.",
+    ),
     "seed": integer(
         Config.seed,
         "Random seed of the initial weights and of the order of the batches. Runs with the same"
@@ -84,7 +97,8 @@ _SHARED = {
     ),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
-        "Sizes of the hidden layers, separated by commas; empty for logistic regression.",
+        "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128; empty for"
+        " logistic regression.",
     ),
     "activation": string(
         Config.activation,
@@ -156,10 +170,20 @@ def sizes(text: str) -> tuple[int, ...]:
     """The sizes of the hidden layers that `--hidden` gives.
 
     Example:
-      >>> sizes("128,64"), sizes("")
-      ((128, 64), ())
+      >>> sizes("128,64"), sizes("3x32,16"), sizes("")
+      ((128, 64), (32, 32, 32, 16), ())
     """
+    found: list[int] = []
     try:
-        return tuple(map(int, text.split(","))) if text else ()
+        for part in text.split(",") if text else []:
+            times, repeated, size = part.rpartition("x")
+            count = int(times) if repeated else 1
+            if count < 1:
+                raise ValueError
+            # No more than a configuration refuses with a better message.
+            found += [int(size)] * min(count, MOST_LAYERS + 1)
     except ValueError:
-        raise UsageError(f"--hidden={text}: must be integers separated by commas") from None
+        raise UsageError(
+            f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
+        ) from None
+    return tuple(found)

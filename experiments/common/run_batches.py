@@ -1,22 +1,21 @@
 """Batches of runs: which runs one compiled program trains at once, and how many fit in memory."""
 
 import collections
-import contextlib
 import dataclasses
 import datetime
 import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import data, description, models, starting, training
-from experiments.common.config import INITIALIZERS, Config, UsageError, canonical
+from experiments.common import data, description, memory, models, starting, training
+from experiments.common.config import INITIALIZERS, Config, canonical
 
 Group = dict[str, Config]  # configurations by the identity of the run
 
@@ -41,7 +40,7 @@ class Trainer(NamedTuple):
 
 
 def check(wanted: Group, dataset: data.Dataset) -> None:
-    """Checks that every initializer fits its parameters, before anything is trained.
+    """Checks that every network fits in memory, and every initializer its parameters.
 
     Raises:
       UsageError: one does not.
@@ -50,6 +49,12 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
     def draw(config: Config) -> Any:
         return starting.start(config, dataset).params
 
+    networks = {
+        (config.hidden, config.dtype, config.optimizer): config for config in wanted.values()
+    }
+    for config in networks.values():
+        features = starting.features(config, dataset)
+        memory.check_devices(config, features, runs=jax.local_device_count())
     names = (*INITIALIZERS, "hidden", "activation", "dtype")
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
@@ -115,7 +120,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
         # Runs are assigned to devices in turn; those of one device are adjacent.
         places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
-        with starting.precision(config), _enough_memory(config):
+        with starting.precision(config), memory.enough(config):
             params = jax.tree.map(
                 lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
             )
@@ -173,20 +178,6 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     bytes_of_one = 8 * params + _COPIES * history + 16 * activations
     limit = (device.memory_stats() or {}).get("bytes_limit", 2**32)
     return max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
-
-
-@contextlib.contextmanager
-def _enough_memory(config: Config) -> Iterator[None]:
-    """Reports in one line that a network does not fit in memory."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UsageError(
-            f"--hidden={','.join(map(str, config.hidden))} with --batch_size={config.batch_size}"
-            " needs more memory than is available; reduce one of them"
-        ) from None
 
 
 def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def add_epoch(
       events: its event file, from `events`.
       epoch: the epoch.
     """
-    save_params(run / "params.safetensors", epoch.params, epoch.number)
+    save_params(run / "params.safetensors", epoch.params, {"epoch": str(epoch.number)})
     if epoch.batch_metrics is not None:
         steps = len(epoch.batch_metrics.loss)
         files.append_lines(
@@ -161,31 +161,37 @@ def events(run: pathlib.Path) -> "tensorboardX.SummaryWriter":
     return tensorboardX.SummaryWriter(str(run))
 
 
-def save_params(path: pathlib.Path, params: Mapping[str, Any], epoch: int) -> None:
+def save_params(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Saves a tree of parameters as safetensors, named by their paths joined with "/"."""
     import safetensors.numpy
 
-    flat = {name: np.asarray(value) for name, value in _flatten(params)}
-    files.write(path, safetensors.numpy.save(flat, metadata={"epoch": str(epoch)}))
+    flat = {name: np.asarray(value) for name, value in flatten(params)}
+    files.write(path, safetensors.numpy.save(flat, metadata=dict(metadata)))
 
 
 def load_params(path: pathlib.Path) -> dict[Any, Any]:
     """Loads what `save_params` saved: nested dicts of arrays."""
     import safetensors.numpy
 
-    params: dict[Any, Any] = {}
-    for name, value in safetensors.numpy.load_file(path).items():
+    return nested(safetensors.numpy.load_file(path))
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The leaves of nested dicts, each with its path."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[Any, Any]:
+    """The nested dicts that have these leaves at these paths."""
+    tree: dict[Any, Any] = {}
+    for name, value in leaves.items():
         *folders, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
-        place = params
+        place = tree
         for folder in folders:
             place = place.setdefault(folder, {})
         place[leaf] = value
-    return params
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
+    return tree

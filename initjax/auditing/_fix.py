@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from initjax._values import checked_choice, is_key
+from initjax._flattening import flatten
+from initjax._keys import checked_key
+from initjax._values import checked_choice
 from initjax.auditing._audit import prepare
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._repairing.critical import unit_variance_explodes
@@ -74,7 +76,7 @@ def fix(
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar loss, as for `initjax.audit`.
-      params: a tree of arrays.
+      params: a tree of arrays, or a module of Equinox or NNX.
       *batch: trees of arrays. 256 examples or more are best.
       key: a PRNG key for redrawing what scaling can't repair. With None, nothing is redrawn.
       method: 'variance', 'units' or 'gradient'.
@@ -109,17 +111,16 @@ def fix(
       https://arxiv.org/abs/2102.08098; the target in long chains: Schoenholz et al. 2017,
       https://arxiv.org/abs/1611.01232.
     """
-    import jax
-
     checked_choice("fix", "method", method, get_args(Method))
     if method == "gradient" and optimizer is None:
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
-    if key is not None and not is_key(key):
-        raise TypeError(f"fix: key must be a PRNG key, such as jax.random.key(0), got {key!r}")
+    if key is not None:
+        checked_key("fix", key, "call fix(loss_fn, params, *batch, key=key)")
     prepared = prepare("fix", loss_fn, params, batch, optimizer, has_aux)
     traced = prepared.traced
     before = prepared.report(params, batch)
-    draft = Draft(tuple(jax.tree.leaves(params)))
+    inputs, _ = flatten(batch)
+    draft = Draft(tuple(flatten(params)[0]))
     if any(finding.cause == "not_finite" for finding in before.findings):
         target = "none: non-finite values can't be rescaled; fix those first"
     else:
@@ -128,12 +129,12 @@ def fix(
         draft = clear_biases(draft, traced, before)
         if method == "gradient":
             target = "the smallest loss after the optimizer's first step"
-            draft = gradinit(draft, traced, batch, optimizer)
+            draft = gradinit(draft, traced, inputs, optimizer)
         else:
             critical = method == "variance" and unit_variance_explodes(traced.anatomy.sites)
             target = _target(method, critical)
-            draft = rescale(draft, traced, batch, method == "units", critical)
-    params = jax.tree.unflatten(traced.structure, draft.leaves)
+            draft = rescale(draft, traced, inputs, method == "units", critical)
+    params = traced.whole.unflatten(draft.leaves)
     after = _without_scaled_fans(prepared.report(params, batch), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)
     return params, Repair(

@@ -66,7 +66,7 @@ def test_loaded_parameters_are_bit_for_bit_equal(tmp_path):
         "hidden": {i: {"kernel": rng.normal(size=(3, 4)).astype(np.float32)} for i in range(11)},
         "output": {"bias": rng.normal(size=2)},
     }
-    run_directory.save_params(tmp_path / "params.safetensors", params, 5)
+    run_directory.save_params(tmp_path / "params.safetensors", params, {"epoch": "5"})
     loaded = run_directory.load_params(tmp_path / "params.safetensors")
     assert loaded.keys() == params.keys() and set(loaded["hidden"]) == {*range(11)}
     for i in range(11):

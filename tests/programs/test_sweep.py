@@ -371,7 +371,8 @@ def test_an_initializer_that_does_not_fit_is_reported_before_training(folder, tm
 def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, tmp_path):
     result = run("--init=zeros", "--hidden=1000000,1000000", f"--data_dir={folder}", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "--hidden=1000000,1000000 with --batch_size=128 needs more memory" in result.stderr
+    assert "sizes 1000000-1000000 has 1,000,001,000,000 parameters" in result.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_help_shows_defaults_as_they_are_written(tmp_path):
@@ -390,8 +391,11 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
     ("flags", "message"),
     [
         (["--init=he_normal,nothing"], "--init: unknown initializer 'nothing'"),
-        (["--seeds=0"], "--seeds=0: must be a number"),
-        (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
+        (["--seeds=0"], "--seeds=0: must be at least 1"),
+        (["--seeds="], "--seeds=: must be a number or a list such as 3,5,8-12"),
+        (["--seeds=-3"], "--seeds=-3: must be a number or a list such as 3,5,8-12"),
+        (["--seeds=10000000"], "--seeds=10000000: at most 100,000 seeds are possible"),
+        (["--seeds=5-2000000"], "--seeds=5-2000000: at most 100,000 seeds are possible"),
         (["--seeds=4294967296-4294967297"], "--seeds=4294967296-4294967297: a seed must be below"),
         (["--seeds=5-3"], "--seeds=5-3: must be a number or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),

@@ -30,6 +30,12 @@ class Finding:
     parameters: tuple[Parameter, ...] = ()
     """The parameters at fault, for code that looks them up."""
 
+    def __str__(self) -> str:
+        return f"{self.level}, {self.cause}: {self.message} {self.remedy}"
+
+    def __repr__(self) -> str:
+        return f"<Finding: {self}>"
+
 
 def finding(
     level: Level,

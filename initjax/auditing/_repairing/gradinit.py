@@ -21,7 +21,7 @@ _RATE = 0.1  # of a logarithm per step, at first
 _MOST = math.log(100.0)  # scales stay between 1/100 and 100
 
 
-def gradinit(draft: Draft, traced: Traced, batch: tuple[Any, ...], optimizer: Any) -> Draft:
+def gradinit(draft: Draft, traced: Traced, inputs: list[Any], optimizer: Any) -> Draft:
     """Learns one scale per kernel that minimizes the loss after the optimizer's first step.
 
     The step itself counts as a constant, as in GradInit for Adam: no third derivative is needed.
@@ -77,7 +77,7 @@ def gradinit(draft: Draft, traced: Traced, batch: tuple[Any, ...], optimizer: An
         (_, best, least), values = jax.lax.scan(step, (start, start, jnp.inf), jnp.arange(_STEPS))
         return best, values[0], least
 
-    logs, first, least = search((list(draft.leaves), jax.tree.leaves(batch), traced.constants))
+    logs, first, least = search((list(draft.leaves), inputs, traced.constants))
     what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, with all scales"
     for index, scale in zip(kernels, np.exp(np.asarray(logs, np.float64)), strict=True):
         name, leaf = traced.names[index], draft.leaves[index]

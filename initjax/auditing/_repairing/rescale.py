@@ -27,14 +27,14 @@ _LARGE_LOGITS = 1.0
 
 
 def rescale(
-    draft: Draft, traced: Traced, batch: tuple[Any, ...], by_unit: bool, critical: bool
+    draft: Draft, traced: Traced, inputs: list[Any], by_unit: bool, critical: bool
 ) -> Draft:
     """Scales kernels so that their pre-activations have the variance that is aimed at.
 
     Args:
       draft: the parameters.
       traced: the program.
-      batch: what the forward pass is run on.
+      inputs: the arrays that the forward pass is run on.
       by_unit: whether to scale each unit, and center it where it has a bias, and not each kernel.
       critical: whether to aim at chi_1 = 1 and not at unit variance.
     """
@@ -78,7 +78,7 @@ def rescale(
         return [records[site.output] for site in chosen]
 
     with jax.debug_nans(False):  # NaN marks what did not run
-        records = run(draft.leaves, jax.tree.leaves(batch), traced.constants)
+        records = run(draft.leaves, inputs, traced.constants)
     for site, record in zip(chosen, records, strict=True):
         draft = _with_factors(draft, traced, site, record)
     return draft

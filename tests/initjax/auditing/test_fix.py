@@ -237,11 +237,9 @@ def test_modules_keep_their_type_dtype_and_other_content():
     assert first.kernel.get_value().dtype == jnp.bfloat16
     assert float(first(X).std()) == pytest.approx(1, abs=0.02)
     network = eqx.nn.MLP(24, 10, 32, 2, key=KEY)
-    arrays, rest = eqx.partition(network, eqx.is_array)
-    fixed, repair = initjax.fix(
-        lambda arrays, x: cross_entropy(jax.vmap(eqx.combine(arrays, rest))(x)), arrays, X
-    )
-    assert jax.tree.structure(fixed) == jax.tree.structure(arrays)
+    fixed, repair = initjax.fix(lambda network, x: cross_entropy(jax.vmap(network)(x)), network, X)
+    assert jax.tree.structure(fixed) == jax.tree.structure(network)
+    assert fixed.activation is network.activation
     pre_activations = jax.vmap(fixed.layers[0])(X)
     assert float(pre_activations.std()) == pytest.approx(1, abs=1e-5)
     assert isinstance(repair, Repair)
