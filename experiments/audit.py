@@ -9,7 +9,6 @@ import dataclasses
 import io
 import json
 import pathlib
-import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -225,7 +224,7 @@ def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") ->
     # The batch size was chosen for the audit, not for training.
     trained = dataclasses.replace(network, batch_size=Config.batch_size)
     trained = run_audit.slower(trained, last)
-    return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
+    return [f"train   python -m experiments.mnist {description.quoted(trained.arguments())}"]
 
 
 _GROUPS = {

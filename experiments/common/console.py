@@ -6,7 +6,6 @@ import gc
 import os
 import platform
 import queue
-import shlex
 import signal
 import sys
 import threading
@@ -91,7 +90,7 @@ def _described(error: OSError) -> str:
 def _report_request(program: command_line.Program) -> list[str]:
     """What to do about an error that no user has made."""
     versions = ", ".join(" ".join(pair) for pair in description.versions().items())
-    given = shlex.join(sys.argv[1:])
+    given = description.quoted(sys.argv[1:])
     return [
         f"{program.name}: this is an error in the program, not in its command line. Please report",
         "it with the lines above and these two:",

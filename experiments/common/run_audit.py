@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 import initjax
-from experiments.common import data
+from experiments.common import data, description
 from experiments.common.config import Config, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -126,7 +125,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
     else:
         others = (*others, "--learning_rate=")
     found = [flag for flag in config.arguments(BATCH_SIZE) if not flag.startswith(others)]
-    return f"{COMMAND} {shlex.join([*found, *more])}"
+    return f"{COMMAND} {description.quoted([*found, *more])}"
 
 
 def text(audited: "initjax.Report | initjax.Repair") -> str:
@@ -145,7 +144,9 @@ def in_flags(audited: _Audited) -> _Audited:
 
     def replaced(finding: "initjax.Finding") -> "initjax.Finding":
         flag = "output_init" if _of_output(finding) else "init"
-        remedy = _CALL.sub(lambda call: shlex.quote(f"--{flag}={_spec(call)}"), finding.remedy)
+        remedy = _CALL.sub(
+            lambda call: description.quoted([f"--{flag}={_spec(call)}"]), finding.remedy
+        )
         return dataclasses.replace(finding, remedy=remedy)
 
     return dataclasses.replace(audited, findings=tuple(map(replaced, audited.findings)))
