@@ -415,7 +415,7 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
         (["--shard=5/9", "--init=zeros", "--seeds=2"], "the grid has only 2 runs"),
         (["--optimizer=adam,adm"], "--optimizer=adm: did you mean adam? Must be one of adam"),
-        (["--workdir="], "--workdir=: the path is empty; name a directory"),
+        (["--workdir="], "--workdir=: the path is empty"),
         (["--sed=3"], "unknown flag --sed; did you mean --seeds? Valid flags: --init"),
     ],
 )
