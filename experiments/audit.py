@@ -90,10 +90,11 @@ def run(
     audit = dataclasses.replace(audit, network=network)
     directory = None
     try:
-        with progress.stage(stream, "start   loading the data and JAX"):
-            dataset = data.load(network.dataset, network.data_dir)
+        with progress.stage(stream, "start   loading the data and JAX") as watch:
+            dataset = data.load(network.dataset, network.data_dir, watch)
             with console.uninterrupted():  # which would abort while C++ is loaded
                 from experiments.common import starting
+            starting.start_devices()
 
         name = f"audit-{description.run_name(network, dataset)}"
         with (
@@ -130,7 +131,7 @@ def run(
     except KeyboardInterrupt:
         finished = directory is not None and directory.exists()
         kept = ["interrupted; the audit is finished", f"results {directory}"]
-        console.say(stream, *(kept if finished else ["interrupted; nothing was written"]))
+        console.say_instead(stream, *(kept if finished else ["interrupted; nothing was written"]))
         raise
     console.say(
         stream,

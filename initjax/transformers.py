@@ -53,7 +53,7 @@ def small_init(features: int, dtype: Any = None) -> normal:
       normal(stddev=0.009882117688026186)
 
     Reference:
-      Nguyen and Salazar 2019, "Transformers without Tears", section 2.2,
+      Nguyen and Salazar 2019, "Transformers without Tears",
       https://arxiv.org/abs/1910.05895, as in GPT-NeoX-20B, https://arxiv.org/abs/2204.06745
     """
     features = checked_integer("small_init", "features", features, 1)
@@ -199,7 +199,7 @@ class spectral:
       0.5
 
     Reference:
-      Yang, Simon and Bernstein 2023, "A Spectral Condition for Feature Learning", section 3,
+      Yang, Simon and Bernstein 2023, "A Spectral Condition for Feature Learning",
       https://arxiv.org/abs/2310.17813
     """
 

@@ -28,7 +28,9 @@ _SHAPES = [  # as paths, which the page also draws beside its checkboxes
 _NAME = 200  # pixels: longer lines of a name on an axis are cut
 
 CONFIG: dict[str, Any] = {
-    "font": "system-ui, sans-serif",
+    # Fonts of the same widths, since an SVG file leaves the room for its text, and some more.
+    "padding": {"left": 24, "right": 12, "top": 8, "bottom": 8},
+    "font": "Arial, Helvetica, Liberation Sans, Arimo, sans-serif",
     "axis": {
         "labelFontSize": FONT,
         "titleFontSize": FONT,
@@ -107,7 +109,7 @@ def finish(
         options["subtitle"] = textwrap.wrap(". ".join(notes), 100)
     spec = chart.properties(
         height=height, title=alt.Title(title, anchor="start", offset=12, **options)
-    ).to_dict()
+    ).to_dict(validate=False)
     return {**spec, "usermeta": {"least_width": least_width}} if least_width else spec
 
 

@@ -5,6 +5,7 @@ Free of JAX, so that programs report a wrong flag before they spend time on impo
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -71,7 +72,7 @@ class Config:
     def __post_init__(self):
         for name in INITIALIZERS:
             try:
-                initjax.get(getattr(self, name))
+                canonical(getattr(self, name))
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
         _check_choice("activation", self.activation, ACTIVATIONS)
@@ -154,6 +155,7 @@ def grouped(sizes: Iterable[int]) -> list[str]:
     return parts
 
 
+@functools.lru_cache  # since a sweep has thousands of runs, and few initializers
 def canonical(spec: str) -> str:
     """The one spelling of a specification: `he_normal` for `kaiming_normal()`, too."""
     return repr(initjax.get(spec)).removesuffix("()")

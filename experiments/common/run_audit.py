@@ -24,9 +24,6 @@ _Audited = TypeVar("_Audited", bound="initjax.Report | initjax.Repair")
 
 COMMAND = "python -m experiments.audit"
 BATCH_SIZE, WIDTH = 256, 128  # defaults of that program
-_WIDER = re.compile(
-    r";(\s+)report\.to_text\((\d+)\)\s+has\s+all\s+columns"
-)  # in the text of an audit
 _CALL = re.compile(rf"\b({'|'.join(initjax.NAMES)})\(([^()]*)\)")  # of an initializer, in a remedy
 _DEEP = 4  # from this many hidden layers of one size on, a command gives --depth
 
@@ -134,8 +131,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
 
 def text(audited: "initjax.Report | initjax.Repair") -> str:
     """What a program prints of an audit or a repair, as wide as the terminal."""
-    found = in_flags(audited).to_text(shutil.get_terminal_size().columns)
-    return _WIDER.sub(r";\1widen the terminal to \2", found)
+    return in_flags(audited).to_text(shutil.get_terminal_size().columns)
 
 
 def in_flags(audited: _Audited) -> _Audited:

@@ -248,7 +248,11 @@ def seeds_to_settle(difference: float, stddev: float, alpha: float = 1 - LEVEL) 
     low, high = FEWEST_TO_SETTLE, _MOST_SEEDS
 
     def detects(n: int) -> bool:
-        return detectable_difference(stddev, n, alpha) <= abs(difference)
+        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        if abs(difference) * n**0.5 >= 10 * critical * stddev:
+            return True
+        noncentrality = abs(difference) / stddev * n**0.5
+        return float(stats.nct.sf(critical, n - 1, noncentrality)) >= POWER
 
     if not difference or not detects(high):
         return np.inf

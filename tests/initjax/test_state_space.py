@@ -154,8 +154,13 @@ def test_a_state_of_hippo_legs_remembers_its_input(key):
         (lambda key: initjax.hippo("legs", "B"), "side must be one of state, input"),
         (lambda key: initjax.hippo()(key, (3, 4)), r"needs a shape \(..., n, n\), got \(3, 4\)"),
         (lambda key: initjax.hippo("fourier")(key, (3, 3)), "last axis is even"),
+        (lambda key: initjax.s4d()(key, (4,), "int32"), "needs a floating dtype, got int32"),
+        (
+            lambda key: initjax.s4d("inv", "imag")(key, (512,), "float16"),
+            r"up to 3.33e\+05 in the shape \(512,\), but the largest float16 is 6.55e\+04",
+        ),
     ],
 )
 def test_errors_say_what_is_valid(make, message, key):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make(key)

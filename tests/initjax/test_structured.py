@@ -23,9 +23,13 @@ def test_sparse_has_the_exact_number_of_connections_and_its_distribution(axis, k
     assert scipy.stats.chisquare(places).pvalue > 1e-4
 
 
-def test_sparse_keeps_all_inputs_if_there_are_fewer(key):
-    assert (np.asarray(initjax.sparse(50)(key, (20, 30))) != 0).all()
+def test_sparse_takes_any_number_of_connections_that_there_are(key):
+    assert (np.asarray(initjax.sparse(20)(key, (20, 30))) != 0).all()
     assert not np.asarray(initjax.sparse(0)(key, (20, 30))).any()
+    with pytest.raises(ValueError, match=r"sparse\(connections=21\) needs .* at most sparse\(20\)"):
+        initjax.sparse(21)(key, (20, 30))
+    with pytest.raises(ValueError, match=r"along axis -1, but shape \(50, 30\) has 30"):
+        initjax.sparse(40, axis=-1)(key, (50, 30))
 
 
 def test_siren_gives_sines_arguments_of_the_right_variance(key):

@@ -515,6 +515,14 @@ def test_rescale_refuses_invalid_factors(params, factors, error, message):
         initjax.rescale(params, factors)
 
 
+def test_rescale_refuses_factors_that_are_traced_or_keys(key):
+    tree = {"a": np.ones(2)}
+    with pytest.raises(TypeError, match="factor of 'a' must be a number that is known outside of"):
+        jax.jit(lambda factor: initjax.rescale(tree, {"a": factor}))(2.0)
+    with pytest.raises(TypeError, match=r"factor of 'a' must be a number .* got a PRNGKeyArray"):
+        initjax.rescale(tree, {"a": key})
+
+
 def test_two_parameters_with_one_path_are_refused(key):
     with pytest.raises(ValueError, match="two parameters have the path 'a/b'"):
         initjax.initialize({"a/b": jnp.ones(3), "a": {"b": jnp.ones(3)}}, key, KERNELS)

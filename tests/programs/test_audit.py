@@ -135,7 +135,7 @@ def test_a_table_that_does_not_fit_says_how_wide_the_terminal_must_be(
     monkeypatch.setenv("COLUMNS", "50")
     audit.run(audit.Audit(Config(hidden=(8,), data_dir=folder)), str(tmp_path / "a"), sys.stdout)
     output = capsys.readouterr().out.partition("\n\n")[2].partition("\nverdict")[0]
-    assert re.search(r"not shown: .*;\s+widen the terminal to \d\d\n", output)
+    assert re.search(r"not shown: .*;\s+a\s+width\s+of\s+\d\d\s+shows\s+all\s+columns\n", output)
     assert "to_text" not in output and all(len(line) <= 50 for line in output.splitlines())
 
 

@@ -25,7 +25,7 @@ THEORY, BAND, PATH, GRAY = "0.2", "0.88", "0.75", "0.35"
 NOTE_SIZE = 8
 _SHADES = ("#FFFFFF", "#C6DFF0", "#6AAED6", "#0072B2", "#00304D")
 _DARKEST = 0.14  # of the numbers in one bin; it is 0.08 for a normal distribution
-_MANY = 60  # layers: from here on dots touch
+_MANY = 40  # layers: from here on dots touch
 _DECADE = 10.0  # a larger range gets a logarithmic axis
 _BEYOND = 1e3  # how far beyond the measurements theory is drawn, as a factor
 
@@ -172,10 +172,11 @@ def draw_histograms(axes: Axes, audit: Series, field: str, title: str, zeros: st
     beside.imshow(np.diff(below)[:, None], extent=(0, 1, BINS[0], BINS[-1]), **style)
     beside.set(xticks=[], yticks=[])
     notes = ["in root mean squares of the layer", "strip on the right: a normal distribution"]
-    middle = len(table) // 2
-    beside_it = np.maximum(table[middle - 1], table[middle + 1])
-    if (table[middle] > np.maximum(_DARKEST, 2 * beside_it)).any():
+    below_zero, zero, above_zero = table[len(BINS) // 2 - 2 :][:3]
+    if (zero > np.maximum(_DARKEST, 2 * np.maximum(below_zero, above_zero))).any():
         notes.append(f"dark line at 0: {zeros}")
+    elif (below_zero + zero + above_zero > 3 * _DARKEST).any():
+        notes.append("dark around 0: most are far below the root mean square")
     if not np.nansum(table):
         _say_why(axes, _why_nothing(audit.layers, "no gradient reaches a layer"))
     return Titled(f"{title}: histogram", notes)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import initjax
+from initjax._flattening import paths
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.copies import copies
 
@@ -277,7 +278,7 @@ def test_a_cause_hides_only_causes_that_are_judged_after_it():
 
 def test_a_finding_tells_code_which_parameters_it_is_about():
     (finding,) = tanh(params(stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
-    names = initjax.trees.paths(params())
+    names = paths(params())
     index = names.index("stack/kernel")
     found = [(p.index, p.path, p.slice, p.use) for p in finding.parameters]
     assert found == [(index, "stack/kernel", (3,), 1), (index, "stack/kernel", (7,), 1)]
