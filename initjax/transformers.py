@@ -167,9 +167,10 @@ def depth_indexed(
     layers = checked_integer("depth_indexed", "num_layers", num_layers, 1)
     branches = checked_integer("depth_indexed", "branches_per_layer", branches_per_layer, 1)
     stddev = checked_number("depth_indexed", "stddev", stddev, 0)
+    # The last layer first, so that "*layers_1*" doesn't take "layers_10".
     return {
         pattern.replace("{}", str(index)): normal(stddev / (branches * (index + 1)) ** 0.5)
-        for index in range(layers)
+        for index in reversed(range(layers))
         for pattern in several
     }
 

@@ -14,7 +14,7 @@ from initjax._flattening import described, flatten
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
-from initjax.auditing._measuring.jobs import on_host
+from initjax.auditing._measuring.jobs import on_host, special_values
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
@@ -171,6 +171,7 @@ class Prepared:
     traced: Traced
     measurer: Measurer
 
+    @special_values()
     def report(self, params: Any, batch: tuple[Any, ...]) -> Report:
         """Measures, predicts, judges, and puts the report together."""
         traced = self.traced
@@ -179,8 +180,7 @@ class Prepared:
         evidence = gather(
             traced,
             self.measurer.measure(arrays, inputs, traced.constants),
-            _parts(batch, np.isnan),
-            _parts(batch, np.isinf),
+            *_broken_parts(batch),
             trainable_leaves(structure.arrays.unflatten(arrays)),
         )
         return Report(
@@ -191,6 +191,7 @@ class Prepared:
         )
 
 
+@special_values()
 def prepare(
     owner: str,
     loss_fn: Callable[..., Any],
@@ -218,9 +219,9 @@ def prepare(
     traced = trace(owner, loss_fn, params, batch, has_aux)
     # What is kept must not keep the arrays that a function closes over.
     made = measurer(without_constants(traced), optimizer)
+    compiled = made.program(flatten(params)[0], flatten(batch)[0], traced.constants)
     try:
         refer = weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref
-        compiled = made.program(flatten(params)[0], flatten(batch)[0], traced.constants)
         programs = fingerprint(traced.jaxpr, traced.constants), compiled_fingerprint(compiled)
         key = (refer(loss_fn, _forget), optimizer, traced.structure, programs)
         known = _measurers.pop(key, None)
@@ -278,14 +279,19 @@ def _difference(made_for: dict[str, Any], given: dict[str, Any]) -> str:
     )
 
 
-def _parts(batch: tuple[Any, ...], test: Callable[[Any], Any]) -> list[str]:
-    """The parts of a batch of which a number passes a test of NumPy's."""
+def _broken_parts(batch: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """The parts of a batch that hold NaN, and those that hold infinite numbers."""
     import jax.numpy as jnp
 
+    nan, infinite = [], []
     arrays, structure = flatten(batch)
-    return [
-        "batch" + place
-        for place, leaf in zip(structure.places, arrays, strict=True)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-        and (test(np.asarray(leaf)) if on_host(leaf) else getattr(jnp, test.__name__)(leaf)).any()
-    ]
+    for place, leaf in zip(structure.places, arrays, strict=True):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        xp = np if on_host(leaf) else jnp
+        array = xp.asarray(leaf)
+        if xp.isfinite(array).all():
+            continue
+        nan += [f"batch{place}"] if xp.isnan(array).any() else []
+        infinite += [f"batch{place}"] if xp.isinf(array).any() else []
+    return nan, infinite

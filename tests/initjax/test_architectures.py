@@ -432,9 +432,11 @@ def drawn(name):
 @pytest.fixture(scope="module", autouse=True)
 def fewer_optimizations():
     """These models run a few steps, so most of the time is XLA's."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update(name, before)
 
 
 @pytest.mark.parametrize("name", MODELS)

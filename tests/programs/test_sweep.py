@@ -375,6 +375,14 @@ def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, t
     assert os.listdir(tmp_path) == []
 
 
+def test_more_epochs_than_memory_can_hold_are_reported_in_one_line(folder, tmp_path):
+    flags = ("--init=zeros", "--seeds=1", "--epochs=4000000000", f"--data_dir={folder}")
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "--epochs=4000000000: the metrics of all steps need " in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
 def test_help_shows_defaults_as_they_are_written(tmp_path):
     result = run("--help", cwd=tmp_path)
     text = " ".join(result.stdout.split())

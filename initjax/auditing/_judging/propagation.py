@@ -86,7 +86,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
 def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
     """The change of the gradient between the ends of the chain where it is largest."""
     worst: tuple[float, Chain] = (0.0, ())
-    for chain in map(_without_small_end, evidence.chains):
+    outputs = names_of(evidence.readouts)
+    for chain in (_without_small_end(chain, outputs) for chain in evidence.chains):
         growth = chain[0].log_gradient - chain[-1].log_gradient
         if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
             ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
@@ -125,10 +126,12 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     return finding(level, cause, chain, message, remedy)
 
 
-def _without_small_end(chain: Chain) -> Chain:
-    """A chain without its last layer, if that is small on purpose, as a readout of zeros is."""
+def _without_small_end(chain: Chain, outputs: Sequence[str]) -> Chain:
+    """A chain without its last layer, if that is an output or a gate that is small on purpose, as a
+    readout of zeros is, or the head of a policy."""
     *hidden, last = chain
-    if last.role != "last" or len(hidden) < 2:
+    output = last.role == "last" or last.name in outputs
+    if not (last.site.gates or (output and len(hidden) > 1)):
         return chain
     return tuple(hidden) if _small(last, hidden) else chain
 

@@ -107,6 +107,10 @@ def batch(evidence: Evidence) -> list[Finding]:
 def zero(evidence: Evidence) -> list[Finding]:
     """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
     layers, meant = evidence.layers, set(names_of(evidence.readouts))
+    # Other gates wait for one that is closed, as the scales of adaptive normalization do.
+    gates = [layer for layer in layers if layer.weight_least == 0 and layer.site.gates]
+    if any(math.isfinite(layer.log_gradient) for layer in gates):
+        meant |= set(names_of(gates))
     stuck, waiting, cut = [], [], []
     for layer in layers:
         if layer.weight_least != 0 or layer.role in ("branch end", "sum", "last"):

@@ -99,7 +99,8 @@ class Repair:
           ImportError: Matplotlib is not installed.
         """
         require_matplotlib("repair.plot()")
-        from initjax.auditing._reporting.figure import Series, captions, draw
+        from initjax.auditing._reporting.drawing import Series
+        from initjax.auditing._reporting.figure import captions, draw
 
         summary = f"initjax fix: {self._summary()}"
         lines = [

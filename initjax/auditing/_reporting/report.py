@@ -124,7 +124,8 @@ class Report:
           ImportError: Matplotlib is not installed.
         """
         require_matplotlib("report.plot()")
-        from initjax.auditing._reporting.figure import Series, captions, draw
+        from initjax.auditing._reporting.drawing import Series
+        from initjax.auditing._reporting.figure import captions, draw
 
         headlines = [title, self._title()] if title else [self._title()]
         figure = draw(headlines, captions(self.findings), [Series(self.layers, self._levels())])
