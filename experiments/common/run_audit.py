@@ -161,9 +161,14 @@ def _spec(call: re.Match[str]) -> str:
     return call[0] if call[2] else call[1]
 
 
-def healthy(report: "initjax.Report") -> bool:
-    """Whether there is nothing to repair: no other weights would remove what was found."""
-    return {finding.cause for finding in report.findings} <= {"batch", "update"}
+def unrepairable(report: "initjax.Report") -> str:
+    """Why there is nothing to repair, as a sentence; empty if there is."""
+    causes = {finding.cause for finding in report.findings}
+    if "batch" in causes:
+        return "Nothing was changed: the batch is too small to judge the weights."
+    if causes <= {"update"}:
+        return "No repair needed: the weights are healthy, and nothing was changed."
+    return ""
 
 
 def slower(config: Config, report: "initjax.Report") -> Config:
@@ -183,7 +188,7 @@ def next_step(config: Config, report: "initjax.Report", optimizer: bool = False)
         return another(config, report, optimizer)
     if causes == {"batch"}:
         config = dataclasses.replace(config, batch_size=BATCH_SIZE)
-    more = () if healthy(report) else ("--fix",)
+    more = () if unrepairable(report) else ("--fix",)
     return [f"next    {command(slower(config, report), *more, optimizer=optimizer)}"]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import types
 from typing import Any
 
@@ -113,6 +114,12 @@ def test_what_is_no_file_of_parameters_is_refused(tmp_path, content, spec, messa
         (tmp_path / "x").write_bytes(content)
     with pytest.raises(UsageError, match=message):
         params_file.pinned(Config(params=str(tmp_path / spec)))
+
+
+def test_a_pipe_is_refused_since_it_is_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(UsageError, match="is not a regular file"):
+        params_file.pinned(Config(params=str(tmp_path / "x")))
 
 
 def test_a_file_of_parameters_and_an_initializer_contradict_each_other():
