@@ -28,13 +28,17 @@ _PACKAGES = (
     "tensorflow_datasets",
     "vl_convert",
 )
+_started_as_program = sys.argv[:1] == ["-m"]  # what `python -m` sets while it looks for one
+if _started_as_program and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # Ctrl-C while a program imports what it needs shows no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 _missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
 if _missing:
     _message = (
         f"experiments needs packages that are not installed ({', '.join(_missing)});"
         " in a clone of the repository: pip install -e '.[experiments]'"
     )
-    if sys.argv[:1] == ["-m"]:
+    if _started_as_program:
         print(_message, file=sys.stderr)
         raise SystemExit(2)
     raise ImportError(_message)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from experiments.common import models, starting
 
 _PARAMS = "params.safetensors"
-_HEALTHY = "No repair needed: the network is healthy, and nothing was changed."
+_HEALTHY = "No repair needed: the weights are healthy, and nothing was changed."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +66,8 @@ def run(
 
         config.json          the configuration, versions, device and data
         audit.json           the verdict, and all numbers
-        audit.png            a plot of them
-        fixed.json           after a repair: the same for the repaired network, and what was changed
-        fixed.png
+        audit.png            a plot of them, before and after a repair
+        fixed.json           after a repair: the numbers of the repaired network, and the changes
         params.safetensors   the repaired parameters, which `experiments.mnist --params` trains
 
     Each is written as soon as it is known, so a program that is stopped loses nothing else.
@@ -91,10 +90,11 @@ def run(
     audit = dataclasses.replace(audit, network=network)
     directory = None
     try:
-        with progress.stage(stream, "start   loading the data and JAX"):
-            dataset = data.load(network.dataset, network.data_dir)
+        with progress.stage(stream, "start   loading the data and JAX") as watch:
+            dataset = data.load(network.dataset, network.data_dir, watch)
             with console.uninterrupted():  # which would abort while C++ is loaded
                 from experiments.common import starting
+            starting.start_devices()
 
         name = f"audit-{description.run_name(network, dataset)}"
         with (
@@ -111,17 +111,27 @@ def run(
                 report = auditor(start.params)
             files.write_json(directory / "config.json", _record(audit, dataset))
             files.write_json(directory / "audit.json", report.to_dict())
-            last = report = run_audit.in_flags(report)
-            console.say(stream, "", str(report), "")
-            if audit.fix and report.verdict == "ok":
+            last = drawn = report
+            console.say(stream, "", run_audit.text(report), "")
+            if audit.fix and run_audit.healthy(report):
                 console.say(stream, _HEALTHY, "")
             elif audit.fix:
-                last = _fix(audit, start, dataset, directory, stream)
-        _draw(directory / "audit.png", report, stream)
+                repair = _fix(audit, start, dataset, directory, stream)
+                last = repair.after
+                drawn = repair if repair.changes else report
+            if report.layers:
+                title = (
+                    f"{description.network(network, start.model)}; {description.weights(network)}"
+                )
+                with progress.stage(stream, "plot    drawing audit.png"):
+                    picture = io.BytesIO()
+                    drawn = run_audit.in_flags(drawn)
+                    drawn.plot(title=f"{title}, seed {network.seed}").savefig(picture, format="png")
+                    files.write(directory / "audit.png", picture.getvalue())
     except KeyboardInterrupt:
         finished = directory is not None and directory.exists()
         kept = ["interrupted; the audit is finished", f"results {directory}"]
-        console.say(stream, *(kept if finished else ["interrupted; nothing was written"]))
+        console.say_instead(stream, *(kept if finished else ["interrupted; nothing was written"]))
         raise
     console.say(
         stream,
@@ -139,27 +149,17 @@ def _fix(
     dataset: data.Dataset,
     directory: pathlib.Path,
     stream: TextIO | None,
-) -> "initjax.Report":
-    """Repairs a network, writes and prints the result, and returns the audit of it."""
+) -> "initjax.Repair":
+    """Repairs a network, writes and prints the result, and returns it."""
     with progress.stage(stream, "fix     repairing, and measuring again"):
         params, repair = run_audit.fix(audit.network, start, dataset, audit.optimizer)
-    repair = dataclasses.replace(repair, after=run_audit.in_flags(repair.after))
-    console.say(stream, str(repair), "")
     if repair.changes:
         made_for = {"config": json.dumps(dataclasses.asdict(audit.network))}
         run_directory.save_params(directory / _PARAMS, params, made_for)
         record = {**repair.after.to_dict(), **_changes(repair)}
         files.write_json(directory / "fixed.json", record)
-        _draw(directory / "fixed.png", repair.after, stream)
-    return repair.after
-
-
-def _draw(path: pathlib.Path, report: "initjax.Report", stream: TextIO | None) -> None:
-    if report.layers:
-        with progress.stage(stream, f"plot    drawing {path.name}"):
-            picture = io.BytesIO()
-            report.plot().savefig(picture, format="png")
-            files.write(path, picture.getvalue())
+    console.say(stream, run_audit.text(repair), "")
+    return repair
 
 
 def command(audit: Audit) -> str:
@@ -218,12 +218,13 @@ def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") ->
     if repaired.exists() and last.verdict != "failure":
         drawn = {name: getattr(Config, name) for name in INITIALIZERS}
         network = params_file.pinned(dataclasses.replace(network, **drawn, params=str(repaired)))
-    elif audit.fix and last.verdict != "ok":
+    elif audit.fix and not run_audit.healthy(last):
         return run_audit.another(network, last, audit.optimizer)
     elif last.verdict != "ok":
         return run_audit.next_step(network, last, audit.optimizer)
     # The batch size was chosen for the audit, not for training.
     trained = dataclasses.replace(network, batch_size=Config.batch_size)
+    trained = run_audit.slower(trained, last)
     return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
 
 
@@ -241,8 +242,9 @@ _FLAGS = flags.define(
     width=flags.integer(None, f"Size of those layers (default: {run_audit.WIDTH}); needs --depth."),
     hidden=flags.string(
         None,
-        "Instead of --depth: sizes of the hidden layers, separated by commas; empty for logistic"
-        f" regression (default: {','.join(map(str, Config.hidden))}).",
+        "Instead of --depth: sizes of the hidden layers, separated by commas, such as 128,64 or"
+        " 12x128; empty for logistic regression (default:"
+        f" {','.join(map(str, Config.hidden))}).",
     ),
     optimizer=flags.string(
         None,

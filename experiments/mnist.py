@@ -73,15 +73,16 @@ def run(
     config = params_file.pinned(config)
     with contextlib.ExitStack() as contexts:
         try:
-            with progress.stage(stream, "start   loading the data and JAX"):
+            with progress.stage(stream, "start   loading the data and JAX") as watch:
                 pool = futures.ThreadPoolExecutor(1)
                 # While JAX is imported.
-                loading = pool.submit(data.load, config.dataset, config.data_dir)
+                loading = pool.submit(data.load, config.dataset, config.data_dir, watch)
                 if data.needs_tfds(config.dataset, config.data_dir):
                     futures.wait([loading])
                 with console.uninterrupted():  # which would abort while C++ is loaded
                     from experiments.common import starting, training
 
+                starting.start_devices()
                 dataset = loading.result()
             # Matplotlib is imported while the first epochs are compiled and trained.
             drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
@@ -96,7 +97,7 @@ def run(
             record = _record(config, dataset, start.model, repeat)
             files.write_json(directory / "config.json", record)
         except KeyboardInterrupt:
-            console.say(stream, "interrupted; nothing was written")
+            console.say_instead(stream, "interrupted; nothing was written")
             raise
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
@@ -178,8 +179,7 @@ def _audit(
     with progress.stage(stream, "audit   compiling and measuring"):
         report = run_audit.auditor(config, start, dataset)(start.params)
     files.write_json(directory / "audit.json", report.to_dict())
-    report = run_audit.in_flags(report)
-    return ["", str(report), "", *run_audit.next_step(_audited(config), report)]
+    return ["", run_audit.text(report), "", *run_audit.next_step(_audited(config), report)]
 
 
 def _audited(config: Config) -> Config:

@@ -12,6 +12,7 @@ processes can fill one directory.
 
 import contextlib
 import itertools
+import os
 import re
 import shlex
 import sys
@@ -29,7 +30,7 @@ from experiments.common.config import Config, UsageError, canonical
 COMMAND = "python -m experiments.sweep"
 
 _BATCH_SECONDS = 5.0  # that a batch of runs should take: a killed process loses at most one batch
-_MOST_SEEDS = 10**6  # more are taken for a typing error
+_MOST_SEEDS = 100_000  # more are taken for a typing error
 
 
 def run(
@@ -54,13 +55,14 @@ def run(
         directory is not writable.
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
-    from experiments.common import run_batches, sweep_directory
+    with progress.stage(stream, "start   loading JAX and checking the runs"):
+        from experiments.common import run_batches, sweep_directory
 
-    wanted = {config.identity(dataset.digest): config for config in configs}
-    trained = 0
-    stored = sweep_directory.SweepDirectory(workdir)
-    missing = wanted.keys() - stored.finished()
-    run_batches.check(wanted, dataset)
+        wanted = {config.identity(dataset.digest): config for config in configs}
+        trained = 0
+        stored = sweep_directory.SweepDirectory(workdir)
+        missing = wanted.keys() - stored.finished()
+        run_batches.check(wanted, dataset)
     with stored if missing else contextlib.nullcontext():  # nothing may need writing
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
@@ -180,9 +182,12 @@ def parse_seeds(text: str) -> list[int]:
       ([0, 1, 2], [5, 6, 7], [1, 8, 9])
     """
     wrong = UsageError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
+    too_many = UsageError(f"--seeds={text}: at most {_MOST_SEEDS:,} seeds are possible")
     if re.fullmatch(r"\d+", text.strip()):
-        if not 1 <= int(text) <= _MOST_SEEDS:
-            raise wrong
+        if int(text) < 1:
+            raise UsageError(f"--seeds={text}: must be at least 1")
+        if int(text) > _MOST_SEEDS:
+            raise too_many
         return list(range(int(text)))
     seeds: dict[int, None] = {}
     for part in text.split(","):
@@ -190,10 +195,12 @@ def parse_seeds(text: str) -> list[int]:
         if not match:
             raise wrong
         first, last = int(match[1]), int(match[2] or match[1])
-        if not 0 <= last - first < _MOST_SEEDS:
+        if last < first:
             raise wrong
         if last >= 2**32:
             raise UsageError(f"--seeds={text}: a seed must be below 2**32")
+        if last - first + len(seeds) >= _MOST_SEEDS:
+            raise too_many
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -265,7 +272,8 @@ def main() -> None:
     for config in {config.hidden: config for config in configs}.values():
         memory.check(config)
     console.use_all_cores()
-    dataset = data.load(configs[0].dataset, configs[0].data_dir)
+    with progress.stage(sys.stdout, "start   loading the data") as watch:
+        dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
         left = "1 run is" if others == 1 else f"{others} runs are"
@@ -279,6 +287,7 @@ def main() -> None:
         sys.stdout,
         f"results {_FLAGS.workdir}",
         f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
+        f"        writes {os.path.join(_FLAGS.workdir, 'report.html')}",
     )
 
 

@@ -8,6 +8,7 @@ reads. `audit` finds problems in a model's initialization, and `fix` repairs the
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from initjax._keys import named_key
 from initjax._values import Initializer
 from initjax.biases import class_frequency_bias, forget_gate_bias, prior_bias
 from initjax.constants import constant, dirac, hadamard_identity, identity, ones, stft, zeros
@@ -73,7 +74,7 @@ from initjax.transformers import (
     unit_norm,
     wang_init,
 )
-from initjax.trees import initialize, named_key, rescale
+from initjax.trees import initialize, rescale
 
 if TYPE_CHECKING:
     from initjax.auditing import (

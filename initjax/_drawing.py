@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._values import Initializer, resolved_dtype
+from initjax._fitting import check_drawn
+from initjax._laws import Law, UnfitError
+from initjax._values import Initializer, is_key, resolved_dtype, shown
 
 if TYPE_CHECKING:
     import jax
@@ -37,15 +39,50 @@ _BLOCK = 2**20  # numbers: 16 MB of work, and enough for several cores. A power 
 _as_outside_of_jit = contextvars.ContextVar("_as_outside_of_jit", default=False)
 
 
-def draw_dtypes(asked: Any, default: Any) -> tuple[np.dtype, np.dtype]:
+def checked_draw(self: Any, key: Any, asked: Any) -> tuple[np.dtype, np.dtype]:
+    """The dtypes as `draw_dtypes`, for a random initializer that is called with this key."""
+    check_key(self, key)
+    return draw_dtypes(asked, self.dtype, shown(self))
+
+
+def check_key(initializer: Any, key: Any) -> None:
+    """Raises an error unless this is a single PRNG key, typed or raw."""
+    import jax
+
+    dtype, shape = getattr(key, "dtype", None), np.shape(key)
+    typed = dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
+    single = () if typed else _raw_key_shape(str(jax.config.jax_default_prng_impl))  # pyright: ignore
+    if not typed and (dtype != np.uint32 or shape[len(shape) - len(single) :] != single):
+        got = f"an array of {dtype} of shape {shape}" if is_key(key) else f"{key!r}"
+        raise TypeError(
+            f"{shown(initializer)} needs a PRNG key, such as jax.random.key(0), got {got}"
+        )
+    if shape != single:
+        raise ValueError(
+            f"{shown(initializer)} takes a single key, got an array of keys of shape {shape}; map"
+            " it over them with jax.vmap"
+        )
+
+
+@functools.cache
+def _raw_key_shape(impl: str) -> tuple[int, ...]:
+    """The shape of a raw key of this kind."""
+    import jax
+
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl))).shape
+
+
+def draw_dtypes(
+    asked: Any, default: Any, owner: str = "a random draw"
+) -> tuple[np.dtype, np.dtype]:
     """The dtype of the result, and the dtype of the draw, which has at least 32 bits."""
     import jax.numpy as jnp
 
-    dtype = resolved_dtype(asked, default)
+    dtype = resolved_dtype(asked, default, owner)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"a random initializer needs a floating dtype, got {dtype.name}")
+        raise TypeError(f"{owner} needs a floating dtype, got {dtype.name}")
     if jnp.finfo(dtype).bits < 8:
-        raise TypeError(f"a random initializer needs a dtype of 8 bits or more, got {dtype.name}")
+        raise TypeError(f"{owner} needs a dtype of 8 bits or more, got {dtype.name}")
     narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
     return dtype, np.dtype(np.float32) if narrow else dtype
 
@@ -74,17 +111,18 @@ def draw(
     from jax.core import Tracer
 
     if wide.kind == "c":
-        raise TypeError(f"{initializer!r} draws real numbers, got dtype {wide.name}")
-    shape, counted = tuple(shape), is_counted(key)
+        raise TypeError(f"{shown(initializer)} draws real numbers, got dtype {wide.name}")
+    shape = tuple(shape)
+    _check_program(initializer, shape, dtype, wide)
     transform, numbers, bounds = _program(initializer, shape, dtype, wide)
     traced = isinstance(key, Tracer)
     if not traced:
-        blocks = blocks or (counted and out_sharding is None and _suits_blocks(shape))
+        blocks = blocks or (out_sharding is None and _suits_blocks(shape))
     elif _as_outside_of_jit.get():
         # Add a zero that XLA can't fold, to make them operands: x * 0 isn't 0 for every x.
         zero = jax.random.key_data(key)[0].astype(wide) * 0
         numbers = tuple(number + zero for number in numbers)
-    if blocks and math.prod(shape) > _BLOCK:
+    if blocks and math.prod(shape) > _BLOCK and _is_counted(key):
         return _drawn_in_blocks()(transform, key, numbers, bounds, shape, dtype, wide)
     outside = not traced or _as_outside_of_jit.get()
     return _drawn()(transform, key, numbers, bounds, shape, dtype, wide, outside, out_sharding)
@@ -98,7 +136,7 @@ def draw_by_law(
     out_sharding: Any = None,
 ) -> jax.Array:
     """The method `__call__` of an initializer that has a `_law` and a `dtype`."""
-    return draw(self, key, shape, *draw_dtypes(dtype, self.dtype), out_sharding)
+    return draw(self, key, shape, *checked_draw(self, key, dtype), out_sharding)
 
 
 def _suits_blocks(shape: tuple[int, ...]) -> bool:
@@ -124,7 +162,9 @@ def draw_in_shards(
     """
     if not hasattr(initializer, "_law") or np.dtype(dtype).kind == "c":
         return _compiled_whole(sharding)(initializer, key, shape, dtype)
-    dtype, wide = draw_dtypes(dtype, None)
+    check_key(initializer, key)
+    dtype, wide = draw_dtypes(dtype, None, shown(initializer))
+    _check_program(initializer, shape, dtype, wide)
     transform, numbers, bounds = _program(initializer, shape, dtype, wide)
     return _drawn(sharding)(transform, key, numbers, bounds, shape, dtype, wide, True, None)
 
@@ -144,40 +184,50 @@ def _compiled_whole(sharding: Any) -> Callable:
     return jax.jit(drawn, static_argnums=(0, 2, 3), out_shardings=sharding)
 
 
-def is_counted(key: jax.Array) -> bool:
+def _is_counted(key: jax.Array) -> bool:
     """Whether each random number depends only on the key and its index, as blocks need.
 
-    Raises an error unless this is a single key.
+    Without `jit`, blocks would be drawn one by one in Python.
     """
     import jax
 
-    kind = str(jax.random.key_impl(key))  # raises an error if it isn't a key
-    if np.ndim(key) - (not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise ValueError(
-            "an initializer takes a single key, got an array of keys of shape"
-            f" {np.shape(key)}; map it over them with jax.vmap"
-        )
-    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore
-    return partitionable and kind in ("threefry2x32", "fry")
+    config: Any = jax.config
+    if config.jax_disable_jit or not config.jax_threefry_partitionable:
+        return False
+    return str(jax.random.key_impl(key)) in ("threefry2x32", "fry")
 
 
-@functools.lru_cache(maxsize=1024)
+def _check_program(
+    initializer: Any, shape: tuple[int, ...], dtype: np.dtype, wide: np.dtype
+) -> None:
+    """Raises an error or warns if the dtype doesn't suit the law."""
+    law, bounds = _law(initializer, shape, dtype, wide)
+    # Without a number between its bounds, a draw is the nearest one, as it must be.
+    alone = bool(law.bounds) and not bounds
+    central = (law.central[0], law.central[0]) if alone else law.central
+    check_drawn(initializer, dtype, wide, law.reach, central)
+
+
 def _program(
     initializer: Any, shape: tuple[int, ...], dtype: np.dtype, wide: np.dtype
 ) -> tuple[Callable, tuple[Any, ...], tuple[Any, ...]]:
-    """The law of an initializer, cached: a function, its parameters, and bounds."""
-    import jax.numpy as jnp
+    """The law of an initializer: a function, its parameters, and bounds."""
+    law, bounds = _law(initializer, shape, dtype, wide)
+    return law.transform, law.numbers, bounds
 
-    with np.errstate(over="ignore"):  # checked below
-        law = initializer._law(shape, wide)
-    limit = float(jnp.finfo(dtype).max)
-    if not law.reach <= limit:
-        raise ValueError(
-            f"{initializer!r} draws numbers up to {law.reach:.3g}, but the largest {dtype.name} is"
-            f" {limit:.3g}"
-        )
+
+@functools.lru_cache(maxsize=1024)
+def _law(
+    initializer: Any, shape: tuple[int, ...], dtype: np.dtype, wide: np.dtype
+) -> tuple[Law, tuple[Any, ...]]:
+    """The law of an initializer, cached, and its bounds as numbers of the dtype."""
+    with np.errstate(over="ignore"):  # its reach is checked at each draw
+        try:
+            law = initializer._law(shape, wide)
+        except UnfitError as error:
+            raise ValueError(f"{shown(initializer)}: {error}") from None
     bounds = _within(law.bounds, dtype) if law.bounds else ()
-    return law.transform, law.numbers, tuple(wide.type(bound) for bound in bounds)
+    return law, tuple(wide.type(bound) for bound in bounds)
 
 
 def _within(bounds: Sequence[float], dtype: np.dtype) -> tuple[Any, ...]:
@@ -221,6 +271,8 @@ def _drawn_in_blocks() -> Callable:
     import jax.numpy as jnp
 
     def drawn(transform, key, numbers, bounds, shape, dtype, wide):
+        # Blocks read the key's data, which JAX's check for keys used twice doesn't count as use.
+        jax.random.bits(key, (0,))
         size = math.prod(shape)
         moved = _moved_as(dtype)
         # 64-bit indices only for the largest arrays.

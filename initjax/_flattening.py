@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,44 +25,35 @@ class Structure:
     """The paths of the arrays, such as "params/Dense_0/kernel"."""
     places: tuple[str, ...]
     """The same in Python, such as "['params']['Dense_0']['kernel']"."""
-    _leaves: tuple[Any, ...]
-    """The leaves of the tree without graphs; None in place of arrays."""
+    others: tuple[tuple[str, Any], ...]
+    """The places and values of the leaves that aren't arrays."""
     _is_array: tuple[bool, ...]
+    """Whether each leaf is an array."""
     _inner: Any
     """The structure of the tree without graphs."""
     _outer: Any
     """The structure of the tree, with NNX's objects as leaves."""
     _graph: Any
-    """What `nnx.split` says of these objects; None if there are none."""
+    """The numbers of these objects, and what `nnx.split` says of them; None if there are none."""
 
     def unflatten(self, arrays: Sequence[Any]) -> Any:
         """The tree with these arrays."""
-        given = iter(arrays)
-        leaves = [
-            next(given) if is_array else leaf
-            for leaf, is_array in zip(self._leaves, self._is_array, strict=True)
-        ]
+        given, others = iter(arrays), (leaf for _, leaf in self.others)
+        leaves = [next(given if is_array else others) for is_array in self._is_array]
         tree = self._inner.unflatten(leaves)
         if self._graph is None:
             return tree
         nnx = sys.modules["flax.nnx"]
         nodes = self._outer.flatten_up_to(tree)
-        places, graph = self._graph
+        numbers, graph = self._graph
         state = {
-            number: nodes[place]
-            for number, place in enumerate(places)
-            if nodes[place] is not None  # an object that another path leads to
+            place: nodes[number]
+            for place, number in enumerate(numbers)
+            if nodes[number] is not None  # an object that another path leads to
         }
-        for place, node in zip(places, nnx.merge(graph, nnx.State(state)), strict=True):
-            nodes[place] = node
+        for number, node in zip(numbers, nnx.merge(graph, nnx.State(state)), strict=True):
+            nodes[number] = node
         return self._outer.unflatten(nodes)
-
-    def others(self) -> list[tuple[str, Any]]:
-        """The leaves that aren't arrays, with their places."""
-        import jax
-
-        found = jax.tree_util.tree_flatten_with_path(self._inner.unflatten(self._leaves))[0]
-        return [(jax.tree_util.keystr(path), leaf) for path, leaf in found]
 
 
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
@@ -77,48 +68,54 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
     """
     import jax
 
-    nodes, outer = jax.tree.flatten(tree, is_leaf=_is_graph)
-    places = tuple(place for place, node in enumerate(nodes) if _is_graph(node))
+    # Objects of NNX, to which several paths may lead.
+    kinds = _kinds(("flax.nnx", "Module"), ("flax.nnx", "Variable"))
+    nodes, outer = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, kinds))
+    numbers = tuple(number for number, node in enumerate(nodes) if isinstance(node, kinds))
     graph = None
-    if places:
-        graphdef, state = sys.modules["flax.nnx"].split([nodes[place] for place in places])
-        for number, place in enumerate(places):
-            nodes[place] = state[number] if number in state else None
-        graph = places, graphdef
+    if numbers:
+        graphdef, state = sys.modules["flax.nnx"].split([nodes[number] for number in numbers])
+        for place, number in enumerate(numbers):
+            nodes[number] = state[place] if place in state else None
+        graph = numbers, graphdef
         tree = outer.unflatten(nodes)
     found, inner = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [leaf for _, leaf in found]
-    is_chosen = tuple(
-        is_array(leaf) or (_is_number(leaf) and module is None)
-        for leaf, module in zip(leaves, inside(tree, _kinds(("equinox", "Module"))), strict=True)
+    modules = inside(tree, _kinds(("equinox", "Module")))
+    chosen = tuple(
+        is_array(leaf) or (isinstance(leaf, bool | int | float | complex) and module is None)
+        for (_, leaf), module in zip(found, modules, strict=True)
     )
-
-    def chosen(values: Iterable[Any]) -> list[Any]:
-        return list(itertools.compress(values, is_chosen))
-
-    def alone(wanted: bool) -> list[Any]:
-        """The leaves that are arrays, or those that aren't; None in place of the others."""
-        return [leaf if it is wanted else None for leaf, it in zip(leaves, is_chosen, strict=True)]
-
+    places = [jax.tree_util.keystr(path) for path, _ in found]
+    arrays = inner
+    if not all(chosen):
+        alone = [leaf if it else None for (_, leaf), it in zip(found, chosen, strict=True)]
+        arrays = jax.tree.structure(inner.unflatten(alone))
     structure = Structure(
-        arrays=jax.tree.structure(inner.unflatten(alone(True))),
-        names=tuple(chosen(paths(tree))),
-        places=tuple(chosen(jax.tree_util.keystr(path) for path, _ in found)),
-        _leaves=tuple(alone(False)),
-        _is_array=is_chosen,
+        arrays=arrays,
+        names=tuple(itertools.compress(paths(tree), chosen)),
+        places=tuple(itertools.compress(places, chosen)),
+        others=tuple(
+            (place, leaf)
+            for place, (_, leaf), it in zip(places, found, chosen, strict=True)
+            if not it
+        ),
+        _is_array=chosen,
         _inner=inner,
         _outer=outer,
         _graph=graph,
     )
-    return chosen(leaves), structure
+    return [leaf for (_, leaf), it in zip(found, chosen, strict=True) if it], structure
 
 
 def paths(tree: Any) -> list[str]:
     """The paths of a tree's leaves, without Flax's boxes, in the tree's order."""
     import jax
 
-    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)
-    boxes = {path for path, node in nodes if _is_box(node)}
+    kinds = _kinds(("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
+    nodes, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: isinstance(node, kinds)
+    )
+    boxes = {path for path, node in nodes if isinstance(node, kinds)}
     return [
         jax.tree_util.keystr(path[:-1] if path[:-1] in boxes else path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -172,22 +169,10 @@ def no_parameters(owner: str, tree: Any) -> Exception:
 
 def described(value: Any) -> str:
     """What an error calls a value that may be too large to print."""
-    text = repr(value)
-    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
-
-
-def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, bool | int | float | complex)
-
-
-def _is_graph(node: Any) -> bool:
-    """Whether a node of a tree is an object of NNX, to which several paths may lead."""
-    return isinstance(node, _kinds(("flax.nnx", "Module"), ("flax.nnx", "Variable")))
-
-
-def _is_box(node: Any) -> bool:
-    """Whether a node of a tree is Flax's box around a parameter."""
-    return isinstance(node, _kinds(("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata")))
+    text, kind = repr(value), type(value).__name__
+    if len(text) <= 60 and "\n" not in text:
+        return text
+    return f"an {kind}" if kind[0] in "AEIOU" else f"a {kind}"
 
 
 def _kinds(*names: tuple[str, str]) -> tuple[type, ...]:

@@ -6,7 +6,9 @@ XLA compiles one program per kind and shape, and thirty standard deviations cost
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 # (2**-53 in float64).
 _REACH = {"float32": 5.5, "float64": 8.3}
 _TAIL = 2.0  # beyond this a one-sided interval counts as a tail
+_MARGIN = 0.01  # of the numbers are below the central 98%, and as many above
 _TERMS = 24  # of the continued fraction of Mills' ratio: 1e-12 at 2, less beyond
+
+
+class UnfitError(ValueError):
+    """The dtype can't hold a parameter of a law."""
 
 
 class Law(NamedTuple):
@@ -28,6 +35,7 @@ class Law(NamedTuple):
       transform: a module-level function, shared by all initializers of a kind.
       numbers: its parameters, in the dtype of the draw.
       reach: the largest magnitude that can be drawn.
+      central: the interval that holds the central 98% of the numbers.
       bounds: the interval that no number may leave, even after rounding; None where bounds aren't
         an argument of the initializer.
     """
@@ -35,6 +43,7 @@ class Law(NamedTuple):
     transform: Callable[..., jax.Array]
     numbers: tuple[Any, ...]
     reach: float
+    central: tuple[float, float]
     bounds: Sequence[float] | None = None
 
 
@@ -48,8 +57,11 @@ def uniform_law(
     """The distribution U[minval, maxval) · scale."""
     numbers = dtype.type(minval), dtype.type(maxval), dtype.type(scale)
     if not np.isfinite(numbers[1] - numbers[0]):
-        raise ValueError(f"the interval [{minval}, {maxval}) is too wide for {dtype.name}")
-    return Law(_uniform, numbers, max(abs(minval), abs(maxval)) * abs(float(scale)), bounds)
+        raise UnfitError(f"the interval [{minval}, {maxval}) is too wide for {dtype.name}")
+    reach = max(abs(minval), abs(maxval)) * abs(float(scale))
+    margin = _MARGIN * (maxval - minval)
+    ends = sorted(float(scale) * end for end in (minval + margin, maxval - margin))
+    return Law(_uniform, numbers, reach, (ends[0], ends[1]), bounds)
 
 
 def _uniform(uniform: Callable, minval: Any, maxval: Any, scale: Any) -> jax.Array:
@@ -60,7 +72,13 @@ def normal_law(stddev: Any, dtype: np.dtype, mean: float = 0.0) -> Law:
     """The distribution N(mean, stddev²)."""
     # The root is a parameter, since XLA would merge a constant with the standard deviation.
     numbers = dtype.type(2**0.5), dtype.type(stddev), *_shift(mean, dtype)
-    return Law(_normal, numbers, abs(mean) + _REACH[dtype.name] * float(stddev))
+    reach = abs(mean) + _REACH[dtype.name] * float(stddev)
+    return Law(_normal, numbers, reach, normal_center(float(stddev), mean))
+
+
+def normal_center(stddev: float, mean: float = 0.0) -> tuple[float, float]:
+    """The interval that holds the central 98% of normal numbers."""
+    return mean - 2.326 * stddev, mean + 2.326 * stddev
 
 
 def _normal(uniform: Callable, root: Any, stddev: Any, mean: Any = None) -> jax.Array:
@@ -89,9 +107,27 @@ def truncated_normal_law(
     reach = abs(mean) + min(far, near + _REACH[dtype.name]) * float(stddev)
     scale = dtype.type(stddev), *_shift(mean, dtype)
     if near < _TAIL:
-        return Law(_truncated, (dtype.type(lower), dtype.type(upper), *scale), reach, bounds)
+        unit = NormalDist()
+        low, high = map(unit.cdf, (lower, upper))
+        ends = [
+            mean + float(stddev) * unit.inv_cdf(low + part * (high - low))
+            for part in (_MARGIN, 1 - _MARGIN)
+        ]
+        numbers = dtype.type(lower), dtype.type(upper), *scale
+        return Law(_truncated, numbers, reach, (ends[0], ends[1]), bounds)
     sign = 1.0 if lower > 0 else -1.0
-    return Law(_tail, (dtype.type(sign), *_tail_numbers(near, far, dtype), *scale), reach, bounds)
+    numbers = _tail_numbers(near, far, dtype)
+    ends = sorted(
+        mean
+        + sign * (near + _distance(near, -math.log1p(-part * float(numbers[2])))) * float(stddev)
+        for part in (_MARGIN, 1 - _MARGIN)
+    )
+    return Law(_tail, (dtype.type(sign), *numbers, *scale), reach, (ends[0], ends[1]), bounds)
+
+
+def _distance(near: float, target: float) -> float:
+    """About how far beyond `near` the upper tail falls by the factor exp(-target)."""
+    return 2 * target / (math.sqrt(near * near + 2 * target) + near)
 
 
 def _truncated(
@@ -116,7 +152,7 @@ def _tail_numbers(near: float, far: float, dtype: np.dtype) -> tuple[Any, ...]:
     import scipy.special
 
     if not np.isfinite(dtype.type(near)):
-        raise ValueError(f"a bound at {near:g} standard deviations is beyond {dtype.name}")
+        raise UnfitError(f"a bound at {near:g} standard deviations is beyond {dtype.name}")
     mass = -np.expm1(scipy.special.log_ndtr(-far) - scipy.special.log_ndtr(-near))
     mills = scipy.special.erfcx(near / 2**0.5) * (np.pi / 2) ** 0.5
     return tuple(dtype.type(number) for number in (near, far, mass, mills))

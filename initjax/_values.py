@@ -24,6 +24,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     dataclass_transform,
+    runtime_checkable,
 )
 
 import numpy as np
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_MISSING: Any = object()  # an argument that wasn't given
 
 Axes: TypeAlias = int | Sequence[int]
 """One axis of a kernel, or several whose sizes are multiplied; negative ones count from the end."""
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """The type of every initializer: a pure function of `(key, shape, dtype)`, as in JAX.
+
+    As with JAX's type of this name, `isinstance` is true of anything that can be called.
 
     Args:
       key: a PRNG key, as from `jax.random.key`.
@@ -77,7 +82,16 @@ def initializer(cls: type) -> type:
     called = cls.__call__
 
     @functools.wraps(called)
-    def __call__(self, key, shape, dtype=None, out_sharding=None):
+    def __call__(self, key=_MISSING, shape=_MISSING, dtype=None, out_sharding=None):
+        if shape is _MISSING or key is _MISSING:
+            name = shown(self)
+            use = f"call it as {name}(key, shape, dtype), or write {name} where a layer takes it"
+            raise TypeError(f"{name} is an initializer already: {use}")
+        if is_key(shape) and not (key is None or is_key(key)):
+            raise TypeError(
+                f"{shown(self)} needs key and shape in this order, got the shape {key!r} first;"
+                " call it as (key, shape, dtype)"
+            )
         return called(self, key, checked_shape(self, shape), dtype, out_sharding)
 
     cls.__init__, cls.__call__ = __init__, __call__
@@ -111,6 +125,17 @@ def _explained_keys(name: str, args: Sequence[Any]) -> Iterator[None]:
         ) from None
 
 
+def shown(initializer: Any) -> str:
+    """What messages call an initializer: its repr, unless another function made it for a user."""
+    return getattr(initializer, "_called", None) or repr(initializer)
+
+
+def called_as(name: str, initializer: Any) -> Any:
+    """The initializer, so that messages call it by this name; it is equal to what it was."""
+    settle(initializer, _called=name)
+    return initializer
+
+
 def settle(self: Any, **checked: Any) -> None:
     """Sets fields of a new, frozen initializer to their checked values."""
     for name, value in checked.items():
@@ -128,7 +153,7 @@ def call_repr(self: Any, name: str, fixed: Iterable[str] = ()) -> str:
     arguments = []
     for field in dataclasses.fields(self):
         content = getattr(self, field.name)
-        if field.name in fixed or content == field.default:
+        if not field.init or field.name in fixed or content == field.default:
             continue
         required = field.default is dataclasses.MISSING
         arguments.append(repr(content) if required else f"{field.name}={content!r}")
@@ -138,7 +163,28 @@ def call_repr(self: Any, name: str, fixed: Iterable[str] = ()) -> str:
 def is_key(value: Any) -> bool:
     """Whether a value is a PRNG key, typed or raw: a sign of `he_normal` without `()`."""
     dtype = getattr(value, "dtype", None)
-    return str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(value)[-1:] == (2,))
+    # Raw keys of threefry and of rbg.
+    raw = dtype == np.uint32 and np.shape(value)[-1:] in ((2,), (4,))
+    return raw or str(dtype).startswith("key<")
+
+
+def is_dtype(value: Any) -> bool:
+    """Whether a value is a dtype: `jnp.float32`, `np.dtype("float32")`, "float32"."""
+    if isinstance(value, np.dtype):
+        return True
+    if isinstance(value, str):
+        return value.startswith(("float", "bfloat", "complex", "int", "uint"))
+    # NumPy's types, JAX's, and those of ml_dtypes have a dtype before they are called.
+    numpy = isinstance(value, type) and issubclass(value, np.generic)
+    return numpy or (isinstance(getattr(value, "dtype", None), np.dtype) and callable(value))
+
+
+def _if_dtype(owner: str, value: Any) -> str:
+    """What to write instead, if the value is a dtype in a wrong place."""
+    if not is_dtype(value):
+        return ""
+    name = value if isinstance(value, str) else np.dtype(value).name
+    return f"; give a dtype by name: {owner}(..., dtype={name!r})"
 
 
 def is_traced(value: Any) -> bool:
@@ -163,9 +209,11 @@ def checked_number(
             f" factor * {owner}(...)(key, shape)"
         )
     dtype = getattr(value, "dtype", None)  # of a scalar array; "V" is bfloat16 and similar dtypes
-    array = dtype is not None and np.ndim(value) == 0 and dtype.kind in "iufV"
+    scalar = dtype is not None and np.ndim(value) == 0 and dtype.kind in "iufV"
+    array = scalar and not is_dtype(value)
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or array):
-        raise TypeError(f"{owner}: {name} must be a real number, got {value!r}")
+        hint = _if_dtype(owner, value)
+        raise TypeError(f"{owner}: {name} must be a real number, got {value!r}{hint}")
     try:
         number = float(value)
     except OverflowError:  # an integer larger than any float
@@ -206,17 +254,31 @@ def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if all(isinstance(axis, numbers.Integral) for axis in value):
             return tuple(int(axis) for axis in value)
-    raise TypeError(f"{owner}: {name} must be an axis (int) or a tuple of axes, got {value!r}")
+    hint = _if_dtype(owner, value)
+    raise TypeError(
+        f"{owner}: {name} must be an axis (int) or a tuple of axes, got {value!r}{hint}"
+    )
 
 
-def checked_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> str:
-    """The value, if it is one of the choices; otherwise an error that lists them, closest first."""
+def checked_choice(
+    owner: str, name: str, value: Any, choices: Iterable[str], jax_says: str = ""
+) -> str:
+    """The value, if it is one of the choices; otherwise an error that lists them, closest first.
+
+    Args:
+      owner: the function.
+      name: the argument.
+      value: its value.
+      choices: the valid ones.
+      jax_says: how JAX's error about it begins, if it has one.
+    """
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
         return value
+    begin = f"{jax_says}; " if jax_says else ""
     raise ValueError(
-        f"{owner}: {name} must be one of {', '.join(nearest_first(str(value), choices))};"
-        f" got {value!r}"
+        f"{begin}{owner}: {name} must be one of {', '.join(nearest_first(str(value), choices))};"
+        f" got {value!r}{_if_dtype(owner, value)}"
     )
 
 
@@ -274,12 +336,15 @@ def _needs_key_and_shape(function: Any) -> bool:
     return [parameter.default for parameter in parameters] == [inspect.Parameter.empty] * 2
 
 
-def resolved_dtype(asked: Any, default: Any) -> np.dtype:
-    """The requested dtype, or else the initializer's own, or else JAX's default float."""
+def resolved_dtype(asked: Any, default: Any, owner: str = "a draw") -> np.dtype:
+    """The requested dtype, or else the default one, or else JAX's default float."""
     import jax.numpy as jnp
 
     dtype = default if asked is None else asked
-    return jnp.result_type(float if dtype is None else jnp.dtype(dtype))
+    try:
+        return jnp.result_type(float if dtype is None else jnp.dtype(dtype))
+    except TypeError:
+        raise TypeError(f"{owner} needs a dtype, such as 'float32', got {dtype!r}") from None
 
 
 def resharded(kernel: jax.Array, out_sharding: Any) -> jax.Array:
@@ -302,7 +367,8 @@ def checked_shape(owner: Any, shape: Any) -> tuple[int, ...]:
         axes = [shape] if hasattr(shape, "__index__") and np.ndim(shape) == 0 else shape
         sizes = tuple(operator.index(size) for size in axes)
     except TypeError:
-        raise TypeError(f"{owner!r} needs a shape of integers, got {shape!r}") from None
+        hint = "; call it as (key, shape, dtype)" if is_dtype(shape) else ""
+        raise TypeError(f"{shown(owner)} needs a shape of integers, got {shape!r}{hint}") from None
     if any(size < 0 for size in sizes):
-        raise ValueError(f"{owner!r} needs a shape of integers >= 0, got {shape!r}")
+        raise ValueError(f"{shown(owner)} needs a shape of integers >= 0, got {shape!r}")
     return sizes

@@ -121,7 +121,7 @@ class forget_gate_bias:
 
     Reference:
       Gers, Schmidhuber and Cummins 2000, "Learning to Forget"; Jozefowicz, Zaremba and Sutskever
-      2015, "An Empirical Exploration of Recurrent Network Architectures", section 5,
+      2015, "An Empirical Exploration of Recurrent Network Architectures",
       https://proceedings.mlr.press/v37/jozefowicz15.html; `unit_forget_bias` in Keras.
     """
 

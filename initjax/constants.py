@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax._fitting import check_held
 from initjax._values import (
     checked_choice,
     checked_dtype,
@@ -42,7 +44,8 @@ class constant:
       dtype: the dtype if a call doesn't give one; None means JAX's default float.
 
     Raises:
-      TypeError: the value is not numeric.
+      TypeError, ValueError: the value is not numeric; when called, the dtype is floating and can't
+        hold it, as float16 can't hold 1e6 or 1e-10 (but inf), or float32 a complex number.
 
     Example:
       >>> import jax
@@ -50,7 +53,8 @@ class constant:
       [[-7.0, -7.0, -7.0], [-7.0, -7.0, -7.0]]
 
     Reference:
-      `jax.nn.initializers.constant`, bit for bit where the dtype can hold the value.
+      `jax.nn.initializers.constant`, bit for bit where the dtype can hold the value, and in integer
+      dtypes, which drop fractions.
     """
 
     value: Any = dataclasses.field(compare=False)
@@ -67,7 +71,10 @@ class constant:
         import jax.numpy as jnp
 
         value = np.asarray(self.value) if isinstance(self.value, tuple) else self.value
-        return jnp.full(shape, value, resolved_dtype(dtype, self.dtype), out_sharding=out_sharding)
+        dtype = resolved_dtype(dtype, self.dtype, repr(self))
+        if not is_traced(value) and jnp.issubdtype(dtype, jnp.inexact):
+            check_held(self, dtype, value)
+        return jnp.full(shape, value, dtype, out_sharding=out_sharding)
 
     def __repr__(self) -> str:
         if self.dtype is not None:
@@ -81,7 +88,9 @@ def _kept(value: Any) -> tuple[Any, str]:
         return value, f"<{value} at {id(value):#x}>"
     try:
         array = np.array(value)  # a copy, so later changes to the original don't matter
-    except ValueError:  # rows of unequal lengths
+        if array.dtype.kind == "O" and all(isinstance(number, int) for number in array.flat):
+            array = array.astype(float)  # integers beyond 64 bits
+    except (ValueError, TypeError, OverflowError):  # rows of unequal lengths
         array = None
     if array is None or array.dtype.kind not in "biufcV" or array.dtype.type is np.void:
         raise TypeError(f"constant: value must be a number or numbers, got {value!r}")
@@ -93,7 +102,19 @@ def _kept(value: Any) -> tuple[Any, str]:
     if array.dtype.kind != "c" and not huge:
         array = array.astype(float)  # so that constant(0) is the same value as constant(0.0)
     value = _tuples(array.tolist())
-    return value, repr(value)
+    return value, _literal(value)
+
+
+def _literal(value: Any) -> str:
+    """The value as a specification spells it; like repr, but exact for every complex number."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, complex):
+        finite = math.isfinite(value.real) and math.isfinite(value.imag)
+        zeros = [math.copysign(1, part) for part in (value.real, value.imag) if part == 0]
+        if not finite or -1 in zeros or (value.real == 0 and value.imag < 0):
+            return f"complex({value.real!r}, {value.imag!r})"
+    return repr(value)
 
 
 @initializer
@@ -108,7 +129,7 @@ class identity:
 
     Raises:
       TypeError, ValueError: gain is not a finite real number; when called, the shape has fewer than
-        two axes.
+        two axes, or the dtype can't hold the gain.
 
     Example:
       >>> import jax
@@ -136,7 +157,8 @@ class identity:
         shape = tuple(shape)
         if len(shape) < 2:
             raise ValueError(f"{self!r} needs a shape of at least two axes, got {shape}")
-        dtype = resolved_dtype(dtype, self.dtype)
+        dtype = resolved_dtype(dtype, self.dtype, repr(self))
+        check_held(self, dtype, [0.0, self.gain])
         eye = jnp.eye(*shape[-2:], dtype=dtype) * jnp.asarray(self.gain, dtype)
         kernel = jnp.broadcast_to(eye, shape)
         return resharded(kernel, out_sharding)
@@ -184,7 +206,8 @@ class dirac:
                 f"{self!r} needs a shape of 3 to 5 axes, the last a multiple of {self.groups},"
                 f" got {shape}"
             )
-        dtype = resolved_dtype(dtype, self.dtype)
+        dtype = resolved_dtype(dtype, self.dtype, repr(self))
+        check_held(self, dtype, [0.0, 1.0])
         kernel = jnp.zeros(shape, dtype)
         if 0 not in shape:
             taps = jnp.eye(shape[-2], shape[-1] // self.groups, dtype=dtype)
@@ -217,7 +240,8 @@ class hadamard_identity:
 
     Raises:
       TypeError: dtype isn't a numeric dtype.
-      ValueError: when called, the shape has fewer than two axes.
+      ValueError: when called, the shape has fewer than two axes, or the dtype can't hold the
+        entries.
 
     Example:
       >>> import jax
@@ -245,16 +269,18 @@ class hadamard_identity:
         shape = tuple(shape)
         if len(shape) < 2:
             raise ValueError(f"{self!r} needs a shape of at least two axes, got {shape}")
-        dtype = resolved_dtype(dtype, self.dtype)
+        dtype = resolved_dtype(dtype, self.dtype, repr(self))
         inputs, outputs = shape[-2:]
+        check_held(self, dtype, [0.0, 1.0])
         if outputs <= inputs:
             taps = jnp.eye(inputs, outputs, dtype=dtype)
         else:
             # Sylvester's matrix: the sign follows the parity of the ones that two indices share.
-            shared = jnp.arange(inputs)[:, None] & jnp.arange(outputs)
+            shared = jnp.arange(inputs)[:, None] & jnp.arange(outputs)[None, :]
             odd = jax.lax.population_count(shared) % 2
-            size = 2 ** (outputs - 1).bit_length()
-            taps = jnp.where(odd == 1, -(size**-0.5), size**-0.5).astype(dtype)
+            entry = (2 ** (outputs - 1).bit_length()) ** -0.5
+            check_held(self, dtype, [entry, -entry])
+            taps = jnp.where(odd == 1, -entry, entry).astype(dtype)
         kernel = jnp.zeros(shape, dtype)
         if 0 not in shape:
             kernel = kernel.at[tuple(size // 2 for size in shape[:-2])].set(taps)
@@ -314,7 +340,7 @@ class stft:
                 scipy.signal.get_window(window, 1)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"stft: window {window!r}: {error}") from None
-        settle(self, window=window, dtype=checked_dtype("stft", self.dtype))
+        settle(self, window=window, dtype=checked_dtype("stft", self.dtype, inexact=True))
 
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
@@ -338,5 +364,10 @@ class stft:
         period = max(2 * (frequencies - 1), 1)
         turns = np.outer(np.arange(time), np.arange(frequencies)) % period / period
         wave = np.cos(2 * np.pi * turns) if self.side == "real" else -np.sin(2 * np.pi * turns)
-        kernel = jnp.asarray((window[:, None] * wave)[:, None], resolved_dtype(dtype, self.dtype))
-        return resharded(kernel, out_sharding)
+        kernel = (window[:, None] * wave)[:, None]
+        dtype = resolved_dtype(dtype, self.dtype, repr(self))
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"{self!r} needs a floating dtype, got {dtype.name}")
+        if kernel.size:
+            check_held(self, dtype, [kernel.min(), 0.0, kernel.max()])
+        return resharded(jnp.asarray(kernel, dtype), out_sharding)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from initjax._values import Axes, checked_axes, checked_integer, checked_positive
+from initjax._values import Axes, checked_axes, checked_integer, checked_positive, shown
 
 
 def compute_fans(
@@ -66,9 +66,12 @@ def compute_fans(
     """
     shape = tuple(int(size) for size in shape)
     arguments = in_axis, out_axis, batch_axis, fan_in_divisor, fan_out_divisor
-    fans = checked_fans("compute_fans", *arguments)
+    return _fans("compute_fans", shape, checked_fans("compute_fans", *arguments))
+
+
+def _fans(owner: str, shape: tuple[int, ...], fans: dict[str, Any]) -> tuple[float, float]:
     inputs, outputs, batch = (
-        _size(shape, fans[name], name) for name in ("in_axis", "out_axis", "batch_axis")
+        _size(owner, shape, fans[name], name) for name in ("in_axis", "out_axis", "batch_axis")
     )
     if 0 in shape:
         return 0.0, 0.0
@@ -262,7 +265,7 @@ def fans_arguments(initializer: Any) -> dict[str, Any]:
 
 def fans_of(initializer: Any, shape: Sequence[int]) -> tuple[float, float]:
     """The fans of a kernel by an initializer that has the arguments of `compute_fans`."""
-    return compute_fans(shape, **fans_arguments(initializer))
+    return _fans(shown(initializer), tuple(shape), fans_arguments(initializer))
 
 
 def _product(owner: str, strides: int | Sequence[int]) -> int:
@@ -278,14 +281,19 @@ def _product(owner: str, strides: int | Sequence[int]) -> int:
     )
 
 
-def _size(shape: tuple[int, ...], axes: Axes, name: str) -> int:
+def _size(owner: str, shape: tuple[int, ...], axes: Axes, name: str) -> int:
     try:
         return math.prod(shape[axis] for axis in ([axes] if isinstance(axes, int) else axes))
     except IndexError:
-        hint = ""
+        begin = hint = ""
+        if len(shape) < 2 and axes == -2:
+            begin = (  # JAX's sentence first, since code may look for it
+                f"Can't compute input and output sizes of a {len(shape)}-dimensional weights tensor"
+                " with default in_axis. Must be at least 2D or specify in_axis explicitly. "
+            )
         if len(shape) == 1:
             hint = " (for a bias use zeros or torch_bias(fan_in), or set in_axis)"
         raise ValueError(
-            f"{name}={axes} is outside shape {shape}: the fans of a kernel need at least an input"
-            f" and an output axis{hint}"
+            f"{begin}{name}={axes} is outside shape {shape}: {owner} needs a kernel with at least"
+            f" an input and an output axis{hint}"
         ) from None

@@ -3,8 +3,9 @@ r"""Initial adapters of LoRA that depend on the kernel they adapt, or on its gra
 A layer with an adapter computes :math:`x W + s\, x A B`, with a frozen kernel `W` of shape (in,
 out), `A` of (in, rank), `B` of (rank, out) and a fixed scale `s`. The functions here split a kernel
 into what stays frozen and an adapter, so that the layer's output doesn't change:
-:math:`W_{frozen} + s A B = W`. Axes before the last two are batches of kernels. All arithmetic has
-at least 32 bits, whatever the device's default precision is.
+:math:`W_{frozen} + s A B = W`. Axes before the last two are batches of kernels, so reshape a kernel
+of attention, such as (in, heads, features), to (in, out) first. All arithmetic has at least 32
+bits, whatever the device's default precision is.
 
 LoRA's defaults need only the shape, so they are initializers: `torch_kaiming_uniform(5**0.5)`, or
 `normal(1 / rank)` in its Gaussian form, for `A`, and `zeros` for `B`. For an embedding, `zeros` for

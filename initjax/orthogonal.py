@@ -6,14 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from initjax._drawing import draw_dtypes
+from initjax._drawing import checked_draw
+from initjax._fitting import check_drawn
+from initjax._laws import normal_center
 from initjax._values import (
+    called_as,
     checked_axes,
     checked_dtype,
     checked_number,
     initializer,
     resharded,
     settle,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -63,17 +67,24 @@ class orthogonal:
         import jax
         import jax.numpy as jnp
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
+        dtype, wide = checked_draw(self, key, dtype)
         shape = tuple(shape)
-        if len(shape) < 2 or not -len(shape) <= self.column_axis < len(shape):
+        begin = ""
+        if len(shape) < 2:  # JAX's sentence first, since code may look for it
+            begin = "orthogonal initializer requires at least a 2D shape; "
+        if begin or not -len(shape) <= self.column_axis < len(shape):
             raise ValueError(
-                f"{self!r} needs a shape of at least two axes, column_axis among them, got {shape}"
+                f"{begin}{shown(self)} needs a shape of at least two axes, column_axis among them,"
+                f" got {shape}"
             )
         if 0 in shape:
             return jnp.zeros(shape, dtype, out_sharding=out_sharding)
         columns = shape[self.column_axis]
         rows = math.prod(shape) // columns
         axis = self.column_axis % len(shape)
+        # An entry is almost normal, and no row is longer than the scale.
+        longest, spread = abs(self.scale), abs(self.scale) / max(rows, columns) ** 0.5
+        check_drawn(self, dtype, wide, min(longest, 8.3 * spread), normal_center(spread))
         matrix = jax.random.orthogonal(key, rows, (), wide, columns)
         kernel = jnp.moveaxis(matrix.reshape(*shape[:axis], *shape[axis + 1 :], columns), -1, axis)
         kernel = (wide.type(self.scale) * kernel).astype(dtype)
@@ -120,12 +131,19 @@ class delta_orthogonal:
     ) -> jax.Array:
         shape = tuple(shape)
         axis = self.column_axis - len(shape) if self.column_axis >= 0 else self.column_axis
-        if len(shape) not in (3, 4, 5) or axis not in (-1, -2) or shape[-1] < shape[-2]:
+        # JAX's sentences first, since code may look for them.
+        begin = ""
+        if len(shape) not in (3, 4, 5):
+            begin = "Delta orthogonal initializer requires a 3D, 4D or 5D shape. "
+        elif shape[-1] < shape[-2]:
+            begin = "`fan_in` must be less or equal than `fan_out`. "
+        if begin or axis not in (-1, -2):
             raise ValueError(
-                f"{self!r} needs a shape (*spatial, in, out) of 3 to 5 axes, with at least as many"
-                f" outputs as inputs, and column_axis among the last two, got {shape}"
+                f"{begin}{self!r} needs a shape (*spatial, in, out) of 3 to 5 axes, with at least"
+                f" as many outputs as inputs, and column_axis among the last two, got {shape}"
             )
-        matrix = orthogonal(self.scale, axis, self.dtype)(key, shape[-2:], dtype)
+        matrix = called_as(repr(self), orthogonal(self.scale, axis, self.dtype))
+        matrix = matrix(key, shape[-2:], dtype)
         return _at_center(matrix, shape, out_sharding)
 
 
@@ -174,7 +192,8 @@ class scaled_orthogonal:
             )
         inputs, outputs = shape[-2:]
         scale = self.scale * max((outputs / inputs) ** 0.5 if inputs else 1.0, 1.0)
-        matrix = orthogonal(scale, -1, self.dtype)(key, (inputs, outputs), dtype)
+        matrix = called_as(repr(self), orthogonal(scale, -1, self.dtype))
+        matrix = matrix(key, (inputs, outputs), dtype)
         return _at_center(matrix, shape, out_sharding)
 
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from initjax._keys import checked_key, named_key
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, fits, match, named_key, placed_like, rescale
+from initjax.trees import Params, fits, match, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -298,6 +299,7 @@ def mimetic(
             raise TypeError(f"mimetic: {name} must be a pair (alpha, beta), got {pair!r}")
         for number in pair:
             checked_number("mimetic", name, number)
+    checked_key("mimetic", key, "call mimetic(params, key)")
     leaves, structure, matches = match("mimetic", params, {"*": None})
     places = {name: index for name, index, _ in matches}
     query = "query/kernel"
@@ -339,7 +341,8 @@ def _factors(
     import jax.numpy as jnp
 
     noise = random_normal(0.0, abs(alpha) / shape[-1] ** 0.5)(key, shape, jnp.float32)
-    left, values, right = jnp.linalg.svd(noise + beta * jnp.eye(shape[-1], dtype=jnp.float32))
+    eye = jnp.broadcast_to(jnp.eye(shape[-1], dtype=jnp.float32), shape)
+    left, values, right = jnp.linalg.svd(noise + beta * eye)
     root = jnp.sqrt(values)[..., None, :]
     return left * root, jnp.swapaxes(right, -1, -2) * root
 

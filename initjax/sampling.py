@@ -8,7 +8,9 @@ draw is a rounded float32 draw with the same distribution, where `jax.random` ha
 choose from. Rounding may cross a bound by one float; the initializers that JAX doesn't have stay
 within their bounds in every dtype (if it has a number there).
 
-Drawing raises an error if the dtype can't represent the distribution's numbers.
+Drawing raises an error if the dtype can't hold the distribution's numbers, and warns if almost all
+of them round to a few values; see `initjax._fitting`. With one key, every backend draws the same
+words of randomness, but rounds differently; see the README.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw, draw_by_law, draw_dtypes, is_counted
-from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
-from initjax._values import checked_dtype, checked_number, initializer, settle
+from initjax._drawing import check_key, checked_draw, draw, draw_by_law, draw_dtypes
+from initjax._fitting import check_drawn
+from initjax._laws import Law, normal_center, normal_law, truncated_normal_law, uniform_law
+from initjax._values import checked_dtype, checked_number, initializer, settle, shown
 
 if TYPE_CHECKING:
     import jax
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
 
 @initializer
 class uniform:
-    r"""Draws from :math:`U[0, scale)`, positive numbers only; standard deviation scale/√12.
+    r"""Draws from :math:`U[0, scale)`: not around zero, but with mean scale/2.
+
+    Weights need a mean of zero: for that use `random_uniform(-scale, scale)`. The standard
+    deviation is scale/√12.
 
     Args:
       scale: the bound of the interval.
@@ -43,8 +49,8 @@ class uniform:
       True
 
     Reference:
-      `jax.nn.initializers.uniform`, bit for bit in float32 and float64. For an interval around zero
-      use `random_uniform`.
+      `jax.nn.initializers.uniform`, bit for bit in float32 and float64. (PyTorch's `uniform_` and
+      Keras's `RandomUniform` take two bounds, as `random_uniform` does.)
     """
 
     scale: float = 1e-2
@@ -130,8 +136,10 @@ class normal:
     ) -> jax.Array:
         import jax
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
+        dtype, wide = checked_draw(self, key, dtype)
         if wide.kind == "c":
+            each = self.stddev / 2**0.5  # of the real and of the imaginary part
+            check_drawn(self, dtype, wide, 8.3 * each, normal_center(each))
             kernel = jax.random.normal(key, shape, wide, out_sharding=out_sharding)
             return kernel * wide.type(self.stddev)
         return draw(self, key, shape, dtype, wide, out_sharding)
@@ -349,13 +357,15 @@ class in_blocks:
     Inside `jit` the numbers equal those of the initializer inside `jit`. The exception is `normal`
     with JAX before 0.12, where `jit` changes the last bit: there they equal those outside `jit`.
 
+    Only keys of threefry, with `jax_threefry_partitionable` (both are JAX's default), can be drawn
+    in blocks. With any other key, and under `jax_disable_jit`, the array is drawn at once.
+
     Args:
       initializer: one that draws independent numbers: any from `initjax.sampling` and
         `initjax.scaling`, or `siren`, `random_walk`, `mup_output` and `torch_bias`.
 
     Raises:
-      TypeError: the initializer isn't one of those; when called, the dtype is complex, or the key
-        is not a threefry key (with `jax_threefry_partitionable`, JAX's default).
+      TypeError: the initializer isn't one of those; when called, the dtype is complex.
 
     Example:
       >>> import jax
@@ -376,15 +386,14 @@ class in_blocks:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        dtype, wide = draw_dtypes(dtype, self.initializer.dtype)
+        check_key(self, key)
+        dtype, wide = draw_dtypes(dtype, self.initializer.dtype, shown(self))
         for wrong, met in (
             ("of dtype " + dtype.name, wide.kind == "c"),
             (f"with out_sharding={out_sharding}", out_sharding is not None),
-            (f"from the key {key}", not is_counted(key)),
         ):
             if met:
                 raise TypeError(
-                    "in_blocks: draws real numbers on one device, from a threefry key with"
-                    f" jax_threefry_partitionable; it can't draw {wrong}"
+                    f"in_blocks: draws real numbers on one device; it can't draw {wrong}"
                 )
         return draw(self.initializer, key, shape, dtype, wide, blocks=True)

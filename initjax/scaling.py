@@ -27,11 +27,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from initjax._drawing import draw, draw_dtypes
-from initjax._laws import Law, normal_law, truncated_normal_law, uniform_law
+from initjax._drawing import checked_draw, draw
+from initjax._fitting import check_drawn
+from initjax._laws import Law, normal_center, normal_law, truncated_normal_law, uniform_law
 from initjax._values import (
     Axes,
     call_repr,
+    called_as,
     checked_choice,
     checked_dtype,
     checked_number,
@@ -122,8 +124,11 @@ class variance_scaling:
 
     def __post_init__(self, gain: Gain | None) -> None:
         owner = "variance_scaling"
-        checked_choice(owner, "mode", self.mode, MODES)
-        checked_choice(owner, "distribution", self.distribution, DISTRIBUTIONS)
+        # JAX's sentence first, since code may look for it.
+        jax_says = f"invalid mode for variance scaling initializer: {self.mode}"
+        checked_choice(owner, "mode", self.mode, MODES, jax_says)
+        jax_says = f"invalid distribution for variance scaling initializer: {self.distribution}"
+        checked_choice(owner, "distribution", self.distribution, DISTRIBUTIONS, jax_says)
         settle(
             self,
             scale=scaled(owner, self.scale, gain),
@@ -136,13 +141,13 @@ class variance_scaling:
     ) -> jax.Array:
         import jax.numpy as jnp
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
+        dtype, wide = checked_draw(self, key, dtype)
         shape = tuple(shape)
         variance = self._variance(shape)
         if 0 in shape:
             return jnp.zeros(shape, dtype, out_sharding=out_sharding)
         if wide.kind == "c":
-            return _complex(self.distribution, variance, key, shape, wide, out_sharding)
+            return _complex(self, variance, key, shape, wide, out_sharding)
         return draw(self, key, shape, dtype, wide, out_sharding)
 
     def _variance(self, shape: tuple[int, ...]) -> float:
@@ -202,25 +207,36 @@ def named(
     """
     scale, fans_by_name = scaled(owner, 1.0, gain), checked_fans(owner, *fans)
     dtype = checked_dtype(owner, dtype, inexact=True)
-    return variance_scaling(scale, mode, distribution, dtype=dtype, **fans_by_name)
+    made = variance_scaling(scale, mode, distribution, dtype=dtype, **fans_by_name)
+    return made if repr(made).startswith(owner) else called_as(owner, made)
 
 
 def _complex(
-    distribution: str, variance: float, key: jax.Array, shape: tuple[int, ...], dtype: Any, out: Any
+    initializer: variance_scaling,
+    variance: float,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: Any,
+    out: Any,
 ) -> jax.Array:
     """Draws complex numbers; a uniform or truncated distribution bounds their modulus."""
     import jax
     import jax.numpy as jnp
 
+    distribution, spread = initializer.distribution, math.sqrt(variance)
+    reach = {"normal": 8.3 / 2**0.5, "uniform": 2**0.5}.get(
+        distribution, 2 / _COMPLEX_TRUNCATED_STDDEV
+    )
+    check_drawn(initializer, dtype, dtype, reach * spread, normal_center(spread / 2**0.5))
     stddev = dtype.type(np.sqrt(dtype.type(variance)))
     if distribution == "normal":
         return jax.random.normal(key, shape, dtype, out_sharding=out) * stddev
     radius, phase = _radius_and_phase(key, shape, dtype, out)
     if distribution == "uniform":
-        return (2 * radius) ** 0.5 * phase * stddev
+        return ((2 * radius) ** 0.5).astype(dtype) * phase * stddev
     # A normal distribution with variance one before its modulus is truncated at two.
-    modulus = jnp.sqrt(-jnp.log1p(-radius * (1 - np.exp(-4.0))))
-    return modulus * phase * (stddev / dtype.type(_COMPLEX_TRUNCATED_STDDEV))
+    modulus = jnp.sqrt(-jnp.log1p(-radius * (1 - math.exp(-4.0))))
+    return modulus.astype(dtype) * phase * (stddev / dtype.type(_COMPLEX_TRUNCATED_STDDEV))
 
 
 def _radius_and_phase(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sharding: Any):

@@ -12,7 +12,6 @@ import difflib
 import inspect
 import json
 import operator
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from initjax import (
     structured,
     transformers,
 )
+from initjax._keras import from_keras, is_keras_class
 from initjax._values import Initializer, checked_initializer, nearest_first
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
@@ -84,43 +84,6 @@ NAMES: dict[str, Any] = {
     "kaiming_normal": scaling.kaiming_normal,
 }
 """Every name a specification may start with, and its initializer or factory."""
-
-# Our names for Keras's classes.
-_KERAS = {
-    "Zeros": "zeros",
-    "Ones": "ones",
-    "Constant": "constant",
-    "Identity": "identity",
-    "STFT": "stft",
-    "RandomNormal": "random_normal",
-    "RandomUniform": "random_uniform",
-    "TruncatedNormal": "random_truncated_normal",
-    "Orthogonal": "orthogonal",
-    "VarianceScaling": "variance_scaling",
-    **{
-        f"{word}{kind}": f"{word.lower()}_{kind.lower()}"
-        for word in ("Glorot", "He", "Lecun")
-        for kind in ("Normal", "Uniform")
-    },
-}
-# Its other names for them: those of the classes of Keras 3.0 to 3.6, and those in lower case.
-_KERAS_ALIASES = {
-    "OrthogonalInitializer": "Orthogonal",
-    "IdentityInitializer": "Identity",
-    "STFTInitializer": "STFT",
-    "zero": "Zeros",
-    "one": "Ones",
-    "normal": "RandomNormal",
-    "uniform": "RandomUniform",
-    **{re.sub("([a-z])([A-Z])", r"\1_\2", name).lower(): name for name in _KERAS},
-}
-# Keras's parameters with other names here, and its defaults where we have none.
-_KERAS_NAMES = {"input_axes": "in_axis", "output_axes": "out_axis"}
-_KERAS_DEFAULTS = {
-    "Constant": {"value": 0.0},
-    "VarianceScaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},
-}
-_KERAS_DISTRIBUTIONS = {"normal": "truncated_normal", "untruncated_normal": "normal"}
 
 # Arithmetic that a specification may contain: 2**0.5, 1/3.
 _ARITHMETIC = {ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow}
@@ -209,20 +172,20 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
     if isinstance(identifier, str):
         if identifier.lstrip().startswith("{"):
             return get(_json(identifier))
-        known = identifier[:1].isupper() and _KERAS_ALIASES.get(identifier, identifier) in _KERAS
-        return _from_keras(identifier, {}) if known else parse(identifier)
+        known = is_keras_class(identifier)
+        return _made_as_in_keras(identifier, {}) if known else parse(identifier)
     if isinstance(identifier, Mapping):
-        return _from_keras(identifier.get("class_name"), identifier.get("config"))
+        return _made_as_in_keras(identifier.get("class_name"), identifier.get("config"))
     for name, made in NAMES.items():
         if made is identifier:
             return parse(name)
     if hasattr(identifier, "get_config"):
         if isinstance(identifier, type):
-            return _from_keras(identifier.__name__, {})
+            return _made_as_in_keras(identifier.__name__, {})
         config = identifier.get_config()  # pyright: ignore
         if hasattr(identifier, "gain"):  # Keras 3.15 omits it from the configuration of Identity
             config = {**config, "gain": identifier.gain}  # pyright: ignore
-        return _from_keras(type(identifier).__name__, config)
+        return _made_as_in_keras(type(identifier).__name__, config)
     return checked_initializer("get", "identifier", identifier)
 
 
@@ -233,42 +196,14 @@ def _json(text: str) -> Mapping[str, Any]:
         raise ValueError(f"get: cannot read {text[:80]!r} as JSON") from None
 
 
-def _from_keras(wanted: Any, config: Any) -> Initializer:
-    """The initializer that Keras makes of the name of a class and a configuration."""
-    word = wanted if isinstance(wanted, str) else str(wanted)
-    class_name = _KERAS_ALIASES.get(word, word)
-    if class_name not in _KERAS:
-        raise ValueError(
-            f"get: class_name must be one of {', '.join(nearest_first(word, _KERAS))}; got"
-            f" {wanted!r}"
-        )
-    if not isinstance(config, Mapping | None):
-        raise ValueError(f"get: {wanted}: config must be a dictionary, got {config!r}")
-    name = _KERAS[class_name]
+def _made_as_in_keras(class_name: Any, config: Any) -> Initializer:
+    name, arguments = from_keras(class_name, config)
     if name in ("zeros", "ones"):
         return NAMES[name]
-    names: dict[Any, str] = (
-        {**_KERAS_NAMES, "gain": "scale"} if name == "orthogonal" else _KERAS_NAMES
-    )
-    config = {**_KERAS_DEFAULTS.get(class_name, {}), **(config or {})}
-    arguments: dict[str, Any] = {
-        names.get(parameter, str(parameter)): value
-        for parameter, value in config.items()
-        if parameter != "seed" and not (parameter in _KERAS_NAMES and value is None)
-    }
-    if "distribution" in arguments:
-        distribution = arguments["distribution"]
-        arguments["distribution"] = _KERAS_DISTRIBUTIONS.get(distribution, distribution)
-    value = arguments.get("value")
-    if isinstance(value, Mapping):  # a serialized array
-        value = value.get("config")
-        if not isinstance(value, Mapping) or "value" not in value:
-            raise ValueError(f"get: {wanted}: value must be numbers, got {arguments['value']!r}")
-        arguments["value"] = value["value"]
     try:
         return NAMES[name](**arguments)
     except TypeError as error:
-        raise ValueError(f"get: {wanted}: {error}") from None
+        raise ValueError(f"get: {class_name}: {error}") from None
 
 
 class _InsideError(ValueError):
@@ -301,7 +236,7 @@ def _split(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of an argument: a literal, a product or power, inf or nan, or an initializer."""
+    """The value of an argument: a literal, complex(1.0, inf), a product, or an initializer."""
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(map(_literal, node.elts))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -314,6 +249,8 @@ def _literal(node: ast.expr) -> Any:
         return _ARITHMETIC[type(node.op)](*map(float, operands))
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
         return float(node.id)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "complex":
+        return complex(*map(_literal, node.args))
     if isinstance(node, ast.Name | ast.Call):
         try:
             return parse(ast.unparse(node))

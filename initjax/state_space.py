@@ -143,7 +143,7 @@ class logarithm:
 
     Reference:
       Dao and Gu 2024, "Transformers are SSMs", https://arxiv.org/abs/2405.21060, and the authors'
-      code. Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 3,
+      code. Tallec and Ollivier 2018, "Can recurrent neural networks warp time?",
       https://arxiv.org/abs/1804.11188
     """
 
@@ -195,7 +195,8 @@ class s4d:
     =======  ======================================================================
 
     `N` is the size of the state. The complex methods keep one of each pair of conjugate numbers, so
-    there the last axis has the size N/2. Every row is the same.
+    there the last axis has the size N/2. Every row is the same. S4D's other parameters: time steps
+    `logarithm(log_uniform(0.001, 0.1))`, `C` and `D` `normal(1.0)`, `C` complex.
 
     Args:
       method: as above.
@@ -232,8 +233,6 @@ class s4d:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax.numpy as jnp
-
         shape = tuple(shape)
         if not shape:
             raise ValueError(f"{self!r} needs a shape of at least one axis, got {shape}")
@@ -249,8 +248,7 @@ class s4d:
             row = size / np.pi * (size / (2 * n + 1) - 1)
         else:
             row = _legs_frequencies(size)
-        row = jnp.asarray(row, resolved_dtype(dtype, self.dtype))
-        return resharded(jnp.broadcast_to(row, shape), out_sharding)
+        return _repeated(self, row, shape, dtype, out_sharding)
 
 
 def _legs_frequencies(size: int) -> np.ndarray:
@@ -314,8 +312,6 @@ class hippo:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
-        import jax.numpy as jnp
-
         shape = tuple(shape)
         axes = 2 if self.side == "state" else 1
         if len(shape) < axes or len({*shape[-axes:]}) > 1:
@@ -324,8 +320,25 @@ class hippo:
         if self.measure == "fourier" and shape[-1] % 2:
             raise ValueError(f"{self!r} needs a shape whose last axis is even, got {shape}")
         values = _MEASURES[self.measure](shape[-1])[axes == 1]
-        values = jnp.asarray(values, resolved_dtype(dtype, self.dtype))
-        return resharded(jnp.broadcast_to(values, shape), out_sharding)
+        return _repeated(self, values, shape, dtype, out_sharding)
+
+
+def _repeated(
+    self: Any, values: np.ndarray, shape: tuple[int, ...], dtype: Any, out_sharding: Any
+) -> jax.Array:
+    """The same numbers along all axes before theirs, in a floating dtype that can hold them."""
+    import jax.numpy as jnp
+
+    dtype = resolved_dtype(dtype, self.dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"{self!r} needs a floating dtype, got {dtype.name}")
+    largest, limit = np.abs(values).max(initial=0.0), float(jnp.finfo(dtype).max)
+    if largest > limit:
+        raise ValueError(
+            f"{self!r} has numbers up to {largest:.3g} in the shape {shape}, but the largest"
+            f" {dtype.name} is {limit:.3g}"
+        )
+    return resharded(jnp.broadcast_to(jnp.asarray(values, dtype), shape), out_sharding)
 
 
 def _legs(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initjax._drawing import draw_by_law, draw_dtypes
+from initjax._drawing import checked_draw, draw_by_law
 from initjax._laws import Law, normal_law, uniform_law
 from initjax._values import (
     Axes,
+    called_as,
     checked_choice,
     checked_dtype,
     checked_initializer,
@@ -40,7 +41,7 @@ class sparse:
     out)`.)
 
     Args:
-      connections: how many inputs an output has; all inputs, if there are fewer.
+      connections: how many inputs an output has; at most all of them.
       stddev: the standard deviation of the nonzero numbers.
       axis: the axis along which nonzero numbers are counted; -2 counts an output's inputs, -1 an
         input's outputs.
@@ -48,7 +49,8 @@ class sparse:
 
     Raises:
       TypeError, ValueError: connections is not an integer >= 0, stddev is not a finite number >= 0,
-        axis is neither -1 nor -2; when called, the shape has fewer than two axes.
+        axis is neither -1 nor -2; when called, the shape has fewer than two axes, or too few
+        numbers along the axis.
 
     Example:
       >>> import jax
@@ -86,11 +88,16 @@ class sparse:
         shape = tuple(shape)
         if len(shape) < 2:
             raise ValueError(f"{self!r} needs a shape of at least two axes, got {shape}")
-        dtype, _ = draw_dtypes(dtype, self.dtype)
+        dtype, _ = checked_draw(self, key, dtype)
         if 0 in shape:
             return jnp.zeros(shape, dtype, out_sharding=out_sharding)
+        if self.connections > shape[self.axis]:
+            raise ValueError(
+                f"{self!r} needs at least {self.connections} numbers along axis {self.axis}, but"
+                f" shape {shape} has {shape[self.axis]}; at most sparse({shape[self.axis]})"
+            )
         key_numbers, key_places = jax.random.split(key)
-        numbers = normal(self.stddev)(key_numbers, shape, dtype)
+        numbers = called_as(repr(self), normal(self.stddev))(key_numbers, shape, dtype)
         # An independent permutation along the axis for each line.
         line = jax.lax.broadcasted_iota("int32", shape, len(shape) + self.axis)
         places = jax.random.permutation(key_places, line, axis=self.axis, independent=True)
@@ -297,7 +304,8 @@ class mup_output:
         fan_in = fans_of(self, shape)[0] or 1.0  # an empty shape has no fan_in, and needs none
         scale = self.scale * (self.base_fan_in / fan_in)
         fans = fans_arguments(self)
-        return variance_scaling(scale, "fan_in", self.distribution, dtype=self.dtype, **fans)
+        core = variance_scaling(scale, "fan_in", self.distribution, dtype=self.dtype, **fans)
+        return called_as(repr(self), core)
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         return self._core(shape)._law(shape, dtype)

@@ -53,7 +53,7 @@ def small_init(features: int, dtype: Any = None) -> normal:
       normal(stddev=0.009882117688026186)
 
     Reference:
-      Nguyen and Salazar 2019, "Transformers without Tears", section 2.2,
+      Nguyen and Salazar 2019, "Transformers without Tears",
       https://arxiv.org/abs/1910.05895, as in GPT-NeoX-20B, https://arxiv.org/abs/2204.06745
     """
     features = checked_integer("small_init", "features", features, 1)
@@ -167,9 +167,10 @@ def depth_indexed(
     layers = checked_integer("depth_indexed", "num_layers", num_layers, 1)
     branches = checked_integer("depth_indexed", "branches_per_layer", branches_per_layer, 1)
     stddev = checked_number("depth_indexed", "stddev", stddev, 0)
+    # The last layer first, so that "*layers_1*" doesn't take "layers_10".
     return {
         pattern.replace("{}", str(index)): normal(stddev / (branches * (index + 1)) ** 0.5)
-        for index in range(layers)
+        for index in reversed(range(layers))
         for pattern in several
     }
 
@@ -199,7 +200,7 @@ class spectral:
       0.5
 
     Reference:
-      Yang, Simon and Bernstein 2023, "A Spectral Condition for Feature Learning", section 3,
+      Yang, Simon and Bernstein 2023, "A Spectral Condition for Feature Learning",
       https://arxiv.org/abs/2310.17813
     """
 

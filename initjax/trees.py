@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import hashlib
-import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from initjax._drawing import draw_dtypes, draw_in_shards
 from initjax._flattening import Structure, described, flatten, is_parameter, no_parameters
+from initjax._keys import checked_key, named_keys
 from initjax._stacks import stack_warning
-from initjax._values import Initializer, checked_number, is_key
+from initjax._values import Initializer, checked_number, is_key, is_traced
 from initjax.specs import get
 
 if TYPE_CHECKING:
@@ -29,35 +28,9 @@ Params = TypeVar("Params")
 """A tree of parameters, of any type: what takes one and returns one keeps its type."""
 
 
-def named_key(key: jax.Array, name: str) -> jax.Array:
-    """Derives a key from a name, such as a parameter's path or a stream of random numbers.
-
-    It folds in 64 bits of the name's SHA-256. Two names in a tree practically never share a key,
-    and a name gives the same key on every machine and in every version.
-
-    Args:
-      key: a PRNG key.
-      name: any text, such as `"hidden/0/kernel"` or `"batch order"`.
-
-    Returns:
-      A PRNG key of the same kind.
-
-    Raises:
-      TypeError, ValueError: key isn't a single PRNG key, or name isn't a string.
-
-    Example:
-      >>> import jax
-      >>> key = jax.random.key(0)
-      >>> bool(named_key(key, "weights") == named_key(key, "batch order"))
-      False
-    """
-    call = "call named_key(key, name)"
-    if not isinstance(name, str):
-        raise TypeError(f"named_key: name must be a string, got {described(name)}; {call}")
-    return _fold_in(checked_key("named_key", key, call), _words(name))
-
-
-def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer | str]) -> Any:
+def initialize(
+    params: Any, key: jax.Array, rules: Mapping[str, Initializer | str | Mapping[str, Any]]
+) -> Any:
     """Draws new parameters for a tree. Each uses the first rule whose pattern matches its path.
 
     Works with Linen variables, NNX states and modules, Equinox modules and plain trees. A path
@@ -120,12 +93,20 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer | st
     warning = stack_warning(shapes, [(name, rule) for name, _, rule in matches])
     if warning:
         warnings.warn(warning, stacklevel=2)
-    keys = _keys(key, [name for name, _, _ in matches])
+    keys = named_keys(key, [name for name, _, _ in matches])
     for leaf_key, (name, index, initializer) in zip(keys, matches, strict=True):
         try:
-            leaves[index] = _draw_like(leaves[index], leaf_key, initializer)
+            drawn = _draw_like(leaves[index], leaf_key, initializer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
+        shape = tuple(leaves[index].shape)
+        if getattr(drawn, "shape", None) != shape:
+            given = described(drawn) if callable(drawn) else f"shape {np.shape(drawn)}"
+            raise ValueError(
+                f"{name}: its initializer must return an array of shape {shape}, got {given};"
+                " for a factory, such as jax.nn.initializers.he_normal, write the parentheses"
+            )
+        leaves[index] = drawn
     return structure.unflatten(leaves)
 
 
@@ -173,6 +154,12 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
 
     if not _has_patterns(factors):
         raise TypeError(f"rescale: factors must map patterns to numbers, got {factors!r}")
+    for pattern, factor in factors.items():
+        if is_traced(factor) or is_key(factor):
+            raise TypeError(
+                f"rescale: the factor of {pattern!r} must be a number that is known outside of"
+                f" jax.jit, got {described(factor)}"
+            )
     numbers = {
         pattern: checked_number("rescale", f"the factor of {pattern!r}", factor)
         for pattern, factor in factors.items()
@@ -251,7 +238,10 @@ def match(
 
 def _advice(pattern: str, names: list[str]) -> str:
     """What to write instead of a pattern that matches nothing, if a small change matches."""
-    for other in ("*" + pattern, pattern.replace("[", "[[]"), "*" + pattern.replace("[", "[[]")):
+    bracket = pattern.replace("[", "[[]")
+    others = ["*" + pattern, bracket, "*" + bracket, pattern.replace("*/", "*")]
+    others += [pattern.replace(".*", "*"), pattern.replace(".", "/"), pattern.lstrip("/")]
+    for other in others:
         if any(fits(name, other) for name in names):
             return f"write {other!r}; "
     return ""
@@ -270,44 +260,6 @@ def literal(prefix: str, path: str) -> str:
 def _has_patterns(rules: Any) -> bool:
     """Whether it is a mapping whose keys are strings."""
     return isinstance(rules, Mapping) and all(isinstance(pattern, str) for pattern in rules)
-
-
-def checked_key(owner: str, key: Any, advice: str) -> Any:
-    """The key, if it is a single PRNG key: typed, or raw and of JAX's default kind."""
-    import jax
-
-    try:
-        jax.random.key_impl(key)
-    except (TypeError, ValueError, AttributeError):
-        raw = getattr(key, "dtype", None) == np.uint32
-        if raw:
-            kind = jax.config.jax_default_prng_impl  # pyright: ignore
-            advice = (
-                f"JAX takes a raw key for one of {kind}; for another kind write"
-                ' jax.random.wrap_key_data(key, impl="rbg")'
-            )
-        given = f"a uint32 array of shape {np.shape(key)}" if raw else described(key)
-        raise TypeError(
-            f"{owner}: key must be a PRNG key, such as jax.random.key(0), got {given}; {advice}"
-        ) from None
-    axes = np.shape(key)
-    axes = axes if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else axes[:-1]
-    if axes:
-        raise ValueError(
-            f"{owner}: key must be a single PRNG key, got an array of keys of shape {axes}; map"
-            f" {owner} over them with jax.vmap"
-        )
-    return key
-
-
-def _keys(key: jax.Array, names: list[str]) -> Iterable[jax.Array]:
-    """The keys of all names, folded at once so that XLA compiles only two programs."""
-    import jax
-
-    if "rbg" in str(jax.random.key_impl(key)):  # rbg keys fold differently under vmap
-        return [named_key(key, name) for name in names]
-    words = np.array([_words(name) for name in names], np.uint32).reshape(-1, 2)
-    return jax.vmap(_fold_in, (None, 0))(key, words)
 
 
 def _draw_like(leaf: Any, key: jax.Array, initializer: Initializer) -> jax.Array:
@@ -350,15 +302,3 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
         known = mesh.abstract_mesh == sharding.mesh
         return NamedSharding(mesh, sharding.spec) if known else None
     return sharding
-
-
-def _words(name: str) -> tuple[int, ...]:
-    return struct.unpack(">2I", hashlib.sha256(name.encode()).digest()[:8])
-
-
-def _fold_in(key: jax.Array, words: Any) -> jax.Array:
-    import jax
-
-    for word in (words[0], words[1]):
-        key = jax.random.fold_in(key, word)
-    return key

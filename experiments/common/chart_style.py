@@ -1,5 +1,6 @@
 """How the charts of a sweep look, and how they become files: one definition serves both."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,9 @@ _SHAPES = [  # as paths, which the page also draws beside its checkboxes
 _NAME = 200  # pixels: longer lines of a name on an axis are cut
 
 CONFIG: dict[str, Any] = {
-    "font": "system-ui, sans-serif",
+    # Fonts of the same widths, since an SVG file leaves the room for its text, and some more.
+    "padding": {"left": 24, "right": 12, "top": 8, "bottom": 8},
+    "font": "Arial, Helvetica, Liberation Sans, Arimo, sans-serif",
     "axis": {
         "labelFontSize": FONT,
         "titleFontSize": FONT,
@@ -105,9 +108,10 @@ def finish(
     options: dict[str, Any] = {}
     if notes:  # the longest lines that fit a file
         options["subtitle"] = textwrap.wrap(". ".join(notes), 100)
+    text = title if len(title) <= 80 else textwrap.wrap(title, 80)
     spec = chart.properties(
-        height=height, title=alt.Title(title, anchor="start", offset=12, **options)
-    ).to_dict()
+        height=height, title=alt.Title(text, anchor="start", offset=12, **options)
+    ).to_dict(validate=False)
     return {**spec, "usermeta": {"least_width": least_width}} if least_width else spec
 
 
@@ -115,6 +119,12 @@ def names(setting: comparison.Setting, **options: Any) -> alt.Axis:
     """An axis of initializers; a name with arguments takes a line for each of them."""
     lines = r"split(replace(datum.label, regexp('(\\(|, )', 'g'), '$1\n'), '\n')"
     return alt.Axis(labelExpr=lines, labelLimit=_NAME, **options)
+
+
+def names_width(setting: comparison.Setting) -> int:
+    """About the width of such an axis, in pixels."""
+    longest = max(len(line) for init in setting.inits for line in re.split(r"\(|, ", init))
+    return min(_NAME, 9 * longest) + 30
 
 
 def row_height(setting: comparison.Setting, least: int) -> int:

@@ -145,7 +145,7 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
             # A rate with fewer seeds could win or lose by chance.
             most = max(map(len, tables))
             tables = [table for table in tables if len(table) == most]
-            losses = [np.mean(column(table, "loss")[:, -1]) for table in tables]
+            losses = [np.mean(column(table, "loss")[:, -1] / most) for table in tables]
             taken.append(tables[int(np.argmin(losses))])
         fields = {"learning_rate": None, "dataset": group[0].fields["dataset"]}
         best.append(_setting(pa.concat_tables(taken), margin, target, **fields))
@@ -254,7 +254,8 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
 
 def ranking(setting: Setting, endpoint: str) -> list[str]:
     """The initializers of which some run learned, or all, by their means: the best first."""
-    means = np.nanmean(setting.finite(endpoint), axis=1)
+    values = setting.finite(endpoint)
+    means = np.nanmean(values / values.shape[1], axis=1)  # so that no sum overflows
     ordered = np.argsort(-setting.endpoints[endpoint].sign * means, kind="stable")
     learned = np.nansum(setting.trained, axis=1) > 0
     return [setting.inits[i] for i in ordered if learned[i] or not learned.any()]

@@ -14,7 +14,8 @@ _WORDS = {
     "unknown": "no difference found",
 }
 _GAP = 6.0  # factor: much larger differences than the others don't stretch the axis
-_CELL = 64  # pixels: the width of a number in the matrix
+_CELL = 72  # pixels: the width of a number in the matrix
+_BELOW = 160  # pixels: longer names below it are cut
 
 
 def forest(setting: comparison.Setting, endpoint: str) -> dict[str, Any] | None:
@@ -153,7 +154,8 @@ def matrix(setting: comparison.Setting) -> dict[str, Any] | None:
         return None
     shown = "indexof(shown, datum.first) >= 0 && indexof(shown, datum.second) >= 0"
     base = alt.Chart(alt.Data(values=rows)).transform_filter(shown)
-    below = chart_style.names(setting, labelAngle=-35)
+    # A line each: the rows have the same names in full.
+    below = alt.Axis(labelAngle=-35, labelLimit=_BELOW)
     base = base.encode(
         alt.X("second:N", sort=setting.inits, title="minus", axis=below),
         alt.Y("first:N", sort=setting.inits, title=None, axis=chart_style.names(setting)),
@@ -177,5 +179,5 @@ def matrix(setting: comparison.Setting) -> dict[str, Any] | None:
         "Final test accuracy: differences of all pairs, points",
         ["Row minus column; * ahead or behind, ≈ equivalent, ? not settled"],
         height=chart_style.row_height(setting, 36) * len(setting.inits),
-        least_width=(_CELL + 8) * len(setting.inits) + 140,
+        least_width=_CELL * len(setting.inits) + chart_style.names_width(setting),
     )

@@ -5,7 +5,9 @@ Free of JAX, so that programs report a wrong flag before they spend time on impo
 
 import dataclasses
 import difflib
+import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -37,6 +39,7 @@ class UsageError(ValueError):
 
 
 MOST_LAYERS = 1000
+_MOST_WRITTEN_OUT = 3  # equal sizes in a row; more are written as 50x128
 """The maximum number of hidden layers: compiling takes minutes from some hundred on."""
 
 LARGEST_LAYER = 2**31 - 1
@@ -69,7 +72,7 @@ class Config:
     def __post_init__(self):
         for name in INITIALIZERS:
             try:
-                initjax.get(getattr(self, name))
+                canonical(getattr(self, name))
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
         _check_choice("activation", self.activation, ACTIVATIONS)
@@ -119,7 +122,7 @@ class Config:
         for name, default in defaults.items():
             value = getattr(self, name)
             if name not in ("init", "params", "seed") and value != default:
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                text = ",".join(grouped(value)) if isinstance(value, tuple) else value
                 found.append(f"--{name}={text}")
         return found
 
@@ -138,6 +141,21 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def grouped(sizes: Iterable[int]) -> list[str]:
+    """The sizes of layers as `--hidden` takes them, with more than three equal ones as one part.
+
+    Example:
+      >>> grouped((128, 64, 64)), grouped((784, *[128] * 50))
+      (['128', '64', '64'], ['784', '50x128'])
+    """
+    parts = []
+    for size, alike in itertools.groupby(sizes):
+        count = len(list(alike))
+        parts += [f"{count}x{size}"] if count > _MOST_WRITTEN_OUT else [str(size)] * count
+    return parts
+
+
+@functools.lru_cache  # since a sweep has thousands of runs, and few initializers
 def canonical(spec: str) -> str:
     """The one spelling of a specification: `he_normal` for `kaiming_normal()`, too."""
     return repr(initjax.get(spec)).removesuffix("()")

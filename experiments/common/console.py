@@ -56,8 +56,9 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     # A job stopped by a cluster is treated like one stopped by its user.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see experiments/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     use_compilation_cache()
     if os.name == "nt":
         os.system("")  # has the console of Windows read escape sequences
@@ -71,8 +72,8 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         say(sys.stderr, f"{program.name}: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
+        if live(sys.stdout):
+            say(sys.stdout, CLEAR, end="")  # the "^C" that the terminal has written
         os._exit(130)  # at once, since threads that still compile crash while Python shuts down
     except OSError as error:  # such as a full disk
         say(sys.stderr, f"{program.name}: {_described(error)}")
@@ -113,6 +114,22 @@ def say(stream: TextIO | None, *lines: str, end: str = "\n") -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+CLEAR = "\r\x1b[K"
+"""Goes back to the beginning of a terminal's line and empties it."""
+
+
+def live(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal in which a line can be drawn again."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say_instead(stream: TextIO | None, *lines: str) -> None:
+    """Prints lines, the first in place of what is on the terminal's line: a bar, or "^C"."""
+    if lines:
+        first, *others = lines
+        say(stream, (CLEAR if live(stream) else "") + first, *others)
+
+
 _ASCII = str.maketrans({"━": "#", "─": "-", "±": "+-", "²": "^2"})
 
 
@@ -145,11 +162,11 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        to_say.put("\nfinishing the current runs; press Ctrl-C again to stop at once")
+        to_say.put("finishing the current runs; press Ctrl-C again to stop at once")
 
     def tell() -> None:
         if line := to_say.get():
-            say(stream, line)
+            say_instead(stream, line)
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -66,7 +66,11 @@ class Dataset:
     test_labels: np.ndarray = dataclasses.field(repr=False)
 
 
-def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
+def load(
+    name: str | None = None,
+    data_dir: str | None = None,
+    watch: Callable[[int, int], None] | None = None,
+) -> Dataset:
     """Loads a dataset without downloading anything.
 
     The first of these that applies:
@@ -82,6 +86,8 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
     Args:
         name: The name; for TFDS `NAME` or `NAME/CONFIG`, optionally with `:VERSION`.
         data_dir: A directory of IDX files, or a data directory of TFDS.
+        watch: Called with (images so far, all of them) while images of TFDS are decoded, which
+            takes a while the first time.
 
     Returns:
         The whole dataset, in the order in which it is stored.
@@ -99,7 +105,7 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
     if not files:
         from experiments.common import tfds_data
 
-        return _checked(*tfds_data.load(name, data_dir))
+        return _checked(*tfds_data.load(name, data_dir, watch))
     checksums = {} if data_dir else _BUNDLED_SHA256
     arrays = []
     for split in ("train", "test"):

@@ -1,22 +1,20 @@
 """How a run is described: in lines for people, and in its config.json."""
 
 import importlib.metadata
-import itertools
 import math
 import os
 import pathlib
 import platform
+import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import initjax
 from experiments.common import data
-from experiments.common.config import INITIALIZERS, Config
+from experiments.common.config import INITIALIZERS, Config, grouped
 
 if TYPE_CHECKING:
     from experiments.common import models
-
-_MOST_WRITTEN_OUT = 3  # equal sizes in a row; more are written as 50x128
 
 
 def count(number: int, noun: str) -> str:
@@ -30,16 +28,19 @@ def count(number: int, noun: str) -> str:
 
 
 def entry(name: str, text: str) -> list[str]:
-    """The lines of an entry of a program's output, within 80 columns.
+    """The lines of an entry of a program's output, within the terminal and 80 columns.
 
     Example:
       >>> entry("init", "zeros; seed 0")
       ['init    zeros; seed 0']
     """
     return textwrap.wrap(
-        f"{name:8}{text}", 80, subsequent_indent=" " * 8, break_long_words=False,
+        f"{name:8}{text}",
+        min(80, shutil.get_terminal_size().columns),
+        subsequent_indent=" " * 8,
+        break_long_words=False,
         break_on_hyphens=False,
-    )  # fmt: skip
+    )
 
 
 def batch_note(config: Config, dataset: data.Dataset) -> list[str]:
@@ -58,11 +59,7 @@ def sizes(features: tuple[int, ...]) -> str:
       >>> sizes((784, 128, 64, 10)), sizes((784, *[128] * 50, 10))
       ('784-128-64-10', '784-50x128-10')
     """
-    parts = []
-    for size, alike in itertools.groupby(features):
-        repeated = len(list(alike))
-        parts += [f"{repeated}x{size}"] if repeated > _MOST_WRITTEN_OUT else [str(size)] * repeated
-    return "-".join(parts)
+    return "-".join(grouped(features))
 
 
 def network(config: Config, model: "models.Model") -> str:

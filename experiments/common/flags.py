@@ -9,13 +9,21 @@ A program lists the names of all its flags by group, and defines those that are 
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags as absl
 
 import initjax
-from experiments.common.config import ACTIVATIONS, DTYPES, OPTIMIZERS, Config, UsageError
+from experiments.common.config import (
+    ACTIVATIONS,
+    DTYPES,
+    MOST_LAYERS,
+    OPTIMIZERS,
+    Config,
+    UsageError,
+)
 
 Groups = Mapping[str, Iterable[str]]
 """The names of a program's flags under the headings of --help."""
@@ -90,7 +98,8 @@ _SHARED = {
     ),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
-        "Sizes of the hidden layers, separated by commas; empty for logistic regression.",
+        "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128; empty for"
+        " logistic regression.",
     ),
     "activation": string(
         Config.activation,
@@ -162,10 +171,17 @@ def sizes(text: str) -> tuple[int, ...]:
     """The sizes of the hidden layers that `--hidden` gives.
 
     Example:
-      >>> sizes("128,64"), sizes("")
-      ((128, 64), ())
+      >>> sizes("128,64"), sizes("3x32,16"), sizes("")
+      ((128, 64), (32, 32, 32, 16), ())
     """
-    try:
-        return tuple(map(int, text.split(","))) if text else ()
-    except ValueError:
-        raise UsageError(f"--hidden={text}: must be integers separated by commas") from None
+    wrong = UsageError(
+        f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
+    )
+    found: list[int] = []
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(r"(?:(\d+)x)?([+-]?\d+)", part.strip())
+        if not match or match[1] == "0":
+            raise wrong
+        # No more than a configuration refuses with a better message.
+        found += [int(match[2])] * min(int(match[1] or 1), MOST_LAYERS + 1)
+    return tuple(found)

@@ -57,6 +57,23 @@ def check_devices(
     _check(config, features, runs * copies, memory)
 
 
+def check_metrics(config: Config, needed: int) -> None:
+    """Checks that this machine can hold the metrics of all steps of a run.
+
+    Args:
+      config: of the run.
+      needed: their size in bytes.
+
+    Raises:
+      UsageError: it can't.
+    """
+    if needed > (memory := _available()):
+        raise UsageError(
+            f"--epochs={config.epochs}: the metrics of all steps need {_size(needed)} of memory,"
+            f" but {_size(memory)} are available"
+        )
+
+
 def parameters(features: tuple[int, ...]) -> int:
     """The number of parameters of an MLP, given the sizes of all its layers.
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common import run_directory
-from experiments.common.config import Config, UsageError
+from experiments.common.config import Config, UsageError, grouped
 
 _PIN = "@sha256:"
 _DIGITS = 12  # of the digest that are shown: enough to notice a change, few enough for a line
@@ -108,7 +108,7 @@ def load(config: Config, shapes: Mapping[Any, Any]) -> dict[Any, Any]:
     assert config.params is not None
     file, leaves = read(config.params), dict(run_directory.flatten(shapes))
     found = {name: array.shape for name, array in file.arrays.items()}
-    network = f"--hidden={','.join(map(str, config.hidden))}"
+    network = f"--hidden={','.join(grouped(config.hidden))}"
     for name in dict.fromkeys([*leaves, *found]):
         if name not in found:
             problem = f"it has no {name}, which {network} needs"
@@ -133,7 +133,7 @@ def _made_for(found: Mapping[str, tuple[int, ...]]) -> str:
     """The flag that names the network which the parameters of an MLP are for."""
     sizes = []
     while len(shape := found.get(f"hidden/{len(sizes)}/kernel", ())) == 2:
-        sizes.append(str(shape[1]))
+        sizes.append(shape[1])
     if "output/kernel" not in found:
         return ""
-    return f"; the file is for --hidden={','.join(sizes)}"
+    return f"; the file is for --hidden={','.join(grouped(sizes))}"

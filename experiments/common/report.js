@@ -35,8 +35,9 @@ const draw = async section => {
   const focus = init => {
     if (init !== focused) signal(section, "focus", focused = init);
   };
+  const config = {...themed(data.config), padding: 5, font: getComputedStyle(document.body).fontFamily};
+  const options = {actions: false, renderer: "svg", config, tooltip: {theme: dark.matches ? "dark" : "light"}};
   for (const chart of section.querySelectorAll(".chart")) {
-    const options = {actions: false, renderer: "svg", config: themed(data.config), tooltip: {theme: dark.matches ? "dark" : "light"}};
     const {view} = await vegaEmbed(chart, forPage(data.specs[chart.id]), options);
     view.addEventListener("mouseover", (event, item) => focus(item?.datum?.init ?? item?.mark?.items?.[0]?.datum?.init ?? ""));
     view.addEventListener("mouseout", () => focus(""));

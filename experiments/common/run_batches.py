@@ -55,6 +55,7 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
     for config in networks.values():
         features = starting.features(config, dataset)
         memory.check_devices(config, features, runs=jax.local_device_count())
+        memory.check_metrics(config, _COPIES * _history_bytes(config, dataset))
     names = (*INITIALIZERS, "hidden", "activation", "dtype")
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
@@ -166,10 +167,7 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     device = jax.local_devices()[0]
     itemsize = jax.tree.leaves(model.shapes)[0].dtype.itemsize
     params = description.parameters(model) * itemsize
-    steps = -(-len(dataset.train_labels) // config.batch_size)
-    tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
-    batches = config.epochs * steps + (config.epochs + 1) * tests
-    history = 2 * batches * itemsize  # a loss and a count
+    history = _history_bytes(config, dataset)
     if device.platform == "cpu":
         return max(1, min(_MOST_RUNS, _CPU_BYTES // (_COPIES * (params + history))))
     # All runs are trained at once: each needs parameters, gradients, the state and the updates of
@@ -178,6 +176,14 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     bytes_of_one = 8 * params + _COPIES * history + 16 * activations
     limit = (device.memory_stats() or {}).get("bytes_limit", 2**32)
     return max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
+
+
+def _history_bytes(config: Config, dataset: data.Dataset) -> int:
+    """The size of the metrics of a run: a loss and a count for each batch."""
+    steps = -(-len(dataset.train_labels) // config.batch_size)
+    tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
+    batches = config.epochs * steps + (config.epochs + 1) * tests
+    return 2 * batches * (8 if config.dtype == "float64" else 4)
 
 
 def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:

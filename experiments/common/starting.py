@@ -24,6 +24,11 @@ class Start(NamedTuple):
     params: Any
 
 
+def start_devices() -> None:
+    """Starts the devices, which takes seconds for a GPU; else their first use does."""
+    jax.local_devices()
+
+
 def start(config: Config, dataset: data.Dataset) -> Start:
     """Draws or loads the parameters of a run.
 

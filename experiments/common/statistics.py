@@ -158,12 +158,14 @@ def compare(
         Differences that are only rounding in float64 always do.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
+    correlation = np.nan
+    if np.ptp(first) and np.ptp(second):
+        correlation = float(np.corrcoef(first / _unit(first), second / _unit(second))[0, 1])
     unit = _unit(first, second)
     first, second, resolution = first / unit, second / unit, resolution / unit
     differences = first - second
     n, stddev = len(differences), float(differences.std(ddof=1))
     difference = mean_interval(differences)
-    constant = np.ptp(first) == 0 or np.ptp(second) == 0
     finest = np.maximum(resolution, _ROUNDING * np.maximum(np.abs(first), np.abs(second)))
     tested = np.where(np.abs(differences) <= finest, 0.0, differences)
     p_equivalence = np.nan
@@ -193,7 +195,7 @@ def compare(
         _times(difference, unit),
         bootstrap and _times(bootstrap, unit),
         stddev * unit,
-        np.nan if constant else float(np.corrcoef(first, second)[0, 1]),
+        correlation,
         p,
         p_sign_flip,
         p_equivalence,
@@ -248,7 +250,11 @@ def seeds_to_settle(difference: float, stddev: float, alpha: float = 1 - LEVEL) 
     low, high = FEWEST_TO_SETTLE, _MOST_SEEDS
 
     def detects(n: int) -> bool:
-        return detectable_difference(stddev, n, alpha) <= abs(difference)
+        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        if abs(difference) * n**0.5 >= 10 * critical * stddev:
+            return True
+        noncentrality = abs(difference) / stddev * n**0.5
+        return float(stats.nct.sf(critical, n - 1, noncentrality)) >= POWER
 
     if not difference or not detects(high):
         return np.inf

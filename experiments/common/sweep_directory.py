@@ -89,6 +89,7 @@ class SweepDirectory:
         self._claimed: set[str] = set()
 
     def __enter__(self) -> "SweepDirectory":
+        self._made = files.absent(self.directory)
         files.prepare(self.directory, "name another --workdir")
         with self._exclusive():  # so that nobody takes a lock that is not yet held for a dead one
             self._claims.parent.mkdir(exist_ok=True)
@@ -106,6 +107,11 @@ class SweepDirectory:
         with self._exclusive():
             self._alive.release()
             _forget(self._claims)
+        if self._made and not self.finished():  # nothing is left behind if nothing was trained
+            files.remove_empty([self._claims.parent])
+            if not self._claims.parent.exists():
+                (self.directory / ".lock").unlink(missing_ok=True)
+            files.remove_empty(self._made)
 
     def finished(self) -> set[str]:
         """The keys of all runs in the directory now, from all processes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -25,15 +26,19 @@ from experiments.common.config import UsageError
 _log = logging.getLogger(__name__)
 
 _PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
+_WATCH_EVERY = 100  # images, which take some milliseconds
 _CACHE_FORMAT = 1  # to be raised when the same records give different arrays
 
 
-def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarray]]:
+def load(
+    name: str, data_dir: str | None, watch: Callable[[int, int], None] | None = None
+) -> tuple[str, str, int, list[np.ndarray]]:
     """Loads a prepared dataset, from the cache if it was decoded before.
 
     Args:
         name: `NAME` or `NAME/CONFIG`, optionally with `:VERSION`.
         data_dir: The data directory of TFDS; None means its default.
+        watch: Called with (images decoded so far, all of them) while they are decoded.
 
     Returns:
         The name without the version, the directory of the dataset, the number of classes, and the
@@ -84,9 +89,21 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
             f"{source} has the splits {', '.join(info.splits)}, "
             "expected train, and test or validation"
         )
+    decoded = itertools.count(1)
+    total = sum(info.splits[split].num_examples for split in ("train", test))
+
+    def count() -> None:
+        done = next(decoded)
+        if watch and done % _WATCH_EVERY == 0:
+            watch(done, total)
+
     arrays = _cached(
         _cache_path(info.full_name, source),
-        lambda: [*_decode(builder, "train", image, label), *_decode(builder, test, image, label)],
+        lambda: [
+            array
+            for split in ("train", test)
+            for array in _decode(builder, split, image, label, count)
+        ],
     )
     set_name = info.full_name.rpartition("/")[0]  # the version is part of the source
     return set_name, source, info.features[label].num_classes, arrays
@@ -111,8 +128,10 @@ def _supervised_keys(info: Any, source: str) -> tuple[str, str]:
     )
 
 
-def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images, with a channel axis, and the labels of a split."""
+def _decode(
+    builder: Any, split: str, image: str, label: str, count: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images, with a channel axis, and the labels of a split; counts the images."""
     import PIL.Image
     from tensorflow_datasets import features as kinds
     from tensorflow_datasets.proto import tf_example_pb2
@@ -128,6 +147,7 @@ def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarra
         else:  # a tensor is stored as bytes, compressed or not, or as a list of integers
             stored = value.bytes_list.value or [np.array(value.int64_list.value, np.uint8)]
             array = feature.decode_example_np(stored[0])
+        count()
         return array if array.ndim == 3 else array[..., np.newaxis]
 
     try:

@@ -12,6 +12,7 @@ from experiments.common.config import Config
 Finding = Literal["ahead", "equivalent", "not settled", "unknown"]
 
 _WIDTH = 80  # of a terminal
+_NAMED = 6  # initializers in a headline; more are counted
 
 
 def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -> str:
@@ -158,25 +159,35 @@ def headline(setting: comparison.Setting) -> str:
         return f"No run learned anything {when}"
     if len(setting.seeds) < 2:
         return f"{accuracy}; one seed can't tell whether that is luck"
+    failed = [
+        init
+        for init, learned in zip(setting.inits, setting.trained, strict=True)
+        if not np.nansum(learned)
+    ]
     groups: dict[str, list[str]] = {}
     for pair in comparison.pairs(setting, "final_acc"):
         kind, first, second = finding(pair, point)
-        if best in (first, second):
-            other = second if best == first else first
+        other = second if best == first else first
+        if best in (first, second) and other not in failed:
             groups.setdefault(kind if best == first else "unknown", []).append(other)
     parts = []
-    if behind := groups.get("ahead"):
-        parts.append(f"is ahead of {_listed(behind, 'and')}")
+    behind = groups.get("ahead", [])
+    if behind:
+        parts.append(f"is ahead of {_counted(behind, 'and')}")
     if alike := groups.get("equivalent"):
         margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
-        parts.append(f"is equivalent to {_listed(alike, 'and')} (within {margin})")
+        parts.append(f"is equivalent to {_counted(alike, 'and')} (within {margin})")
     if unsettled := groups.get("not settled", []) + groups.get("unknown", []):
-        parts.append(f"is not shown to differ from {_listed(unsettled, 'or')}")
-    if not parts:
-        return accuracy
-    if len(behind or []) == len(setting.inits) - 1:
-        return f"{best} is the best of {len(setting.inits)} {when}: {accuracy}, and {parts[0]}"
-    return f"{accuracy}; it {', and '.join(parts)}"
+        parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
+    sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
+    if behind and len(behind) + len(failed) == len(setting.inits) - 1:
+        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean test accuracy of"
+        sentence += f" {mean} {when}, and {parts[0]}"
+    return f"{sentence}; {_counted(failed, 'and')} learned nothing" if failed else sentence
+
+
+def _counted(names: list[str], word: str) -> str:
+    return _listed(names, word) if len(names) <= _NAMED else f"{len(names)} initializers"
 
 
 def lines(setting: comparison.Setting) -> list[str]:

@@ -246,7 +246,11 @@ def _leaves(name: str, tree: Any) -> tuple[Any, dict[str, Any]]:
 
     arrays, structure = flatten(tree)
     types = [jax.ShapeDtypeStruct(np.shape(array), jnp.result_type(array)) for array in arrays]
-    leaves = [*zip(structure.places, types, strict=True), *structure.others()]
+    others = [  # NumPy's arrays of text can't be compared at once
+        (place, leaf.tolist() if isinstance(leaf, np.ndarray) else leaf)
+        for place, leaf in structure.others
+    ]
+    leaves = [*zip(structure.places, types, strict=True), *others]
     return structure.arrays, {name + place: leaf for place, leaf in leaves}
 
 

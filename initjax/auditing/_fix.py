@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from initjax._flattening import flatten
+from initjax._keys import checked_key
 from initjax._values import checked_choice
 from initjax.auditing._audit import prepare
 from initjax.auditing._judging.findings import Finding
@@ -20,7 +21,7 @@ from initjax.auditing._repairing.redraw import center, clear_biases, redraw
 from initjax.auditing._repairing.repair import Repair
 from initjax.auditing._repairing.rescale import rescale
 from initjax.auditing._reporting.report import Report
-from initjax.trees import Params, checked_key
+from initjax.trees import Params
 
 if TYPE_CHECKING:
     import jax

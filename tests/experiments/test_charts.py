@@ -2,6 +2,7 @@
 
 import re
 
+import altair as alt
 import numpy as np
 import pytest
 
@@ -157,3 +158,13 @@ def test_files_have_text_of_one_size_and_no_marks_to_hover_over(setting):
     sizes = set(re.findall(r'font-size="(\d+)px"', image))
     assert sizes == {"16", "18"} and 'width="800"' in image  # 18: the title
     assert image.count("<path") < 100
+
+
+def test_charts_are_valid(setting, rng):
+    weights = {"hidden/0/kernel": lambda: {"he_normal": rng.normal(0, 1, (9, 9))}}
+    drawn = charts.of_setting(setting, weights)
+    assert list(drawn)[-1] == "weights_hidden_0_kernel" and len(drawn) == 7
+    for draw in drawn.values():
+        spec = draw()
+        assert spec
+        alt.LayerChart.from_dict({**spec, "config": chart_style.CONFIG})

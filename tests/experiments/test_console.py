@@ -124,3 +124,9 @@ def test_an_error_of_the_user_is_a_usage_error(path):
             if isinstance(node, ast.Raise)
         ]
         assert not [node for node in raised if node and "ValueError" in ast.unparse(node)]
+
+
+def test_ctrl_c_while_a_program_is_imported_shows_no_traceback():
+    code = "import os, sys; sys.argv = ['-m']; import experiments; os.kill(os.getpid(), 2)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode in (-2, 130) and result.stderr == ""

@@ -540,6 +540,12 @@ def _forbid_decoding(monkeypatch):
     monkeypatch.setattr(tfds_data, "_decode", lambda *_: pytest.fail("decoded again"))
 
 
+def test_who_watches_is_told_how_many_images_are_decoded(digits, monkeypatch):
+    told = []
+    data.load("digits", digits, watch=lambda done, total: told.append((done, total)))
+    assert told == [(100, 300), (200, 300), (300, 300)]
+
+
 def test_a_dataset_is_decoded_once(digits, cache, monkeypatch):
     first = data.load("digits", digits)
     _forbid_decoding(monkeypatch)

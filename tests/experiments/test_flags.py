@@ -53,3 +53,11 @@ def test_the_report_expands_the_home_directory_too(monkeypatch):
     report._FLAGS(["report"])
     with pytest.raises(UsageError, match=r"^/home/me/s holds no runs"):
         report.main("~/s")
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (128, 64), (8,) * 3, (8,) * 4, (4, *[32] * 200, 4)])
+def test_the_sizes_of_layers_are_read_as_they_are_written(hidden):
+    (flag,) = [
+        flag for flag in Config(hidden=hidden).arguments() if flag.startswith("--hidden=")
+    ] or ["--hidden=128,64"]
+    assert flags.sizes(flag.removeprefix("--hidden=")) == hidden and len(flag) < 25

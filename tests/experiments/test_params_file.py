@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from experiments.common import params_file, run_directory
 from experiments.common.config import Config, UsageError
 
 
-def tree(dtype=np.float32, value=0.5):
+def tree(dtype: Any = np.float32, value=0.5):
     def layer(inputs, outputs):
         return {
             "kernel": np.full((inputs, outputs), value, dtype),

@@ -11,6 +11,11 @@ from experiments.common import progress
 METRICS = {"loss": 0.33214, "acc": 0.9, "val_loss": 0.1534, "val_acc": 0.9545}
 
 
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -115,3 +120,45 @@ def test_a_long_stage_counts_its_seconds_in_a_terminal_and_leaves_no_line(monkey
         time.sleep(0.2)
         raise KeyboardInterrupt
     assert stream.getvalue() == "\r\x1b[Kcompiling, 0 s\r\x1b[K"
+
+
+def test_a_bar_that_is_not_finished_makes_room_for_what_is_said_next():
+    stream = Terminal()
+    with progress.counted_progress(2, 8, stream) as show:
+        show(5)
+    assert stream.getvalue().endswith(" left\r\x1b[K")
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    shown = progress.EpochProgress(5, stream)
+    shown.say("hello")
+    with progress.counted_progress(2, 8, stream) as show:
+        show(8)
+    assert not shown.live and "\x1b" not in stream.getvalue()
+
+
+def test_a_stage_says_how_much_is_done_and_the_time_left(monkeypatch):
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.05)
+    stream = io.StringIO()
+    with progress.stage(stream, "start   decoding") as count:
+        count(0, 4000)
+        time.sleep(0.01)
+        count(1000, 4000)
+        time.sleep(0.2)
+    assert re.fullmatch(
+        r"start   decoding, 0 s; 1,000 of 4,000, about 0 s left\n", stream.getvalue()
+    )
+
+
+def test_the_first_line_comes_after_two_seconds(monkeypatch):
+    clock = iter([0.0, 1.9, 2.1, 5.0, 12.0, 12.2])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with progress.counted_progress(0, 9, stream, "figures") as show:
+        for done in (1, 2, 3, 4, 5):
+            show(done)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["2/9", "5/9"]
+    assert lines[0] == "2/9 figures, 0.95 figures/s, 0:00:07 left"

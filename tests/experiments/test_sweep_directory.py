@@ -161,3 +161,14 @@ def test_a_directory_that_is_not_writable_is_an_error(tmp_path):
         assert stored.finished() == set()
         with pytest.raises(ValueError, match=r"cannot write to .*; name another --workdir"):
             stored.__enter__()
+
+
+def test_a_directory_that_was_made_for_runs_that_failed_is_removed(tmp_path):
+    for directory in (tmp_path / "a/b", tmp_path):
+        with sweep_directory.SweepDirectory(directory) as stored:
+            assert stored.claim([key(0)], 1) == [key(0)]
+            assert (directory / ".claims").is_dir()
+        assert tmp_path.exists() and not (tmp_path / "a").exists()
+    with sweep_directory.SweepDirectory(tmp_path / "a") as stored:
+        stored.add([row(0)])
+    assert (tmp_path / "a").exists()

@@ -92,7 +92,7 @@ def test_a_difference_that_only_one_test_finds_is_not_settled(tmp_path, row, rng
     # A seventh seed like the others does settle it.
     more = differing(tmp_path / "more", row, rng, [16, 30, 12, 20, 30, -2, 18])
     assert any(text.startswith("ones is ahead of zeros") for text in verdicts.summary(more))
-    assert "is the best of 2 after 2 epochs" in verdicts.headline(more)
+    assert "ones is the best of 2: it has" in verdicts.headline(more)
 
 
 def test_few_seeds_settle_nothing_however_small_the_p_value(tmp_path, row, rng):

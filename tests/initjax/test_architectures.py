@@ -358,6 +358,7 @@ def actor_critic_loss(outputs, actions, returns):
 MODELS = {
     "vit": (ViT(), (IMAGES,), lambda y: cross_entropy(y, LABELS)),
     "gpt2": (GPT2(), (TOKENS,), lambda y: next_token(y, TOKENS)),
+    "gpt_neox": (GPT2(), (TOKENS,), lambda y: next_token(y, TOKENS)),
     "llama": (Llama(), (TOKENS,), lambda y: next_token(y, TOKENS)),
     "t5": (T5(), (TOKENS,), lambda y: cross_entropy(y, TOKENS)),
     "mamba": (Mamba(), (TOKENS,), lambda y: next_token(y, TOKENS)),
@@ -391,6 +392,8 @@ STDDEVS = {
     ("vit", "out/kernel"): (2 / (WIDTH + WIDTH)) ** 0.5,
     ("vit", "up/kernel"): (2 / (WIDTH + 4 * WIDTH)) ** 0.5,
     ("gpt2", "h_1/down/kernel"): 0.02 / (2 * LAYERS) ** 0.5,
+    ("gpt_neox", "h_1/up/kernel"): (2 / (5 * WIDTH)) ** 0.5,
+    ("gpt_neox", "h_0/down/kernel"): 2 / (LAYERS * WIDTH**0.5),
     ("llama", "lm_head/kernel"): 0.986578 * WIDTH**-0.5,  # a unit normal truncated at 3
     ("llama", "layers_0/attention/out/kernel"): 0.02 / 2**0.5,
     ("llama", "layers_1/up/kernel"): 0.02 / 4**0.5,
@@ -429,9 +432,11 @@ def drawn(name):
 @pytest.fixture(scope="module", autouse=True)
 def fewer_optimizations():
     """These models run a few steps, so most of the time is XLA's."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update(name, before)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -112,3 +112,57 @@ def test_a_key_in_place_of_the_value_is_explained(key):
 def test_non_numeric_values_are_refused(value):
     with pytest.raises(TypeError, match="value must be a number or numbers"):
         initjax.constant(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            2**63,
+            2**64 - 1,
+            -(2**63),
+            2**70,
+            -(2**90),
+            [2**64, 1],
+            np.uint64(2**64 - 1),
+            [2**62, -1],
+        ),
+        *(
+            jnp.bfloat16(1.5),
+            jnp.float8_e5m2(2),
+            np.float16(0.1),
+            np.longdouble(1) / 3,
+            np.array(3),
+        ),
+        *(np.bool_(True), [[True, False]], jnp.ones(2), (), [[]], ((1, 2), (3, 4)), -0.0, [np.nan]),
+        *(1j, -1j, complex(0.0, -0.0), complex(-0.0, 1), complex(np.nan, np.inf), [1 + 2j, -1j]),
+        *(np.complex64(1 + 2j), complex(-np.inf, -2), [complex(-0.0, -0.0)]),
+    ],
+    ids=str,
+)
+def test_every_constant_is_parsed_again(value, key):
+    initializer = initjax.constant(value)
+    again = initjax.parse(repr(initializer))
+    assert again == initializer and repr(again) == repr(initializer)
+    number, parsed = (np.asarray(vars(made)["value"]) for made in (initializer, again))
+    assert number.tobytes() == parsed.tobytes() and number.dtype == parsed.dtype
+
+
+def test_a_floating_dtype_must_hold_the_value_and_an_integer_dtype_drops_fractions(key):
+    for value, dtype in (
+        (1e6, "float16"),
+        (1e-10, "float16"),
+        (1j, "float32"),
+        (np.inf, "float8_e4m3fn"),
+    ):
+        with pytest.raises(ValueError, match=rf"^constant\(.*\): {dtype} can't hold "):
+            initjax.constant(value)(key, (2,), dtype)
+    assert initjax.constant(0.7)(key, (2,), "int32").tolist() == [0, 0]
+
+
+def test_a_call_without_key_and_shape_is_explained(key):
+    for wrong in (lambda: initjax.zeros(), lambda: initjax.he_normal()(key)):  # pyright: ignore
+        with pytest.raises(TypeError, match=r"^(zeros|he_normal\(\)) is an initializer already"):
+            wrong()
+    with pytest.raises(TypeError, match=r"^zeros needs a dtype, such as 'float32', got 'flaot32'"):
+        initjax.zeros(key, (2,), "flaot32")

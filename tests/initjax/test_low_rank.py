@@ -105,7 +105,8 @@ def test_a_split_keeps_the_layer_as_it_was(name, dtype):
             frozen, lora_a, lora_b = split(before, 3, 0.7)
         assert lora_a.shape == (2, 8, 3) and lora_b.shape == (2, 3, 6)
         assert frozen.dtype == lora_a.dtype == lora_b.dtype == dtype
-        whole = frozen.astype("float32") + 0.7 * lora_a.astype("float32") @ lora_b.astype("float32")
+        parts = [np.asarray(part, np.float64) for part in (frozen, lora_a, lora_b)]
+        whole = parts[0] + 0.7 * parts[1] @ parts[2]
         np.testing.assert_allclose(whole, before, atol=2e-2 if dtype == "bfloat16" else 2e-6)
         jitted = jax.jit(lambda kernel: SPLITS[name](kernel, 3, 0.7))(before[0])
         atol = 2e-2 if dtype == "bfloat16" else 2e-6
@@ -118,22 +119,24 @@ def test_pissa_splits_off_the_best_approximation_of_its_rank(key):
     values = np.linalg.svd(before)[1]
     np.testing.assert_allclose(np.linalg.norm(split.kernel), np.linalg.norm(values[5:]), rtol=1e-4)
     # Both factors have the same size: A^T A = B B^T = S / scale.
-    for gram in (split.lora_a.T @ split.lora_a, split.lora_b @ split.lora_b.T):
+    lora_a, lora_b = np.asarray(split.lora_a), np.asarray(split.lora_b)
+    for gram in (lora_a.T @ lora_a, lora_b @ lora_b.T):
         np.testing.assert_allclose(gram, np.diag(values[:5] / 2), atol=1e-4)
 
 
 def test_lora_ga_approximates_the_gradient_of_the_whole_kernel(key):
     """The paper's claim: of all adapters, its first step is nearest to that of full training."""
-    before, whole = jax.random.normal(key, (2, 24, 16))
+    before, whole = np.asarray(jax.random.normal(key, (2, 24, 16)))
 
-    def step(lora_a, lora_b):
+    def step(*factors):
+        lora_a, lora_b = map(np.asarray, factors)
         return lora_a @ lora_a.T @ whole + whole @ lora_b.T @ lora_b
 
     _, *best = initjax.lora_ga(before, whole, 4, gamma=16**0.5)  # so that A^T A = I
     _, *other = initjax.lora_ga(
         before, jax.random.normal(jax.random.key(1), whole.shape), 4, gamma=4
     )
-    errors = [float(jnp.linalg.norm(whole - step(*factors))) for factors in (best, other)]
+    errors = [np.linalg.norm(whole - step(*factors)) for factors in (best, other)]
     values = np.linalg.svd(whole)[1]
     assert errors[0] == pytest.approx(np.linalg.norm(values[8:]), rel=1e-4)
     assert errors[1] > 1.5 * errors[0]

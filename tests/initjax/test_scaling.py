@@ -1,6 +1,7 @@
 """Variance scaling: the variance is right, in the kernel and after a real layer."""
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -521,3 +522,78 @@ def traces(init):
 def test_an_equal_module_is_not_traced_again():
     assert traces(initjax.he_normal) == {"linen": 1, "nnx": 1}
     assert traces(jax.nn.initializers.he_normal)["linen"] == 3
+
+
+NO_FANS = (
+    "Can't compute input and output sizes of a {}-dimensional weights tensor with default in_axis."
+    " Must be at least 2D or specify in_axis explicitly."
+)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize(
+    "spec", ["he_normal", "glorot_uniform", "mup_output(8)", "siren", "he_normal(gain=1.5)"]
+)
+def test_errors_about_shapes_begin_with_the_sentence_of_jax(spec, shape, key):
+    with pytest.raises(ValueError) as theirs:
+        jax.nn.initializers.he_normal()(key, shape)
+    with pytest.raises(ValueError) as ours:
+        initjax.parse(spec)(key, shape)
+    assert str(theirs.value) == NO_FANS.format(len(shape))
+    assert str(ours.value).startswith(f"{theirs.value} in_axis=-2 is outside shape {shape}: ")
+    name = spec.partition("(")[0]
+    assert name in str(ours.value) and "variance_scaling" not in str(ours.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda module: module.orthogonal(), (3,)),
+        (lambda module: module.delta_orthogonal(), (3, 3)),
+        (lambda module: module.delta_orthogonal(), (3, 3, 2)),
+        (lambda module: module.variance_scaling(1.0, "fan", "normal"), (3, 3)),
+        (lambda module: module.variance_scaling(1.0, "fan_in", "gauss"), (3, 3)),
+    ],
+)
+def test_other_errors_begin_as_those_of_jax(make, shape, key):
+    with pytest.raises(ValueError) as theirs:
+        make(jax.nn.initializers)(key, shape)
+    with pytest.raises(ValueError) as ours:
+        make(initjax)(key, shape)
+    assert str(ours.value).startswith(str(theirs.value).strip())
+
+
+def test_a_dtype_in_another_place_is_explained():
+    makers = [
+        lambda dtype: initjax.variance_scaling(1.0, "fan_in", "normal", dtype),
+        lambda dtype: initjax.variance_scaling(1.0, "fan_in", dtype),
+        lambda dtype: initjax.he_normal(dtype),
+        lambda dtype: initjax.normal(dtype),
+        lambda dtype: initjax.orthogonal(1.0, dtype),
+        lambda dtype: initjax.sparse(dtype),
+    ]
+    for make in makers:
+        for dtype in (jnp.float32, np.float32, np.dtype("float32"), "float32"):
+            with pytest.raises((TypeError, ValueError), match=r"by name: \w+\(.*dtype='float32'\)"):
+                make(dtype)
+
+
+@pytest.mark.parametrize("name", ["he_normal", "glorot_uniform", "torch_kaiming_normal"])
+def test_errors_name_the_function_that_was_called(name, key):
+    """The repr is a specification and may name another."""
+    initializer = getattr(initjax, name)(gain=1e30)
+    assert repr(initializer).startswith("variance_scaling(1e+60")
+    with pytest.raises(ValueError, match=f"^{name} draws numbers up to"):
+        initializer(key, (3, 4), "float32")
+    twin = initjax.parse(repr(initializer))
+    assert twin == initializer and hash(twin) == hash(initializer)
+    with pytest.raises(ValueError, match=r"^variance_scaling\(1e\+60, .* draws numbers up to"):
+        twin(key, (3, 4), "float32")
+    assert pickle.loads(pickle.dumps(initializer)) == initializer
+
+
+def test_the_type_of_initializers_can_be_checked():
+    for initializer in (initjax.he_normal(), initjax.zeros, jax.nn.initializers.he_normal()):
+        assert isinstance(initializer, initjax.Initializer)
+        assert isinstance(initializer, jax.nn.initializers.Initializer)
+    assert not isinstance("he_normal", initjax.Initializer)

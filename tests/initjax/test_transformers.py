@@ -33,6 +33,14 @@ def test_depth_indexed_rules_have_the_standard_deviations_of_torchtitan(key):
         assert rules[f"layers/{index}/down"] == rules[f"layers/{index}/out"]
 
 
+def test_depth_indexed_rules_tell_layer_1_from_layer_10(key):
+    shapes = {f"layers_{i}": jax.ShapeDtypeStruct((100, 100), "float32") for i in range(12)}
+    params = initjax.initialize(shapes, key, initjax.depth_indexed("*_{}*", 12))
+    for index in range(12):
+        stddev = 0.02 / (2 * (index + 1)) ** 0.5
+        assert np.std(params[f"layers_{index}"]) == pytest.approx(stddev, rel=0.04)
+
+
 def test_depth_indexed_branches_share_the_variance_of_the_residual_stream(key):
     """Each of n branches adds 1/n of the variance, so the sum grows like a harmonic series."""
     depth, width = 64, 64

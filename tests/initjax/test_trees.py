@@ -515,6 +515,14 @@ def test_rescale_refuses_invalid_factors(params, factors, error, message):
         initjax.rescale(params, factors)
 
 
+def test_rescale_refuses_factors_that_are_traced_or_keys(key):
+    tree = {"a": np.ones(2)}
+    with pytest.raises(TypeError, match="factor of 'a' must be a number that is known outside of"):
+        jax.jit(lambda factor: initjax.rescale(tree, {"a": factor}))(2.0)
+    with pytest.raises(TypeError, match=r"factor of 'a' must be a number .* got a PRNGKeyArray"):
+        initjax.rescale(tree, {"a": key})
+
+
 def test_two_parameters_with_one_path_are_refused(key):
     with pytest.raises(ValueError, match="two parameters have the path 'a/b'"):
         initjax.initialize({"a/b": jnp.ones(3), "a": {"b": jnp.ones(3)}}, key, KERNELS)
@@ -544,6 +552,7 @@ def test_shapes_made_under_a_mesh_of_one_device_are_drawn_there(key):
 
 MESH = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 import initjax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -580,6 +589,7 @@ def test_each_device_draws_its_shard_and_the_mesh_does_not_matter():
 
 BITS = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 import initjax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -626,6 +636,7 @@ def test_no_sharding_changes_a_bit(thorough):
 COMPILED = """
 import logging
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 import initjax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -657,6 +668,7 @@ def test_sharded_leaves_of_one_shape_and_kind_compile_once():
 
 DEVICES = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 import initjax, numpy as np
 from jax.sharding import SingleDeviceSharding

@@ -95,7 +95,7 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     digest = hashlib.sha256((directory / "params.safetensors").read_bytes()).hexdigest()[:12]
     assert result.stdout.splitlines()[-3] == (
         f"train   python -m experiments.mnist --params=a/b/params.safetensors@sha256:{digest}"
-        " --seed=0 --hidden=16,16,16,16 --activation=tanh"
+        " --seed=0 --hidden=4x16 --activation=tanh"
     )
     assert report(directory)["verdict"] == "failure"
     fixed = report(directory, "fixed")
@@ -103,7 +103,9 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     assert {change["name"] for change in fixed["changes"]} == {
         f"hidden/{layer}/kernel" for layer in range(4)
     }
-    assert (directory / "fixed.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json", "audit.json", "audit.png", "fixed.json", "params.safetensors",
+    }  # fmt: skip
 
 
 def test_a_healthy_network_is_not_repaired(tmp_path, folder, capsys):
@@ -111,7 +113,7 @@ def test_a_healthy_network_is_not_repaired(tmp_path, folder, capsys):
     directory, found = audit.run(config, str(tmp_path / "audit"), sys.stdout)
     output = capsys.readouterr().out
     assert found.verdict == "ok" and output.count("initjax") == 1
-    assert "\nNo repair needed: the network is healthy, and nothing was changed.\n" in output
+    assert "\nNo repair needed: the weights are healthy, and nothing was changed.\n" in output
     assert {path.name for path in directory.iterdir()} == {
         "config.json", "audit.json", "audit.png",
     }  # fmt: skip
@@ -125,6 +127,16 @@ def test_the_remedies_are_flags(tmp_path, folder, capsys):
     output = " ".join(capsys.readouterr().out.split())
     assert """Draw the kernel at random: '--init=lecun_normal(gain='"'"'gelu'"'"')'.""" in output
     assert "lecun_normal(gain='gelu')" in report(directory)["findings"][0]["remedy"]
+
+
+def test_a_table_that_does_not_fit_says_how_wide_the_terminal_must_be(
+    tmp_path, folder, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "50")
+    audit.run(audit.Audit(Config(hidden=(8,), data_dir=folder)), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out.partition("\n\n")[2].partition("\nverdict")[0]
+    assert re.search(r"not shown: .*;\s+a\s+width\s+of\s+\d\d\s+shows\s+all\s+columns\n", output)
+    assert "to_text" not in output and all(len(line) <= 50 for line in output.splitlines())
 
 
 @pytest.mark.parametrize("moment", ["auditor", "fix"])
@@ -202,6 +214,48 @@ def test_the_suggested_next_step_fits_the_causes(causes, step):
     for line, start in zip(found, step, strict=True):
         assert line.startswith(start.format("--seed=0"))
         assert "--batch_size" not in line and ("--fix" in line) == ("--fix" in start)
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "remedy", "flags"),
+    [
+        (Config(init="ones"), "hidden/0/kernel", "use lecun_normal()", "--init=lecun_normal"),
+        (Config(init="he_normal"), "hidden/0/kernel", "kaiming_normal()", None),
+        (
+            Config(init="he_normal", activation="sigmoid"),
+            "hidden/0/kernel",
+            "draw it with he_normal(), and use tanh or relu",
+            "--init=he_normal --seed=0 --activation=tanh",
+        ),
+        (
+            Config(output_init="ones"),
+            "output/kernel",
+            "he_normal(gain='gelu')",
+            "--init=glorot_uniform --seed=0 '--output_init=he_normal(gain='\"'\"'gelu'\"'\"')'",
+        ),
+        (Config(params="x"), "hidden/0/kernel", "use lecun_normal()", "--init=lecun_normal"),
+        (Config(), "hidden/0/kernel", "lower the learning rate", None),
+    ],
+)
+def test_another_initializer_is_suggested_where_a_repair_does_not_help(
+    network, layers, remedy, flags
+):
+    finding = types.SimpleNamespace(cause="vanishing", layers=[layers], remedy=remedy)
+    report: Any = types.SimpleNamespace(verdict="failure", findings=[finding])
+    (line,) = run_audit.another(network, report)
+    if flags is None:
+        assert line == "next    choose another --init: rescaling doesn't repair this network"
+    else:
+        assert line.startswith(f"next    python -m experiments.audit {flags}")
+
+
+def test_a_step_that_is_too_large_is_no_fault_of_the_weights(tmp_path, folder, capsys):
+    network = Config(optimizer="sgd", learning_rate=100.0, hidden=(16,), data_dir=folder)
+    audit.run(audit.Audit(network, True, True), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out
+    assert "\nNo repair needed" in output and "\nverdict warning: update;" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("next ")]
+    assert " --learning_rate=10.0 " in line and "--fix" not in line
 
 
 def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():

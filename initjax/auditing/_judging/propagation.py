@@ -106,6 +106,7 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
         return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
     steps = len(chain) - 1
+    layers = "layer" if steps == 1 else "layers"
     each = math.exp(max(-700.0, growth / steps))
     hidden = [layer for layer in chain if layer.activation] or chain
     gain = float(np.median([layer.weight_variance for layer in hidden]))
@@ -115,7 +116,7 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     message = (
         f"From {chain[-1].name} back to {chain[0].name}, the gradient's squared norm"
         f" {'shrinks' if growth < 0 else 'grows'} by a factor of {_factor(growth)} in {steps}"
-        f" layers, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
+        f" {layers}, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
     )
     if middle.activation:
         message += f" before {middle.activation}"

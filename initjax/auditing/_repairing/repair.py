@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from initjax._extras import require_matplotlib
+from initjax._values import checked_integer
 from initjax.auditing._judging.names import some
 from initjax.auditing._reporting import page, text
 from initjax.auditing._reporting.report import Report
@@ -68,9 +69,13 @@ class Repair:
         """Returns what `print(repair)` shows, for a terminal of another width.
 
         Args:
-          width: the number of columns, from 40 on.
+          width: the number of columns; fewer than 40 are taken as 40.
+
+        Raises:
+          TypeError, ValueError: width isn't a whole number.
         """
-        narrow = min(max(width, text.LEAST_WIDTH), text.WIDTH)
+        width = max(checked_integer("repair.to_text", "width", width, 0), text.LEAST_WIDTH)
+        narrow = min(width, text.WIDTH)
         lines = [
             *wrapped(f"initjax fix: {self._summary()}", narrow),
             *wrapped(f"target: {self.target}", narrow),
@@ -94,7 +99,8 @@ class Repair:
           ImportError: Matplotlib is not installed.
         """
         require_matplotlib("repair.plot()")
-        from initjax.auditing._reporting.figure import Series, captions, draw
+        from initjax.auditing._reporting.drawing import Series
+        from initjax.auditing._reporting.figure import captions, draw
 
         summary = f"initjax fix: {self._summary()}"
         lines = [
@@ -130,8 +136,10 @@ class Repair:
         return "".join(parts)
 
     def _summary(self) -> str:
+        if not self.changes:
+            return f"nothing was changed; {self.verdict} before and after"
         count = text.counted(len({change.name for change in self.changes}), "parameter")
-        return f"{count} changed; {self.before.verdict} before, {self.after.verdict} after"
+        return f"{count} changed; {self.before.verdict} before, {self.verdict} after"
 
     def _remarks(self) -> list[str]:
         """What was left unchanged, and what to watch out for."""

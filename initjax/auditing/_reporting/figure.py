@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from initjax._figure import Figure, default_style
 from initjax.auditing._judging.findings import Finding
+from initjax.auditing._reporting.drawing import BAND, GRAY, MARKS, PATH, THEORY, Series
 from initjax.auditing._reporting.panels import (
-    BAND,
-    GRAY,
-    MARKS,
-    NOTE_SIZE,
-    PATH,
-    THEORY,
-    Series,
     Titled,
     draw_correlations,
     draw_flat,
@@ -179,7 +173,7 @@ def _decorate(axes: Axes, titled: Titled) -> None:
     above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     for number, note in enumerate(reversed(titled.notes)):
         at = 3 + 72 * _NOTE * number
-        axes.annotate(note, (0, 1), (0, at), fontsize=NOTE_SIZE, color=GRAY, va="bottom", **above)
+        axes.annotate(note, (0, 1), (0, at), fontsize=8, color=GRAY, va="bottom", **above)
     axes.set_title(titled.title, loc="left", fontsize=9.5, pad=4 + 72 * _NOTE * len(titled.notes))
     axes.tick_params(labelsize=8)
     if not axes.images:

@@ -15,31 +15,23 @@ import numpy as np
 
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._measuring.statistics import BINS
+from initjax.auditing._reporting.drawing import (
+    MARKS,
+    THEORY,
+    Edges,
+    Series,
+    draw_measured,
+    draw_theory,
+    say_why,
+    value_axis,
+    why_nothing,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colors, which are distinct for color-blind readers; so are the shapes.
-MARKS = {"ok": ("o", "#0072B2"), "warning": ("^", "#E69F00"), "failure": ("X", "#D55E00")}
-THEORY, BAND, PATH, GRAY = "0.2", "0.88", "0.75", "0.35"
-NOTE_SIZE = 8
 _SHADES = ("#FFFFFF", "#C6DFF0", "#6AAED6", "#0072B2", "#00304D")
 _DARKEST = 0.14  # of the numbers in one bin; it is 0.08 for a normal distribution
-_MANY = 60  # layers: from here on dots touch
-_DECADE = 10.0  # a larger range gets a logarithmic axis
-_BEYOND = 1e3  # how far beyond the measurements theory is drawn, as a factor
-
-
-class Series(NamedTuple):
-    """One audit: its layers, and of each the level: 'ok', 'warning' or 'failure'."""
-
-    layers: Sequence[Layer]
-    levels: Sequence[str]
-    hollow: bool = False
-
-    def array(self, field: str) -> np.ndarray:
-        """A number of each layer."""
-        return np.array([getattr(layer, field) for layer in self.layers])
 
 
 class Titled(NamedTuple):
@@ -49,9 +41,6 @@ class Titled(NamedTuple):
     notes: list[str]
 
 
-Edges = list[tuple[int, int]]  # between layers that theory connects
-
-
 def draw_rms(axes: Axes, audits: Sequence[Series]) -> Titled:
     """The root mean squares of pre-activations."""
     layers = audits[-1].layers
@@ -59,10 +48,10 @@ def draw_rms(axes: Axes, audits: Sequence[Series]) -> Titled:
     edges = [(layer.source, row) for row, layer in enumerate(layers) if layer.source is not None]
     band = tuple(audits[-1].array("predicted_range").T)
     measured = [audit.array("rms") for audit in audits]
-    notes = _value_axis(axes, measured, edges, theory, *band)
-    _draw_theory(axes, theory, edges, band)
+    notes = value_axis(axes, measured, edges, theory, *band)
+    draw_theory(axes, theory, edges, band)
     lost = [(audit.array("samples") > 0) & ~np.isfinite(audit.array("rms")) for audit in audits]
-    notes += _draw_measured(axes, audits, measured, lost)
+    notes += draw_measured(axes, audits, measured, lost)
     if len(layers) > 1 and not edges and np.isfinite(measured[-1]).any():
         notes.append("no theory: predictions restart at every layer")
     return Titled("Pre-activations: root mean square", notes)
@@ -72,15 +61,15 @@ def draw_gradients(axes: Axes, audits: Sequence[Series]) -> Titled:
     """The root mean squares of the loss's gradients with respect to pre-activations."""
     measured = [audit.array("gradient") for audit in audits]
     theory, edges = _predicted_gradients(audits[-1].layers, measured[-1])
-    notes = _value_axis(axes, measured, edges, theory)
-    _draw_theory(axes, theory, edges)
+    notes = value_axis(axes, measured, edges, theory)
+    draw_theory(axes, theory, edges)
     # What has no histogram was not measured.
     lost = [
         np.array([len(layer.gradient_histogram) > 0 for layer in audit.layers])
         & ~np.isfinite(audit.array("gradient"))
         for audit in audits
     ]
-    notes += _draw_measured(axes, audits, measured, lost)
+    notes += draw_measured(axes, audits, measured, lost)
     return Titled("Gradients: root mean square", notes)
 
 
@@ -99,9 +88,9 @@ def draw_correlations(axes: Axes, audits: Sequence[Series]) -> Titled:
     lowest = np.min(numbers, initial=0, where=np.isfinite(numbers))
     axes.set_ylim(lowest - 0.05 if lowest < 0 else -0.02, 1.05)
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
-    _draw_theory(axes, theory, edges)
+    draw_theory(axes, theory, edges)
     why = "a batch of one example has none" if max(layer.samples for layer in layers) == 1 else ""
-    notes = _draw_measured(axes, audits, measured, why=why)
+    notes = draw_measured(axes, audits, measured, why=why)
     return Titled("Correlation of two examples", notes)
 
 
@@ -134,7 +123,7 @@ def draw_flat(axes: Axes, audits: Sequence[Series]) -> Titled:
         (False, True): ["bars: as many as chance explains"],
         (False, False): [],
     }[kinds]
-    _draw_measured(axes, audits, measured, why="no layer has an activation that can be flat")
+    draw_measured(axes, audits, measured, why="no layer has an activation that can be flat")
     return Titled(titles[kinds], notes)
 
 
@@ -172,12 +161,13 @@ def draw_histograms(axes: Axes, audit: Series, field: str, title: str, zeros: st
     beside.imshow(np.diff(below)[:, None], extent=(0, 1, BINS[0], BINS[-1]), **style)
     beside.set(xticks=[], yticks=[])
     notes = ["in root mean squares of the layer", "strip on the right: a normal distribution"]
-    middle = len(table) // 2
-    beside_it = np.maximum(table[middle - 1], table[middle + 1])
-    if (table[middle] > np.maximum(_DARKEST, 2 * beside_it)).any():
+    below_zero, zero, above_zero = table[len(BINS) // 2 - 2 :][:3]
+    if (zero > np.maximum(_DARKEST, 2 * np.maximum(below_zero, above_zero))).any():
         notes.append(f"dark line at 0: {zeros}")
+    elif (below_zero + zero + above_zero > 3 * _DARKEST).any():
+        notes.append("dark around 0: most are far below the root mean square")
     if not np.nansum(table):
-        _say_why(axes, _why_nothing(audit.layers, "no gradient reaches a layer"))
+        say_why(axes, why_nothing(audit.layers, "no gradient reaches a layer"))
     return Titled(f"{title}: histogram", notes)
 
 
@@ -199,142 +189,3 @@ def _predicted_gradients(layers: Sequence[Layer], measured: np.ndarray) -> tuple
         if theory[row] > 0:
             edges.append((row, reader))
     return theory, edges
-
-
-def _draw_theory(
-    axes: Axes, theory: np.ndarray, edges: Edges, band: Sequence[np.ndarray] | None = None
-) -> None:
-    from matplotlib.collections import LineCollection, PolyCollection
-
-    def drawable(*values: np.ndarray) -> Edges:
-        return [
-            edge for edge in edges if all(np.isfinite(value[list(edge)]).all() for value in values)
-        ]
-
-    if band is not None:
-        low, high = band
-        axes.add_collection(
-            PolyCollection(
-                [
-                    [(a, low[a]), (b, low[b]), (b, high[b]), (a, high[a])]
-                    for a, b in drawable(low, high)
-                ],
-                facecolors=BAND,
-                edgecolors=BAND,
-                lw=0.3,
-                zorder=1,
-            ),
-            autolim=False,
-        )
-    axes.add_collection(
-        LineCollection(
-            [[(a, theory[a]), (b, theory[b])] for a, b in drawable(theory)],
-            colors=THEORY,
-            lw=1.3,
-            capstyle="round",
-            zorder=4 if len(theory) > _MANY else 2,  # many dots would hide it
-        ),
-        autolim=False,
-    )
-
-
-def _draw_measured(
-    axes: Axes,
-    audits: Sequence[Series],
-    values: Sequence[np.ndarray],
-    lost: Sequence[np.ndarray] | None = None,
-    why: str = "",
-) -> list[str]:
-    """Draws dots; zeros on a logarithmic axis at the bottom, non-finite numbers at the top.
-
-    Args:
-      axes: where to draw.
-      audits: whose numbers these are.
-      values: a number for each layer.
-      lost: which numbers are infinite or NaN, rather than not measured.
-      why: what to write if nothing was measured.
-
-    Returns:
-      Notes about dots at the edges.
-    """
-    none = np.zeros(len(values[0]), bool)
-    lost = [none] * len(values) if lost is None else lost
-    log = axes.get_yscale() == "log"
-    zero = [(numbers == 0) & log for numbers in values]
-    for audit, numbers, *at_edges in zip(audits, values, zero, lost, strict=True):
-        _draw_dots(axes, audit, numbers, *at_edges)
-    notes = [(zero, "at the lower edge: zero"), (lost, "at the upper edge: infinite or NaN")]
-    if not any(
-        (np.isfinite(numbers) | gone).any() for numbers, gone in zip(values, lost, strict=True)
-    ):
-        _say_why(axes, _why_nothing(audits[-1].layers, why))
-    return [note for which, note in notes if np.any(which)]
-
-
-def _draw_dots(
-    axes: Axes, audit: Series, values: np.ndarray, zero: np.ndarray, lost: np.ndarray
-) -> None:
-    at = np.arange(len(values))
-    many = len(values) > _MANY
-    drawn = np.isfinite(values) & ~zero
-    if audit.hollow:
-        axes.plot(at, np.where(drawn, values, math.nan), color=PATH, lw=0.8, zorder=1.5)
-    edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-    for level, (shape, color) in MARKS.items():
-        mine = np.array([one == level for one in audit.levels])
-        style: dict[str, Any] = {
-            "ls": "", "marker": shape, "color": color, "ms": 4 if many else 5.5,
-            "mec": "w", "mew": 0 if many else 0.4,
-        }  # fmt: skip
-        if audit.hollow:
-            style |= {"mfc": "w", "mec": color, "mew": 0.8}
-        axes.plot(at[mine & drawn], values[mine & drawn], zorder=3, **style)
-        for which, y in ((zero, 0.0), (lost, 1.0)):
-            marked = at[mine & which]
-            axes.plot(marked, np.full(len(marked), y), zorder=4, **style, **edge)
-
-
-def _why_nothing(layers: Sequence[Layer], otherwise: str) -> str:
-    """Why a panel is empty."""
-    if not any(layer.samples for layer in layers):
-        return "no layer ran on this batch"
-    if not any(math.isfinite(layer.rms) for layer in layers):
-        return "all pre-activations are infinite or NaN"
-    return otherwise or "not measured"
-
-
-def _say_why(axes: Axes, text: str) -> None:
-    axes.text(
-        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=10, color=GRAY
-    )
-
-
-def _value_axis(
-    axes: Axes, measured: Sequence[np.ndarray], edges: Edges, *theory: np.ndarray
-) -> list[str]:
-    """Sets the limits and the scale of a size; returns a note if it is logarithmic."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    sizes = np.concatenate(measured)
-    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-    drawn = np.array(theory)[:, sorted({row for edge in edges for row in edge})].ravel()
-    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
-    if len(sizes):
-        near = (drawn < sizes.max() * _BEYOND) & (drawn > sizes.min() / _BEYOND)
-        drawn = drawn[near]
-    sizes = np.append(sizes, drawn)
-    if not len(sizes):
-        axes.set_ylim(-0.02, 1)
-        return []
-    low, high = sizes.min(), sizes.max()
-    if high / low <= _DECADE:
-        axes.set_ylim(-0.02 * high, 1.25 * high)
-        return []
-    room = (high / low) ** 0.06
-    axes.set_yscale("log")
-    axes.set_ylim(low / room / 1.1, high * room * 1.1)
-    if high / low < 1e3:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    return ["log scale"]

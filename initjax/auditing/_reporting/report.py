@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from initjax._extras import require_matplotlib
+from initjax._values import checked_integer
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
@@ -26,7 +27,10 @@ _NOT_SAVED = ("parameters", "source", "logits", "saturating")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The result of `initjax.audit`. `print(report)` shows it."""
+    """The result of `initjax.audit`.
+
+    `print(report)` shows it in 80 columns, and `print(report.to_text(120))` on a wider terminal.
+    """
 
     layers: tuple[Layer, ...]
     """In the order of execution."""
@@ -120,7 +124,8 @@ class Report:
           ImportError: Matplotlib is not installed.
         """
         require_matplotlib("report.plot()")
-        from initjax.auditing._reporting.figure import Series, captions, draw
+        from initjax.auditing._reporting.drawing import Series
+        from initjax.auditing._reporting.figure import captions, draw
 
         headlines = [title, self._title()] if title else [self._title()]
         figure = draw(headlines, captions(self.findings), [Series(self.layers, self._levels())])
@@ -132,10 +137,13 @@ class Report:
         """Returns what `print(report)` shows, for a terminal of another width.
 
         Args:
-          width: the number of columns, from 40 on. The table has as many of its columns as fit.
-            Sentences have lines of at most 80.
+          width: the number of columns; fewer than 40 are taken as 40. The table has as many
+            of its columns as fit; sentences have lines of at most 80.
+
+        Raises:
+          TypeError, ValueError: width isn't a whole number.
         """
-        width = max(width, text.LEAST_WIDTH)
+        width = max(checked_integer("report.to_text", "width", width, 0), text.LEAST_WIDTH)
         narrow = min(width, text.WIDTH)
         remarks = text.remarks(self.network, self.layers, self.unread)
         blocks = [

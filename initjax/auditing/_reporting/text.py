@@ -171,7 +171,7 @@ def table(layers: Sequence[Layer], levels: Sequence[str], width: int) -> list[st
         before = number
     hidden = ", ".join(name for name in header if name not in {*widths, *blank})
     if hidden:
-        remark = f"not shown: {hidden}; report.to_text({all_columns}) has all columns"
+        remark = f"not shown: {hidden}; a width of {all_columns} shows all columns"
         lines += wrapped(remark, width, "  ")
     return lines
 

@@ -129,6 +129,20 @@ def test_an_auditor_is_for_the_functions_and_numbers_of_a_module_too():
         auditor({**params, "activation": jnp.sin}, X)
 
 
+def test_text_in_a_batch_is_passed_on():
+    def loss_fn(params, batch):
+        assert batch["words"].tolist() == ["a", "b"]
+        return jnp.square(batch["x"] @ params["in"]).mean()
+
+    def batch(*words):
+        return {"x": X, "words": np.array(words)}
+
+    auditor = initjax.auditor(loss_fn, PARAMS, batch("a", "b"))
+    assert auditor(PARAMS, batch("a", "b")).layers
+    with pytest.raises(ValueError, match=r"batch\[0\]\['words'\] is \['a', 'c'\], but"):
+        auditor(PARAMS, batch("a", "c"))
+
+
 def test_what_cannot_be_audited_is_refused_when_the_auditor_is_made():
     swapped: tuple[Any, ...] = (PARAMS, loss)
     with pytest.raises(TypeError, match="auditor: loss_fn must be a function of"):

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import initjax
+from initjax._flattening import paths
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.copies import copies
 
@@ -302,10 +303,7 @@ def test_a_draw_of_uniform_from_zero_is_named(scale, dtype):
 
 def test_a_finding_tells_code_which_parameters_it_is_about():
     (finding,) = tanh(params(stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_flatten_with_path(params())[0]
-    ]
+    names = paths(params())
     index = names.index("stack/kernel")
     found = [(p.index, p.path, p.slice, p.use) for p in finding.parameters]
     assert found == [(index, "stack/kernel", (3,), 1), (index, "stack/kernel", (7,), 1)]

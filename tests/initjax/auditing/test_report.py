@@ -94,8 +94,13 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which():
     assert "spread" not in header[80] and "z" in header[80]
     assert header[40] == ["layer", "gain", "rms", "dead", "ratio"]
     (said,) = [line for line in str(report(layers)).splitlines() if "not shown" in line]
-    assert "to_text(84)" in said
-    full = report(layers).to_text(int(said.partition("to_text(")[2].partition(")")[0]))
+    assert said.strip() == "not shown: spread; a width of 84 shows all columns"
+    full = report(layers).to_text(84)
+    assert report(layers).to_text(0) == report(layers).to_text(40)
+    wrong: Any
+    for wrong in ("80", 80.5, None):
+        with pytest.raises((TypeError, ValueError), match=r"report.to_text: width must be"):
+            report(layers).to_text(wrong)
     assert "not shown" not in full and "spread" in full and "~" not in full
 
 
@@ -256,6 +261,9 @@ def test_what_an_interpreter_shows_is_short():
     assert repr(well) == "<Report: ok; 300 layers, loss 2.31; print(report) shows all>"
     assert repr(fixed) == (
         "<Repair: 1 parameter changed; failure before, ok after; print(repair) shows all>"
+    )
+    assert repr(dataclasses.replace(fixed, before=well, changes=())) == (
+        "<Repair: nothing was changed; ok before and after; print(repair) shows all>"
     )
     assert repr(FINDINGS[1]) == "<Finding: warning, depth: Too deep. Use fewer layers.>"
     assert str(FINDINGS[1]) == "warning, depth: Too deep. Use fewer layers."
