@@ -7,6 +7,7 @@ Time:     3 s on one CPU core, and 10 s the first time; with 50 layers 6 s, and 
 
 import dataclasses
 import io
+import json
 import pathlib
 import shlex
 import sys
@@ -14,12 +15,34 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 import initjax
-from experiments.common import console, data, description, files, flags, run_audit, run_directory
-from experiments.common.config import OPTIMIZERS, Config
+from experiments.common import (
+    command_line,
+    console,
+    data,
+    description,
+    files,
+    flags,
+    memory,
+    params_file,
+    progress,
+    run_audit,
+    run_directory,
+)
+from experiments.common.config import (
+    INITIALIZERS,
+    LARGEST_LAYER,
+    MOST_LAYERS,
+    OPTIMIZERS,
+    Config,
+    UsageError,
+)
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import models
+    from experiments.common import models, starting
+
+_PARAMS = "params.safetensors"
+_HEALTHY = "No repair needed: the weights are healthy, and nothing was changed."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +54,9 @@ class Audit:
     optimizer: bool = False
     """Whether to measure the first step of the run's optimizer."""
     fix: bool = False
-    """Whether to repair the network and audit it again."""
+    """Whether to repair the network and audit it again, if anything is wrong with it."""
+    check: bool = False
+    """Whether the program fails if the network does."""
 
 
 def run(
@@ -39,11 +64,13 @@ def run(
 ) -> tuple[pathlib.Path, "initjax.Report"]:
     """Audits a network and writes what was found to a directory.
 
-        config.json   the configuration, versions, device and data
-        audit.json    the verdict, and all numbers
-        audit.png     a plot of them
-        fixed.json    with fix: the same for the repaired network, and what was changed
-        fixed.png
+        config.json          the configuration, versions, device and data
+        audit.json           the verdict, and all numbers
+        audit.png            a plot of them, before and after a repair
+        fixed.json           after a repair: the numbers of the repaired network, and the changes
+        params.safetensors   the repaired parameters, which `experiments.mnist --params` trains
+
+    Each is written as soon as it is known, so a program that is stopped loses nothing else.
 
     Args:
       audit: what to audit.
@@ -54,51 +81,90 @@ def run(
       The directory, and the last audit: that of the repaired network if it was repaired.
 
     Raises:
-      ValueError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
-        not empty.
+      UsageError: the data or the parameters can't be loaded, an initializer does not fit a
+        parameter, or workdir is not empty.
+      KeyboardInterrupt: Ctrl-C was pressed; what was finished is in the directory.
     """
     started = time.perf_counter()
-    network = audit.network
-    dataset = data.load(network.dataset, network.data_dir)
-    from experiments.common import starting
+    network = params_file.pinned(audit.network)
+    audit = dataclasses.replace(audit, network=network)
+    directory = None
+    try:
+        with progress.stage(stream, "start   loading the data and JAX") as watch:
+            dataset = data.load(network.dataset, network.data_dir, watch)
+            with console.uninterrupted():  # which would abort while C++ is loaded
+                from experiments.common import starting
+            starting.start_devices()
 
-    with starting.precision(network):
-        start = starting.start(network, dataset)
-        console.say(stream, *_header(audit, dataset, start.model), "")
-        found = network, start, dataset, audit.optimizer
-        if audit.fix:
-            repair = run_audit.fix(*found)
-            reports = {"audit": repair.before, "fixed": repair.after}
-            console.say(stream, str(repair.before), "", str(repair), "")
-        else:
-            repair = None
-            reports = {"audit": run_audit.audit(*found)}
-            console.say(stream, str(reports["audit"]), "")
-
-    name = f"audit-{dataset.name}-{network.init}-seed{network.seed}"
-    directory = run_directory.create(workdir, name)
-    files.write_json(directory / "config.json", _record(audit, dataset))
-    for name, report in reports.items():
-        changes = _changes(repair) if repair and name == "fixed" else {}
-        files.write_json(directory / f"{name}.json", {**report.to_dict(), **changes})
-        if report.layers:
-            picture = io.BytesIO()
-            report.plot().savefig(picture, format="png")
-            files.write(directory / f"{name}.png", picture.getvalue())
-    last = reports.get("fixed", reports["audit"])
+        name = f"audit-{description.run_name(network, dataset)}"
+        with (
+            run_directory.created(workdir, name) as directory,
+            starting.enough_memory(network, dataset, audit.optimizer),
+            starting.precision(network),
+        ):
+            with progress.stage(stream, "init    drawing the weights"):
+                start = starting.start(network, dataset)
+            console.say(stream, *_header(audit, dataset, start.model))
+            with progress.stage(stream, "        compiling"):
+                auditor = run_audit.auditor(network, start, dataset, audit.optimizer)
+            with progress.stage(stream, "        measuring"):
+                report = auditor(start.params)
+            files.write_json(directory / "config.json", _record(audit, dataset))
+            files.write_json(directory / "audit.json", report.to_dict())
+            last = drawn = report
+            console.say(stream, "", run_audit.text(report), "")
+            if audit.fix and run_audit.healthy(report):
+                console.say(stream, _HEALTHY, "")
+            elif audit.fix:
+                repair = _fix(audit, start, dataset, directory, stream)
+                last = repair.after
+                drawn = repair if repair.changes else report
+            if report.layers:
+                title = (
+                    f"{description.network(network, start.model)}; {description.weights(network)}"
+                )
+                with progress.stage(stream, "plot    drawing audit.png"):
+                    picture = io.BytesIO()
+                    drawn = run_audit.in_flags(drawn)
+                    drawn.plot(title=f"{title}, seed {network.seed}").savefig(picture, format="png")
+                    files.write(directory / "audit.png", picture.getvalue())
+    except KeyboardInterrupt:
+        finished = directory is not None and directory.exists()
+        kept = ["interrupted; the audit is finished", f"results {directory}"]
+        console.say_instead(stream, *(kept if finished else ["interrupted; nothing was written"]))
+        raise
     console.say(
         stream,
         f"verdict {_verdict(last)}; {time.perf_counter() - started:.1f} s",
-        *_next_step(audit, reports["audit"], last),
+        *_next_step(audit, directory, last),
         f"results {directory}",
         f"repeat  {command(audit)}",
     )
     return directory, last
 
 
+def _fix(
+    audit: Audit,
+    start: "starting.Start",
+    dataset: data.Dataset,
+    directory: pathlib.Path,
+    stream: TextIO | None,
+) -> "initjax.Repair":
+    """Repairs a network, writes and prints the result, and returns it."""
+    with progress.stage(stream, "fix     repairing, and measuring again"):
+        params, repair = run_audit.fix(audit.network, start, dataset, audit.optimizer)
+    if repair.changes:
+        made_for = {"config": json.dumps(dataclasses.asdict(audit.network))}
+        run_directory.save_params(directory / _PARAMS, params, made_for)
+        record = {**repair.after.to_dict(), **_changes(repair)}
+        files.write_json(directory / "fixed.json", record)
+    console.say(stream, run_audit.text(repair), "")
+    return repair
+
+
 def command(audit: Audit) -> str:
     """The command that repeats an audit."""
-    more = ["--fix"] if audit.fix else []
+    more = [f"--{name}" for name in ("fix", "check") if getattr(audit, name)]
     return run_audit.command(audit.network, *more, optimizer=audit.optimizer)
 
 
@@ -108,14 +174,15 @@ def _header(audit: Audit, dataset: data.Dataset, model: "models.Model") -> list[
     lines = [
         f"data    {dataset.name}: {min(network.batch_size, images):,} of {images:,} training"
         f" images, {description.image_shape(dataset)}",
-        f"model   {description.network(network, model)}",
-        f"init    {description.initialization(network)}",
+        *description.entry("model", description.network(network, model)),
+        *description.entry("init", description.initialization(network)),
     ]
     if audit.optimizer:
         lines.append(f"step    {network.optimizer} {network.learning_rate:g}")
     # Said before a deep network is compiled, which takes a while.
     layers = description.count(len(model.features) - 1, "layer")
-    return [*lines, f"audit   compiling and measuring {layers}"]
+    work = f"audit   compiling and measuring {layers}"
+    return [*lines, *description.batch_note(network, dataset), work]
 
 
 def _record(audit: Audit, dataset: data.Dataset) -> dict[str, Any]:
@@ -144,23 +211,25 @@ def _verdict(report: "initjax.Report") -> str:
     return f"{report.verdict}: {', '.join(causes)}" if causes else report.verdict
 
 
-def _next_step(audit: Audit, before: "initjax.Report", last: "initjax.Report") -> list[str]:
+def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") -> list[str]:
     """The line that says what to do next."""
-    if not audit.fix and last.verdict == "ok":
-        # The batch size was chosen for the audit, not for training.
-        trained = dataclasses.replace(audit.network, batch_size=Config.batch_size)
-        return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
-    if not audit.fix:
-        return run_audit.next_step(audit.network, last, audit.optimizer)
-    if last.verdict == "failure":
-        return ["next    choose another --init: rescaling doesn't repair this network"]
-    if before.verdict == "ok":
-        return ["next    no repair needed"]
-    return ["use     params, repair = initjax.fix(loss_fn, params, *batch, key=key)"]
+    network = audit.network
+    repaired = directory / _PARAMS
+    if repaired.exists() and last.verdict != "failure":
+        drawn = {name: getattr(Config, name) for name in INITIALIZERS}
+        network = params_file.pinned(dataclasses.replace(network, **drawn, params=str(repaired)))
+    elif audit.fix and not run_audit.healthy(last):
+        return run_audit.another(network, last, audit.optimizer)
+    elif last.verdict != "ok":
+        return run_audit.next_step(network, last, audit.optimizer)
+    # The batch size was chosen for the audit, not for training.
+    trained = dataclasses.replace(network, batch_size=Config.batch_size)
+    trained = run_audit.slower(trained, last)
+    return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
 
 
 _GROUPS = {
-    "Initialization": ("init", "output_init", "bias_init", "seed"),
+    "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
     "Model": ("depth", "width", "hidden", "activation", "dtype"),
     "Training": ("optimizer", "learning_rate"),
     "Data": ("batch_size", "dataset", "data_dir"),
@@ -173,8 +242,9 @@ _FLAGS = flags.define(
     width=flags.integer(None, f"Size of those layers (default: {run_audit.WIDTH}); needs --depth."),
     hidden=flags.string(
         None,
-        "Instead of --depth: sizes of the hidden layers, separated by commas; empty for logistic"
-        f" regression (default: {','.join(map(str, Config.hidden))}).",
+        "Instead of --depth: sizes of the hidden layers, separated by commas, such as 128,64 or"
+        " 12x128; empty for logistic regression (default:"
+        f" {','.join(map(str, Config.hidden))}).",
     ),
     optimizer=flags.string(
         None,
@@ -189,15 +259,16 @@ _FLAGS = flags.define(
     ),
     fix=flags.boolean(
         False,
-        "Repair the network and audit it again: redraw kernels that are zero or constant, and"
-        " rescale kernels on the batch so that signals and gradients keep their size.",
+        "Repair the network, unless it is healthy, and audit it again: redraw kernels that are zero"
+        " or constant, rescale kernels on the batch so that signals and gradients keep their size,"
+        " and save the parameters for `experiments.mnist --params`.",
     ),
     check=flags.boolean(
         False,
         "Exit with code 1 if the verdict is 'failure' (with --fix: after the repair). Warnings"
         " pass.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory for the results, which must be empty or absent (default: a new one under"
         " runs/).",
@@ -209,42 +280,53 @@ def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tu
     """The sizes of the hidden layers, from the flags of these names.
 
     Raises:
-      ValueError: the flags contradict each other, or can't be read.
+      UsageError: the flags contradict each other, or can't be read.
     """
     if hidden is not None:
         if depth is not None or width is not None:
-            raise ValueError("give either --hidden or --depth and --width, not both")
+            raise UsageError("give either --hidden or --depth and --width, not both")
         return flags.sizes(hidden)
-    for name, value, least in (("depth", depth, 0), ("width", width, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"--{name}={value}: must be at least {least}")
+    for name, value, least, most in (
+        ("depth", depth, 0, MOST_LAYERS),
+        ("width", width, 1, LARGEST_LAYER),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name}={value}: must be at least {least} and at most {most:,}")
     if depth is None and width is not None:
-        raise ValueError(f"--width={width} needs --depth, the number of layers of that size")
+        raise UsageError(f"--width={width} needs --depth, the number of layers of that size")
     return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
 
 
 def main() -> None:
     fields = flags.config_fields(_FLAGS)
     if _FLAGS.optimizer is None and _FLAGS.learning_rate is not None:
-        raise ValueError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
+        raise UsageError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
     fields["hidden"] = hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width)
     fields["optimizer"] = _FLAGS.optimizer or Config.optimizer
     network = Config(**fields)
     run_directory.check_free(_FLAGS.workdir)
     data.check(network.dataset, network.data_dir)
-    audit = Audit(network, optimizer=_FLAGS.optimizer is not None, fix=_FLAGS.fix)
+    memory.check(network)
+    audit = Audit(network, _FLAGS.optimizer is not None, _FLAGS.fix, _FLAGS.check)
     _, report = run(audit, _FLAGS.workdir, sys.stdout)
-    if _FLAGS.check and report.verdict == "failure":
+    if audit.check and report.verdict == "failure":
         sys.exit(1)
 
 
+_PROGRAM = command_line.Program(
+    run_audit.COMMAND,
+    "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
+    " measures what every layer does to signals and gradients, says what is wrong and how to"
+    " repair it, and writes the numbers and a plot to a directory.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=lecun_normal --depth=12",
+        "--init=zeros --activation=tanh --depth=50 --fix",
+        "--optimizer=sgd --learning_rate=0.5 --check",
+    ),
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        run_audit.COMMAND,
-        "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
-        " measures what every layer does to signals and gradients, says what is wrong and how to"
-        " repair it, and writes the numbers and a plot to a directory.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

@@ -8,6 +8,7 @@ Score:    val_acc 0.975 with Glorot's and He's initializers; standard deviation 
 Reads from top to bottom: how a network is trained, what is printed, the flags.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -21,20 +22,24 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.common import (
+    command_line,
     console,
     data,
     description,
+    diagnosis,
     files,
     flags,
+    memory,
+    params_file,
     progress,
     run_audit,
     run_directory,
 )
-from experiments.common.config import Config
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import models
+    from experiments.common import models, starting
 
 COMMAND = "python -m experiments.mnist"
 
@@ -60,59 +65,70 @@ def run(
       The directory, and the content of its summary.json.
 
     Raises:
-      ValueError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
+      UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
         not empty.
       KeyboardInterrupt: Ctrl-C was pressed; the finished epochs are in the directory.
     """
     started = time.perf_counter()
-    pool = futures.ThreadPoolExecutor(1)
-    loading = pool.submit(data.load, config.dataset, config.data_dir)  # while JAX is imported
-    if data.needs_tfds(config.dataset, config.data_dir):
-        futures.wait([loading])
-    from experiments.common import starting, training
+    config = params_file.pinned(config)
+    with contextlib.ExitStack() as contexts:
+        try:
+            with progress.stage(stream, "start   loading the data and JAX") as watch:
+                pool = futures.ThreadPoolExecutor(1)
+                # While JAX is imported.
+                loading = pool.submit(data.load, config.dataset, config.data_dir, watch)
+                if data.needs_tfds(config.dataset, config.data_dir):
+                    futures.wait([loading])
+                with console.uninterrupted():  # which would abort while C++ is loaded
+                    from experiments.common import starting, training
 
-    dataset = loading.result()
-    # Matplotlib is imported while the first epochs are compiled and trained.
-    drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
-    pool.shutdown(wait=False)
-
-    with starting.precision(config):
-        start = starting.start(config, dataset)
-        directory = run_directory.create(workdir, _run_name(config, dataset))
-        files.write_json(directory / "config.json", _record(config, dataset, start.model))
+                starting.start_devices()
+                dataset = loading.result()
+            # Matplotlib is imported while the first epochs are compiled and trained.
+            drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
+            pool.shutdown(wait=False)
+            name = description.run_name(config, dataset)
+            directory = contexts.enter_context(run_directory.created(workdir, name))
+            contexts.enter_context(starting.enough_memory(config, dataset))
+            contexts.enter_context(starting.precision(config))
+            with progress.stage(stream, "init    drawing the weights"):
+                start = starting.start(config, dataset)
+            repeat = command(config, audit, audit_every)
+            record = _record(config, dataset, start.model, repeat)
+            files.write_json(directory / "config.json", record)
+        except KeyboardInterrupt:
+            console.say_instead(stream, "interrupted; nothing was written")
+            raise
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
-        if audit:
-            report = run_audit.audit(config, start, dataset)
-            files.write_json(directory / "audit.json", report.to_dict())
-            # Suggest the audit program's own batch size: ours is meant for training.
-            audited = dataclasses.replace(config, batch_size=run_audit.BATCH_SIZE)
-            display.say("", str(report), "", *run_audit.next_step(audited, report))
-        curves = inspect = None
-        if audit_every:
-            curves = importlib.import_module("experiments.common.layer_curves")
-            inspect = curves.inspector(directory, run_audit.auditor(config, start, dataset))
-        epochs = training.fit(
-            start.model.apply,
-            config.optimizer,
-            config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
-            start.params,
-            starting.order_key(start.key),
-            (dataset.train_images, dataset.train_labels),
-            (dataset.test_images, dataset.test_labels),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            watch=display.steps if display.live else None,
-            inspect=inspect,
-            inspect_every=audit_every,
-        )
         finished: list[training.Epoch] = []
         interrupted = False
+        curves = inspect = None
         with run_directory.events(directory) as events:
             try:
-                for epoch in epochs:
-                    run_directory.add_epoch(directory, events, epoch)
-                    finished.append(epoch._replace(params=None))  # their buffers are reused
+                if audit:
+                    display.say(*_audit(config, start, dataset, directory, stream))
+                if audit_every:
+                    curves = importlib.import_module("experiments.common.layer_curves")
+                    inspect = curves.inspector(directory, run_audit.auditor(config, start, dataset))
+                epochs = training.fit(
+                    start.model.apply,
+                    config.optimizer,
+                    config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
+                    start.params,
+                    starting.order_key(start.key),
+                    (dataset.train_images, dataset.train_labels),
+                    (dataset.test_images, dataset.test_labels),
+                    epochs=config.epochs,
+                    batch_size=config.batch_size,
+                    watch=display.steps if display.live else None,
+                    inspect=inspect,
+                    inspect_every=audit_every,
+                )
+                for epoch in display.compiled(epochs):
+                    with console.uninterrupted():
+                        run_directory.add_epoch(directory, events, epoch)
+                        finished.append(epoch._replace(params=None))  # their buffers are reused
                     display.epoch(epoch.number, epoch.seconds, epoch.metrics)
             except KeyboardInterrupt:
                 interrupted = True
@@ -126,9 +142,13 @@ def run(
         # The first epoch includes compilation; the median of several is not affected by it.
         summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
     summary["seconds"] = time.perf_counter() - started
-    files.write_json(directory / "summary.json", summary)
+    found = diagnosis.diagnose(config, dataset, start.params, finished)
+    if found:
+        summary["problem"], summary["likely_cause"] = found.problem, found.cause
     try:  # the picture comes last, so that an error here loses nothing
-        title = f"{dataset.name}, {config.init}, seed {config.seed}"
+        with console.uninterrupted():
+            files.write_json(directory / "summary.json", summary)
+        title = f"{dataset.name}, {description.weights(config)}, seed {config.seed}"
         subtitle = f"{description.network(config, start.model)}; {description.training(config)}"
         if len(finished) > 1:
             chance_loss = math.log(dataset.num_classes)
@@ -137,24 +157,49 @@ def run(
             curves.draw(directory, title, subtitle)
             display.say(f"audits  {curves.summary(directory)}")
     finally:
-        display.say(*_footer(config, directory, summary))
+        display.say(
+            *_footer(summary),
+            *_advice(config, found),
+            f"results {directory}",
+            f"repeat  {repeat}",
+        )
     if interrupted:
         raise KeyboardInterrupt
     return directory, summary
 
 
-def command(config: Config) -> str:
+def _audit(
+    config: Config,
+    start: "starting.Start",
+    dataset: data.Dataset,
+    directory: pathlib.Path,
+    stream: TextIO | None,
+) -> list[str]:
+    """Audits the network before training, writes audit.json, and returns what to print."""
+    with progress.stage(stream, "audit   compiling and measuring"):
+        report = run_audit.auditor(config, start, dataset)(start.params)
+    files.write_json(directory / "audit.json", report.to_dict())
+    return ["", run_audit.text(report), "", *run_audit.next_step(_audited(config), report)]
+
+
+def _audited(config: Config) -> Config:
+    """The run to suggest to the audit program, whose own batch size is the better one for it."""
+    return dataclasses.replace(config, batch_size=run_audit.BATCH_SIZE)
+
+
+def command(config: Config, audit: bool = False, audit_every: int | None = None) -> str:
     """The command that repeats a run."""
-    return f"{COMMAND} {shlex.join(config.arguments())}"
+    audits = ["--audit"] * audit
+    if audit_every:
+        audits.append(f"--audit_every={audit_every}")
+    return f"{COMMAND} {shlex.join([*config.arguments(), *audits])}"
 
 
-def _run_name(config: Config, dataset: data.Dataset) -> str:
-    return f"{dataset.name}-{config.init}-seed{config.seed}"
-
-
-def _record(config: Config, dataset: data.Dataset, model: "models.Model") -> dict[str, Any]:
+def _record(
+    config: Config, dataset: data.Dataset, model: "models.Model", repeat: str
+) -> dict[str, Any]:
     """The content of config.json: enough to understand the run and to repeat it."""
-    origin = description.origin(config, dataset, command(config))
+    origin = description.origin(config, dataset, repeat)
     origin["data"] |= {
         "training_images": len(dataset.train_labels),
         "test_images": len(dataset.test_labels),
@@ -175,35 +220,45 @@ def _header(config: Config, dataset: data.Dataset, model: "models.Model") -> lis
     return [
         f"data    {dataset.name}: {description.images(dataset)},"
         f" {description.image_shape(dataset)}",
-        f"model   {description.network(config, model)},"
-        f" {description.parameters(model):,} parameters",
-        f"init    {description.initialization(config)}",
-        f"train   {description.training(config)}, on {jax.devices()[0].device_kind}",
+        *description.entry(
+            "model",
+            f"{description.network(config, model)}, {description.parameters(model):,} parameters",
+        ),
+        *description.entry("init", description.initialization(config)),
+        *description.entry(
+            "train", f"{description.training(config)}, on {jax.devices()[0].device_kind}"
+        ),
+        *description.batch_note(config, dataset),
     ]
 
 
-def _footer(config: Config, directory: pathlib.Path, summary: dict[str, Any]) -> list[str]:
+def _footer(summary: dict[str, Any]) -> list[str]:
     lines = []
     epochs = description.count(summary["epochs"], "epoch")
     if summary["status"] == "interrupted":
         lines.append(f"interrupted; {epochs} finished")
     if "val_acc" in summary:
-        scores = f"val_acc {summary['val_acc']:.4f}, val_loss {summary['val_loss']:.4f}"
+        loss = progress.number(summary["val_loss"])
+        scores = f"val_acc {summary['val_acc']:.4f}, val_loss {loss}"
         times = f"{summary['seconds']:.1f} s"
         if summary["epochs"]:
             times += f", {summary['seconds_per_epoch']:.2f} s per epoch"
         lines.append(f"{scores} after {epochs}; {times}")
-        if not math.isfinite(summary["val_loss"]):
-            lines.append("training diverged; try a smaller --learning_rate or another --init")
+    return lines
+
+
+def _advice(config: Config, found: diagnosis.Diagnosis | None) -> list[str]:
+    """What to do about a run that learned nothing."""
+    if found is None:
+        return []
     return [
-        *lines,
-        f"results {directory}",
-        f"repeat  {command(config)}",
+        *description.entry("warning", f"{found}."),
+        f"next    {run_audit.command(_audited(config), optimizer=found.rate)}",
     ]
 
 
 _GROUPS = {
-    "Initialization": ("init", "output_init", "bias_init", "seed"),
+    "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
     "Model": ("hidden", "activation", "dtype"),
     "Training": ("optimizer", "learning_rate", "epochs", "batch_size"),
     "Data": ("dataset", "data_dir"),
@@ -222,7 +277,7 @@ _FLAGS = flags.define(
         "Audit the network every N training steps, on the first batch, and write the signals and"
         " gradients of its layers to audits.jsonl and audits.png. This does not change training.",
     ),
-    workdir=flags.string(
+    workdir=flags.path(
         None,
         "Directory of this run, which must be empty or absent (default: a new one under runs/).",
     ),
@@ -234,18 +289,27 @@ def main() -> None:
     fields["hidden"] = flags.sizes(_FLAGS.hidden)
     config = Config(**fields)
     if _FLAGS.audit_every is not None and _FLAGS.audit_every < 1:
-        raise ValueError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
+        raise UsageError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
     run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
+    memory.check(config)
     run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
 
 
+_PROGRAM = command_line.Program(
+    COMMAND,
+    "Trains an MLP on MNIST, or on another image dataset, from the initializer named by --init,"
+    " and writes the metrics, a learning curve and the parameters to a directory.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=he_normal --hidden=256,256 --epochs=10",
+        '--init="random_uniform(-0.1, 0.1)" --seed=7',
+        "--init=zeros --audit",
+        "--data_dir=/usr/share/datasets/fashion-mnist",
+    ),
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        COMMAND,
-        "Trains an MLP on MNIST, or on another image dataset, from the initializer named by --init,"
-        " and writes the metrics, a learning curve and the parameters to a directory.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

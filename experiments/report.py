@@ -1,140 +1,210 @@
-"""Makes a report of a sweep: a page with the answers, figures as PNG, tables as CSV and Markdown.
+"""Makes a report of a sweep: a page with the answers, and its figures and tables as files.
 
 Question: what did the runs in a directory show?
 Command:  python -m experiments.report runs/sweep
 Time:     about 10 s
 """
 
-import os
+import contextlib
+import functools
+import importlib.metadata
 import pathlib
 import re
+import shlex
+import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from experiments.common import console, description, files, flags
-from experiments.common.config import Config
+from experiments.common import command_line, console, description, files, flags
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
+    from experiments.common import charts, report_page
     from experiments.common.comparison import Setting
 
 COMMAND = "python -m experiments.report"
 
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
-_TABLES = r"(endpoints|pairs|published)\.csv"
+_TABLES = ("endpoints", "published", "pairs")
 
 
-def report(directory: str, margin: float, target: float) -> list[pathlib.Path]:
+def report(
+    directory: str, margin: float, target: float, stream: TextIO | None = None
+) -> list[pathlib.Path]:
     """Writes `report.html` into a directory of results, and figures and tables into `report/`.
 
     Args:
       directory: as `experiments.sweep` leaves it.
       margin: initializers whose mean accuracies differ by less are equivalent.
       target: the accuracy to which steps are counted.
+      stream: where to show progress; None shows nothing.
 
     Returns:
       The paths of the files, the page first.
 
     Raises:
-      ValueError: the directory holds no runs, or is not writable.
+      UsageError: the directory holds no runs, or is not writable.
     """
     from experiments.common import (
+        chart_style,
         charts,
         comparison,
-        published,
+        progress,
         report_page,
         sweep_directory,
         tables,
-        verdicts,
+        titles,
     )
 
     root = pathlib.Path(directory)
     runs = sweep_directory.read(root)
-    if not os.access(root, os.W_OK):
-        raise ValueError(f"cannot write to {directory}: copy it to a writable directory")
-    found = comparison.settings(runs, margin, target)
-    sections: list[report_page.Section] = []
-    rows: dict[str, tables.Table] = {"endpoints": [], "pairs": [], "published": []}
-    for number, setting in enumerate(found, start=1):
-        several = len(found) > 1
-        name = verdicts.describe(setting.fields)
-        pairs, compared = tables.pairs(setting), published.compare(setting)
-        shown = {
-            "Endpoints: mean and 95% confidence interval (Student's t)": tables.shown_endpoints(
-                setting
-            ),
-            "The published table beside ours": compared,
-            f"All {len(pairs)} comparisons of pairs": tables.shown_pairs(setting),
-        }
-        drawn = charts.of_setting(setting, _kernels(setting))
-        sections.append(
-            report_page.Section(
-                heading=f"{number}. {name}" if several else name,
-                sentences=verdicts.summary(setting),
-                symbols={init: charts.symbol(setting, init) for init in setting.inits},
-                charts={f"{key}_{number}" if several else key: drawn[key] for key in drawn},
-                tables={title: table for title, table in shown.items() if table},
-            )
-        )
-        for file, new in (
-            ("endpoints", tables.endpoints(setting)),
-            ("pairs", pairs),
-            ("published", compared),
-        ):
-            rows[file] += [{"number": number, "setting": name, **row} for row in new]
-    page = _title(found), sections, tables.about(runs)
     folder = root / "report"
-    written = {
-        folder / f"{name}.png": charts.png(spec)
-        for section in sections
-        for name, spec in section.charts.items()
-    }
-    written[folder / "report.md"] = report_page.markdown(*page).encode()
-    written |= {
-        folder / f"{file}.csv": tables.to_csv(table) for file, table in rows.items() if table
-    }
-    folder.mkdir(exist_ok=True)
-    files.write(root / "report.html", report_page.html(*page).encode())
+    files.prepare(folder, "copy the runs to a writable directory")
+    found = comparison.settings(runs, margin, target)
+    labels = titles.differences(found)
+    drawings = [charts.of_setting(setting, _kernels(setting)) for setting in found]
+    sections: list[report_page.Section] = []
+    written: dict[pathlib.Path, bytes] = {}
+    done = 0
+    with progress.counted_progress(0, sum(map(len, drawings)), stream, "figures") as show:
+        for number, (setting, label, drawing) in enumerate(
+            zip(found, labels, drawings, strict=True), start=1
+        ):
+            figures = []
+            suffix = f"_{number}" if len(found) > 1 else ""
+            for name, draw in drawing.items():
+                if spec := draw():
+                    svg = chart_style.svg(spec)
+                    figures.append(report_page.Figure(name + suffix, spec, svg))
+                    written[folder / f"{name}{suffix}.png"] = chart_style.png(svg)
+                    written[folder / f"{name}{suffix}.svg"] = svg.encode()
+                done += 1
+                show(done)
+            heading = f"{number}. {', '.join(label.values())}" if suffix else ""
+            sections.append(_section(setting, heading, suffix, figures))
+    page = report_page.Report(
+        title=titles.title(found),
+        overview=[
+            {"setting": number, **label, "verdict": section.headline}
+            for number, (label, section) in enumerate(zip(labels, sections, strict=True), start=1)
+            if len(found) > 1
+        ],
+        sections=sections,
+        about=tables.about(runs),
+        command=_command(directory, margin, target),
+        versions=_versions(),
+    )
+    written[folder / "report.md"] = report_page.markdown(page).encode()
+    for name in _TABLES:
+        all_rows, latex = [], []
+        for number, section in enumerate(sections, start=1):
+            for table in section.tables:
+                if table.name.startswith(name):
+                    setting = {"number": number, "setting": section.description}
+                    all_rows += [{**setting, **row} for row in table.numbers]
+                    latex += [f"% {number}. {section.description}", *tables.to_latex(table.rows)]
+        if all_rows:
+            written[folder / f"{name}.csv"] = tables.to_csv(all_rows)
+            written[folder / f"{name}.tex"] = "\n".join([*latex, ""]).encode()
     for path, content in written.items():
         files.write(path, content)
+    files.write(root / "report.html", report_page.html(page).encode())
     # Figures and tables of an earlier report on other settings would look like part of this one.
-    figures = rf"({'|'.join(charts.FIGURES)}|weights_\w+?)(_\d+)?\.png"
+    stems = rf"({'|'.join(charts.FIGURES)}|weights_\w+?)(_\d+)?\.(png|svg)"
     for path in folder.iterdir():
-        if path not in written and re.fullmatch(f"{figures}|{_TABLES}", path.name):
+        if path not in written and re.fullmatch(
+            rf"{stems}|({'|'.join(_TABLES)})\.(csv|tex)", path.name
+        ):
             path.unlink()
     return [root / "report.html", *written]
 
 
-def _title(found: "list[Setting]") -> str:
-    inits = {init for setting in found for init in setting.inits}
-    seeds = {seed for setting in found for seed in setting.seeds}
-    return (
-        f"{description.count(len(inits), 'initializer')}, {description.count(len(seeds), 'seed')}"
+def _section(
+    setting: "Setting", heading: str, suffix: str, figures: "list[report_page.Figure]"
+) -> "report_page.Section":
+    from experiments.common import chart_style, published, report_page, tables, verdicts
+
+    pairs, compared = tables.pairs(setting), published.compare(setting)
+    shown = [
+        (
+            "endpoints",
+            "Endpoints: mean and 95% confidence interval (Student's t)",
+            tables.shown_endpoints(setting),
+            tables.endpoints(setting),
+        ),
+        ("published", "The published table beside ours", compared, compared),
+        ("pairs", f"All {len(pairs)} comparisons of pairs", tables.shown_pairs(setting), pairs),
+    ]
+    return report_page.Section(
+        heading=heading,
+        description=verdicts.describe(setting.fields),
+        headline=verdicts.headline(setting),
+        sentences=verdicts.summary(setting),
+        symbols={init: chart_style.symbol(setting, init) for init in setting.inits},
+        figures=figures,
+        tables=[
+            report_page.Table(name + suffix, title, rows, numbers)
+            for name, title, rows, numbers in shown
+            if rows
+        ],
     )
 
 
-def _kernels(setting: "Setting") -> dict[str, dict[str, np.ndarray]]:
-    """The kernels that the first seed starts from, by name and initializer, drawn again."""
+def _command(directory: str, margin: float, target: float) -> str:
+    """The command that makes a report again."""
+    given = {"margin": 100 * margin, "target": target}
+    other = [
+        f"--{name}={value:g}" for name, value in given.items() if value != _FLAGS[name].default
+    ]
+    return shlex.join([*COMMAND.split(), directory, *other])
+
+
+def _versions() -> str:
+    """The versions of what makes a report, and the commit if this is a clone of the repository."""
+    found = [f"{name} {version}" for name, version in description.versions().items()]
+    found += [f"altair {importlib.metadata.version('altair')}"]
+    here = pathlib.Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout
+        found += [f"commit {commit.strip()}"]
+    return ", ".join(found)
+
+
+def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
+    """Functions that draw the kernels that the first seed starts from again, by their names."""
+    row = setting.runs.slice(0, 1).to_pylist()[0]
+    names = ("output_init", "bias_init", "hidden", "dtype")
+    fields = {name: setting.fields[name] for name in names}
+
+    def kernels(layer: int) -> "charts.Kernels":
+        seed = min(setting.seeds)
+        return {
+            init: _drawn(row["features"], row["classes"], Config(init=init, seed=seed, **fields))[
+                layer
+            ]
+            for init in setting.inits
+        }
+
+    return {
+        f"hidden/{layer}/kernel": functools.partial(kernels, layer)
+        for layer in range(min(_SHOWN_KERNELS, len(setting.fields["hidden"])))
+    }
+
+
+@functools.lru_cache(maxsize=256)  # settings that differ in their training start alike
+def _drawn(inputs: int, classes: int, config: Config) -> list[np.ndarray]:
     from experiments.common import models, starting
 
-    fields = setting.fields
-    row = setting.runs.slice(0, 1).to_pylist()[0]
-    features = (row["features"], *fields["hidden"], row["classes"])
-    kernels: dict[str, dict[str, np.ndarray]] = {}
-    for init in setting.inits:
-        names = ("output_init", "bias_init", "hidden", "activation", "dtype")
-        config = Config(
-            init=init, seed=min(setting.seeds), **{name: fields[name] for name in names}
-        )
-        with starting.precision(config):
-            model = models.mlp(features, config.activation, config.dtype)
-            params = starting.draw_params(config, starting.root_key(config.seed), model)
-        for index in range(min(_SHOWN_KERNELS, len(config.hidden))):
-            name = f"hidden/{index}/kernel"
-            kernels.setdefault(name, {})[init] = np.asarray(params["hidden"][index]["kernel"])
-    return kernels
+    with starting.precision(config):
+        model = models.mlp((inputs, *config.hidden, classes), config.activation, config.dtype)
+        params = starting.draw_params(config, starting.root_key(config.seed), model)
+    shown = range(min(_SHOWN_KERNELS, len(config.hidden)))
+    return [np.asarray(params["hidden"][layer]["kernel"]) for layer in shown]
 
 
 _GROUPS = {"Statistics": ("margin", "target"), "Flags": ("help",)}
@@ -154,10 +224,13 @@ _FLAGS = flags.define(
 
 def main(directory: str = "runs/sweep") -> None:
     if not 0 < _FLAGS.margin < 100:
-        raise ValueError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
+        raise UsageError(f"--margin={_FLAGS.margin:g}: must be above 0 and below 100 points")
     if not 0 < _FLAGS.target <= 1:
-        raise ValueError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
-    page, *others = report(directory, _FLAGS.margin / 100, _FLAGS.target)
+        raise UsageError(f"--target={_FLAGS.target:g}: must be above 0 and at most 1")
+    console.use_all_cores()  # as the sweep did, so that its compiled programs are found again
+    page, *others = report(
+        flags.expanded(directory), _FLAGS.margin / 100, _FLAGS.target, sys.stdout
+    )
     console.say(
         sys.stdout,
         f"report  {page}",
@@ -165,13 +238,19 @@ def main(directory: str = "runs/sweep") -> None:
     )
 
 
+_PROGRAM = command_line.Program(
+    f"{COMMAND} [RUNS]",
+    "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
+    " which works offline, and its figures and tables in report/.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "",
+        "runs/rates --margin=0.05",
+    ),
+    arguments=1,
+)
+
+
 if __name__ == "__main__":
-    console.run_program(
-        f"{COMMAND} [RUNS]",
-        "Makes a report of the runs in a directory (default: runs/sweep): the page report.html,"
-        " which works offline, and its figures and tables in report/.",
-        _FLAGS,
-        _GROUPS,
-        main,
-        arguments=1,
-    )
+    console.run_program(_PROGRAM, main)

@@ -23,14 +23,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import console, data, description, flags, progress
-from experiments.common.config import Config, canonical
+from experiments.common import command_line, console, data, description, flags, memory, progress
+from experiments.common.config import Config, UsageError, canonical
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
 
 _BATCH_SECONDS = 5.0  # that a batch of runs should take: a killed process loses at most one batch
-_MOST_SEEDS = 10**6  # more are taken for a typing error
+_MOST_SEEDS = 100_000  # more are taken for a typing error
 
 
 def run(
@@ -51,22 +51,23 @@ def run(
       How many runs were trained, and how many are still running in other processes.
 
     Raises:
-      ValueError: an initializer does not fit a parameter, a network does not fit in memory, or the
+      UsageError: an initializer does not fit a parameter, a network does not fit in memory, or the
         directory is not writable.
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
-    from experiments.common import run_batches, sweep_directory
+    with progress.stage(stream, "start   loading JAX and checking the runs"):
+        from experiments.common import run_batches, sweep_directory
 
-    wanted = {config.identity(dataset.digest): config for config in configs}
-    trained = 0
-    stored = sweep_directory.SweepDirectory(workdir)
-    missing = wanted.keys() - stored.finished()
-    run_batches.check(wanted, dataset)
+        wanted = {config.identity(dataset.digest): config for config in configs}
+        trained = 0
+        stored = sweep_directory.SweepDirectory(workdir)
+        missing = wanted.keys() - stored.finished()
+        run_batches.check(wanted, dataset)
     with stored if missing else contextlib.nullcontext():  # nothing may need writing
         console.say(stream, *_header(wanted, dataset, len(missing)))
         with (
             console.interrupt_later(stream) as interrupted,
-            progress.runs_progress(len(wanted) - len(missing), len(wanted), stream) as show,
+            progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
         ):
             for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
                 trainer = run_batches.trainer(group, dataset)
@@ -112,6 +113,7 @@ def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> l
         f"runs    {len(wanted)}, of which {len(wanted) - missing} are finished;"
         f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
     ]
+    lines += description.batch_note(one, dataset)
     return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
 
 
@@ -151,9 +153,7 @@ _FLAGS = flags.define(
         "i/n trains one of n parts of the grid, with i from 0 to n-1, so that n processes or"
         " machines can share the work. A fixed shuffle makes every part a fair sample.",
     ),
-    workdir=flags.string(
-        "runs/sweep", "Directory of the results. Finished runs in it are skipped."
-    ),
+    workdir=flags.path("runs/sweep", "Directory of the results. Finished runs in it are skipped."),
 )
 
 
@@ -181,10 +181,13 @@ def parse_seeds(text: str) -> list[int]:
       >>> parse_seeds("3"), parse_seeds("5-7"), parse_seeds("1,8-9")
       ([0, 1, 2], [5, 6, 7], [1, 8, 9])
     """
-    wrong = ValueError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
+    wrong = UsageError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
+    too_many = UsageError(f"--seeds={text}: at most {_MOST_SEEDS:,} seeds are possible")
     if re.fullmatch(r"\d+", text.strip()):
-        if not 1 <= int(text) <= _MOST_SEEDS:
-            raise wrong
+        if int(text) < 1:
+            raise UsageError(f"--seeds={text}: must be at least 1")
+        if int(text) > _MOST_SEEDS:
+            raise too_many
         return list(range(int(text)))
     seeds: dict[int, None] = {}
     for part in text.split(","):
@@ -192,10 +195,12 @@ def parse_seeds(text: str) -> list[int]:
         if not match:
             raise wrong
         first, last = int(match[1]), int(match[2] or match[1])
-        if not 0 <= last - first < _MOST_SEEDS:
+        if last < first:
             raise wrong
         if last >= 2**32:
-            raise ValueError(f"--seeds={text}: a seed must be below 2**32")
+            raise UsageError(f"--seeds={text}: a seed must be below 2**32")
+        if last - first + len(seeds) >= _MOST_SEEDS:
+            raise too_many
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -204,7 +209,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """The two numbers of `--shard=i/n`."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"--shard={text}: must be i/n with i from 0 to n-1, such as 0/4")
+        raise UsageError(f"--shard={text}: must be i/n with i from 0 to n-1, such as 0/4")
     return int(match[1]), int(match[2])
 
 
@@ -222,13 +227,14 @@ def _values(flag: str, convert: Callable[[str], Any] = str) -> list[Any]:
     """The values that a flag lists, separated by commas, each once."""
     text = str(_FLAGS[flag].value)
     kind = "names" if convert is str else "numbers"
+    wrong = UsageError(f"--{flag}={text}: must be {kind} separated by commas")
+    parts = split(text)
+    if "" in parts:
+        raise wrong
     try:
-        parts = split(text)
-        if "" in parts:
-            raise ValueError
         return list(dict.fromkeys(map(convert, parts)))
     except ValueError:
-        raise ValueError(f"--{flag}={text}: must be {kind} separated by commas") from None
+        raise wrong from None
 
 
 def grid() -> list[Config]:
@@ -256,21 +262,19 @@ def grid() -> list[Config]:
     mine = part(configs, *parse_shard(_FLAGS.shard))
     if not mine:
         runs = description.count(len(configs), "run")
-        raise ValueError(f"--shard={_FLAGS.shard}: the grid has only {runs}")
+        raise UsageError(f"--shard={_FLAGS.shard}: the grid has only {runs}")
     return mine
 
 
 def main() -> None:
     configs = grid()
-    workdir = _FLAGS.workdir
-    if not workdir:
-        raise ValueError("--workdir is empty; name a directory")
     data.check(configs[0].dataset, configs[0].data_dir)
-    # Each core trains its own runs. Set before JAX starts, unless the user has set it.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
-    dataset = data.load(configs[0].dataset, configs[0].data_dir)
-    _, others = run(configs, dataset, workdir, sys.stdout)
+    for config in {config.hidden: config for config in configs}.values():
+        memory.check(config)
+    console.use_all_cores()
+    with progress.stage(sys.stdout, "start   loading the data") as watch:
+        dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
+    _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
         left = "1 run is" if others == 1 else f"{others} runs are"
         console.say(
@@ -278,20 +282,28 @@ def main() -> None:
             f"{left} running in other processes; rerun this command to compare",
         )
     elif parse_shard(_FLAGS.shard)[1] == 1:  # one part alone is not compared
-        console.say(sys.stdout, *_summary(configs, dataset, workdir), "")
+        console.say(sys.stdout, *_summary(configs, dataset, _FLAGS.workdir), "")
     console.say(
         sys.stdout,
-        f"results {workdir}",
-        f"report  {shlex.join(['python', '-m', 'experiments.report', workdir])}",
+        f"results {_FLAGS.workdir}",
+        f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
+        f"        writes {os.path.join(_FLAGS.workdir, 'report.html')}",
     )
+
+
+_PROGRAM = command_line.Program(
+    COMMAND,
+    "Trains a grid of initializers, seeds and settings in one program, and compares them with"
+    " paired statistics. Finished runs are skipped.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "--init=zeros,glorot_uniform,he_normal --seeds=30",
+        "--hidden=64 --hidden=64,64 --seeds=5-9",
+        "--learning_rate=0.001,0.01 --workdir=runs/rates",
+    ),
+)
 
 
 if __name__ == "__main__":
-    console.run_program(
-        COMMAND,
-        "Trains a grid of initializers, seeds and settings in one program, and compares them with"
-        " paired statistics. Finished runs are skipped.",
-        _FLAGS,
-        _GROUPS,
-        main,
-    )
+    console.run_program(_PROGRAM, main)

@@ -8,7 +8,9 @@ reads. `audit` finds problems in a model's initialization, and `fix` repairs the
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from initjax._keys import named_key
 from initjax._values import Initializer
+from initjax.biases import class_frequency_bias, forget_gate_bias, prior_bias
 from initjax.constants import constant, dirac, hadamard_identity, identity, ones, stft, zeros
 from initjax.fans import (
     compute_fans,
@@ -19,6 +21,8 @@ from initjax.fans import (
     packed_fans,
     stacked_fans,
 )
+from initjax.kan import kan_spline
+from initjax.low_rank import LowRank, lora_ga, lora_scale, olora, pissa
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 from initjax.pytorch import torch_bias, torch_kaiming_normal, torch_kaiming_uniform
 from initjax.recipes import (
@@ -53,6 +57,7 @@ from initjax.scaling import (
     xavier_uniform,
 )
 from initjax.specs import NAMES, get, parse
+from initjax.state_space import hippo, inverse_softplus, log_uniform, logarithm, s4d
 from initjax.structured import (
     icnr,
     mup_output,
@@ -61,7 +66,15 @@ from initjax.structured import (
     sparse,
 )
 from initjax.theory.moments import gain, torch_gain
-from initjax.trees import initialize, named_key, rescale
+from initjax.transformers import (
+    depth_indexed,
+    layer_scale,
+    small_init,
+    spectral,
+    unit_norm,
+    wang_init,
+)
+from initjax.trees import initialize, rescale
 
 if TYPE_CHECKING:
     from initjax.auditing import (
@@ -83,6 +96,7 @@ __all__ = [
     "Finding",
     "Initializer",
     "Layer",
+    "LowRank",
     "Network",
     "Parameter",
     "Repair",
@@ -90,6 +104,7 @@ __all__ = [
     "audit",
     "auditor",
     "bounded_normal",
+    "class_frequency_bias",
     "compute_fans",
     "constant",
     "conv_fans",
@@ -97,11 +112,13 @@ __all__ = [
     "deepnorm",
     "deepnorm_constants",
     "delta_orthogonal",
+    "depth_indexed",
     "dirac",
     "einsum_fans",
     "embedding_fans",
     "fix",
     "fixup",
+    "forget_gate_bias",
     "gain",
     "get",
     "glorot_normal",
@@ -109,31 +126,45 @@ __all__ = [
     "hadamard_identity",
     "he_normal",
     "he_uniform",
+    "hippo",
     "icnr",
     "identity",
     "in_blocks",
     "initialize",
+    "inverse_softplus",
     "kaiming_normal",
     "kaiming_uniform",
+    "kan_spline",
+    "layer_scale",
     "lecun_normal",
     "lecun_uniform",
+    "log_uniform",
+    "logarithm",
+    "lora_ga",
+    "lora_scale",
     "mimetic",
     "mup_output",
     "named_key",
     "normal",
+    "olora",
     "ones",
     "orthogonal",
     "packed_fans",
     "parse",
+    "pissa",
+    "prior_bias",
     "random_normal",
     "random_truncated_normal",
     "random_uniform",
     "random_walk",
     "rescale",
     "residual_scaling",
+    "s4d",
     "scaled_orthogonal",
     "siren",
+    "small_init",
     "sparse",
+    "spectral",
     "stacked_fans",
     "stft",
     "t_fixup",
@@ -143,7 +174,9 @@ __all__ = [
     "torch_kaiming_uniform",
     "truncated_normal",
     "uniform",
+    "unit_norm",
     "variance_scaling",
+    "wang_init",
     "xavier_normal",
     "xavier_uniform",
     "zeros",

@@ -6,6 +6,7 @@ and check a specification in a few hundredths of a second, long before JAX is lo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -14,12 +15,14 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
+    ParamSpec,
     Protocol,
     TypeAlias,
+    TypeVar,
     dataclass_transform,
     runtime_checkable,
 )
@@ -29,6 +32,8 @@ import numpy as np
 if TYPE_CHECKING:
     import jax
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _MISSING: Any = object()  # an argument that wasn't given
 
 Axes: TypeAlias = int | Sequence[int]
@@ -71,16 +76,8 @@ def initializer(cls: type) -> type:
 
     @functools.wraps(checked)
     def __init__(self, *args, **kwargs):
-        try:
+        with _explained_keys(cls.__name__, args):
             checked(self, *args, **kwargs)
-        except (TypeError, ValueError):
-            if not (args and is_key(args[0])):
-                raise
-            name = cls.__name__
-            raise TypeError(
-                f"{name}: {args[0]!r} is a PRNG key; {name}(...) makes an initializer, which takes"
-                f" the key: {name}(...)(key, shape); in a layer use kernel_init={name}(...)"
-            ) from None
 
     called = cls.__call__
 
@@ -101,6 +98,31 @@ def initializer(cls: type) -> type:
     if "__repr__" not in vars(cls):
         setattr(cls, "__repr__", lambda self: call_repr(self, cls.__name__))  # noqa: B010
     return cls
+
+
+def factory(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function that returns an initializer explain itself when it is given a key."""
+
+    @functools.wraps(function)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _explained_keys(function.__name__, args):
+            return function(*args, **kwargs)
+
+    return explained
+
+
+@contextlib.contextmanager
+def _explained_keys(name: str, args: Sequence[Any]) -> Iterator[None]:
+    """Explains an error that a key as the first argument leads to."""
+    try:
+        yield
+    except (TypeError, ValueError):
+        if not (args and is_key(args[0])):
+            raise
+        raise TypeError(
+            f"{name}: {args[0]!r} is a PRNG key; {name}(...) makes an initializer, which takes"
+            f" the key: {name}(...)(key, shape); in a layer use kernel_init={name}(...)"
+        ) from None
 
 
 def shown(initializer: Any) -> str:

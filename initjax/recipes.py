@@ -16,13 +16,13 @@ function             draw the model by       then multiply branch weights by
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from initjax._keys import checked_key, named_key
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, match, named_key, placed_like, rescale
+from initjax.trees import Params, fits, match, placed_like, rescale
 
 if TYPE_CHECKING:
     import jax
@@ -292,7 +292,6 @@ def mimetic(
       Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 4,
       https://arxiv.org/abs/2305.09828
     """  # noqa: E501
-    import jax
     import jax.numpy as jnp
 
     for name, pair in (("query_key", query_key), ("value_output", value_output)):
@@ -300,13 +299,14 @@ def mimetic(
             raise TypeError(f"mimetic: {name} must be a pair (alpha, beta), got {pair!r}")
         for number in pair:
             checked_number("mimetic", name, number)
+    checked_key("mimetic", key, "call mimetic(params, key)")
     leaves, structure, matches = match("mimetic", params, {"*": None})
     places = {name: index for name, index, _ in matches}
     query = "query/kernel"
     found = [name[: -len(query)] for name in places if f"/{name}".endswith(f"/{query}")]
     chosen = set()
     for pattern in _required("mimetic", "attention", attention):
-        matching = [path for path in found if fnmatch.fnmatchcase(path.rstrip("/"), pattern)]
+        matching = [path for path in found if fits(path.rstrip("/"), pattern)]
         if not matching:
             raise ValueError(
                 f"mimetic: no attention matches {pattern!r}; the paths with {query!r} are"
@@ -331,7 +331,7 @@ def mimetic(
         for name, kernel in zip(names, kernels, strict=True):
             leaf = leaves[places[name]]
             leaves[places[name]] = placed_like(leaf, kernel.astype(leaf.dtype))
-    return jax.tree_util.tree_unflatten(structure, leaves)
+    return structure.unflatten(leaves)
 
 
 def _factors(

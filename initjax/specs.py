@@ -8,12 +8,25 @@ only valid arguments are literals, other specifications, and products and powers
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
+import json
 import operator
 from collections.abc import Mapping
 from typing import Any
 
-from initjax import constants, pytorch, sampling, scaling, structured
+from initjax import (
+    biases,
+    constants,
+    kan,
+    pytorch,
+    sampling,
+    scaling,
+    state_space,
+    structured,
+    transformers,
+)
+from initjax._keras import from_keras, is_keras_class
 from initjax._values import Initializer, checked_initializer, nearest_first
 from initjax.orthogonal import delta_orthogonal, orthogonal, scaled_orthogonal
 
@@ -48,6 +61,20 @@ NAMES: dict[str, Any] = {
     "random_walk": structured.random_walk,
     "mup_output": structured.mup_output,
     "icnr": structured.icnr,
+    "log_uniform": state_space.log_uniform,
+    "inverse_softplus": state_space.inverse_softplus,
+    "logarithm": state_space.logarithm,
+    "s4d": state_space.s4d,
+    "hippo": state_space.hippo,
+    "small_init": transformers.small_init,
+    "wang_init": transformers.wang_init,
+    "layer_scale": transformers.layer_scale,
+    "spectral": transformers.spectral,
+    "unit_norm": transformers.unit_norm,
+    "kan_spline": kan.kan_spline,
+    "prior_bias": biases.prior_bias,
+    "class_frequency_bias": biases.class_frequency_bias,
+    "forget_gate_bias": biases.forget_gate_bias,
     "torch_kaiming_uniform": pytorch.torch_kaiming_uniform,
     "torch_kaiming_normal": pytorch.torch_kaiming_normal,
     "torch_bias": pytorch.torch_bias,
@@ -57,32 +84,6 @@ NAMES: dict[str, Any] = {
     "kaiming_normal": scaling.kaiming_normal,
 }
 """Every name a specification may start with, and its initializer or factory."""
-
-# Our names for Keras's classes.
-_KERAS = {
-    "Zeros": "zeros",
-    "Ones": "ones",
-    "Constant": "constant",
-    "Identity": "identity",
-    "STFT": "stft",
-    "RandomNormal": "random_normal",
-    "RandomUniform": "random_uniform",
-    "TruncatedNormal": "random_truncated_normal",
-    "Orthogonal": "orthogonal",
-    "VarianceScaling": "variance_scaling",
-    **{
-        f"{word}{kind}": f"{word.lower()}_{kind.lower()}"
-        for word in ("Glorot", "He", "Lecun")
-        for kind in ("Normal", "Uniform")
-    },
-}
-# Keras's parameters with other names here, and its defaults where we have none.
-_KERAS_NAMES = {"input_axes": "in_axis", "output_axes": "out_axis"}
-_KERAS_DEFAULTS = {
-    "Constant": {"value": 0.0},
-    "VarianceScaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},
-}
-_KERAS_DISTRIBUTIONS = {"normal": "truncated_normal", "untruncated_normal": "normal"}
 
 # Arithmetic that a specification may contain: 2**0.5, 1/3.
 _ARITHMETIC = {ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow}
@@ -115,8 +116,7 @@ def parse(spec: str) -> Initializer:
     """
     name, args, kwargs = _split(spec)
     if name not in NAMES:
-        names = ", ".join(nearest_first(name, NAMES))
-        raise ValueError(f"unknown initializer {name!r}; valid names: {names}")
+        raise ValueError(f"unknown initializer {name!r}; {_valid_names(name)}")
     made = NAMES[name]
     if not isinstance(made, type) and not inspect.isfunction(made):  # zeros and ones
         if args or kwargs:
@@ -136,14 +136,22 @@ def parse(spec: str) -> Initializer:
         raise ValueError(str(error)) from None
 
 
+def _valid_names(name: str) -> str:
+    """What an error says after a name that isn't valid."""
+    names = nearest_first(name, NAMES)
+    close = difflib.get_close_matches(name.lower(), names[:1], cutoff=0.5)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"{guess}valid names: {', '.join(names)}"
+
+
 def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
     """Makes an initializer from a specification, an initializer, or a Keras configuration.
 
     Args:
       identifier: a specification, as for `parse`, or the name of a Keras class; an initializer,
         which is returned; a factory in `NAMES`, such as `he_normal` without its parentheses; or a
-        Keras initializer or its configuration, as from `keras.initializers.serialize`, with its
-        meaning in Keras.
+        Keras initializer, its class or its configuration, as from `keras.initializers.serialize`
+        (a dictionary or JSON text), with its meaning in Keras.
 
     Returns:
       The initializer.
@@ -162,45 +170,40 @@ def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
       `keras.initializers.get`. Seeds are ignored: here the key is an argument of the call.
     """
     if isinstance(identifier, str):
-        return _from_keras(identifier, {}) if identifier in _KERAS else parse(identifier)
+        if identifier.lstrip().startswith("{"):
+            return get(_json(identifier))
+        known = is_keras_class(identifier)
+        return _made_as_in_keras(identifier, {}) if known else parse(identifier)
     if isinstance(identifier, Mapping):
-        return _from_keras(identifier.get("class_name"), identifier.get("config", {}))
+        return _made_as_in_keras(identifier.get("class_name"), identifier.get("config"))
     for name, made in NAMES.items():
         if made is identifier:
             return parse(name)
-    if hasattr(identifier, "get_config") and not isinstance(identifier, type):
+    if hasattr(identifier, "get_config"):
+        if isinstance(identifier, type):
+            return _made_as_in_keras(identifier.__name__, {})
         config = identifier.get_config()  # pyright: ignore
         if hasattr(identifier, "gain"):  # Keras 3.15 omits it from the configuration of Identity
             config = {**config, "gain": identifier.gain}  # pyright: ignore
-        return _from_keras(type(identifier).__name__, config)
+        return _made_as_in_keras(type(identifier).__name__, config)
     return checked_initializer("get", "identifier", identifier)
 
 
-def _from_keras(wanted: Any, config: Mapping[str, Any]) -> Initializer:
-    if not isinstance(wanted, str) or wanted not in _KERAS:
-        raise ValueError(
-            f"get: class_name must be one of {', '.join(nearest_first(str(wanted), _KERAS))}; got"
-            f" {wanted!r}"
-        )
-    name = _KERAS[wanted]
+def _json(text: str) -> Mapping[str, Any]:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"get: cannot read {text[:80]!r} as JSON") from None
+
+
+def _made_as_in_keras(class_name: Any, config: Any) -> Initializer:
+    name, arguments = from_keras(class_name, config)
     if name in ("zeros", "ones"):
         return NAMES[name]
-    names = {**_KERAS_NAMES, "gain": "scale"} if name == "orthogonal" else _KERAS_NAMES
-    config = {**_KERAS_DEFAULTS.get(wanted, {}), **config}
-    arguments: dict[str, Any] = {
-        names.get(parameter, parameter): value
-        for parameter, value in config.items()
-        if parameter != "seed" and not (parameter in _KERAS_NAMES and value is None)
-    }
-    if "distribution" in arguments:
-        distribution = arguments["distribution"]
-        arguments["distribution"] = _KERAS_DISTRIBUTIONS.get(distribution, distribution)
-    if isinstance(arguments.get("value"), Mapping):  # a serialized array
-        arguments["value"] = arguments["value"]["config"]["value"]
     try:
         return NAMES[name](**arguments)
     except TypeError as error:
-        raise ValueError(f"get: {wanted}: {error}") from None
+        raise ValueError(f"get: {class_name}: {error}") from None
 
 
 class _InsideError(ValueError):

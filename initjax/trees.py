@@ -7,16 +7,19 @@ be added, renamed or reordered without changing the draws of the others.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import struct
-import sys
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import glob
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from initjax._drawing import draw_dtypes, draw_in_shards
-from initjax._values import Initializer, checked_number, is_key
+from initjax._flattening import Structure, described, flatten, is_parameter, no_parameters
+from initjax._keys import checked_key, named_keys
+from initjax._stacks import stack_warning
+from initjax._values import Initializer, checked_number, is_key, is_traced
+from initjax.specs import get
 
 if TYPE_CHECKING:
     import jax
@@ -25,35 +28,16 @@ Params = TypeVar("Params")
 """A tree of parameters, of any type: what takes one and returns one keeps its type."""
 
 
-def named_key(key: jax.Array, name: str) -> jax.Array:
-    """Derives a key from a name, such as a parameter's path or a stream of random numbers.
-
-    It folds in 64 bits of the name's SHA-256. Two names in a tree practically never share a key,
-    and a name gives the same key on every machine and in every version.
-
-    Args:
-      key: a PRNG key.
-      name: any text, such as `"hidden/0/kernel"` or `"batch order"`.
-
-    Returns:
-      A PRNG key of the same kind.
-
-    Example:
-      >>> import jax
-      >>> key = jax.random.key(0)
-      >>> bool(named_key(key, "weights") == named_key(key, "batch order"))
-      False
-    """
-    return _fold_in(key, _words(name))
-
-
-def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) -> Any:
+def initialize(
+    params: Any, key: jax.Array, rules: Mapping[str, Initializer | str | Mapping[str, Any]]
+) -> Any:
     """Draws new parameters for a tree. Each uses the first rule whose pattern matches its path.
 
     Works with Linen variables, NNX states and modules, Equinox modules and plain trees. A path
     joins the keys, indices and attributes that lead to a leaf with "/", as in
     `"params/Dense_0/kernel"`. Parameters that no rule matches keep their values. So do leaves that
-    aren't floating-point or complex arrays.
+    aren't floating-point or complex arrays. A parameter of an NNX module that several paths lead to
+    is drawn once, by its first path, and stays tied.
 
     A sharded parameter is drawn in shards, each on its own device. A parameter on one device stays
     there. Under `jit`, pass `out_shardings` to `jit`. The numbers are bit-for-bit the same for
@@ -65,15 +49,22 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
       params: a tree whose leaves have a `shape` and a `dtype`: arrays, or the result of
         `jax.eval_shape` or `nnx.eval_shape`.
       key: a PRNG key; each parameter's own key is `named_key(key, path)`.
-      rules: a dictionary from patterns to initializers. In a pattern, `*` matches any text,
-        including "/"; `?` matches one character, and `[ab]` one of several.
+      rules: a dictionary from patterns to initializers or their specifications, such as
+        "he_normal" (all that `get` takes). In a pattern, `*` matches any text, including "/"; `?`
+        matches one character, `[ab]` one of several, and `[[]` a bracket. A path matches itself.
 
     Returns:
       A tree with the same structure, shapes and dtypes.
 
+    Warns:
+      UserWarning: a kernel looks like a stack of kernels, as `nn.scan` makes them, and its
+        initializer counts the leading axis as inputs; pass `batch_axis=0`.
+
     Raises:
-      TypeError: key isn't a PRNG key, or rules isn't a mapping from strings to initializers.
-      ValueError: a pattern matches no parameter, a parameter given as a shape has no rule, two
+      TypeError: key isn't a PRNG key, rules isn't a mapping from strings to initializers, or params
+        is a model and not its parameters.
+      ValueError: params has no floating or complex array, key is an array of keys, a specification
+        isn't valid, a pattern matches no parameter, a parameter given as a shape has no rule, two
         parameters have the same path, or an initializer can't draw a shape; the message names the
         pattern or path.
 
@@ -86,26 +77,52 @@ def initialize(params: Any, key: jax.Array, rules: Mapping[str, Initializer]) ->
       >>> jax.tree.map(lambda leaf: leaf.shape, params)
       {'bias': (64,), 'kernel': (128, 64)}
     """
-    import jax
-
-    if not _has_patterns(rules) or not all(map(callable, rules.values())):
-        raise TypeError(
-            "initialize: rules must map patterns to initializers, as in"
-            f" {{'*bias': zeros, '*': he_normal()}}, got {rules!r}"
-        )
-    if not is_key(key):
-        raise TypeError(
-            f"initialize: key must be a PRNG key, such as jax.random.key(0), got a"
-            f" {type(key).__name__}; call initialize(params, key, rules)"
-        )
+    call = "call initialize(params, key, rules)"
+    if is_key(rules) or (is_key(params) and not is_key(key)):
+        raise TypeError(f"initialize: params, key and rules come in this order; {call}")
+    checked_key("initialize", key, call)
+    if not _has_patterns(rules):
+        raise TypeError(f"initialize: {_RULES}, got {described(rules)}; {call}")
+    rules = {pattern: _initializer(pattern, rule) for pattern, rule in rules.items()}
     leaves, structure, matches = match("initialize", params, rules)
-    keys = _keys(key, [name for name, _, _ in matches])
+    shapes = {
+        name: tuple(leaf.shape)
+        for name, leaf in zip(structure.names, leaves, strict=True)
+        if is_parameter(leaf)
+    }
+    warning = stack_warning(shapes, [(name, rule) for name, _, rule in matches])
+    if warning:
+        warnings.warn(warning, stacklevel=2)
+    keys = named_keys(key, [name for name, _, _ in matches])
     for leaf_key, (name, index, initializer) in zip(keys, matches, strict=True):
         try:
-            leaves[index] = _draw_like(leaves[index], leaf_key, initializer)
+            drawn = _draw_like(leaves[index], leaf_key, initializer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
-    return jax.tree_util.tree_unflatten(structure, leaves)
+        shape = tuple(leaves[index].shape)
+        if getattr(drawn, "shape", None) != shape:
+            given = described(drawn) if callable(drawn) else f"shape {np.shape(drawn)}"
+            raise ValueError(
+                f"{name}: its initializer must return an array of shape {shape}, got {given};"
+                " for a factory, such as jax.nn.initializers.he_normal, write the parentheses"
+            )
+        leaves[index] = drawn
+    return structure.unflatten(leaves)
+
+
+_RULES = "rules must map patterns to initializers, as in {'*bias': zeros, '*': he_normal()}"
+
+
+def _initializer(pattern: str, rule: Any) -> Initializer:
+    """The initializer of a rule, which may be a specification."""
+    if isinstance(rule, str | Mapping) or hasattr(rule, "get_config"):
+        try:
+            return get(rule)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"initialize: the rule of {pattern!r}: {error}") from None
+    if not callable(rule):
+        raise TypeError(f"initialize: {_RULES}, got {described(rule)} for {pattern!r}")
+    return cast(Initializer, rule)
 
 
 def rescale(params: Params, factors: Mapping[str, float]) -> Params:
@@ -120,12 +137,12 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
       factors: finite numbers by pattern.
 
     Returns:
-      A tree of the same structure, shapes, dtypes and shardings.
+      A tree of the same structure, shapes, dtypes and shardings. NumPy arrays stay NumPy arrays.
 
     Raises:
       TypeError: factors isn't a mapping from strings to numbers.
-      ValueError: a factor is not finite, a pattern matches no parameter, a matching parameter is
-        only a shape, or two have the same path.
+      ValueError: params has no floating or complex array, a factor is not finite, a pattern
+        matches no parameter, a matching parameter is only a shape, or two have the same path.
 
     Example:
       >>> import jax.numpy as jnp
@@ -134,10 +151,15 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
       [0.5, 0.5]
     """
     import jax
-    import jax.numpy as jnp
 
     if not _has_patterns(factors):
         raise TypeError(f"rescale: factors must map patterns to numbers, got {factors!r}")
+    for pattern, factor in factors.items():
+        if is_traced(factor) or is_key(factor):
+            raise TypeError(
+                f"rescale: the factor of {pattern!r} must be a number that is known outside of"
+                f" jax.jit, got {described(factor)}"
+            )
     numbers = {
         pattern: checked_number("rescale", f"the factor of {pattern!r}", factor)
         for pattern, factor in factors.items()
@@ -146,16 +168,29 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
     for name, index, factor in matches:
         if isinstance(leaves[index], jax.ShapeDtypeStruct):
             raise ValueError(f"rescale: {name!r} has no value to multiply")
-        leaf = jnp.asarray(leaves[index])
-        _, wide = draw_dtypes(leaf.dtype, None)
-        leaves[index] = (leaf.astype(wide) * wide.type(factor)).astype(leaf.dtype)
-    return jax.tree_util.tree_unflatten(structure, leaves)
+        leaves[index] = _scaled(leaves[index], factor)
+    return structure.unflatten(leaves)
+
+
+def _scaled(leaf: Any, factor: float) -> Any:
+    """A leaf times a number, rounded once. NumPy's stay NumPy's, so that float64 survives without
+    x64."""
+    import jax.numpy as jnp
+
+    if isinstance(leaf, np.ndarray | np.generic):
+        wide = np.result_type(leaf.dtype, np.float32)
+        with np.errstate(over="ignore"):  # as in JAX
+            product = np.asarray(leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
+        return product if isinstance(leaf, np.ndarray) else product[()]
+    leaf = jnp.asarray(leaf)
+    _, wide = draw_dtypes(leaf.dtype, None)
+    return (leaf.astype(wide) * wide.type(factor)).astype(leaf.dtype)
 
 
 def match(
     owner: str, params: Any, rules: Mapping[str, Any]
-) -> tuple[list[Any], Any, list[tuple[str, int, Any]]]:
-    """The leaves of a tree, its structure, and the leaves that a rule matches.
+) -> tuple[list[Any], Structure, list[tuple[str, int, Any]]]:
+    """The arrays of a tree, its structure, and the arrays that a rule matches.
 
     Args:
       owner: the name of the function, for errors.
@@ -163,77 +198,68 @@ def match(
       rules: anything by pattern.
 
     Returns:
-      The leaves, the structure, and a path, an index into the leaves and the first rule that
-      matches for every floating or complex leaf that has one, in the tree's order.
+      The arrays, the structure, and a path, an index into the arrays and the first rule that
+      matches for every floating or complex array that has one, in the tree's order.
 
     Raises:
-      ValueError: a pattern matches no parameter, a parameter given as a shape has no rule, or
-        two parameters have the same path.
+      TypeError, ValueError: the tree has no floating or complex array, a pattern matches no
+        parameter, a parameter given as a shape has no rule, or two parameters have the same path.
     """
     import jax
-    import jax.numpy as jnp
 
-    leaves, structure = jax.tree.flatten(params)
+    arrays, structure = flatten(params)
     unused, names, matches = set(rules), [], {}
-    for index, (name, leaf) in enumerate(zip(paths(params), leaves, strict=True)):
-        if not jnp.issubdtype(getattr(leaf, "dtype", None) or np.bool_, jnp.inexact):
+    for index, (name, array) in enumerate(zip(structure.names, arrays, strict=True)):
+        if not is_parameter(array):
             continue
         names.append(name)
-        matching = [pattern for pattern in rules if fnmatch.fnmatchcase(name, pattern)]
+        matching = [pattern for pattern in rules if fits(name, pattern)]
         unused -= set(matching)
         if not matching:
-            if isinstance(leaf, jax.ShapeDtypeStruct):
+            if isinstance(array, jax.ShapeDtypeStruct):
                 raise ValueError(
                     f"{owner}: no rule matches {name!r}, and it has no value to keep; a pattern"
-                    f" must match the whole path, as '*{name.rpartition('/')[2]}' does"
+                    f" must match the whole path, as {literal('*', name)!r} does"
                 )
             continue
         if name in matches:
             raise ValueError(f"{owner}: two parameters have the path {name!r}")
         matches[name] = name, index, rules[matching[0]]
-    if unused and names:
+    if not names:
+        raise no_parameters(owner, params)
+    if unused:
+        pattern = sorted(unused)[0]
         raise ValueError(
-            f"{owner}: no parameter matches {sorted(unused)[0]!r}; the paths are"
+            f"{owner}: no parameter matches {pattern!r}; {_advice(pattern, names)}the paths are"
             f" {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
-    return leaves, structure, list(matches.values())
+    return arrays, structure, list(matches.values())
 
 
-def paths(params: Any) -> list[str]:
-    """The paths of a tree's leaves, such as `"params/Dense_0/kernel"`, in the tree's order."""
-    import jax
+def _advice(pattern: str, names: list[str]) -> str:
+    """What to write instead of a pattern that matches nothing, if a small change matches."""
+    bracket = pattern.replace("[", "[[]")
+    others = ["*" + pattern, bracket, "*" + bracket, pattern.replace("*/", "*")]
+    others += [pattern.replace(".*", "*"), pattern.replace(".", "/"), pattern.lstrip("/")]
+    for other in others:
+        if any(fits(name, other) for name in names):
+            return f"write {other!r}; "
+    return ""
 
-    nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_box)
-    boxes = {path for path, node in nodes if _is_box(node)}
-    return [
-        jax.tree_util.keystr(path[:-1] if path[:-1] in boxes else path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
+
+def fits(path: str, pattern: str) -> bool:
+    """Whether a pattern matches a path. The path itself does, whatever characters it has."""
+    return path == pattern or fnmatch.fnmatchcase(path, pattern)
+
+
+def literal(prefix: str, path: str) -> str:
+    """A pattern of all paths that end as this one does: what comes after the last slash."""
+    return prefix + glob.escape(path.rpartition("/")[2])
 
 
 def _has_patterns(rules: Any) -> bool:
     """Whether it is a mapping whose keys are strings."""
     return isinstance(rules, Mapping) and all(isinstance(pattern, str) for pattern in rules)
-
-
-def _is_box(node: Any) -> bool:
-    """Whether a node of a tree is Flax's box around a parameter."""
-    kinds = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
-    return any(
-        isinstance(node, getattr(sys.modules[module], kind))
-        for module, kind in kinds
-        if module in sys.modules
-    )
-
-
-def _keys(key: jax.Array, names: list[str]) -> Iterable[jax.Array]:
-    """The keys of all names, folded at once so that XLA compiles only two programs."""
-    import jax
-
-    if "rbg" in str(jax.random.key_impl(key)):  # rbg keys fold differently under vmap
-        return [named_key(key, name) for name in names]
-    words = np.array([_words(name) for name in names], np.uint32).reshape(-1, 2)
-    return jax.vmap(_fold_in, (None, 0))(key, words)
 
 
 def _draw_like(leaf: Any, key: jax.Array, initializer: Initializer) -> jax.Array:
@@ -260,23 +286,19 @@ def placed_like(leaf: Any, array: jax.Array) -> jax.Array:
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
-    """The sharding of a leaf; None where JAX decides."""
+    """The sharding of a leaf; None where JAX decides.
+
+    A shape that was made under `jax.set_mesh` names an abstract mesh: it is on that one's devices.
+    """
     import jax
     from jax.core import Tracer
+    from jax.sharding import AbstractMesh, NamedSharding
 
     sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
     if not isinstance(sharding, jax.sharding.Sharding) or not getattr(leaf, "committed", True):
         return None
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
+        mesh = jax.sharding.get_mesh()
+        known = mesh.abstract_mesh == sharding.mesh
+        return NamedSharding(mesh, sharding.spec) if known else None
     return sharding
-
-
-def _words(name: str) -> tuple[int, ...]:
-    return struct.unpack(">2I", hashlib.sha256(name.encode()).digest()[:8])
-
-
-def _fold_in(key: jax.Array, words: Any) -> jax.Array:
-    import jax
-
-    for word in (words[0], words[1]):
-        key = jax.random.fold_in(key, word)
-    return key

@@ -87,7 +87,7 @@ def show(report: Any) -> None:
     print(f"  verdict {report.verdict}")
     for finding in report.findings:
         layers = ", ".join(finding.layers[:3]) + (", ..." if len(finding.layers) > 3 else "")
-        print(f"  {finding.level} {finding.cause} [{layers}]: {finding.message}; {finding.remedy}")
+        print(f"  {finding.level} {finding.cause} [{layers}]: {finding.message} {finding.remedy}")
 
 
 def faulty_row(case: "Case") -> tuple[list[str], bool, bool]:

@@ -4,8 +4,8 @@
 
 Writes a table: an initializer elsewhere, what to write here, and the p value of a two-sample
 Kolmogorov-Smirnov test between a draw of each, or "equal" where nothing is random. The rows of
-libraries that are not installed say "not compared". `pip install -e '.[benchmark]' timm` installs
-all of them. Takes 20 seconds.
+libraries that are not installed say "not compared". `pip install -e '.[benchmark]' timm peft`
+installs all of them. Takes 20 seconds.
 """
 
 import os
@@ -94,6 +94,11 @@ EQUIVALENTS = {
         "init_weights_vit_moco of qkv": "glorot_uniform(fan_out_divisor=3)",
         "init_weights_vit_jax of an MLP's bias": "normal(1e-6)",
     },
+    "PEFT": {
+        "LoraConfig(r=200): A": "torch_kaiming_uniform(a=5**0.5)",
+        "LoraConfig(r=200): B": "zeros",
+        "LoraConfig(r=200, init_lora_weights='gaussian'): A": "normal(1 / 200)",
+    },
 }
 PACKAGES = {
     "Flax": "flax",
@@ -102,6 +107,7 @@ PACKAGES = {
     "Haiku": "dm-haiku",
     "Equinox": "equinox",
     "timm": "timm",
+    "PEFT": "peft",
 }
 """The names that `pip install` takes."""
 IN, OUT = 300, 200
@@ -234,6 +240,22 @@ def timm_draws() -> list[np.ndarray]:
     ]
 
 
+def peft_draws() -> list[np.ndarray]:
+    import peft  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.manual_seed(1)
+
+    def adapter(**arguments) -> list[np.ndarray]:
+        config = peft.LoraConfig(r=OUT, target_modules=["0"], **arguments)
+        model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(IN, OUT)), config)
+        layer = model.base_model.model[0]
+        factors = layer.lora_A["default"], layer.lora_B["default"]
+        return [factor.weight.detach().numpy().T for factor in factors]
+
+    return [*adapter(), adapter(init_lora_weights="gaussian")[0]]
+
+
 DRAWS = {
     "Flax": flax_draws,
     "Keras": keras_draws,
@@ -241,6 +263,7 @@ DRAWS = {
     "Haiku": haiku_draws,
     "Equinox": equinox_draws,
     "timm": timm_draws,
+    "PEFT": peft_draws,
 }
 
 
@@ -280,8 +303,9 @@ def main() -> None:
             rows.append((library, f"`{there}`", f"`{here}`", agrees))
     body = (
         "`p` is that of a two-sample Kolmogorov-Smirnov test between two draws of"
-        f' {IN * OUT:,} numbers; "equal" means the same numbers. Kernels of PyTorch, Equinox and'
-        f" timm are (out, in).\n\n{_results.table(['library', 'there', 'here', 'p'], rows)}\n\n"
+        f' {IN * OUT:,} numbers; "equal" means the same numbers. Kernels of PyTorch, Equinox,'
+        " timm and PEFT are (out, in)."
+        f"\n\n{_results.table(['library', 'there', 'here', 'p'], rows)}\n\n"
         f"{' '.join(left_out.values())}"
     )
     compared = [PACKAGES[library] for library in EQUIVALENTS if library not in left_out]

@@ -96,7 +96,10 @@ def test_a_module_of_the_library_imports_only_what_is_installed_with_it(module):
     tree = ast.parse(LIBRARY[module].read_text())
     own = {"initjax", *sys.stdlib_module_names}
     assert {name.partition(".")[0] for name in imported(tree)} - own <= REQUIRED | OPTIONAL
-    assert {name.partition(".")[0] for name in imported_at_once(tree)} - own <= REQUIRED
+    at_once = {name.partition(".")[0] for name in imported_at_once(tree)} - own
+    # Its class extends one of Matplotlib's. All who import it do so in a function, or are imported
+    # in one: see the next test.
+    assert at_once <= REQUIRED | (OPTIONAL if module == "initjax._figure" else set())
 
 
 def test_importing_the_library_imports_neither_jax_nor_scipy():

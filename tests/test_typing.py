@@ -20,39 +20,53 @@ Params = dict[str, dict[str, jax.Array]]
 
 INITIALIZERS: list[initjax.Initializer] = [
     initjax.bounded_normal(stddev=0.02),
+    initjax.class_frequency_bias([10, 30]),
     initjax.constant(0.5),
     initjax.delta_orthogonal(),
     initjax.dirac(),
+    initjax.forget_gate_bias(),
     initjax.glorot_normal(),
     initjax.glorot_uniform(),
     initjax.hadamard_identity(),
     initjax.he_normal(gain=jax.nn.gelu),
     initjax.he_uniform(gain="tanh"),
+    initjax.hippo("legs"),
     initjax.icnr(initjax.he_normal(), 2),
     initjax.identity(),
     initjax.in_blocks(initjax.normal()),
+    initjax.inverse_softplus(initjax.log_uniform(0.001, 0.1)),
     initjax.kaiming_normal(),
     initjax.kaiming_uniform(**initjax.conv_fans(strides=(2, 2))),
+    initjax.kan_spline(),
+    initjax.layer_scale(24),
     initjax.lecun_normal(**initjax.stacked_fans(2)),
     initjax.lecun_uniform(**initjax.packed_fans(3)),
+    initjax.log_uniform(),
+    initjax.logarithm(initjax.random_uniform(1.0, 16.0)),
     initjax.mup_output(4),
     initjax.normal(0.1),
     initjax.ones,
     initjax.orthogonal(2**0.5),
+    initjax.prior_bias(0.01),
     initjax.random_normal(),
     initjax.random_truncated_normal(),
     initjax.random_uniform(-0.1, 0.1),
     initjax.random_walk(),
+    initjax.s4d("real"),
     initjax.scaled_orthogonal(),
     initjax.siren(),
+    initjax.small_init(64),
     initjax.sparse(2),
+    initjax.spectral(),
     initjax.stft("real", window=None),
     initjax.torch_bias(8),
     initjax.torch_kaiming_normal(),
     initjax.torch_kaiming_uniform(a=5**0.5),
     initjax.truncated_normal(),
     initjax.uniform(),
+    initjax.unit_norm(),
     initjax.variance_scaling(2.0, "fan_in", "normal"),
+    initjax.wang_init(12, 64),
     initjax.xavier_normal(**initjax.embedding_fans()),
     initjax.xavier_uniform(**initjax.einsum_fans("bd,dh->bh")),
     initjax.zeros,
@@ -97,6 +111,7 @@ def test_fans_and_gains_are_numbers_and_arguments():
 
 def test_recipes_keep_the_type_of_the_parameters(params: Params, key: jax.Array):
     outputs = "out/*"
+    assert_type(initjax.depth_indexed("layer_{}/out", 4), dict[str, initjax.Initializer])
     assert_type(initjax.rescale(params, {outputs: 0.5}), Params)
     assert_type(initjax.residual_scaling(params, 4, outputs=outputs), Params)
     assert_type(initjax.fixup(params, 4, inner="in/*", last=outputs), Params)
@@ -107,6 +122,12 @@ def test_recipes_keep_the_type_of_the_parameters(params: Params, key: jax.Array)
     kernels = {name: {"kernel": initjax.ones(key, (8, 2, 4))} for name in ("query", "key", "value")}
     attention: Params = {**kernels, "out": {"kernel": initjax.ones(key, (2, 4, 8))}}
     assert_type(initjax.mimetic(attention, key), Params)
+    kernel = params["in"]["kernel"]
+    assert_type(initjax.lora_scale(16, 4, rank_stabilized=True), float)
+    assert_type(initjax.pissa(kernel, 4), initjax.LowRank)
+    assert_type(initjax.olora(kernel, 4, 2.0), initjax.LowRank)
+    assert_type(initjax.lora_ga(kernel, kernel, 2), initjax.LowRank)
+    assert_type(initjax.pissa(kernel, 4).lora_a, jax.Array)
 
 
 def test_an_audit_and_a_repair_have_typed_results(params: Params, key: jax.Array):

@@ -1,333 +1,328 @@
-"""The charts of a sweep: one definition serves the interactive page and the PNG files."""
+"""The charts of a sweep: one definition serves the interactive page, the SVG and the PNG files."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
 import numpy as np
+from altair.utils import schemapi
 
-from experiments.common import comparison, statistics, verdicts
+from experiments.common import chart_style, comparison, comparison_charts
 
-# Okabe and Ito's colors, which color-blind readers can tell apart; dashes and shapes for black and
-# white. Their numbers have no common divisor, so 280 initializers look different.
-_COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #999999".split()
-_DASHES = [[1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [12, 3], [1, 3], [6, 2, 1, 2, 1, 2]]
-_SHAPES = [  # as paths, which the page also draws beside its checkboxes
-    "M-1,0A1,1,0,1,0,1,0A1,1,0,1,0,-1,0Z",  # a disk
-    "M-.9,-.9H.9V.9H-.9Z",  # a square
-    "M0,-1.1L1.1,.9H-1.1Z",  # a triangle
-    "M0,-1.3L1.1,0L0,1.3L-1.1,0Z",  # a diamond
-    "M-1.1,-.4H-.4V-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1Z",  # a cross
-]
 _POINTS = 100  # of a curve
+_GAP = 5.0  # factor: initializers that are worse by more than this don't stretch an axis
+_START = 0.1  # of training: the steep start doesn't stretch an axis either
 
 _TOOLTIP_BAND = [
     alt.Tooltip("init:N", title="initializer"),
-    alt.Tooltip("mean:Q", format=".4f"),
-    alt.Tooltip("low:Q", title="95% from", format=".4f"),
-    alt.Tooltip("high:Q", title="to", format=".4f"),
+    alt.Tooltip("mean:Q", format=".4~g"),
+    alt.Tooltip("low:Q", title="95% from", format=".4~g"),
+    alt.Tooltip("high:Q", title="to", format=".4~g"),
     alt.Tooltip("seeds:Q"),
 ]
 
+Spec = dict[str, Any]
+"""A Vega-Lite specification."""
+
+
+Kernels = Mapping[str, np.ndarray]
+"""The values of a kernel for each initializer."""
+
 
 def of_setting(
-    setting: comparison.Setting, weights: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, Any]]:
-    """All charts of a setting, as Vega-Lite specifications, by names that are valid in file names.
+    setting: comparison.Setting, weights: Mapping[str, Callable[[], Kernels]]
+) -> dict[str, Callable[[], Spec | None]]:
+    """Functions that draw all charts of a setting, by names that are valid in file names.
 
     Args:
       setting: from `comparison.settings`.
-      weights: for each kernel to show, a mapping from initializers to its values.
+      weights: for the name of each kernel to show, a function that returns its values.
     """
-    charts = {name: figure(setting) for name, figure in FIGURES.items()}
+    charts = {name: functools.partial(figure, setting) for name, figure in FIGURES.items()}
     for name, kernels in weights.items():
-        charts[f"weights_{name.replace('/', '_')}"] = weight_histogram(setting, name, kernels)
-    shown = [{"name": "shown", "value": setting.inits}]  # the checkboxes of the page change it
-    return {name: {**chart.to_dict(), "params": shown} for name, chart in charts.items()}
+        charts[f"weights_{name.replace('/', '_')}"] = functools.partial(
+            _drawn_weights, setting, name, kernels
+        )
+    return {name: functools.partial(_complete, setting, draw) for name, draw in charts.items()}
 
 
-def png(spec: dict[str, Any]) -> bytes:
-    """A chart as a PNG."""
-    import vl_convert
-
-    return vl_convert.vegalite_to_png({**spec, "width": 640, "background": "white"}, scale=2)
-
-
-def symbol(setting: comparison.Setting, init: str) -> str:
-    """The line and the point style of an initializer in all charts of a setting, as SVG."""
-    place = setting.inits.index(init)
-    color, dash, shape = (values[place % len(values)] for values in (_COLORS, _DASHES, _SHAPES))
-    return (
-        '<svg width="36" height="12" viewBox="-18 -6 36 12" aria-hidden="true">'
-        f'<path d="M-18,0H18" stroke="{color}" stroke-width="2"'
-        f' stroke-dasharray="{",".join(map(str, dash))}"/>'
-        f'<path d="{shape}" fill="{color}" transform="scale(4)"/></svg>'
-    )
+def _drawn_weights(
+    setting: comparison.Setting, name: str, kernels: Callable[[], Kernels]
+) -> Spec | None:
+    return weight_histogram(setting, name, kernels())
 
 
-def training_loss(setting: comparison.Setting) -> alt.Chart:
+def _complete(setting: comparison.Setting, draw: Callable[[], Spec | None]) -> Spec | None:
+    # What the page changes: the checkboxes, and the initializer under the pointer.
+    params = [{"name": "shown", "value": setting.inits}, {"name": "focus", "value": ""}]
+    with schemapi.debug_mode(False):  # half of the time; the tests validate the charts
+        spec = draw()
+    return spec and {**spec, "params": params}
+
+
+def training_loss(setting: comparison.Setting) -> Spec:
     """The loss of the training batches: mean over the seeds, with its interval."""
     losses = comparison.column(setting.runs, "step_loss").astype(np.float64)
     edges = np.unique(np.linspace(0, losses.shape[1], _POINTS + 1).astype(int))
     means = np.add.reduceat(losses, edges[:-1], axis=1) / np.diff(edges)
     at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * setting.fields["epochs"]
-    return _curves(setting, at, means, "training loss", "Training loss, log scale", False)
+    return _curves(setting, at, means, "Training loss", False)
 
 
-def test_error(setting: comparison.Setting) -> alt.Chart:
+def test_error(setting: comparison.Setting) -> Spec:
     """One minus the accuracy on the test set after every epoch: mean over the seeds."""
     errors = 1 - comparison.column(setting.runs, "val_acc")
-    epochs = np.arange(errors.shape[1])
-    title = "Test error (1 - accuracy), log scale"
-    return _curves(setting, epochs, errors, "test error", title, True)
+    return _curves(setting, np.arange(errors.shape[1]), errors, "Test error", True)
 
 
 def _curves(
-    setting: comparison.Setting,
-    at: np.ndarray,
-    values: np.ndarray,
-    quantity: str,
-    title: str,
-    points: bool,
-) -> alt.Chart:
+    setting: comparison.Setting, at: np.ndarray, values: np.ndarray, title: str, points: bool
+) -> Spec:
     """The means of values (runs, points), with their intervals, at these epochs."""
-    inits = np.array(setting.runs["init"].to_pylist())
-    rows = [
-        {"init": init, "epoch": float(x), **_interval(values[inits == init, i])}
+    inits, epochs = np.array(setting.runs["init"].to_pylist()), setting.fields["epochs"]
+    ends = ("low", "high")
+    curves = {
+        init: [
+            {"init": init, "epoch": float(f"{x:.7g}"), **row}
+            for x, row in zip(at, chart_style.intervals(values[inits == init]), strict=True)
+            if row["mean"] > 0
+        ]
         for init in setting.inits
-        for i, x in enumerate(at)
-    ]
-    rows = [row for row in rows if row["mean"] > 0]
+    }
     # The means set the axis, since the interval of two seeds can be very wide.
-    means = [row["mean"] for row in rows] or [1.0]
-    domain = [0.7 * min(means), 1.4 * max(means)]
+    later = {
+        init: [row["mean"] for row in rows if row["epoch"] >= _START * epochs] or [1.0]
+        for init, rows in curves.items()
+    }
+    limit = chart_style.reach(list(map(max, later.values())), _GAP)
+    inside = [mean for means in later.values() for mean in means if mean <= limit] or [1.0]
+    domain = [0.8 * min(inside), 1.25 * limit]
+    above = [init for init, means in later.items() if min(means) > domain[1]]
+    beyond = [{"init": init, "epoch": 0.5 * epochs, "beyond": 1} for init in above]
+    rows = [row for init in setting.inits for row in curves[init]]
+    for side, end, edge in ((-1, "low", domain[0]), (1, "high", domain[1])):
+        for init, curve in curves.items():
+            leaving = [
+                row
+                for row in curve
+                if row["epoch"] >= _START * epochs and side * (row[end] - edge) > 0
+            ]
+            if leaving and init not in above:  # an arrow where its interval first does
+                beyond.append({**leaving[0], "beyond": side})
+    for place, row in enumerate(beyond):
+        row["at"] = domain[max(row["beyond"], 0)]
+        row["epoch"] += 0.03 * epochs * (place - (len(beyond) - 1) / 2) * (row["init"] in above)
     scale = alt.Scale(type="log", nice=False, domain=domain)
-    legend = _legend(stroke=0)  # only the points, without the dashes of the lines
-    color = _color(setting, legend)
-    smallest = min((row["low"] for row in rows if row["low"] > 0), default=1)
-    for row in rows:  # a log scale can't show an interval that reaches below zero
-        row["low"] = max(row["low"], smallest / 2)
-    base = _base(rows)
-    epochs = setting.fields["epochs"]
     ticks = alt.Axis(values=list(range(epochs + 1)), format="d") if epochs <= 20 else alt.Axis()
     x = alt.X("epoch:Q", scale=alt.Scale(domain=[0, epochs]), axis=ticks, title="epoch")
-    band = base.mark_area(opacity=0.18, clip=True).encode(
-        x,
-        alt.Y("low:Q", title=quantity, scale=scale),
-        alt.Y2("high:Q"),
-        color,
+    y: dict[str, Any] = {
+        "title": f"{title.lower()}, log scale",
+        "scale": scale,
+        "axis": alt.Axis(format=".3~g", tickCount=6),
+    }
+    # Cut here and not by Vega, whose clip paths take a second for each PNG.
+    shown = [row for row in rows if domain[0] <= row["mean"] <= domain[1]]
+    bands = [{**row, **{end: float(np.clip(row[end], *domain)) for end in ends}} for row in shown]
+    legend = chart_style.legend(setting, stroke=0 if points else 2)
+    color = chart_style.color(setting, legend)
+    # The more bands there are, the lighter they have to be; the page shows the focused one alone.
+    light = min(0.2, 0.5 / len(setting.inits))
+    band = (
+        chart_style.base(bands)
+        .mark_area(opacity=1)
+        .encode(
+            x,
+            alt.Y("low:Q", **y),
+            alt.Y2("high:Q"),
+            color,
+            fillOpacity=chart_style.focused(light, 0.3, 0.0),
+        )
     )
-    mean = alt.Y("mean:Q", scale=scale, axis=alt.Axis(format=".3~g"), title=quantity)
-    line = base.mark_line(strokeWidth=1.8).encode(x, mean, color, _dash(setting, legend))
-    # Transparent points between the epochs, to hover over.
-    dots = base.mark_point(filled=True, size=45 if points else 60, opacity=1 if points else 0)
+    mean = alt.Y("mean:Q", **y)
+    cut = [row for init in setting.inits for row in _below(curves[init], domain[1])]
+    line = (
+        chart_style.base(cut)
+        .mark_line(strokeWidth=2, opacity=1)
+        .encode(
+            x,
+            mean,
+            color,
+            chart_style.dash(setting, None if points else legend),
+            strokeOpacity=chart_style.focused(),
+        )
+    )
+    dots = chart_style.base(shown)
     tooltip = [alt.Tooltip("epoch:Q", format=".2~f"), *_TOOLTIP_BAND]
-    dots = dots.encode(x, mean, color, _shape(setting, legend), tooltip=tooltip)
-    return _finish(band + line + dots, title, height=300)
+    dots = dots.mark_point(filled=True, size=60, opacity=1).encode(x, mean, tooltip=tooltip)
+    if points:
+        shape = chart_style.shape(setting, legend)
+        dots = dots.encode(color, shape, fillOpacity=chart_style.focused())
+    else:  # transparent, to hover over
+        dots = dots.encode(color, fillOpacity=alt.value(0)).properties(
+            description=chart_style.HOVER
+        )
+    marks = chart_style.arrows(beyond, False, x=x, y=alt.Y("at:Q", **y), color=color)
+    notes = ["Mean over the seeds with 95% interval"]
+    if above:
+        notes.append(f"Above the axis: {', '.join(above)}")
+    if len(beyond) > len(above):
+        notes.append("Arrows: intervals that leave the axis")
+    chart = alt.layer(band, line, dots, *marks)
+    return chart_style.finish(chart, title, notes, height=320)
 
 
-def final_accuracy(setting: comparison.Setting) -> alt.Chart:
+def _below(rows: list[dict[str, Any]], top: float) -> list[dict[str, Any]]:
+    """A curve up to the top of its log axis, with a point where it crosses it."""
+    found = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before and (before["mean"] > top) != (row["mean"] > top):
+            start, end, edge = np.log([before["mean"], row["mean"], top])
+            share = (edge - start) / (end - start)
+            epoch = before["epoch"] + share * (row["epoch"] - before["epoch"])
+            found.append({**row, "epoch": float(epoch), "mean": top})
+        found.append({**row, "mean": row["mean"] if row["mean"] <= top else None})
+    return found
+
+
+def final_accuracy(setting: comparison.Setting) -> Spec:
     """Every seed's final test accuracy as a point, and their means with intervals.
 
     Runs that learned nothing would compress the others, so they are left out and counted in a note.
     """
     values = setting.values["final_acc"]
-    inside = values[(setting.trained == 1) & np.isfinite(values)]
-    if not inside.size:
-        inside = values[np.isfinite(values)]
-    low, high = (inside.min(), inside.max()) if inside.size else (0.0, 1.0)
-    margin = max(0.1 * (high - low), 1e-4)
-    domain = [float(low - margin), float(min(1, high + margin))]
+    finite = values[np.isfinite(values)]
+    learned = values[(setting.trained == 1) & np.isfinite(values)]
+    inside = learned if learned.size else finite
+    # Of the runs that learned, a few much worse ones don't stretch the axis either.
+    limit = chart_style.reach([max(1 - value, 1e-6) for value in inside], 3)
+    inside = inside[1 - inside <= limit]
+    low, high = float(inside.min()), float(inside.max())
+    room = max(high - low, 1e-3)
+    bars = {
+        init: chart_style.interval(row[np.isfinite(row)])
+        for init, row in zip(setting.inits, values, strict=True)
+        if np.nanmin(row) >= low
+    }
+    low = min([low, *(max(bar["low"], low - room / 2) for bar in bars.values())])
+    high = max([high, *(min(bar["high"], high + room / 2) for bar in bars.values())])
+    margin = max(0.06 * (high - low), 1e-4)
+    domain = [low - margin, min(1.0, high + margin)]
     jitter = np.random.default_rng(0).uniform(-1, 1, values.shape)  # only for the picture
-    points, bars, notes = [], [], []
+    points, notes, beyond = [], [], []
     for row, init in enumerate(setting.inits):
-        finite = np.flatnonzero(np.isfinite(values[row]))
-        shown = [i for i in finite if values[row, i] >= domain[0]]
+        there = np.flatnonzero(np.isfinite(values[row]))
+        shown = [i for i in there if values[row, i] >= domain[0]]
         points += [
             {
                 "init": init,
                 "accuracy": float(values[row, i]),
                 "seed": setting.seeds[i],
-                "offset": float(jitter[row, i]),
+                "offset": float(f"{jitter[row, i]:.3g}"),
             }
             for i in shown
         ]
-        if len(shown) == len(finite) and shown:
-            bars.append({"init": init, **_interval(values[row, finite])})
-        elif len(finite):
-            hidden = len(finite) - len(shown)
-            mean = np.mean([values[row, i] for i in finite if i not in shown])
-            notes.append({"init": init, "note": f"← {hidden} of {len(finite)} runs at {mean:.4f}"})
+        if len(shown) < len(there):
+            hidden = len(there) - len(shown)
+            mean = np.mean([values[row, i] for i in there if i not in shown])
+            notes.append({"init": init, "note": f"← {hidden} of {len(there)} runs at {mean:.4f}"})
+            bars.pop(init, None)
+        elif init in bars:
+            bar = {"init": init, **bars[init]}
+            beyond += [{**bar, "at": domain[0], "beyond": -1}] * (bar["low"] < domain[0])
+            beyond += [{**bar, "at": domain[1], "beyond": 1}] * (bar["high"] > domain[1])
     axis: dict[str, Any] = {
         "title": "final test accuracy",
         "scale": alt.Scale(domain=domain, nice=False, zero=False),
         "axis": alt.Axis(tickCount=6, labelOverlap=True, format=".4~f"),
     }
-    y = alt.Y("init:N", sort=setting.inits, title=None, axis=_names())
-    strip = _base(points).mark_point(filled=True, size=35, opacity=0.55)
+    y = alt.Y("init:N", sort=setting.inits, title=None, axis=chart_style.names(setting))
+    strip = chart_style.base(points).mark_point(filled=True, size=40, opacity=1)
     strip = strip.encode(
         alt.X("accuracy:Q", **axis),
         y,
         alt.YOffset("offset:Q", scale=alt.Scale(domain=[-1.6, 1.6])),
-        _color(setting, None),
-        _shape(setting, None),
+        chart_style.color(setting),
+        chart_style.shape(setting),
+        fillOpacity=chart_style.focused(0.55),
         tooltip=[
             alt.Tooltip("init:N", title="initializer"),
             alt.Tooltip("seed:Q"),
             alt.Tooltip("accuracy:Q", format=".4f"),
         ],
     )
-    bars_base = _base(bars)
-    rule = bars_base.mark_rule(strokeWidth=1.5, color="black", clip=True).encode(
+    bars_base = chart_style.base([{"init": init, **bar} for init, bar in bars.items()])
+    ink = chart_style.INK
+    rule = bars_base.mark_rule(strokeWidth=2, color=ink, clip=True).encode(
         alt.X("low:Q", **axis), alt.X2("high:Q"), y
     )
-    tick = bars_base.mark_tick(thickness=3, size=20, color="black").encode(
+    tick = bars_base.mark_tick(thickness=3, size=20, color=ink).encode(
         alt.X("mean:Q", **axis), y, tooltip=_TOOLTIP_BAND
     )
-    text = _base(notes).mark_text(align="left", x=4, fontSize=12).encode(y, alt.Text("note:N"))
-    title = "Final test accuracy: every seed, mean, interval"
-    return _finish(rule + strip + tick + text, title, height=44 * len(setting.inits))
-
-
-def differences(setting: comparison.Setting) -> alt.Chart:
-    """The mean difference in final test accuracy of every two initializers, in points."""
-    rows = []
-    for pair in comparison.pairs(setting, "final_acc"):
-        found = pair.comparison
-        for sign, first, second in ((1, pair.first, pair.second), (-1, pair.second, pair.first)):
-            value, *bounds = (100 * sign * number for number in found.difference)
-            mark = "*" * (pair.p <= 0.05) + "≈" * (pair.p_equivalence <= 0.05)
-            rows.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "points": value,
-                    "text": f"{round(value, 2) + 0.0:+.2f}{mark}",
-                    "interval": f"{min(bounds):+.3f} to {max(bounds):+.3f}",
-                    "p": verdicts.p_text(pair.p),
-                    "sign flips": verdicts.p_text(found.p_sign_flip),
-                    "equivalence": verdicts.p_text(pair.p_equivalence),
-                    "seeds": found.n,
-                }
-            )
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        alt.X("second:N", sort=setting.inits, title="minus", axis=_names(labelAngle=-35)),
-        alt.Y("first:N", sort=setting.inits, title=None, axis=_names()),
-        tooltip=[
-            "first:N", "second:N", alt.Tooltip("points:Q", format="+.3f"), "interval:N",
-            alt.Tooltip("p:N", title="p (t test, Holm)"),
-            alt.Tooltip("sign flips:N", title="p (sign flips)"),
-            alt.Tooltip("equivalence:N", title="p (equivalence, Holm)"),
-            "seeds:Q",
-        ],
-    )  # fmt: skip
-    largest = 0.5  # points: larger differences have the same color
-    scale = alt.Scale(scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=True)
-    cells = base.mark_rect(stroke="white").encode(alt.Color("points:Q", scale=scale, legend=None))
-    strong = f"abs(datum.points) > {0.7 * largest}"
-    text = base.mark_text(fontSize=11).encode(
-        alt.Text("text:N"), color=alt.condition(strong, alt.value("white"), alt.value("black"))
+    marks = chart_style.arrows(
+        beyond, True, x=alt.X("at:Q", **axis), y=y, color=alt.value(ink), tooltip=_TOOLTIP_BAND
     )
-    return _finish(
-        cells + text,
-        "Differences in final accuracy, points",
-        "row minus column; * differ, ≈ equivalent",
-        height=36 * len(setting.inits),
-    )
+    text = chart_style.base(notes).mark_text(align="left", x=4).encode(y, alt.Text("note:N"))
+    below = ["Every seed, and the mean with 95% interval"]
+    below += ["Arrows: intervals that leave the axis"] * bool(beyond)
+    chart = alt.layer(rule, strip, tick, *marks, text)
+    height = chart_style.row_height(setting, 44) * len(setting.inits)
+    return chart_style.finish(chart, "Final test accuracy", below, height=height)
 
 
 def weight_histogram(
     setting: comparison.Setting, name: str, kernels: Mapping[str, np.ndarray]
-) -> alt.Chart:
+) -> Spec:
     """The distribution of a kernel's values at initialization, for each initializer."""
-    drawn = {init: kernel[np.isfinite(kernel)].astype(float) for init, kernel in kernels.items()}
-    drawn = {init: kernel for init, kernel in drawn.items() if kernel.size and np.ptp(kernel) > 0}
+    finite = {init: kernel[np.isfinite(kernel)].astype(float) for init, kernel in kernels.items()}
+    drawn = {init: kernel for init, kernel in finite.items() if kernel.size and np.ptp(kernel) > 0}
     # One very wide distribution would hide the others, so the range is limited.
-    reach = [float(np.abs(kernel).max()) for kernel in drawn.values()] or [1.0]
-    largest = min(max(reach), 4 * float(np.median(reach)))
+    reach = {init: float(np.abs(kernel).max()) for init, kernel in drawn.items()}
+    largest = chart_style.reach(list(reach.values()) or [1.0], 4)
     edges = np.linspace(-largest, largest, 82)
     width = edges[1] - edges[0]
     rows = [
-        {"init": init, "weight": float(at), "density": float(count / kernel.size / width)}
+        {"init": init, "weight": float(f"{at:.7g}"), "density": count / kernel.size / width}
         for init, kernel in drawn.items()
         for at, count in zip(
-            (edges[:-1] + edges[1:]) / 2, np.histogram(kernel, edges)[0], strict=True
+            (edges[:-1] + edges[1:]) / 2, np.histogram(kernel, edges)[0].tolist(), strict=True
         )
     ]
-    base = _base(rows)
-    line = base.mark_line(strokeWidth=1.8, interpolate="step").encode(
-        alt.X("weight:Q", title=f"{name} at initialization"),
-        alt.Y("density:Q", axis=alt.Axis(format=".3~g")),
-        _color(setting),
-        _dash(setting),
-        tooltip=[
-            alt.Tooltip("init:N", title="initializer"),
-            alt.Tooltip("weight:Q", format=".4f"),
-            alt.Tooltip("density:Q", format=".3f"),
-        ],
+    legend = chart_style.legend(setting)
+    line = (
+        chart_style.base(rows)
+        .mark_line(strokeWidth=2, interpolate="step", opacity=1)
+        .encode(
+            alt.X("weight:Q", title="weight", axis=alt.Axis(tickCount=6, labelOverlap=True)),
+            alt.Y("density:Q", axis=alt.Axis(format=".3~g", tickCount=6)),
+            chart_style.color(setting, legend),
+            chart_style.dash(setting, legend),
+            strokeOpacity=chart_style.focused(),
+            tooltip=[
+                alt.Tooltip("init:N", title="initializer"),
+                alt.Tooltip("weight:Q", format=".4~g"),
+                alt.Tooltip("density:Q", format=".4~g"),
+            ],
+        )
     )
-    return _finish(alt.layer(line), f"Weights at initialization: {name}", height=260)
-
-
-def _interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean and interval, as fields of a row of data."""
-    mean, low, high = statistics.mean_interval(values)
-    bounds = {"low": low, "high": high} if len(values) > 1 else {"low": mean, "high": mean}
-    return {"mean": mean, **bounds, "seeds": len(values)}
-
-
-def _base(rows: list[dict[str, Any]]) -> alt.Chart:
-    """A chart of the initializers whose checkbox is checked."""
-    return alt.Chart(alt.Data(values=rows)).transform_filter("indexof(shown, datum.init) >= 0")
-
-
-def _finish(chart: Any, title: str, subtitle: str = "", *, height: int) -> alt.Chart:
-    options: dict[str, Any] = {"subtitle": subtitle} if subtitle else {}
-    return chart.properties(height=height, title=alt.Title(title, anchor="start", **options))
-
-
-def _names(**options: Any) -> alt.Axis:
-    """An axis of initializers; a name with arguments takes two lines."""
-    return alt.Axis(
-        labelExpr="split(replace(datum.label, '(', '\\n('), '\\n')", labelLimit=0, **options
+    notes = []
+    if wide := [init for init in drawn if reach[init] > largest]:
+        notes.append(f"Wider than the axis: {', '.join(wide)}")
+    if same := [init for init in kernels if finite[init].size and init not in drawn]:
+        notes.append(f"Not drawn, since all weights are equal: {', '.join(same)}")
+    if lost := [init for init in kernels if not finite[init].size]:
+        notes.append(f"Not drawn, since no weight is finite: {', '.join(lost)}")
+    return chart_style.finish(
+        alt.layer(line), f"Weights at initialization: {name}", notes, height=280
     )
 
 
-def _legend(stroke: float = 2) -> alt.Legend:
-    return alt.Legend(
-        orient="bottom",
-        title=None,
-        columns=4,
-        labelLimit=300,
-        symbolStrokeWidth=stroke,
-        symbolOpacity=1,
-    )
-
-
-def _color(setting: comparison.Setting, legend: Any = ...) -> alt.Color:
-    legend = _legend() if legend is ... else legend
-    return alt.Color("init:N", scale=_scale(setting, _COLORS), legend=legend)
-
-
-def _dash(setting: comparison.Setting, legend: Any = ...) -> alt.StrokeDash:
-    legend = _legend() if legend is ... else legend
-    return alt.StrokeDash("init:N", scale=_scale(setting, _DASHES), legend=legend)
-
-
-def _shape(setting: comparison.Setting, legend: Any = ...) -> alt.Shape:
-    legend = _legend() if legend is ... else legend
-    return alt.Shape("init:N", scale=_scale(setting, _SHAPES), legend=legend)
-
-
-def _scale(setting: comparison.Setting, values: list[Any]) -> alt.Scale:
-    domain = setting.inits
-    return alt.Scale(domain=domain, range=[values[i % len(values)] for i in range(len(domain))])
-
-
-FIGURES: dict[str, Callable[[comparison.Setting], alt.Chart]] = {
-    "training_loss": training_loss,
-    "test_error": test_error,
+FIGURES: dict[str, Callable[[comparison.Setting], Spec | None]] = {
+    "forest": lambda setting: comparison_charts.forest(setting, "final_acc"),
+    "forest_first_loss": lambda setting: comparison_charts.forest(setting, "first_loss"),
     "final_accuracy": final_accuracy,
-    "differences": differences,
+    "differences": comparison_charts.matrix,
+    "test_error": test_error,
+    "training_loss": training_loss,
 }
-"""What is drawn of every setting, by the names of the files."""
+"""What is drawn of every setting, by the names of the files; None is left out."""

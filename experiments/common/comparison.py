@@ -24,6 +24,7 @@ from experiments.common import statistics
 MARGIN = 0.001  # of accuracy: initializers whose means differ by less are equivalent
 TARGET = 0.95  # accuracy up to which steps are counted
 _WINDOW = 100  # batches, whose mean accuracy has to reach the target
+_ROUNDING = 1e-6  # relative, of losses: sums of float32 numbers, in an order that may differ
 _SETTING = (
     "hidden activation dtype optimizer learning_rate epochs batch_size output_init bias_init digest"
 ).split()
@@ -87,6 +88,13 @@ class Setting:
         """The values that are compared: "never reached" counts as all steps of a run."""
         return np.minimum(self.values[endpoint], self.steps if endpoint == "steps" else np.inf)
 
+    def resolution(self, endpoint: str, *values: np.ndarray) -> np.ndarray | float:
+        """The largest differences of these values that are no evidence: one image, or rounding."""
+        if endpoint == "final_acc":
+            return 1.001 / self.runs["test_images"][0].as_py()  # also if it was rounded up
+        largest = np.max(np.abs(values), axis=0)
+        return 0.0 if endpoint == "steps" else _ROUNDING * largest
+
 
 class Pair(NamedTuple):
     """Two initializers compared by one endpoint."""
@@ -137,7 +145,7 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
             # A rate with fewer seeds could win or lose by chance.
             most = max(map(len, tables))
             tables = [table for table in tables if len(table) == most]
-            losses = [np.mean(column(table, "loss")[:, -1]) for table in tables]
+            losses = [np.mean(column(table, "loss")[:, -1] / most) for table in tables]
             taken.append(tables[int(np.argmin(losses))])
         fields = {"learning_rate": None, "dataset": group[0].fields["dataset"]}
         best.append(_setting(pa.concat_tables(taken), margin, target, **fields))
@@ -227,10 +235,11 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
     }
     alpha = (1 - statistics.LEVEL) / max(len(both), 1)  # the level of Holm's first step
     margin = setting.endpoints[endpoint].margin
-    compared = [
-        statistics.compare(values[i][seeds], values[j][seeds], rng, margin, alpha)
-        for (i, j), seeds in both.items()
-    ]
+    compared = []
+    for (i, j), seeds in both.items():
+        two = values[i][seeds], values[j][seeds]
+        resolution = setting.resolution(endpoint, *two)
+        compared.append(statistics.compare(*two, rng, margin, alpha, resolution))
     adjusted = statistics.holm([result.p for result in compared])
     equivalent = [np.nan] * len(compared)
     if margin is not None:
@@ -241,6 +250,15 @@ def pairs(setting: Setting, endpoint: str) -> list[Pair]:
             both, compared, adjusted, equivalent, strict=True
         )
     ]
+
+
+def ranking(setting: Setting, endpoint: str) -> list[str]:
+    """The initializers of which some run learned, or all, by their means: the best first."""
+    values = setting.finite(endpoint)
+    means = np.nanmean(values / values.shape[1], axis=1)  # so that no sum overflows
+    ordered = np.argsort(-setting.endpoints[endpoint].sign * means, kind="stable")
+    learned = np.nansum(setting.trained, axis=1) > 0
+    return [setting.inits[i] for i in ordered if learned[i] or not learned.any()]
 
 
 def table(setting: Setting) -> list[dict[str, Any]]:

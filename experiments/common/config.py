@@ -4,13 +4,15 @@ Free of JAX, so that programs report a wrong flag before they spend time on impo
 """
 
 import dataclasses
+import difflib
+import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable
 
 import initjax
-from initjax.specs import nearest_first
 
 ACTIVATIONS = (
     "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu log_sigmoid mish"
@@ -29,12 +31,27 @@ INITIALIZERS = ("init", "output_init", "bias_init")
 """The fields of `Config` that hold specifications of initializers."""
 
 
+class UsageError(ValueError):
+    """What the user asked for can't be done: a program shows it in one line, without a traceback.
+
+    Any other error, a plain ValueError too, is the program's own fault.
+    """
+
+
+MOST_LAYERS = 1000
+_MOST_WRITTEN_OUT = 3  # equal sizes in a row; more are written as 50x128
+"""The maximum number of hidden layers: compiling takes minutes from some hundred on."""
+
+LARGEST_LAYER = 2**31 - 1
+"""The maximum size of a layer, which is XLA's for an axis."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that determines a run; checked on construction.
 
     Raises:
-      ValueError: a value is invalid; the message names the flag and the valid values.
+      UsageError: a value is invalid; the message names the flag and the valid values.
     """
 
     init: str = "glorot_uniform"
@@ -50,46 +67,62 @@ class Config:
     batch_size: int = 128
     dataset: str | None = None  # None is MNIST, or the dataset in data_dir
     data_dir: str | None = None
+    params: str | None = None  # a file to start from instead of drawing: FILE[@sha256:DIGITS]
 
     def __post_init__(self):
         for name in INITIALIZERS:
             try:
-                initjax.parse(getattr(self, name))
+                canonical(getattr(self, name))
             except ValueError as error:
-                raise ValueError(f"--{name}: {error}") from None
+                raise UsageError(f"--{name}: {error}") from None
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("dtype", self.dtype, DTYPES)
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if not least <= value < 2**32:
-                raise ValueError(f"--{name}={value}: must be at least {least} and below 2**32")
-        if not all(1 <= size < 2**31 for size in self.hidden):
+                raise UsageError(f"--{name}={value}: must be at least {least} and below 2**32")
+        if len(self.hidden) > MOST_LAYERS:
+            raise UsageError(
+                f"{len(self.hidden):,} hidden layers: at most {MOST_LAYERS:,} are possible, since"
+                " each is compiled by itself"
+            )
+        if not all(1 <= size <= LARGEST_LAYER for size in self.hidden):
             sizes = ",".join(map(str, self.hidden))
-            raise ValueError(f"--hidden={sizes}: every size must be at least 1")
+            raise UsageError(
+                f"--hidden={sizes}: every size must be at least 1 and at most {LARGEST_LAYER:,}"
+            )
         object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has only lists
         rate = self.learning_rate
         if rate is None:
             rate = OPTIMIZERS[self.optimizer]
             object.__setattr__(self, "learning_rate", rate)
         if not 0 < rate < math.inf:
-            raise ValueError(f"--learning_rate={rate:g}: must be a finite number above 0")
+            raise UsageError(f"--learning_rate={rate:g}: must be a finite number above 0")
+        for name in INITIALIZERS:
+            if self.params is not None and getattr(self, name) != getattr(Config, name):
+                raise UsageError(
+                    f"give either --params or --{name}: with --params={self.params}, all parameters"
+                    " come from that file"
+                )
 
     def arguments(self, batch_size: int | None = None) -> list[str]:
-        """The flags that give this configuration: init, seed, and all that differ from the default.
+        """The flags that give this configuration: all that differ from the default, after the
+        initializer, or the file of parameters, and the seed.
 
         Args:
           batch_size: the program's default for that flag; None means that of `Config`.
         """
-        found = [f"--init={self.init}", f"--seed={self.seed}"]
+        origin = f"--init={self.init}" if self.params is None else f"--params={self.params}"
+        found = [origin, f"--seed={self.seed}"]
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {
             "learning_rate": OPTIMIZERS[self.optimizer],
             "batch_size": batch_size or Config.batch_size,
         }
         for name, default in defaults.items():
             value = getattr(self, name)
-            if name not in ("init", "seed") and value != default:
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            if name not in ("init", "params", "seed") and value != default:
+                text = ",".join(grouped(value)) if isinstance(value, tuple) else value
                 found.append(f"--{name}={text}")
         return found
 
@@ -102,18 +135,53 @@ class Config:
         fields = {
             name: canonical(value) if name in INITIALIZERS else value
             for name, value in dataclasses.asdict(self).items()
-            if name not in ("dataset", "data_dir")
+            if name not in ("dataset", "data_dir") and (name, value) != ("params", None)
         }
         text = json.dumps({**fields, "data": digest}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def grouped(sizes: Iterable[int]) -> list[str]:
+    """The sizes of layers as `--hidden` takes them, with more than three equal ones as one part.
+
+    Example:
+      >>> grouped((128, 64, 64)), grouped((784, *[128] * 50))
+      (['128', '64', '64'], ['784', '50x128'])
+    """
+    parts = []
+    for size, alike in itertools.groupby(sizes):
+        count = len(list(alike))
+        parts += [f"{count}x{size}"] if count > _MOST_WRITTEN_OUT else [str(size)] * count
+    return parts
+
+
+@functools.lru_cache  # since a sweep has thousands of runs, and few initializers
 def canonical(spec: str) -> str:
     """The one spelling of a specification: `he_normal` for `kaiming_normal()`, too."""
-    return repr(initjax.parse(spec)).removesuffix("()")
+    return repr(initjax.get(spec)).removesuffix("()")
+
+
+def choices(wrong: str, valid: Iterable[str], heading: str, prefix: str = "") -> str:
+    """What is valid, after what the user may have meant, if anything valid is spelled like it.
+
+    Args:
+      wrong: what the user wrote.
+      valid: the valid choices.
+      heading: of the list of them.
+      prefix: with which each is written.
+
+    Example:
+      >>> choices("rleu", ["tanh", "relu"], "must be one of ")
+      'did you mean relu? Must be one of tanh, relu'
+      >>> choices("abc", ["tanh", "relu"], "must be one of ")
+      'must be one of tanh, relu'
+    """
+    valid = list(valid)
+    near = difflib.get_close_matches(wrong.lower(), valid, n=1)
+    listed = heading + ", ".join(prefix + choice for choice in valid)
+    return f"did you mean {prefix}{near[0]}? {listed[0].upper()}{listed[1:]}" if near else listed
 
 
 def _check_choice(flag: str, value: str, valid: Iterable[str]) -> None:
     if value not in valid:
-        choices = ", ".join(nearest_first(value, valid))
-        raise ValueError(f"--{flag}={value}: must be one of {choices}")
+        raise UsageError(f"--{flag}={value}: {choices(value, valid, 'must be one of ')}")

@@ -1,23 +1,24 @@
-"""What all programs share on the command line: start and exit, --help, errors, Ctrl-C."""
+"""What all programs share when they run: start and exit, output, errors, Ctrl-C."""
 
 import atexit
 import contextlib
 import gc
 import os
+import platform
 import queue
-import shutil
+import shlex
 import signal
 import sys
-import textwrap
 import threading
+import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import platformdirs
-from absl import flags
 
-from initjax.specs import nearest_first
+from experiments.common import command_line, description
+from experiments.common.config import UsageError
 
 
 def use_compilation_cache() -> None:
@@ -33,26 +34,22 @@ def use_compilation_cache() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
-def run_program(
-    command: str,
-    description: str,
-    flag_values: flags.FlagValues,
-    groups: Mapping[str, Iterable[str]],
-    main: Callable[..., None],
-    arguments: int = 0,
-) -> None:
+def use_all_cores() -> None:
+    """Has each core train its own runs; call it before JAX is imported. A user's choice stands."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
+
+
+def run_program(program: command_line.Program, main: Callable[..., None]) -> None:
     """Parses the command line, runs a program and exits.
 
-    The exit code is 0; 2 after an error in the command line; 130 after Ctrl-C or SIGTERM; 1 if a
-    file can't be written. A ValueError from `main` is printed in one line, without a traceback.
+    The exit code is 0; 2 after a `UsageError`, which is shown in one line; 130 after Ctrl-C or
+    SIGTERM; 1 if a file can't be written, and after any other error, which is the program's own
+    fault: it is shown with its traceback and with what a report of it needs.
 
     Args:
-      command: the command without flags, such as `python -m experiments.mnist`.
-      description: what it does, for --help.
-      flag_values: the program's own flags; `help` is added to them.
-      groups: the names of the flags under the headings of --help.
+      program: its command, flags and help.
       main: the program; receives the positional arguments of the command line.
-      arguments: the maximum number of positional arguments.
     """
     # Python's garbage collector scans everything that JAX has imported again and again, and once
     # more at exit: a fifth of the time of the main job. So it runs less often, and not at exit.
@@ -60,89 +57,90 @@ def run_program(
     atexit.register(gc.freeze)
     # A job stopped by a cluster is treated like one stopped by its user.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see experiments/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     use_compilation_cache()
-    name = [word for word in command.split() if not word.startswith("[")][-1]
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=flag_values)
+    if os.name == "nt":
+        os.system("")  # has the console of Windows read escape sequences
     try:
-        _, *rest = flag_values(sys.argv)
-        if flag_values["help"].value:
-            print(_help(command, description, flag_values, groups))
-            sys.exit(0)
-        if len(rest) > arguments:
-            wrong = rest[arguments]
-            raise ValueError(f"unexpected argument {wrong!r}; flags are written --NAME=VALUE")
-        main(*rest)
-    except flags.UnrecognizedFlagError as error:
-        known = [flag for group in groups.values() for flag in group]
-        valid = ", ".join(f"--{flag}" for flag in nearest_first(error.flagname, known))
-        _fail(name, f"unknown flag --{error.flagname}; valid flags: {valid}")
-    except flags.IllegalFlagValueError as error:
-        _fail(name, _illegal_value(str(error)))
-    except (flags.Error, ValueError) as error:
-        _fail(name, str(error))
+        parsed = command_line.parse(program, sys.argv)
+        if isinstance(parsed, str):
+            say(sys.stdout, parsed)
+        else:
+            main(*parsed)
+    except UsageError as error:
+        say(sys.stderr, f"{program.name}: {' '.join(str(error).split())}")
+        sys.exit(2)
     except KeyboardInterrupt:
-        _leave(130)
-    except BrokenPipeError:  # such as by `| head`
-        _leave(1)
+        if live(sys.stdout):
+            say(sys.stdout, CLEAR, end="")  # the "^C" that the terminal has written
+        os._exit(130)  # at once, since threads that still compile crash while Python shuts down
     except OSError as error:  # such as a full disk
-        print(f"{name}: {error}", file=sys.stderr)
+        say(sys.stderr, f"{program.name}: {_described(error)}")
+        sys.exit(1)
+    except Exception:
+        say(sys.stderr, traceback.format_exc(), *_report_request(program))
         sys.exit(1)
 
 
-def _fail(name: str, message: str) -> None:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+def _described(error: OSError) -> str:
+    """Such as "runs/a/config.json: No space left on device"."""
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
 
 
-def _illegal_value(message: str) -> str:
-    """Absl's message about a value, in the words of our own."""
-    flag, _, reason = message.removeprefix("flag ").partition(": ")
-    if reason.startswith("invalid literal for int"):
-        reason = "must be an integer"
-    elif reason.startswith("could not convert string to float"):
-        reason = "must be a number"
-    elif "Non-boolean argument" in reason:
-        reason = "must be true or false"
-    return f"{flag}: {reason}"
+def _report_request(program: command_line.Program) -> list[str]:
+    """What to do about an error that no user has made."""
+    versions = ", ".join(" ".join(pair) for pair in description.versions().items())
+    given = shlex.join(sys.argv[1:])
+    return [
+        f"{program.name}: this is an error in the program, not in its command line. Please report",
+        "it with the lines above and these two:",
+        f"command   python -m {program.name} {given}".rstrip(),
+        f"versions  {versions}, {platform.platform()}",
+    ]
 
 
-def _leave(code: int) -> None:
-    """Exits, even if standard output was closed by its reader."""
-    try:
-        sys.stdout.flush()
-    except OSError:  # or Python flushes again at exit, prints an error and changes the code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+def say(stream: TextIO | None, *lines: str, end: str = "\n") -> None:
+    """Prints lines, unless the stream is None.
 
-
-def _help(
-    command: str,
-    description: str,
-    flag_values: flags.FlagValues,
-    groups: Mapping[str, Iterable[str]],
-) -> str:
-    width = min(shutil.get_terminal_size().columns, 100)
-    parts = [f"usage: {command} [--FLAG=VALUE ...]", textwrap.fill(description, width)]
-    for heading, names in groups.items():
-        lines = [f"{heading}:"]
-        for flag_name in names:
-            flag = flag_values[flag_name]
-            default = flag.default
-            default = ",".join(default) if isinstance(default, list) else default
-            shown = "" if default in (None, "") or default is False else f" (default: {default})"
-            text, _, _ = flag.help.partition(";\n    repeat this option")  # which absl adds
-            lines.append(f"  --{flag_name}")
-            lines += textwrap.wrap(
-                f"{text}{shown}", width, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def say(stream: TextIO | None, *lines: str) -> None:
-    """Prints lines, unless the stream is None."""
+    Nothing shown may cost a result: characters that the stream can't encode are replaced, and once
+    a stream can't be written, as after `| head`, what follows is not shown.
+    """
     if stream:
-        print("\n".join(lines), file=stream, flush=True)
+        try:
+            print(_encodable("\n".join(lines), stream), end=end, file=stream, flush=True)
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+CLEAR = "\r\x1b[K"
+"""Goes back to the beginning of a terminal's line and empties it."""
+
+
+def live(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal in which a line can be drawn again."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say_instead(stream: TextIO | None, *lines: str) -> None:
+    """Prints lines, the first in place of what is on the terminal's line: a bar, or "^C"."""
+    if lines:
+        first, *others = lines
+        say(stream, (CLEAR if live(stream) else "") + first, *others)
+
+
+_ASCII = str.maketrans({"━": "#", "─": "-", "±": "+-", "²": "^2"})
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text, or the closest to it that the stream can encode."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
 
 
 @contextlib.contextmanager
@@ -164,12 +162,11 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        to_say.put("\nfinishing the current runs; press Ctrl-C again to stop at once")
+        to_say.put("finishing the current runs; press Ctrl-C again to stop at once")
 
     def tell() -> None:
         if line := to_say.get():
-            with contextlib.suppress(OSError):
-                say(stream, line)
+            say_instead(stream, line)
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -184,3 +181,25 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         to_say.put(None)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delays Ctrl-C and SIGTERM to the end of what must not be done by half, such as writing."""
+    asked = False
+
+    def ask(number: int, _: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # only the main thread receives signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt

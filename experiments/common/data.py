@@ -16,9 +16,11 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from experiments.common.config import UsageError
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _BUNDLED = pathlib.Path(__file__).with_name("mnist")
@@ -64,7 +66,11 @@ class Dataset:
     test_labels: np.ndarray = dataclasses.field(repr=False)
 
 
-def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
+def load(
+    name: str | None = None,
+    data_dir: str | None = None,
+    watch: Callable[[int, int], None] | None = None,
+) -> Dataset:
     """Loads a dataset without downloading anything.
 
     The first of these that applies:
@@ -80,12 +86,14 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
     Args:
         name: The name; for TFDS `NAME` or `NAME/CONFIG`, optionally with `:VERSION`.
         data_dir: A directory of IDX files, or a data directory of TFDS.
+        watch: Called with (images so far, all of them) while images of TFDS are decoded, which
+            takes a while the first time.
 
     Returns:
         The whole dataset, in the order in which it is stored.
 
     Raises:
-        ValueError: If there is no such dataset, it is not prepared, or it is invalid. The message
+        UsageError: If there is no such dataset, it is not prepared, or it is invalid. The message
             is one line, and calls the arguments `--dataset` and `--data_dir`.
 
     Example:
@@ -97,7 +105,7 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
     if not files:
         from experiments.common import tfds_data
 
-        return _checked(*tfds_data.load(name, data_dir))
+        return _checked(*tfds_data.load(name, data_dir, watch))
     checksums = {} if data_dir else _BUNDLED_SHA256
     arrays = []
     for split in ("train", "test"):
@@ -105,12 +113,12 @@ def load(name: str | None = None, data_dir: str | None = None) -> Dataset:
         arrays.append(_read_idx(images, 3, checksums)[..., np.newaxis])
         arrays.append(_read_idx(labels, 1, checksums).astype(np.int32))
         if len(arrays[-2]) != len(arrays[-1]):
-            raise ValueError(
+            raise UsageError(
                 f"{images} holds {len(arrays[-2]):,} images but {labels.name} holds "
                 f"{len(arrays[-1]):,} labels, expected equal numbers"
             )
     num_classes = 1 + max(int(labels.max(initial=0)) for labels in arrays[1::2])
-    source = str(files["train_images"].parent) if data_dir else "bundled"
+    source = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else "bundled"
     return _checked(name, source, num_classes, arrays)
 
 
@@ -122,7 +130,7 @@ def check(name: str | None = None, data_dir: str | None = None) -> None:
         data_dir: As for `load`.
 
     Raises:
-        ValueError: If `load` is sure to fail: the directory can't be read, its IDX files are
+        UsageError: If `load` is sure to fail: the directory can't be read, its IDX files are
             incomplete or belong to several datasets, or the name is not valid.
 
     Example:
@@ -148,12 +156,12 @@ def _locate(name: str | None, data_dir: str | None) -> tuple[str, dict[str, path
     if data_dir is not None and (sets := _idx_sets(data_dir)):
         return _choose(sets, name, data_dir)
     if name is None:
-        raise ValueError(
+        raise UsageError(
             f"--data_dir={data_dir} holds no IDX files (train-images-idx3-ubyte[.gz] and so on); "
             "if it is a data directory of TFDS, name the dataset with --dataset=NAME"
         )
     if not _TFDS_NAME.fullmatch(name):
-        raise ValueError(
+        raise UsageError(
             f"--dataset={name} is not a valid name: "
             "expected NAME, NAME/CONFIG or NAME:VERSION, such as mnist or emnist/letters"
         )
@@ -162,17 +170,22 @@ def _locate(name: str | None, data_dir: str | None) -> tuple[str, dict[str, path
 
 def _idx_sets(data_dir: str) -> dict[str, dict[str, pathlib.Path]]:
     """Returns the directory's IDX files, by prefix (empty if they have none) and array."""
-    folder = os.path.expanduser(data_dir)
+    folder = pathlib.Path(os.path.abspath(os.path.expanduser(data_dir)))
     try:
-        # Reversed, so that an uncompressed file comes after its .gz and replaces it.
-        files = sorted(os.listdir(folder), reverse=True)
+        paths = sorted(folder / name for name in os.listdir(os.path.expanduser(data_dir)))
+        # Kaggle ships each file in a directory of the same name, sometimes beside the file itself.
+        named = [path for path in paths if _IDX_NAME.fullmatch(path.name) and path.is_dir()]
+        inside = [file for path in named for file in sorted(path.iterdir())]
     except OSError as error:
-        raise ValueError(f"--data_dir={data_dir} cannot be read: {error.strerror}") from error
+        raise UsageError(f"--data_dir={data_dir} cannot be read: {error.strerror}") from error
     sets: dict[str, dict[str, pathlib.Path]] = {}
-    for match in filter(None, map(_IDX_NAME.fullmatch, files)):
-        split = "train" if match["split"] == "train" else "test"
-        arrays = sets.setdefault(match["prefix"] or "", {})
-        arrays[f"{split}_{match['content']}"] = pathlib.Path(os.path.abspath(folder), match[0])
+    # The last of those with the same content counts: a file that is neither in a directory of its
+    # own nor compressed.
+    for path in [*reversed(inside), *reversed(paths)]:
+        match = _IDX_NAME.fullmatch(path.name)
+        if match and not path.is_dir():
+            split = "train" if match["split"] == "train" else "test"
+            sets.setdefault(match["prefix"] or "", {})[f"{split}_{match['content']}"] = path
     return sets
 
 
@@ -192,12 +205,12 @@ def _choose(
     if list(sets) == [""]:  # files without a prefix match any name
         matches = [sets[""]]
     if not name or not matches:
-        raise ValueError(
+        raise UsageError(
             f"--data_dir={data_dir} holds the IDX files of {', '.join(sorted(named))}: "
             f"choose one with --dataset=NAME{f', not {name}' if name else ''}"
         )
     if missing := [array.replace("_", " ") for array in _ARRAYS if array not in matches[0]]:
-        raise ValueError(
+        raise UsageError(
             f"--data_dir={data_dir}: the IDX files of {name} lack the {' and the '.join(missing)}; "
             f"found {', '.join(sorted(path.name for path in matches[0].values()))}"
         )
@@ -210,23 +223,23 @@ def _read_idx(path: pathlib.Path, ndim: int, checksums: dict[str, str]) -> np.nd
     try:
         data = path.read_bytes()
         if checksums and (found := hashlib.sha256(data).hexdigest()) != checksums[path.stem]:
-            raise ValueError(
+            raise UsageError(
                 f"{path} is damaged: {len(data):,} bytes with sha256 {found}, "
                 f"expected sha256 {checksums[path.stem]}; {remedy}"
             )
         if data.startswith(b"\x1f\x8b"):  # browsers may uncompress a file and keep its .gz
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}); {remedy}") from error
+        raise UsageError(f"{path} cannot be read ({error}); {remedy}") from error
     header, magic = 4 + 4 * ndim, bytes([0, 0, 8, ndim])  # 8 means unsigned bytes
     if len(data) < header or data[:4] != magic:
-        raise ValueError(
+        raise UsageError(
             f"{path} is not an IDX file of bytes in {ndim} dimensions: its {len(data):,} bytes "
             f"begin with 0x{data[:4].hex()}, expected 0x{magic.hex()}"
         )
     shape = tuple(np.frombuffer(data, ">u4", ndim, offset=4).tolist())
     if len(data) != header + math.prod(shape):
-        raise ValueError(
+        raise UsageError(
             f"{path} has {len(data):,} bytes uncompressed, expected {header + math.prod(shape):,} "
             f"for the shape {shape} in its header; {remedy}"
         )
@@ -238,7 +251,7 @@ def _checked(name: str, source: str, num_classes: int, arrays: Sequence[np.ndarr
 
     def require(condition: bool, problem: str) -> None:
         if not condition:
-            raise ValueError(f"dataset {name} from {source}: {problem}")
+            raise UsageError(f"dataset {name} from {source}: {problem}")
 
     digest = hashlib.sha256(f"num_classes {num_classes}\n".encode())
     for field, array in zip(_ARRAYS, arrays, strict=True):

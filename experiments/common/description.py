@@ -1,20 +1,20 @@
 """How a run is described: in lines for people, and in its config.json."""
 
 import importlib.metadata
-import itertools
 import math
 import os
+import pathlib
 import platform
+import shutil
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import initjax
 from experiments.common import data
-from experiments.common.config import INITIALIZERS, Config
+from experiments.common.config import INITIALIZERS, Config, grouped
 
 if TYPE_CHECKING:
     from experiments.common import models
-
-_MOST_WRITTEN_OUT = 3  # equal sizes in a row; more are written as 50x128
 
 
 def count(number: int, noun: str) -> str:
@@ -27,6 +27,31 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def entry(name: str, text: str) -> list[str]:
+    """The lines of an entry of a program's output, within the terminal and 80 columns.
+
+    Example:
+      >>> entry("init", "zeros; seed 0")
+      ['init    zeros; seed 0']
+    """
+    return textwrap.wrap(
+        f"{name:8}{text}",
+        min(80, shutil.get_terminal_size().columns),
+        subsequent_indent=" " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def batch_note(config: Config, dataset: data.Dataset) -> list[str]:
+    """Says so if a batch can't be as large as asked for."""
+    images = len(dataset.train_labels)
+    if config.batch_size <= images:
+        return []
+    text = f"--batch_size={config.batch_size} is more than there are training images ({images:,})"
+    return entry("note", f"{text}: each batch holds all of them")
+
+
 def sizes(features: tuple[int, ...]) -> str:
     """The sizes of an MLP's layers.
 
@@ -34,11 +59,7 @@ def sizes(features: tuple[int, ...]) -> str:
       >>> sizes((784, 128, 64, 10)), sizes((784, *[128] * 50, 10))
       ('784-128-64-10', '784-50x128-10')
     """
-    parts = []
-    for size, alike in itertools.groupby(features):
-        repeated = len(list(alike))
-        parts += [f"{repeated}x{size}"] if repeated > _MOST_WRITTEN_OUT else [str(size)] * repeated
-    return "-".join(parts)
+    return "-".join(grouped(features))
 
 
 def network(config: Config, model: "models.Model") -> str:
@@ -47,10 +68,25 @@ def network(config: Config, model: "models.Model") -> str:
 
 
 def initialization(config: Config) -> str:
-    """The initializers and the seed of a run."""
+    """The initializers, or the file of parameters, and the seed of a run."""
+    if config.params is not None:
+        return f"{config.params}; seed {config.seed}"
     return (
         f"{config.init}; output {config.output_init}; bias {config.bias_init}; seed {config.seed}"
     )
+
+
+def weights(config: Config) -> str:
+    """What a run starts from: its initializer, or the file of its parameters and their folder."""
+    if config.params is None:
+        return config.init
+    path, _, _ = config.params.partition("@")
+    return "/".join(pathlib.Path(path).parts[-2:])
+
+
+def run_name(config: Config, dataset: data.Dataset) -> str:
+    """The name of a run, from which that of its directory is made."""
+    return f"{dataset.name}-{config.init if config.params is None else 'params'}-seed{config.seed}"
 
 
 def training(config: Config) -> str:
@@ -78,19 +114,28 @@ def parameters(model: "models.Model") -> int:
 
 def origin(config: Config, dataset: data.Dataset, command: str) -> dict[str, Any]:
     """What every config.json holds besides the configuration: enough to repeat the command."""
+    drawn = INITIALIZERS if config.params is None else ()
     return {
-        "initializers": {name: repr(initjax.parse(getattr(config, name))) for name in INITIALIZERS},
+        "initializers": {name: repr(initjax.get(getattr(config, name))) for name in drawn},
         "command": command,
         "data": {"name": dataset.name, "source": dataset.source, "digest": dataset.digest},
         **environment(),
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that the bits of a run depend on."""
+    packages = "initjax jax jaxlib flax optax numpy".split()
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
+
+
 def environment() -> dict[str, dict[str, Any]]:
-    """The device, and the versions of every package that the bits of a run depend on."""
+    """The device and the versions."""
     import jax
 
-    packages = "initjax jax jaxlib flax optax numpy".split()
     return {
         "device": {
             "platform": jax.default_backend(),
@@ -99,8 +144,5 @@ def environment() -> dict[str, dict[str, Any]]:
             "host": platform.node(),
             "cores": os.cpu_count(),
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
-        },
+        "versions": versions(),
     }

@@ -1,5 +1,6 @@
 """Files that are never half-written: whole files, JSON, and JSON lines."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,9 +8,53 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from experiments.common.config import UsageError
+
 FORMAT_VERSION = 1
+_PROBE = 2**16  # bytes: more than a full disk may still have room for
 
 Record = dict[str, Any]
+
+
+def prepare(directory: pathlib.Path, remedy: str, new: bool = False) -> pathlib.Path:
+    """Makes a directory if needed and writes to it, so that an error comes before the work.
+
+    Args:
+      directory: where results will be written.
+      remedy: what the user can do if that is not possible.
+      new: whether a directory that exists is a FileExistsError.
+
+    Returns:
+      The directory.
+
+    Raises:
+      UsageError: the directory can't be made or written to; then nothing is left of it.
+    """
+    missing = absent(directory)
+    probe = directory / f".{os.urandom(8).hex()}.tmp"
+    try:
+        directory.mkdir(parents=True, exist_ok=not new)
+        write(probe, bytes(_PROBE))
+        probe.unlink()
+    except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
+        remove_empty(missing)
+        reason = "it is not a directory" if directory.is_file() else error.strerror
+        raise UsageError(f"cannot write to {directory} ({reason}); {remedy}") from None
+    return directory
+
+
+def absent(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The directories that would have to be made for this one, which comes first."""
+    return [path for path in (directory, *directory.parents) if not os.path.lexists(path)]
+
+
+def remove_empty(directories: Iterable[pathlib.Path]) -> None:
+    """Removes those directories that are empty, in this order."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def write(path: pathlib.Path, content: bytes) -> None:
@@ -22,6 +67,10 @@ def write(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # such as one about a full disk
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

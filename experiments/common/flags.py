@@ -8,13 +8,22 @@ A program lists the names of all its flags by group, and defines those that are 
 
 import dataclasses
 import functools
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags as absl
 
 import initjax
-from experiments.common.config import ACTIVATIONS, DTYPES, OPTIMIZERS, Config
+from experiments.common.config import (
+    ACTIVATIONS,
+    DTYPES,
+    MOST_LAYERS,
+    OPTIMIZERS,
+    Config,
+    UsageError,
+)
 
 Groups = Mapping[str, Iterable[str]]
 """The names of a program's flags under the headings of --help."""
@@ -35,6 +44,36 @@ integer = functools.partial(Flag, absl.DEFINE_integer)
 number = functools.partial(Flag, absl.DEFINE_float)
 boolean = functools.partial(Flag, absl.DEFINE_bool)
 
+
+class _Path(absl.ArgumentParser[str]):
+    """A directory or file; all programs expand it in the same way."""
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
+
+
+def expanded(path: str) -> str:
+    """The path with a home directory in place of `~`, which no shell expands after `--NAME=`.
+
+    Raises:
+      UsageError: the path is empty, or there is no such home directory.
+    """
+    if not path:
+        raise UsageError("the path is empty; name a directory")
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise UsageError(
+            f"there is no such home directory; for a name that starts with ~: ./{path}"
+        )
+    return found
+
+
+def _define_path(name: str, *arguments: Any, **options: Any) -> Any:
+    return absl.DEFINE(_Path(), name, *arguments, **options)
+
+
+path = functools.partial(Flag, _define_path)
+
 DEFAULT_RATES = ", ".join(f"{rate:g} for {name}" for name, rate in OPTIMIZERS.items())
 
 _SHARED = {
@@ -46,6 +85,12 @@ _SHARED = {
     ),
     "output_init": string(Config.output_init, "Initializer for the kernel of the output layer."),
     "bias_init": string(Config.bias_init, "Initializer for all biases."),
+    "params": path(
+        None,
+        "Instead of the initializers: a file of parameters to start from, such as the"
+        " params.safetensors of a run or of `experiments.audit --fix`. The other flags name the"
+        " network, and --seed then determines only the order of the batches.",
+    ),
     "seed": integer(
         Config.seed,
         "Random seed of the initial weights and of the order of the batches. Runs with the same"
@@ -53,7 +98,8 @@ _SHARED = {
     ),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
-        "Sizes of the hidden layers, separated by commas; empty for logistic regression.",
+        "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128; empty for"
+        " logistic regression.",
     ),
     "activation": string(
         Config.activation,
@@ -75,7 +121,7 @@ _SHARED = {
         "mnist, which is bundled, or the name of an image classification dataset that TensorFlow"
         " Datasets has prepared (default: mnist, or the dataset in --data_dir).",
     ),
-    "data_dir": string(
+    "data_dir": path(
         None,
         "Directory with IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST, or the"
         " directory of TensorFlow Datasets (default: the bundled files, or ~/tensorflow_datasets).",
@@ -125,10 +171,17 @@ def sizes(text: str) -> tuple[int, ...]:
     """The sizes of the hidden layers that `--hidden` gives.
 
     Example:
-      >>> sizes("128,64"), sizes("")
-      ((128, 64), ())
+      >>> sizes("128,64"), sizes("3x32,16"), sizes("")
+      ((128, 64), (32, 32, 32, 16), ())
     """
-    try:
-        return tuple(map(int, text.split(","))) if text else ()
-    except ValueError:
-        raise ValueError(f"--hidden={text}: must be integers separated by commas") from None
+    wrong = UsageError(
+        f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
+    )
+    found: list[int] = []
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(r"(?:(\d+)x)?([+-]?\d+)", part.strip())
+        if not match or match[1] == "0":
+            raise wrong
+        # No more than a configuration refuses with a better message.
+        found += [int(match[2])] * min(int(match[1] or 1), MOST_LAYERS + 1)
+    return tuple(found)

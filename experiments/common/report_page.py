@@ -1,16 +1,48 @@
 """The page of a report: one HTML file that works offline, and the same text as Markdown."""
 
+import base64
 import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
-from experiments.common import tables
+from experiments.common import chart_style, tables
 
 _FOLDER = pathlib.Path(__file__).parent
+
+
+class Figure(NamedTuple):
+    """A chart of a report."""
+
+    name: str
+    """Unique in the report, and valid in file names."""
+    spec: dict[str, Any]
+    """The Vega-Lite specification."""
+    svg: str
+    """The same as it is in the file."""
+
+
+class Table(NamedTuple):
+    """A table of a report."""
+
+    name: str
+    """Unique in the report, and valid in file names."""
+    title: str
+    rows: tables.Table
+    """As text."""
+    numbers: tables.Table
+    """The rows of its CSV file."""
+
+    def csv(self) -> str:
+        """The CSV file as an address that needs no other file."""
+        return _address(tables.to_csv(self.numbers), "text/csv")
+
+    def latex(self) -> str:
+        """The same for the LaTeX file."""
+        return _address("\n".join(tables.to_latex(self.rows)).encode(), "application/x-tex")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,23 +50,36 @@ class Section:
     """What a report shows of one setting."""
 
     heading: str
+    description: str
+    """All that its runs have in common."""
+    headline: str
+    """The main result."""
     sentences: Sequence[str]
+    """All results."""
     symbols: Mapping[str, str]
     """For each initializer its line and point in the charts, as SVG."""
-    charts: Mapping[str, dict[str, Any]]
-    """Vega-Lite specifications, by names that are unique in the report."""
-    tables: Mapping[str, tables.Table]
-    """The tables by their titles."""
+    figures: Sequence[Figure]
+    tables: Sequence[Table]
 
 
-def html(title: str, sections: Sequence[Section], about: tables.Table) -> str:
-    """The page.
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that a report shows."""
 
-    Args:
-      title: of the page.
-      sections: one for each setting.
-      about: the table of what was run.
-    """
+    title: str
+    overview: tables.Table
+    """A row for each setting, or nothing if there is only one."""
+    sections: Sequence[Section]
+    about: tables.Table
+    """What was run."""
+    command: str
+    """Which makes the report again."""
+    versions: str
+    """Of the packages that made it."""
+
+
+def html(report: Report) -> str:
+    """The page."""
     import vl_convert
 
     environment = jinja2.Environment(
@@ -44,33 +89,36 @@ def html(title: str, sections: Sequence[Section], about: tables.Table) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    specs = {name: spec for section in sections for name, spec in section.charts.items()}
+    figures = [figure for section in report.sections for figure in section.figures]
+    data = {
+        "ink": chart_style.INK,
+        "config": chart_style.CONFIG,
+        "widths": {figure.name: chart_style.file_width(figure.spec) for figure in figures},
+        "hover": chart_style.HOVER,
+        "specs": {figure.name: figure.spec for figure in figures},
+    }
     return environment.get_template("report.html").render(
-        title=title,
-        sections=sections,
-        about=about,
-        specs=json.dumps(_without_legends(specs), allow_nan=False).replace("</", "<\\/"),
+        report=report,
+        font=chart_style.FONT,
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
         library=vl_convert.javascript_bundle(),  # pyright: ignore[reportCallIssue]
     )
 
 
-def markdown(title: str, sections: Sequence[Section], about: tables.Table) -> str:
-    """The same as Markdown, with the figures as PNG files beside it; takes the same arguments."""
-    lines = [f"# {title}", ""]
-    for section in sections:
-        lines += [f"## {section.heading}", ""]
+def markdown(report: Report) -> str:
+    """The same as Markdown, with the figures as PNG files beside it."""
+    lines = [f"# {report.title}", ""]
+    if report.overview:
+        lines += [*tables.to_markdown(report.overview), ""]
+    for section in report.sections:
+        lines += [f"## {section.heading}", "", section.description, "", section.headline, ""]
         lines += [*(f"- {sentence}" for sentence in section.sentences), ""]
-        lines += [f"![{name}]({name}.png)" for name in section.charts]
-        for table_title, rows in section.tables.items():
-            lines += ["", f"### {table_title}", "", *tables.to_markdown(rows), ""]
-    return "\n".join([*lines, "## What was run", "", *tables.to_markdown(about), ""])
+        lines += [f"![{figure.name}]({figure.name}.png)" for figure in section.figures]
+        for table in section.tables:
+            lines += ["", f"### {table.title}", "", *tables.to_markdown(table.rows), ""]
+    lines += ["## What was run", "", *tables.to_markdown(report.about), ""]
+    return "\n".join([*lines, f"`{report.command}` ({report.versions})", ""])
 
 
-def _without_legends(spec: Any) -> Any:
-    """A chart for the page, where the checkboxes are the legend."""
-    if isinstance(spec, Mapping):
-        return {
-            name: None if name == "legend" else _without_legends(part)
-            for name, part in spec.items()
-        }
-    return [_without_legends(part) for part in spec] if isinstance(spec, list) else spec
+def _address(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,15 +1,18 @@
 """The audit of the network that a run starts from, on the first batch that it would train on."""
 
 import dataclasses
+import functools
+import re
 import shlex
+import shutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 import initjax
 from experiments.common import data
-from experiments.common.config import Config
+from experiments.common.config import Config, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -17,18 +20,18 @@ if TYPE_CHECKING:
 
     from experiments.common import models, starting
 
+_Audited = TypeVar("_Audited", bound="initjax.Report | initjax.Repair")
+
 COMMAND = "python -m experiments.audit"
 BATCH_SIZE, WIDTH = 256, 128  # defaults of that program
+_CALL = re.compile(rf"\b({'|'.join(initjax.NAMES)})\(([^()]*)\)")  # of an initializer, in a remedy
 _DEEP = 4  # from this many hidden layers of one size on, a command gives --depth
 
 
-def audit(
-    config: Config,
-    start: "starting.Start",
-    dataset: data.Dataset,
-    optimizer: bool = False,
-) -> "initjax.Report":
-    """Audits the starting point of a run.
+def auditor(
+    config: Config, start: "starting.Start", dataset: data.Dataset, optimizer: bool = False
+) -> "Callable[[Any], initjax.Report]":
+    """Makes a function that audits any parameters of a run on its first batch.
 
     Args:
       config: of the run.
@@ -36,20 +39,8 @@ def audit(
       dataset: what it is trained on.
       optimizer: whether to measure the first update of its optimizer, too.
     """
-    return initjax.audit(
-        mean_loss(start.model),
-        start.params,
-        *first_batch(config, start.key, dataset),
-        **_optimizer(config, optimizer),
-    )
-
-
-def auditor(
-    config: Config, start: "starting.Start", dataset: data.Dataset
-) -> "Callable[[Any], initjax.Report]":
-    """Makes a function that audits any parameters of a run on its first batch."""
     loss_fn, batch = mean_loss(start.model), first_batch(config, start.key, dataset)
-    again = initjax.auditor(loss_fn, start.params, *batch)
+    again = initjax.auditor(loss_fn, start.params, *batch, **_optimizer(config, optimizer))
     return lambda params: again(params, *batch)
 
 
@@ -58,16 +49,15 @@ def fix(
     start: "starting.Start",
     dataset: data.Dataset,
     optimizer: bool = False,
-) -> "initjax.Repair":
-    """Repairs the starting point of a run; takes the arguments of `audit`."""
-    _, repair = initjax.fix(
+) -> "tuple[Any, initjax.Repair]":
+    """Repairs the starting point of a run; takes the arguments of `auditor`."""
+    return initjax.fix(
         mean_loss(start.model),
         start.params,
         *first_batch(config, start.key, dataset),
         key=initjax.named_key(start.key, "repair"),
         **_optimizer(config, optimizer),
     )
-    return repair
 
 
 def first_batch(
@@ -94,6 +84,7 @@ def first_batch(
     return dataset.train_images[rows], dataset.train_labels[rows]
 
 
+@functools.lru_cache  # one function for each model: what is compiled for it is used again
 def mean_loss(model: "models.Model") -> Callable[[Any, "jax.Array", "jax.Array"], "jax.Array"]:
     """The loss that training minimizes, as a function of (params, images, labels)."""
     import jax.numpy as jnp
@@ -123,7 +114,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
       *more: flags to add.
       optimizer: whether the first update of its optimizer is measured.
     """
-    hidden = f"--hidden={','.join(map(str, config.hidden))}"
+    hidden = f"--hidden={','.join(grouped(config.hidden))}"
     if len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
         width = [] if config.hidden[0] == WIDTH else [f"--width={config.hidden[0]}"]
         more = (f"--depth={len(config.hidden)}", *width, *more)
@@ -138,16 +129,78 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
     return f"{COMMAND} {shlex.join([*found, *more])}"
 
 
+def text(audited: "initjax.Report | initjax.Repair") -> str:
+    """What a program prints of an audit or a repair, as wide as the terminal."""
+    return in_flags(audited).to_text(shutil.get_terminal_size().columns)
+
+
+def in_flags(audited: _Audited) -> _Audited:
+    """An audit or a repair whose remedies name initializers as the command line takes them.
+
+    Such as "Draw the kernels with --init=he_normal" for "Draw the kernels with he_normal()".
+    """
+    if isinstance(audited, initjax.Repair):
+        before, after = in_flags(audited.before), in_flags(audited.after)
+        return dataclasses.replace(audited, before=before, after=after)
+
+    def replaced(finding: "initjax.Finding") -> "initjax.Finding":
+        flag = "output_init" if _of_output(finding) else "init"
+        remedy = _CALL.sub(lambda call: shlex.quote(f"--{flag}={_spec(call)}"), finding.remedy)
+        return dataclasses.replace(finding, remedy=remedy)
+
+    return dataclasses.replace(audited, findings=tuple(map(replaced, audited.findings)))
+
+
+def _of_output(finding: "initjax.Finding") -> bool:
+    return all(name.startswith("output/") for name in finding.layers)
+
+
+def _spec(call: re.Match[str]) -> str:
+    """The specification of an initializer, from a call of it."""
+    return call[0] if call[2] else call[1]
+
+
+def healthy(report: "initjax.Report") -> bool:
+    """Whether there is nothing to repair: no other weights would remove what was found."""
+    return {finding.cause for finding in report.findings} <= {"batch", "update"}
+
+
+def slower(config: Config, report: "initjax.Report") -> Config:
+    """The run with a lower learning rate, if the first step is all that is wrong with it."""
+    if {finding.cause for finding in report.findings} != {"update"}:
+        return config
+    assert config.learning_rate is not None
+    return dataclasses.replace(config, learning_rate=config.learning_rate / 10)
+
+
 def next_step(config: Config, report: "initjax.Report", optimizer: bool = False) -> list[str]:
     """What to do about the findings of an audit: one line, or none if there is nothing to do."""
     if report.verdict == "ok":
         return []
     causes = {finding.cause for finding in report.findings}
-    if "not_finite" in causes:
-        return ["next    choose another --init: non-finite weights can't be rescaled"]
-    more = ("--fix",)
+    if "not_finite" in causes:  # which can't be rescaled
+        return another(config, report, optimizer)
     if causes == {"batch"}:
-        config, more = dataclasses.replace(config, batch_size=BATCH_SIZE), ()
-    elif causes == {"update"} and config.learning_rate is not None:
-        config, more = dataclasses.replace(config, learning_rate=config.learning_rate / 10), ()
-    return [f"next    {command(config, *more, optimizer=optimizer)}"]
+        config = dataclasses.replace(config, batch_size=BATCH_SIZE)
+    more = () if healthy(report) else ("--fix",)
+    return [f"next    {command(slower(config, report), *more, optimizer=optimizer)}"]
+
+
+def another(config: Config, report: "initjax.Report", optimizer: bool = False) -> list[str]:
+    """The line that suggests another network: the one that a remedy names, if it is another."""
+    for finding in report.findings:
+        field = "output_init" if _of_output(finding) else "init"
+        call = _CALL.search(finding.remedy)
+        if not call:
+            continue
+        changes = {"params": None, field: _spec(call)}
+        if "use tanh" in finding.remedy:  # since no initializer is enough
+            changes["activation"] = "tanh"
+        changed = dataclasses.replace(config, **changes)
+        if _drawn(changed) != _drawn(config):
+            return [f"next    {command(changed, optimizer=optimizer)}"]
+    return ["next    choose another --init: rescaling doesn't repair this network"]
+
+
+def _drawn(config: Config) -> tuple[str, ...]:
+    return canonical(config.init), canonical(config.output_init), config.activation

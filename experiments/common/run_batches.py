@@ -1,21 +1,20 @@
 """Batches of runs: which runs one compiled program trains at once, and how many fit in memory."""
 
 import collections
-import contextlib
 import dataclasses
 import datetime
 import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import data, description, models, starting, training
+from experiments.common import data, description, memory, models, starting, training
 from experiments.common.config import INITIALIZERS, Config, canonical
 
 Group = dict[str, Config]  # configurations by the identity of the run
@@ -34,22 +33,29 @@ class Trainer(NamedTuple):
 
     train: Callable[[Group], list[dict[str, Any]]]
     """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`. Raises a
-    ValueError if it does not fit in memory."""
+    UsageError if it does not fit in memory."""
     least: int
     """The size of a batch should be a multiple of this."""
     most: int
 
 
 def check(wanted: Group, dataset: data.Dataset) -> None:
-    """Checks that every initializer fits its parameters, before anything is trained.
+    """Checks that every network fits in memory, and every initializer its parameters.
 
     Raises:
-      ValueError: one does not.
+      UsageError: one does not.
     """
 
     def draw(config: Config) -> Any:
         return starting.start(config, dataset).params
 
+    networks = {
+        (config.hidden, config.dtype, config.optimizer): config for config in wanted.values()
+    }
+    for config in networks.values():
+        features = starting.features(config, dataset)
+        memory.check_devices(config, features, runs=jax.local_device_count())
+        memory.check_metrics(config, _COPIES * _history_bytes(config, dataset))
     names = (*INITIALIZERS, "hidden", "activation", "dtype")
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
@@ -115,7 +121,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
         # Runs are assigned to devices in turn; those of one device are adjacent.
         places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
-        with starting.precision(config), _enough_memory(config):
+        with starting.precision(config), memory.enough(config):
             params = jax.tree.map(
                 lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
             )
@@ -161,10 +167,7 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     device = jax.local_devices()[0]
     itemsize = jax.tree.leaves(model.shapes)[0].dtype.itemsize
     params = description.parameters(model) * itemsize
-    steps = -(-len(dataset.train_labels) // config.batch_size)
-    tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
-    batches = config.epochs * steps + (config.epochs + 1) * tests
-    history = 2 * batches * itemsize  # a loss and a count
+    history = _history_bytes(config, dataset)
     if device.platform == "cpu":
         return max(1, min(_MOST_RUNS, _CPU_BYTES // (_COPIES * (params + history))))
     # All runs are trained at once: each needs parameters, gradients, the state and the updates of
@@ -175,18 +178,12 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
     return max(1, min(_MOST_RUNS_TOGETHER, limit // 2 // bytes_of_one))
 
 
-@contextlib.contextmanager
-def _enough_memory(config: Config) -> Iterator[None]:
-    """Reports in one line that a network does not fit in memory."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise ValueError(
-            f"--hidden={','.join(map(str, config.hidden))} with --batch_size={config.batch_size}"
-            " needs more memory than is available; reduce one of them"
-        ) from None
+def _history_bytes(config: Config, dataset: data.Dataset) -> int:
+    """The size of the metrics of a run: a loss and a count for each batch."""
+    steps = -(-len(dataset.train_labels) // config.batch_size)
+    tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
+    batches = config.epochs * steps + (config.epochs + 1) * tests
+    return 2 * batches * (8 if config.dtype == "float64" else 4)
 
 
 def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:

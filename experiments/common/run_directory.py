@@ -22,12 +22,13 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 if TYPE_CHECKING:
     import tensorboardX
@@ -39,16 +40,51 @@ def check_free(workdir: str | None) -> None:
     """Checks that a directory can hold a new run: it is absent, empty, or None.
 
     Raises:
-      ValueError: it can't.
+      UsageError: it can't.
     """
-    if workdir == "":
-        raise ValueError("--workdir is empty; name a directory")
     if workdir is None or not os.path.lexists(workdir):
         return
     if not os.path.isdir(workdir):
-        raise ValueError(f"--workdir={workdir} is not a directory")
+        raise UsageError(f"--workdir={workdir} is not a directory")
     if os.listdir(workdir):
-        raise ValueError(f"--workdir={workdir} is not empty; name a new directory")
+        raise UsageError(f"--workdir={workdir} is not empty; name a new directory")
+
+
+@contextlib.contextmanager
+def created(workdir: str | None, name: str) -> Iterator[pathlib.Path]:
+    """Makes the directory of a new run for the work in this context, before the work.
+
+    Nothing is left behind if the work fails before it has a result, such as a trained epoch.
+
+    Args:
+      workdir: as for `create`.
+      name: as for `create`.
+
+    Yields:
+      The path of the directory, which is empty and writable.
+
+    Raises:
+      UsageError: as `create`.
+    """
+    missing = files.absent(pathlib.Path(workdir or "runs"))
+    directory = create(workdir, name)
+    try:
+        yield directory
+    except BaseException:
+        if directory.is_dir() and not _has_results(directory):
+            for path in directory.iterdir():
+                path.unlink()
+            files.remove_empty(missing if workdir else [directory, *missing])
+        raise
+
+
+def _has_results(directory: pathlib.Path) -> bool:
+    metrics = directory / "metrics.jsonl"
+    if metrics.exists() and len(files.read_lines(metrics)) > 1:
+        return True
+    before = {"config.json", metrics.name, "params.safetensors"}  # there before anything is trained
+    names = {path.name for path in directory.iterdir()} - before
+    return not all(name.startswith("events.") for name in names)
 
 
 def create(workdir: str | None, name: str) -> pathlib.Path:
@@ -62,32 +98,18 @@ def create(workdir: str | None, name: str) -> pathlib.Path:
       The path of the directory, which exists and is empty.
 
     Raises:
-      ValueError: the directory is not empty, or can't be made.
+      UsageError: the directory is not empty, or can't be made.
     """
+    remedy = "name another --workdir"
     if workdir is not None:
         check_free(workdir)
-        return _made(pathlib.Path(workdir), exist_ok=True)
-    try:
-        pathlib.Path("runs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make the directory runs ({error.strerror}); name a --workdir"
-        ) from None
+        return files.prepare(pathlib.Path(workdir), remedy)
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:120]
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
-            return _made(pathlib.Path("runs", slug if number == 1 else f"{slug}-{number}"))
+            directory = pathlib.Path("runs", slug if number == 1 else f"{slug}-{number}")
+            return files.prepare(directory, remedy, new=True)
     raise AssertionError("unreachable")
-
-
-def _made(path: pathlib.Path, exist_ok: bool = False) -> pathlib.Path:
-    try:
-        path.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise ValueError(f"cannot make {path} ({error.strerror}); name another --workdir") from None
-    return path
 
 
 def add_epoch(
@@ -100,7 +122,7 @@ def add_epoch(
       events: its event file, from `events`.
       epoch: the epoch.
     """
-    save_params(run / "params.safetensors", epoch.params, epoch.number)
+    save_params(run / "params.safetensors", epoch.params, {"epoch": str(epoch.number)})
     if epoch.batch_metrics is not None:
         steps = len(epoch.batch_metrics.loss)
         files.append_lines(
@@ -139,31 +161,37 @@ def events(run: pathlib.Path) -> "tensorboardX.SummaryWriter":
     return tensorboardX.SummaryWriter(str(run))
 
 
-def save_params(path: pathlib.Path, params: Mapping[str, Any], epoch: int) -> None:
+def save_params(path: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Saves a tree of parameters as safetensors, named by their paths joined with "/"."""
     import safetensors.numpy
 
-    flat = {name: np.asarray(value) for name, value in _flatten(params)}
-    files.write(path, safetensors.numpy.save(flat, metadata={"epoch": str(epoch)}))
+    flat = {name: np.asarray(value) for name, value in flatten(params)}
+    files.write(path, safetensors.numpy.save(flat, metadata=dict(metadata)))
 
 
 def load_params(path: pathlib.Path) -> dict[Any, Any]:
     """Loads what `save_params` saved: nested dicts of arrays."""
     import safetensors.numpy
 
-    params: dict[Any, Any] = {}
-    for name, value in safetensors.numpy.load_file(path).items():
+    return nested(safetensors.numpy.load_file(path))
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The leaves of nested dicts, each with its path."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[Any, Any]:
+    """The nested dicts that have these leaves at these paths."""
+    tree: dict[Any, Any] = {}
+    for name, value in leaves.items():
         *folders, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
-        place = params
+        place = tree
         for folder in folders:
             place = place.setdefault(folder, {})
         place[leaf] = value
-    return params
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
+    return tree

@@ -14,6 +14,9 @@ LEVEL = 0.95  # confidence level of every interval; the level of every test is 1
 POWER = 0.8  # probability of finding a difference that is called detectable
 _RESAMPLES = 9_999
 _FEWEST_FOR_BOOTSTRAP = 20  # with fewer values, BCa intervals are too narrow
+FEWEST_TO_SETTLE = 6  # seeds: the smallest p value of a sign-flip test of n seeds is 2**(1 - n)
+_ROUNDING = 1e-12  # relative, of float64: smaller differences are no evidence
+_MOST_SEEDS = 10**6  # that `seeds_to_settle` looks for
 
 
 class Interval(NamedTuple):
@@ -41,7 +44,9 @@ class Comparison(NamedTuple):
     p: float
     """p value of the paired t test that the mean difference is zero."""
     p_sign_flip: float
-    """p value of the permutation test that differences are as likely negative as positive."""
+    """p value of the permutation test that differences are as likely negative as positive. It
+    needs no normal distribution, but with fewer than `FEWEST_TO_SETTLE` seeds it can't be below
+    0.05."""
     p_equivalence: float
     """p value of the two one-sided tests (TOST) that the mean difference is at least the margin;
     NaN without a margin."""
@@ -49,6 +54,9 @@ class Comparison(NamedTuple):
     """How often the first is above the second, with Wilson's interval; ties count half."""
     detectable: float
     """The true difference that this many seeds detect with a probability of 80%."""
+    seeds_to_settle: float
+    """Number of seeds that detect the observed difference with a probability of 80%; infinite if
+    the means are equal."""
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
@@ -59,11 +67,28 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
       [2.5, 0.446, 4.554]
     """
     values = np.asarray(values, float)
-    mean = float(values.mean())
     if len(values) < 2:
-        return Interval(mean, np.nan, np.nan)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
-    return Interval(mean, mean - half, mean + half)
+        return Interval(float(values.mean()), np.nan, np.nan)
+    return Interval(*map(float, mean_intervals(values)))
+
+
+def mean_intervals(values: np.ndarray) -> np.ndarray:
+    """The same for every column of an array: rows of means, lower and upper bounds.
+
+    Args:
+      values: (seeds, ...), with two seeds or more.
+    """
+    n = len(values)
+    unit = _unit(values)  # so that squares of large losses don't overflow
+    mean = (values / unit).mean(axis=0)
+    sem = (values / unit).std(axis=0, ddof=1) / n**0.5
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * sem
+    return np.stack([mean, mean - half, mean + half]) * unit
+
+
+def _unit(*values: np.ndarray) -> float:
+    """A power of two, so that dividing by it is exact, near the largest absolute value."""
+    return 2.0 ** int(np.frexp(max(float(np.abs(array).max()) for array in values))[1])
 
 
 def bootstrap_interval(
@@ -116,6 +141,7 @@ def compare(
     rng: np.random.Generator,
     margin: float | None = None,
     alpha: float = 1 - LEVEL,
+    resolution: float | np.ndarray = 0.0,
 ) -> Comparison:
     """Compares two settings over the same seeds.
 
@@ -128,45 +154,59 @@ def compare(
       rng: draws resamples, and sign flips if there are too many to try all of them.
       margin: two settings whose means differ by less are equivalent.
       alpha: the two-sided level for which `detectable` is computed.
+      resolution: of the values, one or one per seed: smaller differences count as zero in tests.
+        Differences that are only rounding in float64 always do.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
+    correlation = np.nan
+    if np.ptp(first) and np.ptp(second):
+        correlation = float(np.corrcoef(first / _unit(first), second / _unit(second))[0, 1])
+    unit = _unit(first, second)
+    first, second, resolution = first / unit, second / unit, resolution / unit
     differences = first - second
     n, stddev = len(differences), float(differences.std(ddof=1))
     difference = mean_interval(differences)
-    constant = np.ptp(first) == 0 or np.ptp(second) == 0
-    if np.ptp(differences) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()):
-        p = p_sign_flip = 2.0 ** (1 - n) if difference.value else 1.0
-        p_equivalence = np.nan
+    finest = np.maximum(resolution, _ROUNDING * np.maximum(np.abs(first), np.abs(second)))
+    tested = np.where(np.abs(differences) <= finest, 0.0, differences)
+    p_equivalence = np.nan
+    if np.ptp(tested) <= np.max(finest):
+        p = p_sign_flip = 2.0 ** (1 - n) if tested.all() else 1.0
         if margin is not None:
-            p_equivalence = 2.0**-n if abs(difference.value) < margin else 1.0
+            p_equivalence = 2.0**-n if abs(difference.value) < margin / unit else 1.0
     else:
-        p = _t_test(differences, 0)
+        p = _t_test(tested, 0)
         p_sign_flip = float(
             stats.permutation_test(
-                (differences,),
+                (tested,),
                 np.mean,
                 permutation_type="samples",
                 n_resamples=_RESAMPLES,
                 rng=rng,
             ).pvalue
         )
-        p_equivalence = np.nan
         if margin is not None:
-            lower = _t_test(differences, -margin, alternative="greater")
-            upper = _t_test(differences, margin, alternative="less")
+            lower = _t_test(tested, -margin / unit, alternative="greater")
+            upper = _t_test(tested, margin / unit, alternative="less")
             p_equivalence = max(lower, upper)
+    bootstrap = None if n < _FEWEST_FOR_BOOTSTRAP else bootstrap_interval(differences, rng)
+    seen = abs(difference.value) if tested.any() else 0.0
     return Comparison(
         n,
-        difference,
-        None if n < _FEWEST_FOR_BOOTSTRAP else bootstrap_interval(differences, rng),
-        stddev,
-        np.nan if constant else float(np.corrcoef(first, second)[0, 1]),
+        _times(difference, unit),
+        bootstrap and _times(bootstrap, unit),
+        stddev * unit,
+        correlation,
         p,
         p_sign_flip,
         p_equivalence,
-        share_interval(float(np.sum(differences > 0) + np.sum(differences == 0) / 2), n),
-        detectable_difference(stddev, n, alpha),
+        share_interval(float(np.sum(tested > 0) + np.sum(tested == 0) / 2), n),
+        detectable_difference(stddev, n, alpha) * unit,
+        seeds_to_settle(seen, stddev, alpha),
     )
+
+
+def _times(interval: Interval, factor: float) -> Interval:
+    return Interval(*(number * factor for number in interval))
 
 
 def _t_test(values: np.ndarray, mean: float, **options: Any) -> float:
@@ -193,6 +233,35 @@ def detectable_difference(stddev: float, n: int, alpha: float = 1 - LEVEL) -> fl
 
     root: Any = optimize.brentq(missing_power, 0, 2 * critical + 1)
     return float(root * stddev / n**0.5)
+
+
+def seeds_to_settle(difference: float, stddev: float, alpha: float = 1 - LEVEL) -> float:
+    """The number of seeds that detect a difference with a probability of 80%.
+
+    Args:
+      difference: the mean difference; infinitely many seeds don't detect zero.
+      stddev: the standard deviation of the differences.
+      alpha: the two-sided level of the test.
+
+    Example:
+      >>> seeds_to_settle(0.1, 0.13)
+      16
+    """
+    low, high = FEWEST_TO_SETTLE, _MOST_SEEDS
+
+    def detects(n: int) -> bool:
+        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        if abs(difference) * n**0.5 >= 10 * critical * stddev:
+            return True
+        noncentrality = abs(difference) / stddev * n**0.5
+        return float(stats.nct.sf(critical, n - 1, noncentrality)) >= POWER
+
+    if not difference or not detects(high):
+        return np.inf
+    while low < high:  # the smallest number that detects it
+        middle = (low + high) // 2
+        low, high = (low, middle) if detects(middle) else (middle + 1, high)
+    return low
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -1,7 +1,9 @@
 """The directory of a sweep, which any number of processes can fill: one row per run.
 
     runs-DIGEST.parquet  the runs of one finished batch
-    .lock                empty; a process locks one byte of it for each run that it is training
+    .claims/ID           the keys of the runs that a process is training
+    .claims/ID.lock      empty; locked by that process, and released by the system when it ends
+    .lock                empty; locked while any of these is read or written
 
 Files are written under a temporary name, renamed, and never changed, so a process that is killed
 loses none of its finished batches. Other tools can read all of them at once, for example
@@ -9,24 +11,28 @@ loses none of its finished batches. Other tools can read all of them at once, fo
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import itertools
 import os
 import pathlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 FORMAT_VERSION = 1
 
 _PARTS = "runs-*.parquet"
+# Where files can't be locked, two processes may train the same run, which only costs time.
+_UNLOCKABLE = (filelock.Timeout, OSError, NotImplementedError)
+_PATIENCE = 60.0  # seconds; a process holds the lock for milliseconds, unless it is suspended
 _ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
 
 SCHEMA = pa.schema(
@@ -72,22 +78,24 @@ SCHEMA = pa.schema(
 class SweepDirectory:
     """A directory of results. Enter it as a context to add runs, which makes it if needed.
 
-    Entering raises a ValueError if the directory can't be made or is not writable.
+    Entering raises a UsageError if the directory can't be made or is not writable.
     """
 
     def __init__(self, directory: str | pathlib.Path):
         self.directory = pathlib.Path(directory)
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
+        self._claims = self.directory / ".claims" / os.urandom(8).hex()
+        self._claimed: set[str] = set()
 
     def __enter__(self) -> "SweepDirectory":
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise ValueError(
-                f"cannot write to {self.directory} ({error.strerror}); name another --workdir"
-            ) from None
+        self._made = files.absent(self.directory)
+        files.prepare(self.directory, "name another --workdir")
+        with self._exclusive():  # so that nobody takes a lock that is not yet held for a dead one
+            self._claims.parent.mkdir(exist_ok=True)
+            self._alive = filelock.FileLock(_lock_of(self._claims))
+            with contextlib.suppress(*_UNLOCKABLE):
+                self._alive.acquire(timeout=0)
         # Left over by killed processes.
         for temporary in self.directory.glob(f".{_PARTS}.*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
@@ -96,7 +104,14 @@ class SweepDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
+        with self._exclusive():
+            self._alive.release()
+            _forget(self._claims)
+        if self._made and not self.finished():  # nothing is left behind if nothing was trained
+            files.remove_empty([self._claims.parent])
+            if not self._claims.parent.exists():
+                (self.directory / ".lock").unlink(missing_ok=True)
+            files.remove_empty(self._made)
 
     def finished(self) -> set[str]:
         """The keys of all runs in the directory now, from all processes."""
@@ -117,15 +132,13 @@ class SweepDirectory:
         Returns:
           The keys of runs that are neither finished nor claimed by another process.
         """
-        self.finished()
-        # Lazy, so that runs found to be finished along the way are skipped.
-        free = (key for key in keys if key not in self._finished and self._try(key))
-        claimed: list[str] = []
-        while new := list(itertools.islice(free, most - len(claimed))):
-            # Another process may have finished and released some since the directory was listed.
-            late = self.finished().intersection(new)
-            self._release(late)
-            claimed += [key for key in new if key not in late]
+        with self._exclusive():
+            others = self._claimed_by_others()
+            # Listed after the claims were read, or else a run that another process finishes and
+            # releases in between would look free.
+            taken = others | self._claimed | self.finished()
+            claimed = list(itertools.islice((key for key in keys if key not in taken), most))
+            self._write_claims(self._claimed.union(claimed))
         return claimed
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -135,25 +148,52 @@ class SweepDirectory:
         keys = sorted(row["key"] for row in rows)
         name = _PARTS.replace("*", hashlib.sha256("".join(keys).encode()).hexdigest()[:16])
         files.write(self.directory / name, file.getvalue())
-        self._release(keys)
+        with self._exclusive():
+            self._write_claims(self._claimed.difference(keys))
 
-    def _try(self, key: str) -> bool:
-        # A lock on one byte of the file, which the system releases when the process ends.
-        # Where files can't be locked, two processes may train the same run, which only costs time.
-        import fcntl
+    def _claimed_by_others(self) -> set[str]:
+        found: set[str] = set()
+        for lock in set(self._claims.parent.glob("*.lock")) - {_lock_of(self._claims)}:
+            claims = lock.with_suffix("")
+            if _is_held(lock):
+                with contextlib.suppress(FileNotFoundError):  # nothing was claimed so far
+                    found.update(claims.read_text().split())
+            else:
+                _forget(claims)
+        return found
 
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _number(key))
-        except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)
+    def _write_claims(self, keys: set[str]) -> None:
+        files.write(self._claims, "\n".join(sorted(keys)).encode())
+        self._claimed = keys
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keeps other processes from reading or writing claims, for some milliseconds."""
+        lock = filelock.FileLock(self.directory / ".lock")
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(*_UNLOCKABLE):
+                stack.enter_context(lock.acquire(timeout=_PATIENCE))
+            yield
+
+
+def _lock_of(claims: pathlib.Path) -> pathlib.Path:
+    return claims.with_suffix(".lock")
+
+
+def _is_held(lock: pathlib.Path) -> bool:
+    try:
+        with filelock.FileLock(lock).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
         return True
+    except (OSError, NotImplementedError):  # files can't be locked here
+        return False
 
-    def _release(self, keys: Iterable[str]) -> None:
-        import fcntl
 
-        for key in keys:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _number(key))
+def _forget(claims: pathlib.Path) -> None:
+    for path in (claims, _lock_of(claims)):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def read(
@@ -167,12 +207,12 @@ def read(
       steps: whether to read the columns of every step, too, which are most of the data.
 
     Raises:
-      ValueError: there are no runs, or a file can't be read.
+      UsageError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
     tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
     if not tables:
-        raise ValueError(f"{directory} holds no runs; run python -m experiments.sweep first")
+        raise UsageError(f"{directory} holds no runs; run python -m experiments.sweep first")
     table = pa.concat_tables(tables)  # without a copy
     keys, seeds = table["key"].to_pylist(), table["seed"].to_pylist()
     places = {key: place for place, key in enumerate(keys) if wanted is None or key in wanted}
@@ -184,12 +224,8 @@ def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(file).read(columns)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"cannot read {file}: {' '.join(str(error).split())}") from None
     version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
     if version != str(FORMAT_VERSION):
-        raise ValueError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
+        raise UsageError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
     return table
-
-
-def _number(key: str) -> int:
-    return int(key[:15], 16)  # below 2**60, since offsets in a file are 64-bit

@@ -2,12 +2,11 @@
 
 import csv
 import io
-import math
 from typing import Any
 
 import pyarrow as pa
 
-from experiments.common import comparison, statistics, verdicts
+from experiments.common import comparison, formatting, statistics, verdicts
 
 Table = list[dict[str, Any]]
 
@@ -36,12 +35,12 @@ def shown_endpoints(setting: comparison.Setting) -> Table:
         row = {
             "initializer": line["init"],
             "runs": line["runs"],
-            "learned": _share(statistics.share_interval(line["learned"], line["runs"])),
+            "learned": formatting.share(statistics.share_interval(line["learned"], line["runs"])),
         }
         if setting.fields["learning_rate"] is None:
             row["learning rate"] = f"{line['learning_rate']:g}"
         for name, endpoint in setting.endpoints.items():
-            text = interval_text(line[name])
+            text = formatting.interval(line[name])
             if name == "steps" and line["reached"] < line["runs"]:
                 text = text if line["reached"] else f"more than {setting.steps}"
                 text += f", {line['reached']} of {line['runs']} reach it"
@@ -77,6 +76,9 @@ def pairs(setting: comparison.Setting) -> Table:
                     "p_equivalence_holm": pair.p_equivalence,
                     **_columns("first_is_better", "first_is_better_", improvement),
                     "detectable": found.detectable,
+                    "seeds_to_settle": None
+                    if verdicts.finding(pair, endpoint)[0] in ("ahead", "equivalent")
+                    else found.seeds_to_settle,
                     "verdict": verdicts.verdict(pair, endpoint, setting.fields["epochs"]),
                 }
             )
@@ -95,17 +97,22 @@ def shown_pairs(setting: comparison.Setting) -> Table:
             "first": row["first"],
             "second": row["second"],
             "seeds": row["seeds"],
-            "difference": interval_text(interval(row, "difference", ""), "+"),
+            "difference": formatting.interval(interval(row, "difference", ""), "+"),
             "bootstrap": "-"
             if row["bootstrap_low"] is None
-            else bounds_text(interval(row, "difference", "bootstrap_"), "+"),
-            "p": _p(row["p"]),
-            "p, Holm": _p(row["p_holm"]),
-            "p, sign flips": _p(row["p_sign_flip"]),
-            "p, equivalence, Holm": _p(row["p_equivalence_holm"]),
-            "first is better": _share(interval(row, "first_is_better", "first_is_better_")),
-            "correlation": "-" if math.isnan(row["correlation"]) else f"{row['correlation']:.2f}",
-            "detectable": _number(row["detectable"], row["difference"]),
+            else formatting.bounds(interval(row, "difference", "bootstrap_"), "+"),
+            "p": formatting.p(row["p"]),
+            "p, Holm": formatting.p(row["p_holm"]),
+            "p, sign flips": formatting.p(row["p_sign_flip"]),
+            "p, equivalence, Holm": formatting.p(row["p_equivalence_holm"]),
+            "first is better": formatting.share(
+                interval(row, "first_is_better", "first_is_better_")
+            ),
+            "correlation": formatting.number(row["correlation"], digits=2),
+            "detectable": formatting.number(row["detectable"], row["difference"]),
+            "seeds to settle": "-"
+            if row["seeds_to_settle"] is None
+            else formatting.seeds(row["seeds_to_settle"]),
             "verdict": row["verdict"],
         }
         for row in pairs(setting)
@@ -145,35 +152,33 @@ def _columns(name: str | None, prefix: str, interval: statistics.Interval | None
     return ({name: value} if name else {}) | {f"{prefix}low": low, f"{prefix}high": high}
 
 
-def interval_text(interval: statistics.Interval, sign: str = "") -> str:
-    """An estimate with its bounds; a single run has none."""
-    text = _number(interval.value, interval.value, sign)
-    return f"{text} ({bounds_text(interval, sign)})" if math.isfinite(interval.low) else text
-
-
-def bounds_text(interval: statistics.Interval, sign: str = "") -> str:
-    """The bounds of an estimate."""
-    low, high = (_number(bound, interval.value, sign) for bound in interval[1:])
-    return f"{low} to {high}"
-
-
-def _number(value: float, like: float, sign: str = "") -> str:
-    return f"{value:{sign}.{1 if abs(like) >= 10 else 4}f}"
-
-
-def _share(share: statistics.Interval) -> str:
-    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
-
-
-def _p(p: float) -> str:
-    return "-" if math.isnan(p) else "<1e-9" if p < 1e-9 else f"{p:.2g}"
-
-
 def to_markdown(rows: Table) -> list[str]:
     """A table with at least one row, as lines of Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     escaped = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     return [f"| {' | '.join(line)} |" for line in escaped]
+
+
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        "±": r"$\pm$",
+    }
+)
+
+
+def to_latex(rows: Table) -> list[str]:
+    """A table with at least one row, as lines of LaTeX; it needs the package booktabs."""
+    head, *body = [
+        " & ".join(str(cell).translate(_LATEX) for cell in line) + r" \\"
+        for line in [list(rows[0]), *(list(row.values()) for row in rows)]
+    ]
+    start = [rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\toprule", head, r"\midrule"]
+    return [*start, *body, r"\bottomrule", r"\end{tabular}"]
 
 
 def to_csv(rows: Table) -> bytes:

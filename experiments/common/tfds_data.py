@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -20,26 +21,31 @@ from typing import Any
 import numpy as np
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 _log = logging.getLogger(__name__)
 
 _PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
+_WATCH_EVERY = 100  # images, which take some milliseconds
 _CACHE_FORMAT = 1  # to be raised when the same records give different arrays
 
 
-def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarray]]:
+def load(
+    name: str, data_dir: str | None, watch: Callable[[int, int], None] | None = None
+) -> tuple[str, str, int, list[np.ndarray]]:
     """Loads a prepared dataset, from the cache if it was decoded before.
 
     Args:
         name: `NAME` or `NAME/CONFIG`, optionally with `:VERSION`.
         data_dir: The data directory of TFDS; None means its default.
+        watch: Called with (images decoded so far, all of them) while they are decoded.
 
     Returns:
         The name without the version, the directory of the dataset, the number of classes, and the
         images and labels of the training and the test set.
 
     Raises:
-        ValueError: If there is no such dataset, it is not prepared, or it is invalid.
+        UsageError: If there is no such dataset, it is not prepared, or it is invalid.
     """
     import tensorflow_datasets as tfds
 
@@ -61,7 +67,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
             reason = "not among https://www.tensorflow.org/datasets/catalog/overview"
             if close := difflib.get_close_matches(stem, known):
                 reason += f"; did you mean {' or '.join(close)}?"
-        raise ValueError(f"{asked} cannot be opened: {reason}") from error
+        raise UsageError(f"{asked} cannot be opened: {reason}") from error
     info, source = builder.info, str(builder.data_path)
     # The directory is checked first, since is_prepared() logs a warning if there is none.
     if not os.path.isdir(source) or not builder.is_prepared():
@@ -71,7 +77,7 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
             "import tensorflow_datasets as tfds; "
             f'tfds.builder("{name}", file_format="array_record"{where}).download_and_prepare()'
         )
-        raise ValueError(
+        raise UsageError(
             f"{asked} is not prepared in {source}. To prepare it, once, TFDS needs TensorFlow: "
             f"pip install tensorflow importlib_resources && python -c {shlex.quote(code)}    "
             "Without TensorFlow: download the IDX files of the dataset and give --data_dir=DIR"
@@ -79,13 +85,25 @@ def load(name: str, data_dir: str | None) -> tuple[str, str, int, list[np.ndarra
     image, label = _supervised_keys(info, source)
     test = "test" if "test" in info.splits else "validation"
     if "train" not in info.splits or test not in info.splits:
-        raise ValueError(
+        raise UsageError(
             f"{source} has the splits {', '.join(info.splits)}, "
             "expected train, and test or validation"
         )
+    decoded = itertools.count(1)
+    total = sum(info.splits[split].num_examples for split in ("train", test))
+
+    def count() -> None:
+        done = next(decoded)
+        if watch and done % _WATCH_EVERY == 0:
+            watch(done, total)
+
     arrays = _cached(
         _cache_path(info.full_name, source),
-        lambda: [*_decode(builder, "train", image, label), *_decode(builder, test, image, label)],
+        lambda: [
+            array
+            for split in ("train", test)
+            for array in _decode(builder, split, image, label, count)
+        ],
     )
     set_name = info.full_name.rpartition("/")[0]  # the version is part of the source
     return set_name, source, info.features[label].num_classes, arrays
@@ -104,14 +122,16 @@ def _supervised_keys(info: Any, source: str) -> tuple[str, str]:
         is_class = isinstance(label, kinds.ClassLabel) and label.num_classes
         if is_class and (is_image or is_tensor) and image.np_dtype == np.uint8:
             return keys
-    raise ValueError(
+    raise UsageError(
         f"{source}: expected supervised_keys that name a uint8 image and a class label, "
         f"found supervised_keys={keys} and {' '.join(repr(features).split())}"
     )
 
 
-def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images, with a channel axis, and the labels of a split."""
+def _decode(
+    builder: Any, split: str, image: str, label: str, count: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images, with a channel axis, and the labels of a split; counts the images."""
     import PIL.Image
     from tensorflow_datasets import features as kinds
     from tensorflow_datasets.proto import tf_example_pb2
@@ -127,6 +147,7 @@ def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarra
         else:  # a tensor is stored as bytes, compressed or not, or as a list of integers
             stored = value.bytes_list.value or [np.array(value.int64_list.value, np.uint8)]
             array = feature.decode_example_np(stored[0])
+        count()
         return array if array.ndim == 3 else array[..., np.newaxis]
 
     try:
@@ -135,10 +156,10 @@ def _decode(builder: Any, split: str, image: str, label: str) -> tuple[np.ndarra
         images = [pixels(example[image]) for example in examples]
         labels = np.array([example[label].int64_list.value[0] for example in examples], np.int32)
         if len(shapes := {array.shape for array in images}) > 1:
-            raise ValueError(f"expected images of one shape, found {str(sorted(shapes)[:3])[1:-1]}")
+            raise UsageError(f"expected images of one shape, found {str(sorted(shapes)[:3])[1:-1]}")
         return np.stack(images), labels
     except Exception as error:  # every format and image decoder raises its own errors
-        raise ValueError(f"{builder.data_path}, split {split}: {error}") from error
+        raise UsageError(f"{builder.data_path}, split {split}: {error}") from error
 
 
 def _records(builder: Any, split: str) -> Sequence[bytes]:
@@ -151,10 +172,10 @@ def _records(builder: Any, split: str) -> Sequence[bytes]:
         source = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
         return source.__getitems__(range(len(source)))
     if info.file_format.value != "tfrecord":
-        raise ValueError(f"expected array_record or tfrecord files, not {info.file_format.value}")
+        raise UsageError(f"expected array_record or tfrecord files, not {info.file_format.value}")
     records = [record for path in info.splits[split].filepaths for record in _tfrecords(path)]
     if len(records) != info.splits[split].num_examples:
-        raise ValueError(
+        raise UsageError(
             f"expected {info.splits[split].num_examples:,} records, found {len(records):,}"
         )
     return records
@@ -166,7 +187,7 @@ def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 8], "little")
         if end + 4 > len(data):
-            raise ValueError(f"{path} has {len(data):,} bytes, expected at least {end + 4:,}")
+            raise UsageError(f"{path} has {len(data):,} bytes, expected at least {end + 4:,}")
         yield data[start + 12 : end]
         start = end + 4
 

@@ -2,15 +2,17 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from experiments.common import comparison, description, statistics
+from experiments.common import comparison, description, formatting, statistics
 from experiments.common.config import Config
 
-_FEW = 6  # seeds: with fewer, the p value of a sign-flip test can't be below 0.05
-_LABEL = 24  # characters: longer names of initializers get a line of their own
+Finding = Literal["ahead", "equivalent", "not settled", "unknown"]
+
+_WIDTH = 80  # of a terminal
+_NAMED = 6  # initializers in a headline; more are counted
 
 
 def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -> str:
@@ -21,24 +23,39 @@ def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -
       endpoint: by which it was compared.
       epochs: of training, for the sentence.
     """
-    kind, first, second = _finding(pair, endpoint)
+    kind, first, second = finding(pair, endpoint)
     return _sentence(kind, first, [(second, pair)], endpoint, epochs)
 
 
-def _finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[str, str, str]:
-    """Whether a pair differs, is equivalent or neither; the better initializer comes first."""
+def finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[Finding, str, str]:
+    """What the tests of a pair have found; the better initializer comes first.
+
+    A difference needs the t test, adjusted for all pairs, and the sign-flip test, which doesn't
+    assume a distribution. Where only one of the two finds it, it is not settled. Neither is
+    anything with so few seeds that the sign-flip test can't find it.
+    """
     first, second = pair.first, pair.second
     if endpoint.sign * pair.comparison.difference.value < 0:
         first, second = second, first
-    if pair.p <= 1 - statistics.LEVEL:
+    alpha, found = 1 - statistics.LEVEL, pair.comparison
+    by_t, by_signs = pair.p <= alpha, found.p_sign_flip <= alpha
+    if by_t and by_signs:
         return "ahead", first, second
-    if pair.p_equivalence <= 1 - statistics.LEVEL:
+    if equivalent(pair):
         return "equivalent", first, second
+    if by_t or (by_signs and found.p > alpha):
+        return "not settled", first, second
     return "unknown", first, second
 
 
+def equivalent(pair: comparison.Pair) -> bool:
+    """Whether the difference is shown to be within the margin, if there is one at all."""
+    enough = pair.comparison.n >= statistics.FEWEST_TO_SETTLE
+    return enough and pair.p_equivalence <= 1 - statistics.LEVEL
+
+
 def _sentence(
-    kind: str,
+    kind: Finding,
     first: str,
     others: list[tuple[str, comparison.Pair]],
     point: comparison.Endpoint,
@@ -48,17 +65,17 @@ def _sentence(
     when = point.when.format(epochs=description.count(epochs, "epoch"))
 
     def amount(value: float) -> str:
-        return f"{abs(value) * point.scale:.{point.digits}f} {point.unit}".strip()
+        shown = formatting.number(abs(value) * point.scale, digits=point.digits)
+        return f"{shown} {point.unit}".strip()
 
     names = [name for name, _ in others]
     margin = f"within {(point.margin or 0) * point.scale:g} {point.unit}"
     if kind == "ahead":
         parts = []
         for name, pair in others:
-            also = pair.p_equivalence <= 1 - statistics.LEVEL
             difference = amount(pair.comparison.difference.value)
-            words = f"by {difference} ({p_text(pair.p)})" + f", but equivalent {margin}" * also
-            parts.append((name, words))
+            words = f"by {difference} ({formatting.p_equals(pair.p)})"
+            parts.append((name, words + f", but equivalent {margin}" * equivalent(pair)))
         if len(parts) == 1:
             ((name, words),) = parts
             return f"{first} is ahead of {name} {when} {words}"
@@ -68,6 +85,18 @@ def _sentence(
         if len(names) == 1:
             return f"{first} and {names[0]} are equivalent {when} {margin}"
         return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
+    if kind == "not settled":
+        parts = [
+            f"by {amount(pair.comparison.difference.value)} ({formatting.p_equals(pair.p)} by the"
+            f" t test, {formatting.p(pair.comparison.p_sign_flip)} by sign flips)"
+            for _, pair in others
+        ]
+        needed = formatting.seeds(max(map(_seeds_to_settle, (pair for _, pair in others))))
+        would = f"about {needed} seeds would settle it"
+        if len(parts) == 1:
+            return f"not settled: whether {first} is ahead of {names[0]} {when} {parts[0]}; {would}"
+        listed = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
+        return f"not settled: whether {first} is ahead {when}: {listed}; {would}"
     largest = amount(max(pair.comparison.detectable for _, pair in others))
     return (
         f"no difference between {first} and {_listed(names, 'or')} was found {when}; the tests"
@@ -75,83 +104,129 @@ def _sentence(
     )
 
 
+def _seeds_to_settle(pair: comparison.Pair) -> float:
+    """More than there are, since those have not settled it."""
+    return max(pair.comparison.seeds_to_settle, pair.comparison.n + 1)
+
+
 def _listed(names: list[str], word: str) -> str:
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last
 
 
-def p_text(p: float) -> str:
-    """A p value as text."""
-    return "p < 1e-9" if p < 1e-9 else f"p = {p:.2g}"
-
-
 def summary(setting: comparison.Setting) -> list[str]:
     """The main results of a setting, in a few sentences."""
     sentences = []
-    if 1 < len(setting.seeds) < _FEW:
+    if 1 < len(setting.seeds) < statistics.FEWEST_TO_SETTLE:
         sentences.append(
-            f"with only {len(setting.seeds)} seeds, tests detect little, and rely on normally"
-            " distributed differences"
+            f"{len(setting.seeds)} seeds settle nothing, since the sign-flip test needs"
+            f" {statistics.FEWEST_TO_SETTLE}"
         )
-    learners = []
     for init, learned in zip(setting.inits, setting.trained, strict=True):
         count, n = int(np.nansum(learned)), int(np.isfinite(learned).sum())
-        if count:
-            learners.append(init)
         if count < n:
             share = statistics.share_interval(count, n)
             sentences.append(
                 f"{init}: {count} of {n} runs learned anything"
                 f" (95% interval {share.low:.0%} to {share.high:.0%})"
             )
+    if not np.nansum(setting.trained):  # which of them fails better means nothing
+        return sentences
     for endpoint in ("first_loss", "final_acc"):
-        means = dict(zip(setting.inits, _means(setting, endpoint), strict=True))
-        point = setting.endpoints[endpoint]
-        ranked = sorted(learners, key=lambda init: -point.sign * means[init])
+        point, ranked = setting.endpoints[endpoint], comparison.ranking(setting, endpoint)
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
-        found: dict[tuple[str, str], list[tuple[str, comparison.Pair]]] = {}
+        found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
             if pair := named.get(frozenset((ranked[0], init))):
                 # Means are over all seeds, but a pair is compared on the seeds that it shares.
-                kind, first, second = _finding(pair, point)
+                kind, first, second = finding(pair, point)
                 found.setdefault((kind, first), []).append((second, pair))
         for (kind, first), others in found.items():
             sentences.append(_sentence(kind, first, others, point, setting.fields["epochs"]))
     return sentences
 
 
-def _means(setting: comparison.Setting, endpoint: str) -> list[float]:
-    return [float(np.nanmean(row)) for row in setting.finite(endpoint)]
+def headline(setting: comparison.Setting) -> str:
+    """The main result in one sentence: which initializer has the best final accuracy."""
+    point = setting.endpoints["final_acc"]
+    when = point.when.format(epochs=description.count(setting.fields["epochs"], "epoch"))
+    best = comparison.ranking(setting, "final_acc")[0]
+    mean = f"{np.nanmean(setting.values['final_acc'][setting.inits.index(best)]):.2%}"
+    accuracy = f"{best} has the highest mean test accuracy {when}, {mean}"
+    if len(setting.inits) == 1:
+        return f"{best} has a mean test accuracy of {mean} {when}"
+    if not np.nansum(setting.trained):
+        return f"No run learned anything {when}"
+    if len(setting.seeds) < 2:
+        return f"{accuracy}; one seed can't tell whether that is luck"
+    failed = [
+        init
+        for init, learned in zip(setting.inits, setting.trained, strict=True)
+        if not np.nansum(learned)
+    ]
+    groups: dict[str, list[str]] = {}
+    for pair in comparison.pairs(setting, "final_acc"):
+        kind, first, second = finding(pair, point)
+        other = second if best == first else first
+        if best in (first, second) and other not in failed:
+            groups.setdefault(kind if best == first else "unknown", []).append(other)
+    parts = []
+    behind = groups.get("ahead", [])
+    if behind:
+        parts.append(f"is ahead of {_counted(behind, 'and')}")
+    if alike := groups.get("equivalent"):
+        margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
+        parts.append(f"is equivalent to {_counted(alike, 'and')} (within {margin})")
+    if unsettled := groups.get("not settled", []) + groups.get("unknown", []):
+        parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
+    sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
+    if behind and len(behind) + len(failed) == len(setting.inits) - 1:
+        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean test accuracy of"
+        sentence += f" {mean} {when}, and {parts[0]}"
+    return f"{sentence}; {_counted(failed, 'and')} learned nothing" if failed else sentence
+
+
+def _counted(names: list[str], word: str) -> str:
+    return _listed(names, word) if len(names) <= _NAMED else f"{len(names)} initializers"
 
 
 def lines(setting: comparison.Setting) -> list[str]:
     """The table and the summary of a setting for a terminal, 80 columns wide."""
     table = comparison.table(setting)
-    labels = {line["init"]: line["init"] for line in table}
+    columns = [
+        ["runs", *(str(line["runs"]) for line in table)],
+        *(
+            [title, *(formatting.plus_minus(line[name]) for line in table)]
+            for name, title in (
+                ("final_acc", "test accuracy"),
+                ("final_loss", "test loss"),
+                ("first_loss", "epoch 1 loss"),
+            )
+        ),
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    rows = [
+        f"{runs:>{widths[0]}}  "
+        + "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        for runs, *cells in zip(*columns, strict=True)
+    ]
+    labels = ["", *(line["init"] for line in table)]
     if setting.fields["learning_rate"] is None:
-        labels = {line["init"]: f"{line['init']} @ {line['learning_rate']:g}" for line in table}
-    width = max((len(label) for label in labels.values() if len(label) <= _LABEL), default=0)
-    shown = textwrap.wrap(describe(setting.fields), 80)
-    shown.append(f"{'':{width}}  runs  test accuracy    test loss        epoch 1 loss")
-    for line in table:
-        label = labels[line["init"]]
+        labels[1:] = [f"{line['init']} @ {line['learning_rate']:g}" for line in table]
+    # Longer labels get a line of their own.
+    room = _WIDTH - 2 - max(map(len, rows))
+    width = max((len(label) for label in labels if len(label) <= room), default=0)
+    shown = textwrap.wrap(describe(setting.fields), _WIDTH)
+    for label, row in zip(labels, rows, strict=True):
         if len(label) > width:
-            shown += textwrap.wrap(label, 80)
+            shown += textwrap.wrap(label, _WIDTH)
             label = ""
-        cells = "  ".join(
-            f"{_plus_minus(line[name]):15}" for name in ("final_acc", "final_loss", "first_loss")
-        )
-        shown.append(f"{label:{width}}  {line['runs']:4}  {cells}".rstrip())
+        shown.append(f"{label:{width}}  {row}".rstrip())
     if len(setting.seeds) > 1:
         shown.append("(means with 95% confidence intervals, Student's t)")
     for sentence in summary(setting):
-        shown += textwrap.wrap(f"- {sentence}", 80, subsequent_indent="  ")
+        shown += textwrap.wrap(f"- {sentence}", _WIDTH, subsequent_indent="  ")
     return shown
-
-
-def _plus_minus(interval: statistics.Interval) -> str:
-    half = (interval.high - interval.low) / 2
-    return f"{interval.value:.4f} ±{half:.4f}" if np.isfinite(half) else f"{interval.value:.4f}"
 
 
 def describe(fields: Mapping[str, Any]) -> str:

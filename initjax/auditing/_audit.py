@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from initjax._flattening import described, flatten
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
-from initjax.auditing._measuring.jobs import on_host
+from initjax.auditing._measuring.jobs import on_host, special_values
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
@@ -57,15 +58,16 @@ def audit(
       of two examples.
     - *dead*: the fraction of units that are flat on the whole batch. *flat*, shown instead if an
       activation saturates: the fraction of pre-activations where it is flat.
-    - *gradient*: the root mean square of the loss's gradient with respect to z. *step*, shown
-      instead if there is an optimizer: the size of its first update, relative to the weights.
+    - *grad*: the root mean square of the loss's gradient with respect to z. *step*, shown instead
+      if there is an optimizer: the size of its first update, relative to the weights.
     - *ratio*: the squared norm of that gradient, divided by that of the layer that reads this one;
       on a residual stream, by that of the end of the next branch. *chi_1*: its prediction,
       :math:`\chi_1`.
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar loss that is differentiable in params.
-      params: a tree of arrays. Floating-point arrays are the parameters.
+      params: a tree of arrays, or a module of Equinox or NNX. Floating-point arrays are the
+        parameters. Leaves that aren't arrays, such as activation functions, are constants.
       *batch: trees of arrays: the data, and anything else that isn't a parameter, such as batch
         statistics or a PRNG key. Use 64 examples or more.
       optimizer: an Optax transformation; if given, its first update is measured.
@@ -77,8 +79,8 @@ def audit(
       it with `report.plot()`, or call `report.assert_healthy()` in a test.
 
     Raises:
-      TypeError: loss_fn is not callable, params has leaves that aren't arrays, or optimizer is not
-        an Optax transformation.
+      TypeError: loss_fn is not callable, params is a model and not its parameters, or optimizer is
+        not an Optax transformation.
       ValueError: loss_fn does not return one floating-point number, params has no floating-point
         array, or the output of a layer is empty, as for a batch without examples.
 
@@ -128,8 +130,8 @@ def auditor(
 
     Returns:
       A function: `auditor(params, *batch)` returns the `Report` for these parameters and this
-      batch. It raises a ValueError if a shape, a dtype or a tree structure differs from what it was
-      made for.
+      batch. It raises a ValueError if a shape, a dtype, a tree structure or a leaf that isn't an
+      array differs from what it was made for.
 
     Raises:
       TypeError, ValueError: as for `initjax.audit`.
@@ -149,12 +151,14 @@ def auditor(
       'saturated'
     """
     prepared = prepare("auditor", loss_fn, params, batch, optimizer, has_aux)
-    made_for = _types((params, batch))
+    made_for = _leaves("params", params), _leaves("batch", batch)
 
     def audit_again(params: Any, *batch: Any) -> Report:
-        given = _types((params, batch))
+        given = _leaves("params", params), _leaves("batch", batch)
         if given != made_for:
-            raise ValueError(_difference(made_for, given))
+            (_, before), (_, before_batch) = made_for
+            (_, now), (_, now_batch) = given
+            raise ValueError(_difference(before | before_batch, now | now_batch))
         return prepared.report(params, batch)
 
     return audit_again
@@ -167,15 +171,17 @@ class Prepared:
     traced: Traced
     measurer: Measurer
 
+    @special_values()
     def report(self, params: Any, batch: tuple[Any, ...]) -> Report:
         """Measures, predicts, judges, and puts the report together."""
         traced = self.traced
+        arrays, structure = flatten(params)
+        inputs, _ = flatten(batch)
         evidence = gather(
             traced,
-            self.measurer.measure(params, batch, traced.constants),
-            _parts(batch, np.isnan),
-            _parts(batch, np.isinf),
-            trainable_leaves(params),
+            self.measurer.measure(arrays, inputs, traced.constants),
+            *_broken_parts(batch),
+            trainable_leaves(structure.arrays.unflatten(arrays)),
         )
         return Report(
             tuple(map(public, evidence.all_layers)),
@@ -185,6 +191,7 @@ class Prepared:
         )
 
 
+@special_values()
 def prepare(
     owner: str,
     loss_fn: Callable[..., Any],
@@ -212,9 +219,9 @@ def prepare(
     traced = trace(owner, loss_fn, params, batch, has_aux)
     # What is kept must not keep the arrays that a function closes over.
     made = measurer(without_constants(traced), optimizer)
+    compiled = made.program(flatten(params)[0], flatten(batch)[0], traced.constants)
     try:
         refer = weakref.WeakMethod if hasattr(loss_fn, "__self__") else weakref.ref
-        compiled = made.program(params, batch, traced.constants)
         programs = fingerprint(traced.jaxpr, traced.constants), compiled_fingerprint(compiled)
         key = (refer(loss_fn, _forget), optimizer, traced.structure, programs)
         known = _measurers.pop(key, None)
@@ -232,45 +239,59 @@ def _forget(reference: Any) -> None:
         _measurers.pop(key, None)
 
 
-def _types(trees: Any) -> tuple[Any, list[tuple[str, str]]]:
-    """The structure of trees, and of every leaf its path and its type."""
+def _leaves(name: str, tree: Any) -> tuple[Any, dict[str, Any]]:
+    """The structure of a tree, and its leaves by their paths; in place of arrays their types."""
     import jax
     import jax.numpy as jnp
 
-    leaves, structure = jax.tree_util.tree_flatten_with_path(trees)
-    return structure, [
-        (
-            ("params", "batch")[path[0].idx] + jax.tree_util.keystr(path[1:]),
-            f"{jnp.result_type(leaf)}{list(np.shape(leaf))}",
-        )
-        for path, leaf in leaves
+    arrays, structure = flatten(tree)
+    types = [jax.ShapeDtypeStruct(np.shape(array), jnp.result_type(array)) for array in arrays]
+    others = [  # NumPy's arrays of text can't be compared at once
+        (place, leaf.tolist() if isinstance(leaf, np.ndarray) else leaf)
+        for place, leaf in structure.others
     ]
+    leaves = [*zip(structure.places, types, strict=True), *others]
+    return structure.arrays, {name + place: leaf for place, leaf in leaves}
 
 
-def _difference(made_for: Any, given: Any) -> str:
+def _type(leaf: Any) -> str:
+    """What an error calls a leaf."""
+    import jax
+
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return f"{leaf.dtype}{list(leaf.shape)}"
+    return described(leaf)
+
+
+def _difference(made_for: dict[str, Any], given: dict[str, Any]) -> str:
     """The error message for arguments that an auditor was not made for."""
     again = "make another with initjax.auditor(loss_fn, params, *batch)"
-    for (name, before), (other, now) in zip(made_for[1], given[1], strict=False):
-        if name == other and before != now:
+    for name, before in made_for.items():
+        now = given.get(name, before)
+        if now is not before and now != before:
+            now, before = _type(now), _type(before)
             return f"auditor: {name} is {now}, but this auditor was made for {before}; {again}"
-    names = [{name for name, _ in types} for _, types in (made_for, given)]
-    missing, extra = sorted(names[0] - names[1]), sorted(names[1] - names[0])
-    changes = [f"{name} is missing" for name in missing[:1]]
-    changes += [f"{name} is new" for name in extra[:1]]
+    changes = [f"{name} is missing" for name in sorted(made_for.keys() - given.keys())[:1]]
+    changes += [f"{name} is new" for name in sorted(given.keys() - made_for.keys())[:1]]
     return (
         "auditor: params or batch has a different structure than this auditor was made for"
         f"{': ' * bool(changes)}{' and '.join(changes)}; {again}"
     )
 
 
-def _parts(batch: tuple[Any, ...], test: Callable[[Any], Any]) -> list[str]:
-    """The parts of a batch of which a number passes a test of NumPy's."""
-    import jax
+def _broken_parts(batch: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """The parts of a batch that hold NaN, and those that hold infinite numbers."""
     import jax.numpy as jnp
 
-    return [
-        "batch" + jax.tree_util.keystr(path)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-        and (test(np.asarray(leaf)) if on_host(leaf) else getattr(jnp, test.__name__)(leaf)).any()
-    ]
+    nan, infinite = [], []
+    arrays, structure = flatten(batch)
+    for place, leaf in zip(structure.places, arrays, strict=True):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        xp = np if on_host(leaf) else jnp
+        array = xp.asarray(leaf)
+        if xp.isfinite(array).all():
+            continue
+        nan += [f"batch{place}"] if xp.isnan(array).any() else []
+        infinite += [f"batch{place}"] if xp.isinf(array).any() else []
+    return nan, infinite

@@ -6,9 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from initjax._values import checked_choice, is_key
+from initjax._flattening import flatten
+from initjax._keys import checked_key
+from initjax._values import checked_choice
 from initjax.auditing._audit import prepare
 from initjax.auditing._judging.findings import Finding
+from initjax.auditing._measuring.jobs import special_values
+from initjax.auditing._reading.trace import trace
 from initjax.auditing._repairing.critical import unit_variance_explodes
 from initjax.auditing._repairing.draft import Draft
 from initjax.auditing._repairing.gradinit import gradinit
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 Method = Literal["variance", "units", "gradient"]
 
+# Causes that no other weights would remove.
+_NOT_OF_SCALE = frozenset(["unused", "batch"])
 _WARNINGS: dict[Method, str] = {
     "variance": "",
     "units": (
@@ -38,17 +44,20 @@ _WARNINGS: dict[Method, str] = {
 }
 
 
+@special_values()
 def fix(
     loss_fn: Callable[..., Any],
     params: Params,
     *batch: Any,
     key: jax.Array | None = None,
-    method: Method = "variance",
+    method: Method | None = None,
     optimizer: Any = None,
     has_aux: bool = False,
 ) -> tuple[Params, Repair]:
     r"""Repairs the initialization of a model, and audits it again.
 
+    Without a method, a model in which the audit finds nothing to repair is returned as it is, and
+    any other is repaired by 'variance'. A method that you name is applied to healthy models, too.
     The methods:
 
     - 'variance': multiplies each kernel by one number, so that its pre-activations have standard
@@ -57,11 +66,15 @@ def fix(
       target is :math:`\chi_1 = 1` instead: gradients keep their norm, and the first layer has unit
       variance. The ends of n residual branches are scaled down to standard deviation
       :math:`1/\sqrt n`. Logits with a standard deviation above 1 are scaled down to 0.45, where the
-      initial loss is about 0.1 above that of a uniform guess. Neither is ever scaled up.
+      initial loss is about 0.1 above that of a uniform guess.
     - 'units': scales each unit to unit variance, and centers it if it has a bias, as in the
       data-dependent initialization of weight normalization.
     - 'gradient': learns one scale per kernel that minimizes the loss after the optimizer's first
       step (GradInit).
+
+    What may be small on purpose is never scaled up: the ends of residual branches, outputs and
+    gates. The first two methods calculate in full precision even where a device's default is less,
+    as TF32 on GPUs is.
 
     Some parameters are left unchanged, and the result says why: kernels whose output is normalized
     (their scale doesn't matter), embeddings, kernels that a loop uses in every iteration, kernels
@@ -74,10 +87,11 @@ def fix(
 
     Args:
       loss_fn: maps `(params, *batch)` to a scalar loss, as for `initjax.audit`.
-      params: a tree of arrays.
+      params: a tree of arrays, or a module of Equinox or NNX.
       *batch: trees of arrays. 256 examples or more are best.
       key: a PRNG key for redrawing what scaling can't repair. With None, nothing is redrawn.
-      method: 'variance', 'units' or 'gradient'.
+      method: 'variance', 'units' or 'gradient'. With None, 'variance', if there is anything to
+        repair.
       optimizer: an Optax transformation, required for 'gradient'. If given, the audits also
         measure its first update.
       has_aux: whether loss_fn returns `(loss, anything)`.
@@ -111,34 +125,52 @@ def fix(
     """
     import jax
 
-    checked_choice("fix", "method", method, get_args(Method))
+    if method is not None:
+        checked_choice("fix", "method", method, get_args(Method))
     if method == "gradient" and optimizer is None:
         raise ValueError("fix: method='gradient' needs an optimizer, such as optax.adam(1e-3)")
-    if key is not None and not is_key(key):
-        raise TypeError(f"fix: key must be a PRNG key, such as jax.random.key(0), got {key!r}")
+    if key is not None:
+        checked_key("fix", key, "call fix(loss_fn, params, *batch, key=key)")
     prepared = prepare("fix", loss_fn, params, batch, optimizer, has_aux)
     traced = prepared.traced
     before = prepared.report(params, batch)
-    draft = Draft(tuple(jax.tree.leaves(params)))
-    if any(finding.cause == "not_finite" for finding in before.findings):
-        target = "none: non-finite values can't be rescaled; fix those first"
+    nothing = _nothing_to_do(before, method)
+    if nothing:
+        return params, Repair(before, before, (), (), nothing, "")
+    method, inputs = method or "variance", flatten(batch)[0]
+    draft = redraw(Draft(tuple(flatten(params)[0])), traced, before, key)
+    draft = center(draft, traced, before)
+    draft = clear_biases(draft, traced, before)
+    if method == "gradient":
+        target = "the smallest loss after the optimizer's first step"
+        draft = gradinit(draft, traced, inputs, before.layers, optimizer)
     else:
-        draft = redraw(draft, traced, before, key)
-        draft = center(draft, traced, before)
-        draft = clear_biases(draft, traced, before)
-        if method == "gradient":
-            target = "the smallest loss after the optimizer's first step"
-            draft = gradinit(draft, traced, batch, optimizer)
-        else:
-            critical = method == "variance" and unit_variance_explodes(traced.anatomy.sites)
-            target = _target(method, critical)
-            draft = rescale(draft, traced, batch, method == "units", critical)
-    params = jax.tree.unflatten(traced.structure, draft.leaves)
+        critical = method == "variance" and unit_variance_explodes(traced.anatomy.sites)
+        target = _target(method, critical)
+        with jax.default_matmul_precision("highest"):  # which is read when a function is traced
+            exact = trace("fix", loss_fn, params, batch, has_aux)
+            draft = rescale(draft, exact, inputs, before.layers, method == "units", critical)
+    params = traced.whole.unflatten(draft.leaves)
     after = _without_scaled_fans(prepared.report(params, batch), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)
     return params, Repair(
         before, after, draft.changes, left, target, _warning(method, before, after)
     )
+
+
+def _nothing_to_do(before: Report, method: Method | None) -> str:
+    """Why nothing is to be changed; "" if something is."""
+    causes = {finding.cause for finding in before.findings}
+    if "not_finite" in causes:
+        return "none: non-finite values can't be rescaled; fix those first"
+    if not before.layers:
+        return "none: no layer was found, so there is nothing to repair"
+    if method is None and causes <= _NOT_OF_SCALE:
+        return (
+            "none: the audit found nothing to repair, so nothing was changed; name a method to"
+            " apply it anyway"
+        )
+    return ""
 
 
 def _target(method: Method, critical: bool) -> str:

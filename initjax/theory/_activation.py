@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -85,10 +87,53 @@ def _with_derivative(activation: Callable[[Any], Any]) -> Callable[[Any], tuple[
     import jax.numpy as jnp
 
     def both(z):
-        value, pullback = jax.vjp(activation, z)
+        value, pullback = jax.vjp(functools.partial(_applied, activation), z)
         return value, pullback(jnp.ones_like(value))[0]
 
     return both
+
+
+def _applied(activation: Callable[[Any], Any], z: Any) -> Any:
+    """The activation of an array.
+
+    Raises:
+      TypeError: it doesn't take arrays, or doesn't return one of real numbers.
+    """
+    import jax
+
+    try:
+        value = activation(z)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise TypeError(
+            f"activation {_short(activation)} can't be applied to an array ({reason}); give a"
+            " function such as jnp.tanh, or wrap one of single numbers in numpy.vectorize"
+        ) from error
+    kind = getattr(value, "dtype", np.result_type(type(value)) if np.isscalar(value) else None)
+    if kind is None or np.issubdtype(kind, np.complexfloating):
+        given = type(value).__name__ if kind is None else kind
+        raise TypeError(
+            f"activation {_short(activation)} must return an array of real numbers, got {given}"
+        )
+    return value
+
+
+def _short(activation: Callable[[Any], Any]) -> str:
+    """What errors call it: modules have reprs of many lines."""
+    text = repr(activation)
+    return text if len(text) <= 80 and "\n" not in text else f"a {type(activation).__name__}"
+
+
+@contextlib.contextmanager
+def _in_float64() -> Iterator[None]:
+    """Where a function written for float32 may be called with float64, even under strict
+    promotion."""
+    import jax
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def _traced(function: Callable) -> Any:
@@ -96,7 +141,7 @@ def _traced(function: Callable) -> Any:
     import jax
 
     try:
-        with jax.enable_x64(True):
+        with _in_float64():
             return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((_ROWS, _COLUMNS), np.float64))
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
         return None
@@ -122,7 +167,7 @@ def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
     def refuse_traced(values):
         if any(map(is_traced, values)):
             raise TypeError(
-                f"activation {activation!r} depends on a number that is traced by jax.jit,"
+                f"activation {_short(activation)} depends on a number that is traced by jax.jit,"
                 " jax.vmap or jax.grad; use a number that is known while tracing"
             )
 
@@ -131,7 +176,7 @@ def evaluator(activation: Callable[[Any], Any]) -> Evaluate:
     closed = _traced(both)
     if closed is None:
         return _checked_elementwise(
-            activation, sample, lambda z: (np.asarray(activation(z), np.float64),)
+            activation, sample, lambda z: (np.asarray(_applied(activation, z), np.float64),)
         )
     refuse_traced(closed.consts)
     run = translated(closed)
@@ -153,7 +198,7 @@ def _checked_elementwise(activation: Callable, sample: np.ndarray, block: Callab
     def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         padded = np.zeros((-(-z.size // sample.size), *sample.shape))
         padded.ravel()[: z.size] = z.ravel()
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        with jax.ensure_compile_time_eval(), _in_float64():
             parts = list(map(block, padded))
         columns = [
             np.concatenate([np.asarray(array, np.float64).ravel() for array in column])
@@ -162,7 +207,7 @@ def _checked_elementwise(activation: Callable, sample: np.ndarray, block: Callab
         value, *derivative = (column[: z.size].reshape(z.shape) for column in columns)
         return value, derivative[0] if derivative else None
 
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    with jax.ensure_compile_time_eval(), _in_float64():
         elementwise = np.shape(block(sample)[0]) == sample.shape
     if elementwise:
         # Every other number must give the same result at another place, among other numbers.
@@ -172,7 +217,7 @@ def _checked_elementwise(activation: Callable, sample: np.ndarray, block: Callab
         there, back = (evaluate(z)[0].ravel() for z in (sample, moved))
         elementwise = np.allclose(there[::2], np.roll(back, -5)[::2], atol=1e-6, equal_nan=True)
     if not elementwise:
-        raise ValueError(f"activation {activation!r} must act on each number by itself")
+        raise ValueError(f"activation {_short(activation)} must act on each number by itself")
     return evaluate
 
 

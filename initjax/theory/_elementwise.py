@@ -147,6 +147,8 @@ def _inlined(
             outputs = _inlined(nested.jaxpr, nested.consts, operands, shape, slots, steps)
             places.update(zip(eqn.outvars, outputs, strict=True))
             continue
+        if len(eqn.outvars) != 1:
+            raise LookupError(f"{eqn.primitive.name} of several results")
         (output,) = eqn.outvars
         is_scalar = output.aval.shape == ()
         if not (is_scalar or output.aval.shape == shape):

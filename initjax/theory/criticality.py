@@ -90,6 +90,8 @@ def critical_line(activation: Activation, bias_variance: float = 0.0) -> Critica
                 variance = root(excess, previous, variance)
                 return _point(variance, single(function, variance))._replace(bias_variance=biases)
             previous, below = variance, here
+    if not seen:
+        raise ValueError(f"critical_line: {activation!r} lets no gradient through at any variance")
     raise ValueError(
         f"critical_line: {activation!r} has no critical point with bias_variance {biases:g};"
         f" it needs a bias_variance from {min(seen):.3g} to {max(seen):.3g}"

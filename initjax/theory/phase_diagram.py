@@ -19,7 +19,8 @@ from initjax.theory.criticality import critical_line, critical_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from initjax._figure import Figure
 
 _SPAN = (1 / 3, 2.5)  # of weight variances, relative to a critical one
 _DEEPEST = 1000  # layers: the brightest color, also for more
@@ -50,7 +51,7 @@ def phase_diagram(
       path: where to save the figure, in the format of its suffix; None means it isn't saved.
 
     Returns:
-      A Matplotlib figure.
+      A Matplotlib figure, which a notebook shows. It belongs to no window of `pyplot`.
 
     Raises:
       TypeError, ValueError: activation isn't such a function or name; variances are not ascending
@@ -77,8 +78,25 @@ def phase_diagram(
     biases = _checked("bias_variances", bias_variances)
     cells = phase_cells(function, weights, biases)
 
+    from initjax._figure import default_style
+
+    name = (
+        activation if isinstance(activation, str) else getattr(activation, "__name__", "activation")
+    )
+    with default_style():
+        figure = _drawn(function, weights, biases, cells)
+        figure.axes[0].set_title(
+            "Phase diagram" if name == "<lambda>" else f"Phase diagram of {name}"
+        )
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _drawn(function: Callable, weights: np.ndarray, biases: np.ndarray, cells: Cells) -> Figure:
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
+
+    from initjax._figure import Figure
 
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -104,12 +122,6 @@ def phase_diagram(
     _draw_criticality(axes, function)
     axes.set_xlabel(r"weight variance times fan_in, $\sigma_w^2$")
     axes.set_ylabel(r"bias variance, $\sigma_b^2$")
-    name = (
-        activation if isinstance(activation, str) else getattr(activation, "__name__", "activation")
-    )
-    axes.set_title("Phase diagram" if name == "<lambda>" else f"Phase diagram of {name}")
-    if path is not None:
-        figure.savefig(path, dpi=150)
     return figure
 
 

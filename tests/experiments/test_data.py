@@ -178,6 +178,30 @@ def test_an_uncompressed_file_is_preferred_to_its_archive(small, tmp_path):
     assert _same_arrays(data.load(data_dir=str(tmp_path)), small)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_files_in_directories_of_their_own_names_are_found(beside, small, tmp_path):
+    """As Kaggle ships MNIST: train-images-idx3-ubyte/train-images-idx3-ubyte."""
+    for array, name in _IDX_FILES.items():
+        _write_idx(
+            tmp_path / name[:-3],
+            small if not beside else {array: small[array][:1]},
+            {array: name[:-3]},
+        )
+    if beside:
+        names = {k: v[:-3].replace("-idx", ".idx") for k, v in _IDX_FILES.items()}
+        _write_idx(tmp_path, small, names)
+    dataset = data.load(data_dir=str(tmp_path))
+    assert _same_arrays(dataset, small) and dataset.source == str(tmp_path)
+
+
+def test_a_directory_of_the_name_of_a_file_holds_no_data(small, tmp_path):
+    _write_idx(tmp_path, small)
+    (tmp_path / _IDX_FILES["train_images"]).unlink()
+    (tmp_path / _IDX_FILES["train_images"]).mkdir()
+    with pytest.raises(ValueError, match="lack the train images"):
+        data.check(data_dir=str(tmp_path))
+
+
 def test_a_file_named_gz_that_is_not_compressed_is_read_as_it_is(small, tmp_path):
     _write_idx(tmp_path, small)
     (tmp_path / _IDX_FILES["train_images"]).write_bytes(_idx_bytes(small["train_images"]))
@@ -514,6 +538,12 @@ def test_damaged_metadata_is_a_value_error(file, digits, tmp_path):
 
 def _forbid_decoding(monkeypatch):
     monkeypatch.setattr(tfds_data, "_decode", lambda *_: pytest.fail("decoded again"))
+
+
+def test_who_watches_is_told_how_many_images_are_decoded(digits, monkeypatch):
+    told = []
+    data.load("digits", digits, watch=lambda done, total: told.append((done, total)))
+    assert told == [(100, 300), (200, 300), (300, 300)]
 
 
 def test_a_dataset_is_decoded_once(digits, cache, monkeypatch):

@@ -1,11 +1,13 @@
 """Files: complete or absent, whatever happens."""
 
+import errno
 import json
 import os
 
 import pytest
 
 from experiments.common import files
+from experiments.common.config import UsageError
 
 
 def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):
@@ -13,7 +15,7 @@ def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):
     files.write(path, b"old")
 
     def disk_is_full(descriptor):
-        raise OSError("disk is full")
+        raise OSError(errno.ENOSPC, "disk is full")
 
     monkeypatch.setattr(os, "fsync", disk_is_full)
     with pytest.raises(OSError, match="disk is full"):
@@ -50,3 +52,22 @@ def test_two_writers_with_the_same_process_id_use_different_temporary_files(tmp_
     files.write(tmp_path / "file", b"one")
     files.write(tmp_path / "file", b"two")
     assert written[0] != written[1] and (tmp_path / "file").read_bytes() == b"two"
+
+
+def test_a_directory_is_written_to_before_the_work(tmp_path, monkeypatch):
+    files.prepare(tmp_path / "a/b", "name another")
+    assert (tmp_path / "a/b").is_dir() and not os.listdir(tmp_path / "a/b")
+    (tmp_path / "file").touch()
+    for path, reason in (("file", "it is not a directory"), ("file/below", "Not a directory")):
+        with pytest.raises(UsageError, match=rf"{path} \({reason}\); name another"):
+            files.prepare(tmp_path / path, "name another")
+
+    def disk_is_full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_is_full)
+    with pytest.raises(UsageError, match=r"cannot write to .* \(No space left on device\)"):
+        files.prepare(tmp_path, "name another")
+    with pytest.raises(OSError, match=r"No space left on device: '.*file'"):
+        files.write(tmp_path / "file", b"")
+    assert sorted(os.listdir(tmp_path)) == ["a", "file"]

@@ -1,5 +1,7 @@
 """The directory of a run: never overwritten, and parameters are restored exactly."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -27,8 +29,35 @@ def test_a_directory_that_is_not_empty_is_rejected(tmp_path):
         run_directory.create(str(tmp_path), "x")
     with pytest.raises(ValueError, match="is not a directory"):
         run_directory.create(str(tmp_path / "file"), "x")
-    with pytest.raises(ValueError, match=r"cannot make .*; name another --workdir"):
+    with pytest.raises(ValueError, match=r"cannot write to .*; name another --workdir"):
         run_directory.create(str(tmp_path / "file" / "below"), "x")
+
+
+class Failed(Exception):
+    pass
+
+
+def test_work_that_fails_before_its_first_result_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for workdir, left in (("mine", ["mine"]), ("a/b", ["mine"]), (None, ["mine"])):
+        with pytest.raises(Failed), run_directory.created(workdir, "run") as directory:
+            (directory / "config.json").touch()
+            (directory / "metrics.jsonl").write_text('{"epoch": 0}\n')
+            (directory / "events.out.tfevents.1").touch()
+            raise Failed
+        assert os.listdir(tmp_path) == left and not os.listdir(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("audit.json", "{}"), ("metrics.jsonl", '{"epoch": 0}\n{"epoch": 1}\n')]
+)
+def test_work_that_fails_later_keeps_its_results(name, content, tmp_path):
+    with pytest.raises(Failed), run_directory.created(str(tmp_path / "run"), "run") as directory:
+        (directory / "config.json").touch()
+        (directory / name).write_text(content)
+        raise Failed
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(["config.json", name])
 
 
 def test_loaded_parameters_are_bit_for_bit_equal(tmp_path):
@@ -37,7 +66,7 @@ def test_loaded_parameters_are_bit_for_bit_equal(tmp_path):
         "hidden": {i: {"kernel": rng.normal(size=(3, 4)).astype(np.float32)} for i in range(11)},
         "output": {"bias": rng.normal(size=2)},
     }
-    run_directory.save_params(tmp_path / "params.safetensors", params, 5)
+    run_directory.save_params(tmp_path / "params.safetensors", params, {"epoch": "5"})
     loaded = run_directory.load_params(tmp_path / "params.safetensors")
     assert loaded.keys() == params.keys() and set(loaded["hidden"]) == {*range(11)}
     for i in range(11):

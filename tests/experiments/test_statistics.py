@@ -121,6 +121,56 @@ def test_p_values_of_constant_differences_are_those_of_a_sign_test(rng):
     assert (apart.p, apart.p_sign_flip, apart.p_equivalence) == (2**-4, 2**-4, 1)
 
 
+def test_rounding_is_no_evidence(rng):
+    """0.1 + 0.2 is not 0.3 in floating point; a test of the signs would find p = 2e-6."""
+    result = statistics.compare([0.1 + 0.2] * 20, [0.3] * 20, rng, margin=0.001)
+    assert result.difference.value != 0
+    assert result.p == result.p_sign_flip == 1 and result.p_equivalence < 1e-5
+    assert result.improvement.value == 0.5 and result.seeds_to_settle == np.inf
+    values = rng.uniform(size=20)
+    assert statistics.compare(3 * values, values + values + values, rng).p == 1
+    # What a metric can't resolve is no evidence either, but what it can is.
+    noise = rng.uniform(1e-8, 2e-8, 20)
+    assert statistics.compare(values + noise, values, rng).p < 1e-6
+    assert statistics.compare(values + noise, values, rng, resolution=2e-8).p == 1
+    noise[19] = 0.1
+    mixed = statistics.compare(values + noise, values, rng, resolution=2e-8)
+    assert mixed.p == pytest.approx(scipy.stats.ttest_1samp([0] * 19 + [0.1], 0)[1])
+
+
+@pytest.mark.parametrize("factor", [2.0**-100, 2.0**1000])
+def test_results_do_not_depend_on_the_unit_even_near_overflow(factor, rng):
+    first, second = rng.normal(0, 1, (2, 25))
+    one = statistics.compare(first, second, np.random.default_rng(0), margin=0.1)
+    other = statistics.compare(
+        first * factor, second * factor, np.random.default_rng(0), margin=0.1 * factor
+    )
+    assert (other.p, other.p_sign_flip, other.p_equivalence) == (
+        one.p, one.p_sign_flip, one.p_equivalence,
+    )  # fmt: skip
+    assert one.bootstrap and other.bootstrap
+    np.testing.assert_allclose(other.difference, np.array(one.difference) * factor)
+    np.testing.assert_allclose(other.bootstrap, np.array(one.bootstrap) * factor)
+    assert other.detectable == pytest.approx(one.detectable * factor)
+
+
+@pytest.mark.parametrize(
+    ("difference", "stddev", "seeds"), [(0.1, 0.13, 16), (0.1, 0.2, 34), (0.05, 0.13, 56)]
+)
+def test_the_seeds_that_settle_a_difference_equal_those_of_power_tables(difference, stddev, seeds):
+    assert statistics.seeds_to_settle(difference, stddev) == pytest.approx(seeds, abs=1)
+    assert statistics.seeds_to_settle(-difference, stddev) == pytest.approx(seeds, abs=1)
+    # Even a large difference needs six, or the sign-flip test can't find it.
+    assert statistics.seeds_to_settle(100 * difference, stddev) == 6
+    assert statistics.seeds_to_settle(0, stddev) == np.inf
+
+
+def test_intervals_of_columns_are_those_of_each(rng):
+    values = rng.normal(3, 2, (5, 4)) * [1, 1e-3, 1e30, 0]
+    for column, interval in zip(values.T, statistics.mean_intervals(values).T, strict=True):
+        np.testing.assert_allclose(interval, statistics.mean_interval(column), rtol=1e-12)
+
+
 def test_a_few_equal_differences_are_not_significant(rng):
     """Accuracies over 10,000 images that differ twice by 0.0013, except for the last bit."""
     result = statistics.compare([0.9767, 0.9754], [0.9754, 0.9741], rng)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -35,32 +36,56 @@ def listings(monkeypatch):
     return counted
 
 
-def test_a_claim_lists_the_directory_twice_however_many_keys_there_are(tmp_path, listings):
+def test_a_claim_lists_the_directory_once_however_many_keys_there_are(tmp_path, listings):
     keys = [key(number) for number in range(1000)]
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add([row(number) for number in range(500)])
         assert stored.claim(keys, 300) == keys[500:800]
-        assert len(listings) == 2
+        assert len(listings) == 1
 
 
-def test_claims_on_runs_that_finish_meanwhile_are_released(tmp_path, monkeypatch):
-    """Another process adds runs after the directory is listed and before they are locked."""
-    with sweep_directory.SweepDirectory(tmp_path / "late") as late:
-        late.add([row(number) for number in range(3)])
-    (file,) = (tmp_path / "late").glob("*.parquet")
+def test_runs_that_another_process_finishes_meanwhile_are_not_claimed(tmp_path, monkeypatch):
+    """It adds runs, and releases its claims on them, while those are being read."""
+    with sweep_directory.SweepDirectory(tmp_path / "other") as other:
+        other.add([row(number) for number in range(3)])
+    (file,) = (tmp_path / "other").glob("*.parquet")
     with sweep_directory.SweepDirectory(tmp_path) as stored:
-        tried = []
-        locked = stored._try
+        assert stored.finished() == set()
 
-        def lock(key):
-            if not tried:
-                file.rename(tmp_path / file.name)
-            tried.append(key)
-            return locked(key)
+        def nothing_any_more():
+            file.rename(tmp_path / file.name)
+            return set()
 
-        monkeypatch.setattr(stored, "_try", lock)
+        monkeypatch.setattr(stored, "_claimed_by_others", nothing_any_more)
         assert stored.claim([key(number) for number in range(6)], 2) == [key(3), key(4)]
-        assert tried == [key(0), key(1), key(3), key(4)]  # the third is known by then
+
+
+def test_claims_end_with_the_process_that_holds_them(tmp_path):
+    code = f"""
+import os
+from experiments.common import sweep_directory
+stored = sweep_directory.SweepDirectory({str(tmp_path)!r}).__enter__()
+stored.claim({[key(0), key(1)]!r}, 2)
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert len(list((tmp_path / ".claims").iterdir())) == 2  # what it left
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
+        assert stored.claim([key(0), key(1)], 2) == [key(0), key(1)]
+        assert len(list((tmp_path / ".claims").iterdir())) == 2  # ours
+    assert not list((tmp_path / ".claims").iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError(95, "not supported"), NotImplementedError()], ids=repr)
+def test_without_locks_runs_are_claimed_all_the_same(error, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fails)
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
+        assert stored.claim([key(0), key(1)], 1) == [key(0)]
+        stored.add([row(0)])
+        assert stored.claim([key(0), key(1)], 2) == [key(1)]
 
 
 def test_two_processes_never_claim_the_same_run(tmp_path):
@@ -114,11 +139,11 @@ def test_old_temporary_files_are_removed_and_new_ones_are_kept(tmp_path, monkeyp
     def killed(*_):
         raise Killed
 
-    with monkeypatch.context() as patch:
+    with sweep_directory.SweepDirectory(tmp_path) as stored, monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         patch.setattr(type(tmp_path), "unlink", lambda *_, **__: None)
         for _ in range(2):
-            with pytest.raises(Killed), sweep_directory.SweepDirectory(tmp_path) as stored:
+            with pytest.raises(Killed):
                 stored.add([row(0)])
     old, new = tmp_path.glob(".runs-*.tmp")  # of one name, and yet two
     os.utime(old, (0, time.time() - 2 * sweep_directory._ABANDONED))
@@ -136,3 +161,14 @@ def test_a_directory_that_is_not_writable_is_an_error(tmp_path):
         assert stored.finished() == set()
         with pytest.raises(ValueError, match=r"cannot write to .*; name another --workdir"):
             stored.__enter__()
+
+
+def test_a_directory_that_was_made_for_runs_that_failed_is_removed(tmp_path):
+    for directory in (tmp_path / "a/b", tmp_path):
+        with sweep_directory.SweepDirectory(directory) as stored:
+            assert stored.claim([key(0)], 1) == [key(0)]
+            assert (directory / ".claims").is_dir()
+        assert tmp_path.exists() and not (tmp_path / "a").exists()
+    with sweep_directory.SweepDirectory(tmp_path / "a") as stored:
+        stored.add([row(0)])
+    assert (tmp_path / "a").exists()

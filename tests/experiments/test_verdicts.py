@@ -57,7 +57,7 @@ def test_higher_accuracy_and_lower_loss_are_ahead(endpoint, ahead, tmp_path, row
     rows = [
         row("he_normal", seed, rng, init=init, val_acc=[0, 0, value], val_loss=[0, 0, value])
         for init, level in (("ones", 0.9), ("zeros", 0.8))
-        for seed, value in enumerate(level + rng.normal(0, 0.001, 5))
+        for seed, value in enumerate(level + rng.normal(0, 0.001, 6))
     ]
     setting = setting_of(tmp_path, *rows)
     (pair,) = comparison.pairs(setting, endpoint)
@@ -65,6 +65,59 @@ def test_higher_accuracy_and_lower_loss_are_ahead(endpoint, ahead, tmp_path, row
     assert verdicts.verdict(pair, setting.endpoints[endpoint], 2).startswith(
         f"{better} is ahead of "
     )
+
+
+def differing(directory, row, rng, differences):
+    """A setting of two initializers whose accuracies differ by these numbers of test images."""
+    base = rng.integers(9700, 9800, len(differences))
+    rows = [
+        row("he_normal", seed, rng, init=init, val_acc=[0, 0, float(images) / 10_000])
+        for init, extra in (("ones", differences), ("zeros", np.zeros(len(differences), int)))
+        for seed, images in enumerate(base + extra)
+    ]
+    return setting_of(directory, *rows)
+
+
+def test_a_difference_that_only_one_test_finds_is_not_settled(tmp_path, row, rng):
+    setting = differing(tmp_path, row, rng, [16, 30, 12, 20, 30, -2])
+    (pair,) = comparison.pairs(setting, "final_acc")
+    assert pair.p == pytest.approx(0.016, abs=0.001)
+    assert pair.comparison.p_sign_flip == 0.0625
+    text = verdicts.verdict(pair, setting.endpoints["final_acc"], 2)
+    assert text == (
+        "not settled: whether ones is ahead of zeros after 2 epochs by 0.18 points"
+        " (p = 0.016 by the t test, 0.062 by sign flips); about 7 seeds would settle it"
+    )
+    assert text in verdicts.summary(setting) and " ahead of zeros" not in verdicts.headline(setting)
+    # A seventh seed like the others does settle it.
+    more = differing(tmp_path / "more", row, rng, [16, 30, 12, 20, 30, -2, 18])
+    assert any(text.startswith("ones is ahead of zeros") for text in verdicts.summary(more))
+    assert "ones is the best of 2: it has" in verdicts.headline(more)
+
+
+def test_few_seeds_settle_nothing_however_small_the_p_value(tmp_path, row, rng):
+    setting = differing(tmp_path, row, rng, [900, 901, 903])
+    (pair,) = comparison.pairs(setting, "final_acc")
+    assert pair.p < 1e-5 and verdicts.finding(pair, setting.endpoints["final_acc"])[0] == (
+        "not settled"
+    )
+    words = verdicts.summary(setting)
+    assert words[0] == "3 seeds settle nothing, since the sign-flip test needs 6"
+    assert words[-1].endswith("; about 6 seeds would settle it")
+
+
+def test_one_image_and_rounding_of_losses_are_no_difference(tmp_path, row, rng):
+    setting = differing(tmp_path, row, rng, [1] * 20)
+    (pair,) = comparison.pairs(setting, "final_acc")
+    assert pair.p == pair.comparison.p_sign_flip == 1
+    rows = [
+        row("he_normal", seed, rng, init=init, val_loss=[0, 0, float(np.float32(0.3) + ulps)])
+        for init, ulps in (("ones", 3e-8), ("zeros", 0))
+        for seed in range(20)
+    ]
+    setting = setting_of(tmp_path / "losses", *rows)
+    (pair,) = comparison.pairs(setting, "final_loss")
+    assert pair.comparison.difference.value != 0 and pair.p == pair.comparison.p_sign_flip == 1
 
 
 def test_initializers_with_the_same_result_share_a_sentence(tmp_path, row, rng):
@@ -106,6 +159,18 @@ def test_lines_fit_a_terminal_whatever_the_names_are(tmp_path, row, rng):
     assert any(line.startswith("he_normal @ 0.0") for line in lines)
     single = verdicts.lines(setting_of(tmp_path / "one", row("he_normal", 0, rng)))
     assert not any("±" in line or "nan" in line for line in single)
+
+
+def test_lines_fit_a_terminal_whatever_the_losses_are(tmp_path, row, rng):
+    rows = [
+        row("he_normal", seed, rng, init=init, epochs=10**6, loss=[loss, loss], val_loss=[loss] * 3)
+        for seed in range(3)
+        for init, scale in (("variance_scaling(2.0)", 1), ("glorot_uniform", 1e30), ("ones", 2e5))
+        for loss in (scale * rng.uniform(1, 2),)
+    ]
+    lines = verdicts.lines(setting_of(tmp_path, *rows))
+    assert max(map(len, lines)) <= 80
+    assert any("e+30 ±" in line for line in lines)
 
 
 def test_a_description_mentions_only_unusual_initializers(tmp_path, row, rng):

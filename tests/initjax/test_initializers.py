@@ -69,9 +69,24 @@ OTHERS = [
     "torch_kaiming_normal",
     "torch_kaiming_normal",
     "torch_bias(64)",
+    "log_uniform(0.1, 0.3)",
+    "inverse_softplus(log_uniform(0.1, 0.3))",
+    "logarithm(random_uniform(1.0, 2.0))",
+    "s4d",
+    "s4d('lin', 'imag')",
+    "small_init(64)",
+    "wang_init(12, 64)",
+    "layer_scale(24)",
+    "spectral(2.0)",
+    "unit_norm",
+    "kan_spline",
+    "prior_bias(0.01)",
+    f"class_frequency_bias({list(range(1, 25))})",
+    "forget_gate_bias",
 ]
 ALL = [*LIKE_JAX, *OTHERS]
-FIXED = ("zeros", "ones", "constant", "identity", "dirac", "hadamard")
+FIXED = ("zeros", "ones", "constant", "identity", "dirac", "hadamard", "s4d", "layer_scale")
+FIXED += ("prior_bias", "class_frequency_bias", "forget_gate_bias")
 DRAWN = [spec for spec in ALL if not spec.startswith(FIXED)]
 # One shape for most tests, so that each program is compiled once.
 SHAPE = (5, 16, 24)
@@ -369,7 +384,7 @@ def test_works_with_strict_dtype_and_rank_promotion():
         "import jax, initjax\n"
         "jax.config.update('jax_numpy_dtype_promotion', 'strict')\n"
         "jax.config.update('jax_numpy_rank_promotion', 'raise')\n"
-        f"for spec in {[*DRAWN, 'zeros', 'constant(2.0)']!r}:\n"
+        f"for spec in {[*DRAWN, 'zeros', 'constant(2.0)', 's4d', 'forget_gate_bias']!r}:\n"
         "    for dtype in ('float32', 'bfloat16'):\n"
         f"        initjax.parse(spec)(jax.random.key(0), {SHAPE}, dtype)\n"
     )
@@ -401,7 +416,7 @@ def test_passing_a_factory_instead_of_an_initializer_is_explained(name, make_key
 
 
 @pytest.mark.parametrize(
-    "spec", [spec for spec in DRAWN if "orthogonal" not in spec and "sparse" not in spec]
+    "spec", [s for s in DRAWN if not any(kind in s for kind in ("orthogonal", "sparse", "kan"))]
 )
 def test_draws_with_one_key_are_correlated_across_initializers(spec, key):
     drawn = initjax.parse(spec)(key, (1, 200, 60))

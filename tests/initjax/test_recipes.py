@@ -207,3 +207,8 @@ def test_mimetic_keeps_every_kernel_on_its_device(key):
 def test_recipe_errors_say_what_is_valid(make, message, key):
     with pytest.raises(ValueError, match=message):
         make({"a": jnp.ones(2)}, key)
+
+
+def test_mimetic_names_its_key():
+    with pytest.raises(TypeError, match=r"mimetic: key must be a PRNG key, .* got 0; call mimetic"):
+        initjax.mimetic({"query": {"kernel": np.ones((4, 2, 2))}}, 0)  # pyright: ignore

@@ -41,9 +41,11 @@ def test_parses_valid_specifications(spec, expected):
     [
         (
             "he_norml",
-            r"unknown initializer 'he_norml'; valid names: he_normal, he_uniform, .*zeros",
+            r"^unknown initializer 'he_norml'; did you mean he_normal\? valid names: he_n.*zeros",
         ),
-        ("HeNormal", r"unknown initializer 'HeNormal'; valid names: he_normal, "),
+        ("HeNormal", r"unknown initializer 'HeNormal'; did you mean he_normal\? valid names: he"),
+        ("zero", r"unknown initializer 'zero'; did you mean zeros\? valid names: zeros, ones"),
+        ("qqqqq", "unknown initializer 'qqqqq'; valid names: zeros, ones"),
         ("he_normal(inaxis=0)", "he_normal has no parameter 'inaxis'; valid parameters: in_axis, "),
         ("he_normal(1, 2, 3, 4, 5)", "he_normal: too many positional arguments; parameters: in_"),
         ("variance_scaling(1.0)", "variance_scaling: missing a required argument: 'mode'"),
@@ -65,7 +67,7 @@ def test_parses_valid_specifications(spec, expected):
         ("normal\x00", "cannot read"),
         (
             "in_blocks(he_norml)",
-            r"in 'in_blocks\(he_norml\)': unknown initializer 'he_norml'; valid names: he_normal, ",
+            r"in 'in_blocks\(he_norml\)': unknown initializer 'he_norml'; did you mean he_normal",
         ),
         (
             "icnr(normal(-1))",
@@ -93,7 +95,8 @@ def test_any_text_is_parsed_or_raises_a_value_error(spec):
         pass
 
 
-TYPES = {"Initializer", "Change", "Finding", "Layer", "Network", "Parameter", "Repair", "Report"}
+TYPES = {"Initializer", "Change", "Finding", "Layer", "LowRank", "Network", "Parameter", "Repair"}
+TYPES |= {"Report"}
 
 
 def test_every_public_initializer_has_a_name_and_every_name_is_public():
@@ -104,6 +107,7 @@ def test_every_public_initializer_has_a_name_and_every_name_is_public():
     no_initializers |= {"get", "initialize", "named_key", "parse", "rescale"}
     no_initializers |= {"deepnorm", "deepnorm_constants", "fixup", "mimetic", "t_fixup"}
     no_initializers |= {"residual_scaling", "audit", "auditor", "fix"}
+    no_initializers |= {"depth_indexed", "pissa", "olora", "lora_ga", "lora_scale"}
     assert public - initjax.NAMES.keys() == no_initializers
 
 
@@ -153,6 +157,16 @@ def test_every_public_name_is_documented_with_an_example():
         ),
         ({"class_name": "VarianceScaling"}, "variance_scaling(1.0, 'fan_in', 'truncated_normal')"),
         ({"class_name": "Constant", "config": {}}, "zeros"),
+        ("OrthogonalInitializer", "orthogonal"),
+        ({"class_name": "OrthogonalInitializer", "config": {"gain": 2.0}}, "orthogonal(2.0)"),
+        ({"class_name": "IdentityInitializer", "config": {"gain": 2.0}}, "identity(2.0)"),
+        ({"class_name": "STFTInitializer", "config": {"side": "imag"}}, "stft('imag')"),
+        ({"class_name": "HeNormal", "config": None}, "he_normal"),
+        ({"class_name": "glorot_uniform", "config": {"seed": 3}}, "glorot_uniform"),
+        ({"class_name": "uniform", "config": {}}, "random_uniform"),
+        ({"class_name": "truncated_normal"}, "random_truncated_normal"),
+        ('{"class_name": "HeNormal", "config": {"seed": 3}}', "he_normal"),
+        (type("HeNormal", (), {"get_config": lambda self: {}}), "he_normal"),
     ],
 )
 def test_get_accepts_every_form_of_an_initializer(identifier, spec):
@@ -162,9 +176,16 @@ def test_get_accepts_every_form_of_an_initializer(identifier, spec):
 @pytest.mark.parametrize(
     ("identifier", "error", "message"),
     [
-        ("he_norml", ValueError, "unknown initializer 'he_norml'; valid names: he_normal"),
+        ("he_norml", ValueError, "unknown initializer 'he_norml'; did you mean he_normal"),
         ({"class_name": "HeNorml"}, ValueError, "class_name must be one of .*HeNormal, "),
         ({"class_name": "HeNormal", "config": {"gian": 2}}, ValueError, "get: HeNormal: .*gian"),
+        ({"class_name": "HeNormal", "config": "x"}, ValueError, "config must be a dictionary, got"),
+        ({"class_name": "Constant", "config": {"value": {}}}, ValueError, "value must be numbers"),
+        ('{"class_name": "HeNormal"', ValueError, "get: cannot read '{.* as JSON"),
+        ("[" * 9, ValueError, "cannot read"),
+        ("{" * 100_000, ValueError, "cannot read"),
+        ("{}", ValueError, "class_name must be one of .* got None"),
+        ("HeInitializer", ValueError, "unknown initializer 'HeInitializer'"),
         (None, TypeError, "identifier must be an initializer, .* got None"),
         ({"class_name": ["HeNormal"]}, ValueError, "class_name must be one of"),
         (initjax.constant, ValueError, "constant: missing a required argument: 'value'"),

@@ -1,8 +1,9 @@
 """Trees of parameters: every draw depends on the key, its own path and nothing else."""
 
+import os
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox
 import jax
@@ -12,6 +13,8 @@ import pytest
 from flax import linen, nnx
 
 import initjax
+from initjax._flattening import flatten
+from initjax._stacks import stack_warning
 
 RULES = {"*bias": initjax.zeros, "*": initjax.he_normal()}
 KERNELS = {"*": initjax.he_normal()}
@@ -19,6 +22,12 @@ KERNELS = {"*": initjax.he_normal()}
 
 def shapes(*names):
     return {name: {"kernel": jax.ShapeDtypeStruct((5, 4), np.float32)} for name in names}
+
+
+def run_on_cpus(code):
+    """Runs code that simulates several devices, which only CPUs can."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_adding_renaming_and_reordering_layers_leaves_other_draws_alone(key):
@@ -63,8 +72,20 @@ def test_streams_by_name_are_independent(key):
     assert len(words) == 200
 
 
-def test_an_empty_tree_stays_empty(key):
-    assert initjax.initialize({}, key, RULES) == {}
+@pytest.mark.parametrize(
+    "params",
+    [linen.Dense(4), linen.Dense(4).apply, nnx.Linear, print, jnp.float32, "params", {}, None, 3.5,
+     {"step": jnp.int32(7)}, [linen.Dense(3)], equinox.nn.Identity()],
+    ids=str,
+)  # fmt: skip
+def test_what_has_no_arrays_is_refused(params, key):
+    error = TypeError if callable(params) and params != equinox.nn.Identity() else ValueError
+    for name, call in (
+        ("initialize", lambda: initjax.initialize(params, key, KERNELS)),
+        ("rescale", lambda: initjax.rescale(params, {"*": 2.0})),
+    ):
+        with pytest.raises(error, match=f"{name}: params (must be a tree|holds no floating)"):
+            call()
 
 
 def test_errors_of_initializers_name_the_path(key):
@@ -174,6 +195,67 @@ def test_an_equinox_module_is_initialized(key):
     np.testing.assert_array_equal(drawn.layers[1].weight, expected)
 
 
+class Classifier(equinox.Module):
+    layers: equinox.nn.MLP
+    dropout: equinox.nn.Dropout
+    dtype: type = jnp.float32
+    numpy_dtype: type = np.float64
+    name: str = "classifier"
+    depth: int = 2
+
+
+def test_leaves_that_are_no_arrays_stay_as_they_are(key):
+    mlp = equinox.nn.MLP(2, 3, 4, 2, jax.nn.tanh, key=key)
+    model = Classifier(mlp, equinox.nn.Dropout(0.5))
+    drawn = initjax.initialize(model, key, {"*": initjax.zeros})
+    scaled = initjax.rescale(drawn, {"*/weight": 2.0})
+    assert jax.tree.structure(drawn) == jax.tree.structure(scaled) == jax.tree.structure(model)
+    for leaf, before in zip(jax.tree.leaves(scaled), jax.tree.leaves(model), strict=True):
+        assert not leaf.any() if equinox.is_array(before) else leaf is before
+
+
+class Tied(nnx.Module):
+    def __init__(self, rngs):
+        self.embed = nnx.Linear(5, 5, rngs=rngs)
+        self.head = self.embed
+        self.scale = self.other_scale = nnx.Param(jnp.ones(5))
+
+
+class Graph(Tied, pytree=False):
+    """A module that JAX takes for one leaf, with a circle."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.itself = self
+
+
+@pytest.mark.parametrize("kind", [Tied, Graph])
+def test_modules_of_nnx_stay_tied(kind, key):
+    model = kind(nnx.Rngs(0))
+    state = initjax.initialize(nnx.state(model), key, {"*": initjax.normal(1.0)})
+    drawn = initjax.initialize(model, key, {"*": initjax.normal(1.0)})
+    scaled = initjax.rescale(drawn, {"*kernel": 2.0})
+    for tied in (drawn, scaled):
+        assert tied.head is tied.embed and tied.other_scale is tied.scale
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(drawn), state)
+    np.testing.assert_array_equal(scaled.embed.kernel[...], 2 * drawn.embed.kernel[...])
+
+
+def test_modules_of_nnx_stay_tied_inside_other_trees(key):
+    model, extra = Tied(nnx.Rngs(0)), nnx.Param(jnp.ones(3))
+    tree = {"a": [model, 3], "b": model.embed, "c": (extra, extra), "d": jnp.ones(2)}
+    drawn = initjax.initialize(tree, key, {"a/0/embed/*": "zeros", "c/0": "zeros", "d": "zeros"})
+    assert drawn["b"] is drawn["a"][0].head and drawn["c"][0] is drawn["c"][1]
+    assert not any(leaf.any() for leaf in (drawn["b"].kernel, drawn["c"][1], drawn["d"]))
+    assert isinstance(drawn["a"][0], Tied) and drawn["a"][1] == 3
+
+
+def test_equal_arrays_of_a_plain_tree_are_drawn_apart(key):
+    array = jnp.ones((3, 4))
+    drawn = initjax.initialize({"a": array, "b": array}, key, KERNELS)
+    assert not np.array_equal(drawn["a"], drawn["b"])
+
+
 def test_parameters_without_a_rule_stay_as_they_are(key):
     params = {"body": jnp.ones((3, 4)), "head": jnp.ones((4, 2)), "step": jnp.int32(7)}
     drawn = initjax.initialize(params, key, {"head": initjax.he_normal()})
@@ -191,15 +273,192 @@ def test_the_first_matching_rule_wins(key):
     ("rules", "message"),
     [
         ({"*kernle": initjax.ones}, r"no rule matches 'a/kernel'"),
-        ({"*": initjax.ones, "*bias": initjax.zeros}, r"no parameter matches '\*bias'.*a/kernel"),
+        (
+            {"*": initjax.ones, "*bias": initjax.zeros},
+            r"no parameter matches '\*bias'; the.*a/kernel",
+        ),
+        (
+            {"kernel": initjax.ones, "*": initjax.zeros},
+            r"matches 'kernel'; write '\*kernel'; the pa",
+        ),
         ({"*": initjax.he_normal}, "a/kernel: .*is a PRNG key"),
         ({1: initjax.zeros}, "rules must map patterns to initializers"),
-        ({"*": 0.5}, "rules must map patterns to initializers"),
+        ({"*": 0.5}, r"rules must map patterns to initializers.* got 0.5 for '\*'"),
+        ("he_normal", "rules must map patterns to initializers.* got 'he_normal'"),
+        ({"*bias": "zero", "*": "ones"}, r"initialize: the rule of '\*bias': .*did you mean zeros"),
+        ({"*": {"class_name": "Nope"}}, r"initialize: the rule of '\*': get: class_name must be"),
     ],
 )
 def test_invalid_rules_are_refused(rules, message, key):
     with pytest.raises((TypeError, ValueError), match=message):
         initjax.initialize(shapes("a"), key, rules)
+
+
+def test_rules_may_be_specifications(key):
+    given = {"a*": "HeNormal", "b*": {"class_name": "Zeros"}, "*": "normal(0.5)"}
+    rules = {"a*": initjax.he_normal(), "b*": initjax.zeros, "*": initjax.normal(0.5)}
+    drawn = [initjax.initialize(shapes("a", "b", "c"), key, each) for each in (given, rules)]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+
+
+def test_arguments_in_another_order_are_named(key):
+    params, rules = shapes("a"), {"*": initjax.zeros}
+    orders: list[Any] = [(params, rules, key), (key, params, rules)]
+    for arguments in orders:
+        with pytest.raises(TypeError, match=r"in this order; call initialize\(params, key"):
+            initjax.initialize(*arguments)
+    swapped: Any = ("weights", key)
+    with pytest.raises(TypeError, match=r"got a PRNGKeyArray; call named_key\(key, name\)"):
+        initjax.named_key(*swapped)
+    with pytest.raises(TypeError, match=r"named_key: key must .* got 3; call named_key\(key, name"):
+        initjax.named_key(cast(Any, 3), "weights")
+
+
+@pytest.mark.parametrize("path", ["w[0]", "w*", "[!a]", "a?"])
+def test_a_path_and_the_pattern_that_an_error_advises_match_themselves(path, key):
+    tree = {"b": {path: jax.ShapeDtypeStruct((3, 4), np.float32)}}
+    assert initjax.initialize(tree, key, {f"b/{path}": initjax.ones})["b"][path].all()
+    with pytest.raises(ValueError, match=r"must match the whole path, as '(.*)' does") as error:
+        initjax.initialize(tree, key, {})
+    pattern = str(error.value).split("'")[-2]
+    with pytest.raises(
+        ValueError, match=r"matches '\*w\[0\]'; write '\*w\[\[\]0\]'; the paths are"
+    ):
+        initjax.initialize({"w[0]": jnp.ones(3)}, key, {"*w[0]": "ones"})
+    assert initjax.initialize(tree, key, {pattern: initjax.ones})["b"][path].all()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_every_kind_of_key_is_taken(impl):
+    with jax.default_prng_impl(impl):
+        typed, raw = jax.random.key(3), jax.random.PRNGKey(3)
+        given: list[Any] = [typed, raw, np.asarray(raw)]
+        drawn = [initjax.initialize(shapes("a", "b"), key, {"*": "normal"}) for key in given]
+        for other in drawn[1:]:
+            jax.tree.map(np.testing.assert_array_equal, drawn[0], other)
+        named = initjax.named_key(raw, "a")
+        np.testing.assert_array_equal(named, jax.random.key_data(initjax.named_key(typed, "a")))
+        for keys in (jax.random.split(typed, 3), jax.random.split(raw, 3)):
+            with pytest.raises(ValueError, match=r"single PRNG key, got an array .* shape \(3,\)"):
+                initjax.initialize(shapes("a"), keys, KERNELS)
+            with pytest.raises(ValueError, match="named_key: key must be a single PRNG key"):
+                initjax.named_key(keys, "a")
+        wrong_ones: list[Any] = [0, None, jnp.ones(2), "key", jnp.zeros(3, "uint32")]
+        for wrong in wrong_ones:
+            with pytest.raises(TypeError, match="initialize: key must be a PRNG key, such as"):
+                initjax.initialize(shapes("a"), wrong, KERNELS)
+
+
+MODES = {
+    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "no rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "x64": lambda: jax.enable_x64(True),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "leak checks": jax.checking_leaks,
+    "no jit": jax.disable_jit,
+    "key reuse checks": lambda: jax.debug_key_reuse(True),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_trees_are_the_same_in_every_mode_of_jax(mode):
+    narrow = {"narrow": jax.ShapeDtypeStruct((3, 4), jnp.bfloat16)}
+    tree = {"tied": Tied(nnx.Rngs(0)), "shapes": narrow, "function": jax.nn.relu}
+
+    def drawn():
+        params = initjax.initialize(tree, jax.random.key(3), {"*": "normal(1.0)"})
+        return jax.tree.leaves(initjax.rescale(params, {"*": 0.5}))[1:]  # without the function
+
+    expected = drawn()
+    with MODES[mode]():
+        found = drawn()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_raw_key_of_another_kind_is_named():
+    key = jax.random.key_data(jax.random.key(0, impl="rbg"))
+    with pytest.raises(TypeError, match=r"shape \(4,\); JAX takes a raw key for one of threefry"):
+        initjax.initialize(shapes("a"), key, KERNELS)
+
+
+class Block(linen.Module):
+    bias: bool = True
+
+    @linen.compact
+    def __call__(self, x, _):
+        x = linen.RMSNorm()(x)
+        return linen.Dense(8, use_bias=self.bias)(linen.relu(x)), None
+
+
+def linen_stack(**options):
+    stack = linen.scan(Block, {"params": 0}, split_rngs={"params": True}, length=12)(**options)
+    return jax.eval_shape(stack.init, jax.random.key(0), jnp.ones((2, 8)), None)["params"]
+
+
+def nnx_stack():
+    make = nnx.vmap(lambda key: nnx.Linear(8, 4, rngs=nnx.Rngs(key)))
+    return make(jax.random.split(jax.random.key(0), 12))
+
+
+def equinox_stack():
+    make = equinox.filter_vmap(lambda key: equinox.nn.Linear(8, 4, key=key))
+    return make(jax.random.split(jax.random.key(0), 12))
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule", "remedy"),
+    [
+        (linen_stack(), "he_normal", "3.46 times too small. Write he_normal(batch_axis=0)."),
+        (linen_stack(bias=False), "siren", "are too small. Write siren(batch_axis=0)."),
+        (nnx_stack(), "glorot_uniform", "3.46 times too small. Write glorot_uniform(batch_axis=0)"),
+        (equinox_stack(), "he_normal(-1, -2)", "he_normal(in_axis=-1, out_axis=-2, batch_axis=0)"),
+        (linen_stack(), "in_blocks(he_normal)", "Write he_normal(batch_axis=0)."),
+        (linen_stack(), "orthogonal", "jax.vmap(lambda key: orthogonal()(key, shape[1:], dtype))"),
+    ],
+)  # fmt: skip
+def test_a_stack_of_kernels_that_counts_as_inputs_warns(tree, rule, remedy, key):
+    name = "*weight" if isinstance(tree, equinox.Module) else "*kernel"
+    rules = {name: rule, "*": "ones"}
+    with pytest.warns(UserWarning, match="looks like a stack of 12 kernels, since ") as caught:
+        initjax.initialize(tree, key, rules)
+    (warning,) = caught
+    assert remedy in str(warning.message) and warning.filename == __file__
+
+
+def test_a_stack_that_the_rule_knows_of_has_the_variance_of_its_layers(key):
+    rules = {"*/kernel": "he_normal(batch_axis=0)", "*": "normal(1.0)"}
+    drawn = initjax.initialize(linen_stack(), key, rules)
+    assert float(drawn["Dense_0"]["kernel"].var() * 8) == pytest.approx(2, rel=0.3)
+    initjax.initialize(linen_stack(), key, {"*": "normal(1.0)"})  # has no fans
+
+
+def linen_shapes(layer, *shape):
+    x = jax.ShapeDtypeStruct(shape, np.float32)
+    return jax.eval_shape(layer.init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        linen_shapes(linen.Conv(16, (5,)), 2, 9, 8),
+        linen_shapes(linen.Conv(8, (8,)), 2, 9, 8),
+        linen_shapes(linen.ConvTranspose(8, (3, 3)), 2, 9, 9, 3),
+        linen_shapes(linen.DenseGeneral((3, 4, 5)), 2, 3),
+        linen_shapes(linen.MultiHeadDotProductAttention(8), 2, 5, 8),
+        linen_shapes(linen.MultiHeadDotProductAttention(4, normalize_qk=True), 2, 5, 4),
+        equinox.nn.Conv1d(16, 16, 3, groups=16, key=jax.random.key(0)),
+        equinox.nn.Conv2d(8, 16, 1, key=jax.random.key(0)),
+    ],
+    ids=range(8),
+)
+def test_convolutions_and_attention_are_no_stacks(tree):
+    arrays, structure = flatten(tree)
+    shapes = {name: array.shape for name, array in zip(structure.names, arrays, strict=True)}
+    for spec in ("he_normal", "he_normal(-1, -2)", "he_normal(1, 0)", "orthogonal", "ones"):
+        rules = [(name, initjax.parse(spec)) for name, shape in shapes.items() if len(shape) > 1]
+        assert stack_warning(shapes, rules) is None
 
 
 def test_rescale_multiplies_matches_and_keeps_the_rest(key):
@@ -220,6 +479,16 @@ def test_rescale_rounds_a_narrow_product_once():
     np.testing.assert_array_equal(scaled, expected)
     once = leaf * jnp.bfloat16(0.3)
     assert scaled.dtype == leaf.dtype and not np.array_equal(once, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex128"])
+def test_rescale_keeps_the_types_of_numpy(dtype):
+    dtype = jnp.dtype(dtype)
+    tree = {"a": np.ones(3, dtype), "b": np.ones((), dtype), "c": dtype.type(1)}
+    for name, leaf in initjax.rescale(tree, {"*": 1 + 2**-40}).items():
+        assert (type(leaf), leaf.dtype) == (type(tree[name]), dtype)
+        wide = np.float64 if dtype.itemsize > 4 else np.float32
+        np.testing.assert_array_equal(leaf, np.asarray(wide(1 + 2**-40)).astype(dtype))
 
 
 def test_rescale_works_with_nnx_and_under_jit(key):
@@ -246,6 +515,14 @@ def test_rescale_refuses_invalid_factors(params, factors, error, message):
         initjax.rescale(params, factors)
 
 
+def test_rescale_refuses_factors_that_are_traced_or_keys(key):
+    tree = {"a": np.ones(2)}
+    with pytest.raises(TypeError, match="factor of 'a' must be a number that is known outside of"):
+        jax.jit(lambda factor: initjax.rescale(tree, {"a": factor}))(2.0)
+    with pytest.raises(TypeError, match=r"factor of 'a' must be a number .* got a PRNGKeyArray"):
+        initjax.rescale(tree, {"a": key})
+
+
 def test_two_parameters_with_one_path_are_refused(key):
     with pytest.raises(ValueError, match="two parameters have the path 'a/b'"):
         initjax.initialize({"a/b": jnp.ones(3), "a": {"b": jnp.ones(3)}}, key, KERNELS)
@@ -256,6 +533,21 @@ def test_rbg_keys_equal_named_key():
     drawn = initjax.initialize(shapes("a"), key, KERNELS)["a"]["kernel"]
     own = initjax.named_key(key, "a/kernel")
     np.testing.assert_array_equal(drawn, initjax.he_normal()(own, (5, 4)))
+
+
+def test_shapes_made_under_a_mesh_of_one_device_are_drawn_there(key):
+    def make():
+        init = nnx.with_partitioning(nnx.initializers.lecun_normal(), (None, "x"))
+        return nnx.Linear(8, 16, kernel_init=init, rngs=nnx.Rngs(0))
+
+    rules = {"*": initjax.normal(1.0)}
+    expected = initjax.initialize(nnx.Linear(8, 16, rngs=nnx.Rngs(0)), key, rules)
+    with jax.set_mesh(jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))):
+        abstract = nnx.eval_shape(make)
+        drawn = initjax.initialize(abstract, key, rules)
+        assert drawn.kernel[...].sharding == make().kernel[...].sharding
+    for module in (drawn, initjax.initialize(abstract, key, rules)):
+        np.testing.assert_array_equal(module.kernel[...], expected.kernel[...])
 
 
 MESH = """
@@ -292,7 +584,7 @@ for mesh in (jax.make_mesh((8,), ("x",)), jax.make_mesh((2, 4), ("y", "x"))):
 
 
 def test_each_device_draws_its_shard_and_the_mesh_does_not_matter():
-    subprocess.run([sys.executable, "-c", MESH], check=True)
+    run_on_cpus(MESH)
 
 
 BITS = """
@@ -338,7 +630,7 @@ def test_no_sharding_changes_a_bit(thorough):
     specs += ["random_walk", "truncated_normal(0.3, None, -1.2, 2.6)", "random_normal(1.0, 0.2)"]
     specs += ["bounded_normal(1.46, 0.288, 0.13, 1.16)", "icnr(normal(0.02), 2)"]
     code = BITS.format(specs=specs, thorough=thorough)
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_on_cpus(code)
 
 
 COMPILED = """
@@ -371,7 +663,7 @@ assert compilations(*[initjax.orthogonal()] * 3) == 1
 
 
 def test_sharded_leaves_of_one_shape_and_kind_compile_once():
-    subprocess.run([sys.executable, "-c", COMPILED], check=True)
+    run_on_cpus(COMPILED)
 
 
 DEVICES = """
@@ -398,4 +690,4 @@ for rule in (initjax.normal(), initjax.orthogonal(), initjax.zeros):
 
 
 def test_a_leaf_stays_on_its_device():
-    subprocess.run([sys.executable, "-c", DEVICES], check=True)
+    run_on_cpus(DEVICES)

@@ -1,5 +1,6 @@
 """`python -m experiments.audit`, run as a user runs it."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,9 +19,14 @@ COMMAND = [sys.executable, "-m", "experiments.audit"]
 
 
 def run(*flags, cwd, **options):
-    return subprocess.run(
+    result = subprocess.run(
         [*COMMAND, *flags], cwd=cwd, capture_output=True, text=True, timeout=300, **options
     )
+    # What takes more than two seconds, such as on a busy machine, says so.
+    result.stdout = re.sub(
+        r"^(start|init|fix|plot)? +.*ing.*, \d+ s\n", "", result.stdout, flags=re.M
+    )
+    return result
 
 
 def report(directory, name="audit"):
@@ -38,7 +44,7 @@ def failed(tmp_path_factory):
 def test_the_output_says_what_is_wrong_and_what_to_do_next(failed):
     directory, result = failed
     lines = result.stdout.splitlines()
-    assert result.stderr == "" and all(len(line) <= 100 for line in lines[:-4])
+    assert result.stderr == ""
     assert lines[:5] == [
         "data    mnist: 256 of 60,000 training images, 28x28x1",
         "model   MLP 784-4x16-10, tanh, float32",
@@ -48,14 +54,14 @@ def test_the_output_says_what_is_wrong_and_what_to_do_next(failed):
     ]
     assert lines[5].startswith("initjax audit: 1 failure. 5 layers, loss 2.303")
     assert sum(line.startswith("x hidden/") for line in lines) == 4
-    assert any(line.startswith("failure, zero: hidden/0/kernel, ") for line in lines)
+    assert any(line.startswith("failure, zero: ") for line in lines)
     flags = "--init=zeros --seed=0 --activation=tanh --depth=4 --width=16"
     verdict, *rest = lines[-4:]
     assert re.fullmatch(r"verdict failure: zero; \d+\.\d s", verdict)
     assert rest == [
         f"next    python -m experiments.audit {flags} --fix",
         f"results runs/{directory.name}",
-        f"repeat  python -m experiments.audit {flags}",
+        f"repeat  python -m experiments.audit {flags} --check",
     ]
 
 
@@ -85,15 +91,73 @@ def test_the_suggested_command_repairs_the_network(failed, tmp_path):
     assert result.returncode == 0, result.stderr
     assert before.stdout.partition("\n\n")[2].partition("\nverdict")[0] in result.stdout
     assert "initjax fix: " in result.stdout
-    assert result.stdout.splitlines()[-3].startswith("use     params, repair = initjax.fix(")
     directory = tmp_path / "a/b"
+    digest = hashlib.sha256((directory / "params.safetensors").read_bytes()).hexdigest()[:12]
+    assert result.stdout.splitlines()[-3] == (
+        f"train   python -m experiments.mnist --params=a/b/params.safetensors@sha256:{digest}"
+        " --seed=0 --hidden=4x16 --activation=tanh"
+    )
     assert report(directory)["verdict"] == "failure"
     fixed = report(directory, "fixed")
     assert fixed["verdict"] == "ok" and fixed["layers"][0]["rms"] > 0.1
     assert {change["name"] for change in fixed["changes"]} == {
         f"hidden/{layer}/kernel" for layer in range(4)
     }
-    assert (directory / "fixed.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json", "audit.json", "audit.png", "fixed.json", "params.safetensors",
+    }  # fmt: skip
+
+
+def test_a_healthy_network_is_not_repaired(tmp_path, folder, capsys):
+    config = audit.Audit(Config(hidden=(32,), data_dir=folder), fix=True)
+    directory, found = audit.run(config, str(tmp_path / "audit"), sys.stdout)
+    output = capsys.readouterr().out
+    assert found.verdict == "ok" and output.count("initjax") == 1
+    assert "\nNo repair needed: the weights are healthy, and nothing was changed.\n" in output
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json", "audit.json", "audit.png",
+    }  # fmt: skip
+    (train,) = [line for line in output.splitlines() if line.startswith("train ")]
+    assert train.startswith("train   python -m experiments.mnist --init=glorot_uniform --seed=0 ")
+
+
+def test_the_remedies_are_flags(tmp_path, folder, capsys):
+    config = audit.Audit(Config(init="zeros", hidden=(8, 8), activation="gelu", data_dir=folder))
+    directory, _ = audit.run(config, str(tmp_path / "audit"), sys.stdout)
+    output = " ".join(capsys.readouterr().out.split())
+    assert """Draw the kernel at random: '--init=lecun_normal(gain='"'"'gelu'"'"')'.""" in output
+    assert "lecun_normal(gain='gelu')" in report(directory)["findings"][0]["remedy"]
+
+
+def test_a_table_that_does_not_fit_says_how_wide_the_terminal_must_be(
+    tmp_path, folder, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "50")
+    audit.run(audit.Audit(Config(hidden=(8,), data_dir=folder)), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out.partition("\n\n")[2].partition("\nverdict")[0]
+    assert re.search(r"not shown: .*;\s+a\s+width\s+of\s+\d\d\s+shows\s+all\s+columns\n", output)
+    assert "to_text" not in output and all(len(line) <= 50 for line in output.splitlines())
+
+
+@pytest.mark.parametrize("moment", ["auditor", "fix"])
+def test_an_interrupted_audit_leaves_what_is_finished(
+    moment, tmp_path, folder, monkeypatch, capsys
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_audit, moment, interrupt)
+    config = audit.Audit(Config(init="zeros", hidden=(8,), data_dir=folder), fix=True)
+    with pytest.raises(KeyboardInterrupt):
+        audit.run(config, str(tmp_path / "a/b"), sys.stdout)
+    output = capsys.readouterr().out
+    if moment == "auditor":
+        assert output.endswith("\ninterrupted; nothing was written\n") and not [*tmp_path.iterdir()]
+    else:
+        assert output.endswith(
+            f"\ninterrupted; the audit is finished\nresults {tmp_path / 'a/b'}\n"
+        )
+        assert report(tmp_path / "a/b")["verdict"] == "failure"
 
 
 def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
@@ -118,26 +182,80 @@ def test_the_first_step_of_an_optimizer_is_measured(tmp_path):
     ("causes", "step"),
     [
         ([], []),
-        (["vanishing", "depth"], ["next    python -m experiments.audit {} --optimizer=sgd --fix"]),
+        (
+            ["vanishing", "depth"],
+            ["next    python -m experiments.audit --init=glorot_uniform {} --optimizer=sgd --fix"],
+        ),
         (
             ["not_finite"],
-            ["next    choose another --init: non-finite weights can't be rescaled"],
+            ["next    python -m experiments.audit --init=he_normal {} --optimizer=sgd"],
         ),
-        (["batch"], ["next    python -m experiments.audit {} --optimizer=sgd"]),
-        (["update"], ["next    python -m experiments.audit {} --learning_rate=0.001"]),
+        (
+            ["batch"],
+            ["next    python -m experiments.audit --init=glorot_uniform {} --optimizer=sgd"],
+        ),
+        (
+            ["update"],
+            ["next    python -m experiments.audit --init=glorot_uniform {} --learning_rate=0.001"],
+        ),
     ],
 )
 def test_the_suggested_next_step_fits_the_causes(causes, step):
     network = Config(batch_size=1 if causes == ["batch"] else 256, optimizer="sgd")
     report: Any = types.SimpleNamespace(
         verdict="warning" if causes else "ok",
-        findings=[types.SimpleNamespace(cause=cause) for cause in causes],
+        findings=[
+            types.SimpleNamespace(cause=cause, layers=["hidden/0/kernel"], remedy="try he_normal()")
+            for cause in causes
+        ],
     )
     found = run_audit.next_step(network, report, optimizer=True)
     assert len(found) == len(step)
     for line, start in zip(found, step, strict=True):
-        assert line.startswith(start.format("--init=glorot_uniform --seed=0"))
+        assert line.startswith(start.format("--seed=0"))
         assert "--batch_size" not in line and ("--fix" in line) == ("--fix" in start)
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "remedy", "flags"),
+    [
+        (Config(init="ones"), "hidden/0/kernel", "use lecun_normal()", "--init=lecun_normal"),
+        (Config(init="he_normal"), "hidden/0/kernel", "kaiming_normal()", None),
+        (
+            Config(init="he_normal", activation="sigmoid"),
+            "hidden/0/kernel",
+            "draw it with he_normal(), and use tanh or relu",
+            "--init=he_normal --seed=0 --activation=tanh",
+        ),
+        (
+            Config(output_init="ones"),
+            "output/kernel",
+            "he_normal(gain='gelu')",
+            "--init=glorot_uniform --seed=0 '--output_init=he_normal(gain='\"'\"'gelu'\"'\"')'",
+        ),
+        (Config(params="x"), "hidden/0/kernel", "use lecun_normal()", "--init=lecun_normal"),
+        (Config(), "hidden/0/kernel", "lower the learning rate", None),
+    ],
+)
+def test_another_initializer_is_suggested_where_a_repair_does_not_help(
+    network, layers, remedy, flags
+):
+    finding = types.SimpleNamespace(cause="vanishing", layers=[layers], remedy=remedy)
+    report: Any = types.SimpleNamespace(verdict="failure", findings=[finding])
+    (line,) = run_audit.another(network, report)
+    if flags is None:
+        assert line == "next    choose another --init: rescaling doesn't repair this network"
+    else:
+        assert line.startswith(f"next    python -m experiments.audit {flags}")
+
+
+def test_a_step_that_is_too_large_is_no_fault_of_the_weights(tmp_path, folder, capsys):
+    network = Config(optimizer="sgd", learning_rate=100.0, hidden=(16,), data_dir=folder)
+    audit.run(audit.Audit(network, True, True), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out
+    assert "\nNo repair needed" in output and "\nverdict warning: update;" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("next ")]
+    assert " --learning_rate=10.0 " in line and "--fix" not in line
 
 
 def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
@@ -151,13 +269,16 @@ def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; valid names: he_normal, "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--depth=3", "--hidden=8"], "give either --hidden or --depth and --width, not both"),
         (["--width=3"], "--width=3 needs --depth"),
         (["--depth=-1"], "--depth=-1: must be at least 0"),
+        (["--depth=1000000"], "--depth=1000000: must be at least 0 and at most 1,000"),
+        (["--depth=2", "--width=9999999999999"], "--width=9999999999999: must be at least 1 and"),
+        (["--depth=2", "--width=1000000"], "a network of sizes 1000000-1000000 has "),
         (["--hidden=8,x"], "--hidden=8,x: must be integers separated by commas"),
         (["--learning_rate=0.1"], "--learning_rate=0.1 needs --optimizer"),
-        (["--optimizer=adamw"], "--optimizer=adamw: must be one of adam, "),
+        (["--optimizer=adamw"], "--optimizer=adamw: did you mean adam? Must be one of adam, "),
         (["--epochs=3"], "unknown flag --epochs; valid flags: "),
         (["--workdir=."], "--workdir=. is not empty"),
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),

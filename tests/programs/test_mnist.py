@@ -1,5 +1,6 @@
 """`python -m experiments.mnist`, run as a user runs it."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -11,11 +12,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import mnist
-from experiments.common import data, files, run_directory
+from experiments.common import data, files, run_directory, starting
 from experiments.common.config import Config
 
 COMMAND = [sys.executable, "-m", "experiments.mnist"]
@@ -210,7 +212,7 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
     assert configs[0]["config"] == configs[1]["config"]
     output = capsys.readouterr().out
     audited, _, training = output.partition("\nEpoch 0/1")
-    assert "\nfailure, zero: hidden/0/kernel" in audited and "Epoch 1/1" in training
+    assert "\nfailure, zero: " in audited and "Epoch 1/1" in training
     suggestion = "next    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
     assert suggestion in audited.splitlines()
     report = json.loads((tmp_path / "b/audit.json").read_text())
@@ -238,6 +240,88 @@ def test_audits_during_training_change_no_bit_of_it_and_leave_a_curve(tmp_path, 
         line for line in capsys.readouterr().out.splitlines() if line.startswith("audits")
     )
     assert re.match(r"audits  5 audits; step 0: failure \(symmetry.*\); step 20: \w+", audits)
+
+
+def test_a_run_from_saved_parameters_is_the_run_that_drew_them(losses, unchanged, folder, tmp_path):
+    config = Config(hidden=(8,), data_dir=folder)
+    drawn = starting.start(config, data.load(None, folder))
+    run_directory.save_params(tmp_path / "drawn", jax.device_get(drawn.params), {})
+    assert losses(tmp_path / "run", params=str(tmp_path / "drawn")) == unchanged
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    digest = hashlib.sha256((tmp_path / "drawn").read_bytes()).hexdigest()[:12]
+    assert record["config"]["params"] == f"{tmp_path / 'drawn'}@sha256:{digest}"
+    assert f" --params={tmp_path / 'drawn'}@sha256:{digest} --seed=0 " in record["command"]
+    assert record["initializers"] == {} and "--init" not in record["command"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause", "command"),
+    [
+        ({"init": "zeros"}, "hidden/0/kernel is zero", "--init=zeros --seed=0"),
+        (
+            {"init": "normal(100)"},
+            "the initial weights are too large",
+            "'--init=normal(100)' --seed=0",
+        ),
+        (
+            {"learning_rate": 1e9},
+            "--learning_rate=1e+09 is too high",
+            "--init=glorot_uniform --seed=0 --learning_rate=1000000000.0",
+        ),
+    ],
+    ids=str,
+)
+def test_a_run_that_learned_nothing_says_why_and_what_to_do(
+    changes, cause, command, folder, tmp_path, capsys
+):
+    mnist.run(Config(epochs=1, data_dir=folder, **changes), str(tmp_path), sys.stdout)
+    output = capsys.readouterr().out
+    lines = output.splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("warning ")]
+    assert f"Likely cause: {cause}" in " ".join(output.split())
+    *warning, step, results, repeat = lines[first:]
+    assert all(len(line) <= 80 for line in warning)
+    assert step.startswith(f"next    python -m experiments.audit {command} --data_dir=")
+    assert results.startswith("results ") and repeat.startswith("repeat ")
+
+
+def test_a_batch_of_more_images_than_there_are_holds_all_of_them(folder, tmp_path, capsys):
+    mnist.run(Config(epochs=1, batch_size=1001, hidden=(), data_dir=folder), str(tmp_path),
+              sys.stdout)  # fmt: skip
+    note = "note --batch_size=1001 is more than there are training images (1,000): each batch"
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert len(files.read_lines(tmp_path / "steps.jsonl")) == 1
+
+
+def test_the_repeat_command_repeats_the_audits():
+    assert mnist.command(Config(), audit=True, audit_every=7).endswith(
+        " --init=glorot_uniform --seed=0 --audit --audit_every=7"
+    )
+
+
+def test_ctrl_c_before_training_leaves_nothing(folder, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starting, "start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        mnist.run(Config(data_dir=folder), str(tmp_path / "a/b"), sys.stdout)
+    assert capsys.readouterr().out == "interrupted; nothing was written\n"
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_while_an_epoch_is_written_keeps_it_whole(folder, tmp_path, monkeypatch):
+    save = run_directory.save_params
+
+    def interrupted(*given):
+        save(*given)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run_directory, "save_params", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mnist.run(Config(hidden=(8,), data_dir=folder), str(tmp_path))
+    assert len(files.read_lines(tmp_path / "metrics.jsonl")) == 1  # that of epoch 0
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
 
 
 def test_a_run_that_is_interrupted_in_its_first_audit_ends_as_any_other(
@@ -280,28 +364,39 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; valid names: he_normal, "),
+        (["--init=he_norml"], "--init: unknown initializer 'he_norml'; did you mean he_normal? "),
         (["--init=normal(-1)"], "--init: normal: stddev must be a finite number >= 0, got -1"),
         (["--output_init=normal(std=1)"], "--output_init: normal has no parameter 'std'; valid"),
         (["--bias_init=os.system('x')"], "--bias_init: cannot read"),
-        (["--activation=rleu"], "--activation=rleu: must be one of relu, "),
-        (["--optimizer=adamw"], "--optimizer=adamw: must be one of adam, "),
+        (["--activation=rleu"], "--activation=rleu: did you mean relu? Must be one of celu, "),
+        (["--optimizer=adamw"], "--optimizer=adamw: did you mean adam? Must be one of adam, "),
         (["--dtype=int8"], "--dtype=int8: must be one of "),
         (["--hidden=128,x"], "--hidden=128,x: must be integers separated by commas"),
+        (["--hidden=0x8"], "--hidden=0x8: must be integers separated by commas"),
+        (["--hidden=3x"], "--hidden=3x: must be integers separated by commas"),
+        (["--hidden=9999999999x8"], "1,001 hidden layers: at most 1,000 are possible"),
         (["--hidden=16,,8"], "--hidden=16,,8: must be integers separated by commas"),
         (["--hidden=128,0"], "--hidden=128,0: every size must be at least 1"),
+        (["--hidden=99999999999"], "--hidden=99999999999: every size must be at least 1 and at"),
+        (["--hidden=1000000,1000000"], "a network of sizes 1000000-1000000 has 1,000,001,000,000 "),
+        (["--hidden=2000000000,2000000000"], "a network of sizes 2000000000-2000000000 has "),
+        (["--hidden=" + "8," * 1000 + "8"], "1,001 hidden layers: at most 1,000 are possible"),
         (["--epochs=0"], "--epochs=0: must be at least 1"),
         (["--batch_size=0"], "--batch_size=0: must be at least 1"),
         (["--seed=-1"], "--seed=-1: must be at least 0"),
         (["--seed=x"], "--seed=x: must be an integer"),
-        (["--audit=x"], "--audit=x: must be true or false"),
+        (["--audit=x"], "--audit=x: must be true or false; --audit alone means true"),
+        (["--help=short"], "--help=short: takes no value; write --help"),
+        (["--flagfile=nowhere"], "--flagfile: cannot read the file: No such file"),
         (["--audit_every=0"], "--audit_every=0: must be at least 1"),
         (["--learning_rate=0"], "--learning_rate=0: must be a finite number above 0"),
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),
-        (["--int=zeros"], "unknown flag --int; valid flags: --init, "),
+        (["--int=zeros"], "unknown flag --int; did you mean --init? Valid flags: --init, "),
         (["zeros"], "unexpected argument 'zeros'"),
         (["--workdir=."], "--workdir=. is not empty"),
+        (["--params=nowhere"], "--params=nowhere cannot be read: No such file or directory"),
+        (["--params=file", "--init=zeros"], "give either --params or --init"),
         (["--data_dir=nowhere"], "--data_dir=nowhere cannot be read"),
         (["--data_dir=."], "--data_dir=. holds no IDX files"),
         (["--dataset=no such"], "--dataset=no such is not a valid name"),
@@ -332,11 +427,11 @@ def test_an_unknown_or_unprepared_dataset_is_explained(tmp_path):
 def test_the_error_for_an_initializer_that_does_not_fit_names_the_parameter(tmp_path):
     result = run("--init=he_normal(in_axis=5)", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "hidden/0/kernel: in_axis=5 is outside shape (784, 128)" in result.stderr
+    assert "--init: hidden/0/kernel: in_axis=5 is outside shape (784, 128)" in result.stderr
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull"])
 def test_help_groups_and_explains_all_flags(flag, tmp_path):
     result = run(flag, cwd=tmp_path, env={**os.environ, "COLUMNS": "80"})
     assert result.returncode == 0 and result.stderr == ""
@@ -346,6 +441,7 @@ def test_help_groups_and_explains_all_flags(flag, tmp_path):
     for name in Config.__dataclass_fields__:
         assert f"\n  --{name}\n" in result.stdout
     assert "(default: 128,64)" in " ".join(result.stdout.split())
+    assert "\nExamples:\n  python -m experiments.mnist --init=he_normal " in result.stdout
 
 
 class Terminal:

@@ -1,6 +1,7 @@
 """`python -m experiments.report`: a page that works offline, and the same as files."""
 
 import csv
+import html
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from experiments.common import comparison, sweep_directory
 
@@ -28,15 +30,26 @@ def test_the_page_and_its_files_are_there(reported):
     directory, output = reported
     assert f"report  {directory / 'report.html'}" in output
     files = {path.name for path in (directory / "report").iterdir()}
+    figures = (
+        "forest", "forest_first_loss", "final_accuracy", "differences", "test_error",
+        "training_loss", "weights_hidden_0_kernel", "weights_hidden_1_kernel",
+    )  # fmt: skip
     assert files == {
-        "training_loss.png", "test_error.png", "final_accuracy.png", "differences.png",
-        "weights_hidden_0_kernel.png", "weights_hidden_1_kernel.png", "report.md", "endpoints.csv",
-        "pairs.csv",
+        *(f"{name}.{kind}" for name in figures for kind in ("png", "svg")), "report.md",
+        "endpoints.csv", "endpoints.tex", "pairs.csv", "pairs.tex",
     }  # fmt: skip
     for path in (directory / "report").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000
+        with Image.open(path) as image:
+            assert image.width == 1600  # twice that of a README
     page = (directory / "report.html").read_text()
     assert "&lt;host&gt;" in page and "<host>" not in page
+    assert "<h1>he_normal, glorot_uniform and zeros on mnist: MLP with hidden layers" in page
+    assert f"<code>python -m experiments.report {directory}</code> with python" in page
+    verdict = page.index("he_normal is the best of 3: it has a mean test accuracy of")
+    assert verdict < page.index("<summary>Method") < page.index('id="forest"')
+    latex = (directory / "report" / "endpoints.tex").read_text()
+    assert r"glorot\_uniform & 12 & 100\% (76\% to 100\%)" in latex
     markdown = (directory / "report" / "report.md").read_text()
     assert "| he_normal | 12 | 100% (76% to 100%) |" in markdown
     pairs = list(csv.DictReader((directory / "report" / "pairs.csv").read_text().splitlines()))
@@ -44,47 +57,100 @@ def test_the_page_and_its_files_are_there(reported):
     assert all(float(pair["low"]) <= float(pair["difference"]) for pair in pairs)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, width):
-    directory, _ = reported
-    page = (directory / "report.html").read_text()
-    # Clicks as a user would, and leaves what is then visible in the page for this test.
-    script = """<script>
-    const waiting = setInterval(async () => {
-      if (!document.body.dataset.ready) return;
-      clearInterval(waiting);
-      const count = () => document.querySelectorAll("#final_accuracy .mark-symbol path").length;
-      const seen = {charts: document.querySelectorAll(".chart svg").length, before: count()};
-      document.querySelector('input[value="he_normal"]').click();
-      await new Promise(done => setTimeout(done, 300));
-      seen.after = count();
-      seen.requests = performance.getEntriesByType("resource").length;
-      seen.symbols = document.querySelectorAll("fieldset svg path[fill]").length;
-      seen.overflow = document.documentElement.scrollWidth - innerWidth;
-      document.body.dataset.seen = JSON.stringify(seen);
-    }, 100);
-    </script>"""
+_USER = """<script>
+const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds));
+const all = selector => [...document.querySelectorAll(selector)];
+const waiting = setInterval(async () => {
+  if (!document.body.dataset.ready) return;
+  clearInterval(waiting);
+  const count = () => all("#final_accuracy .mark-symbol path").length;
+  const seen = {charts: all(".chart svg").length, before: count()};
+  seen.fonts = all(".chart svg text").map(text => parseFloat(getComputedStyle(text).fontSize));
+  seen.body = parseFloat(getComputedStyle(document.body).fontSize);
+  seen.symbols = all("fieldset svg path[fill]").length;
+  seen.overflow = document.documentElement.scrollWidth - innerWidth;
+  seen.unsaid = all(".scroll").filter(box => {
+    const hint = box.previousElementSibling;
+    return box.scrollWidth > box.clientWidth + 1 && (hint.hidden || box.tabIndex < 0);
+  }).length;
+  seen.scrolling = all(".hint:not([hidden])").length;
+  const background = getComputedStyle(document.body).backgroundColor;
+  seen.colors = [background, all("#forest .role-axis-label text")[0].getAttribute("fill")];
+  const opacity = path => path.getAttribute("fill-opacity");
+  const bands = () => all("#training_loss .mark-area path").map(opacity);
+  seen.bands = bands();
+  document.querySelector('input[value="he_normal"]').focus();
+  await wait(300);
+  seen.focused = bands();
+  document.querySelector('input[value="he_normal"]').click();
+  await wait(300);
+  seen.after = count();
+  const table = all("table")[0];
+  const heads = [...table.tHead.rows[0].cells].map(cell => cell.textContent);
+  const column = heads.findIndex(text => /test accuracy/.test(text));
+  const sorted = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
+  const button = table.querySelectorAll("th button")[column];
+  button.click();
+  seen.up = sorted();
+  button.click();
+  seen.down = sorted();
+  seen.files = [];
+  HTMLAnchorElement.prototype.click = function () {
+    seen.files.push([this.download, this.href.slice(0, 22)]);
+  };
+  for (const link of all("#setting-1 .files a").slice(0, 2))
+    link.dispatchEvent(new MouseEvent("click", {cancelable: true}));
+  await wait(1000);
+  seen.tables = all(".files a[href^='data:']").map(link => link.download);
+  seen.csv = atob(all(".files a[download='endpoints.csv']")[0].href.split(",")[1]);
+  const names = performance.getEntriesByType("resource").map(entry => entry.name);
+  seen.requests = names.filter(name => !/^(blob|data):/.test(name)).length;
+  document.body.dataset.seen = JSON.stringify(seen);
+}, 100);
+</script>"""
+
+
+def browsed(page, tmp_path, width, dark=False):
+    """What a user sees on a page who clicks here and there, and what the browser complains of."""
+    before, end, after = page.read_text().rpartition("</body>")
     copy = tmp_path / "page.html"
-    before, end, after = page.rpartition("</body>")
-    copy.write_text(before + script + end + after)
+    copy.write_text(before + _USER + end + after)
     result = subprocess.run(
         [
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
             f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri(),
         ],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     found = re.search(r'data-seen="([^"]*)"', result.stdout)
     assert found, result.stderr[-2000:]
-    seen = json.loads(found[1].replace("&quot;", '"'))
-    assert seen["charts"] == 6 and seen["requests"] == 0
-    assert (
-        seen["before"] == 24 and seen["after"] == 12
-    )  # every seed of the two initializers that learned
-    assert seen["symbols"] == 3 and seen["overflow"] <= 0
     assert "CONSOLE" not in result.stderr, result.stderr
+    return json.loads(html.unescape(found[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, width, dark):
+    seen = browsed(reported[0] / "report.html", tmp_path, width, dark)
+    assert seen["charts"] == 8 and seen["requests"] == 0
+    # Every seed of the two initializers that learned.
+    assert seen["before"] == 24 and seen["after"] == 12
+    assert seen["symbols"] == 3 and seen["overflow"] <= 0
+    assert min(seen["fonts"]) == max(seen["fonts"]) == seen["body"] == 16
+    assert seen["unsaid"] == 0 and seen["scrolling"] >= 1
+    assert seen["colors"] == (
+        ["rgb(22, 22, 22)", "#e8e8e8"] if dark else ["rgb(255, 255, 255)", "#1a1a1a"]
+    )
+    # All bands are light, and then only the focused one is seen.
+    assert len(set(seen["bands"])) == 1 and float(seen["bands"][0]) < 0.2
+    assert sorted(seen["focused"]) == ["0", "0", "0.3"][-len(seen["bands"]) :]
+    assert seen["up"] == ["zeros", "glorot_uniform", "he_normal"] == seen["down"][::-1]
+    assert seen["files"][0] == ["forest.png", "data:image/png;base64,"]
+    assert seen["files"][1][0] == "forest.svg"
+    assert seen["tables"] == ["endpoints.csv", "endpoints.tex", "pairs.csv", "pairs.tex"]
+    assert seen["csv"].splitlines()[0].startswith("initializer,learning_rate,runs,learned,endpoint")
 
 
 def report(directory, *flags):
@@ -120,8 +186,13 @@ def test_several_settings_are_numbered_and_files_of_an_earlier_report_are_remove
     result = report(tmp_path)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     files = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"differences_1.png", "differences_2.png", "mine.png"} <= files
-    assert "differences.png" not in files
+    assert {"differences_1.png", "final_accuracy_2.svg", "mine.png"} <= files
+    assert not {"differences.png", "differences.svg"} & files
+    assert "differences_2.png" not in files  # one initializer has no differences
+    page = (tmp_path / "report.html").read_text()
+    assert "on mnist, in 3 settings (2 learning rates): MLP with hidden layers" in page
+    assert '<a href="#setting-2">2</a>' in page and '<section id="setting-2">' in page
+    assert "<h2>2. learning rate 0.1</h2>" in page
     lines = (tmp_path / "report" / "endpoints.csv").read_text().splitlines()
     table = list(csv.DictReader(lines))
     rates = {(line["number"], line["initializer"], line["learning_rate"]) for line in table}

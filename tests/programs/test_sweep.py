@@ -250,7 +250,7 @@ def test_runs_of_other_processes_are_reported_and_can_be_finished_later(folder, 
             other.communicate()
         assert result.returncode == 0 and result.stderr == ""
         lines = result.stdout.splitlines()
-        assert lines[-3] == f"{left} running in other processes; rerun this command to compare"
+        assert lines[-4] == f"{left} running in other processes; rerun this command to compare"
         assert all(len(line) <= 80 for line in lines) and "test accuracy" not in result.stdout
         assert "0:00:00 left" not in result.stdout  # which would mean that all runs are done
     result = run(*flags, cwd=tmp_path)
@@ -304,7 +304,11 @@ def test_the_output_shows_progress_and_results(folder, tmp_path):
     assert any(re.match(r"6/6 runs, [\d.]+ runs/s, 0:00:00 left", line) for line in lines)
     assert any(line.startswith("he_normal     3  0.") for line in lines)
     assert any(line.startswith("- zeros: 0 of 3 runs learned anything") for line in lines)
-    assert lines[-2:] == ["results runs/sweep", "report  python -m experiments.report runs/sweep"]
+    assert lines[-3:] == [
+        "results runs/sweep",
+        "report  python -m experiments.report runs/sweep",
+        "        writes runs/sweep/report.html",
+    ]
 
 
 def test_ctrl_c_keeps_all_trained_runs(folder, tmp_path):
@@ -351,7 +355,7 @@ def test_head_closing_the_output_causes_no_traceback_and_loses_no_run(folder, tm
     while not process.stdout.readline().startswith("runs "):
         pass
     process.stdout.close()
-    assert process.wait(timeout=120) == 1 and process.stderr.read() == ""
+    assert process.wait(timeout=120) == 0 and process.stderr.read() == ""
     process.stderr.close()
     assert len(outcome(tmp_path / "runs/sweep")) == 2
 
@@ -367,7 +371,16 @@ def test_an_initializer_that_does_not_fit_is_reported_before_training(folder, tm
 def test_a_network_that_does_not_fit_in_memory_is_reported_in_one_line(folder, tmp_path):
     result = run("--init=zeros", "--hidden=1000000,1000000", f"--data_dir={folder}", cwd=tmp_path)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "--hidden=1000000,1000000 with --batch_size=128 needs more memory" in result.stderr
+    assert "sizes 1000000-1000000 has 1,000,001,000,000 parameters" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_epochs_than_memory_can_hold_are_reported_in_one_line(folder, tmp_path):
+    flags = ("--init=zeros", "--seeds=1", "--epochs=4000000000", f"--data_dir={folder}")
+    result = run(*flags, cwd=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "--epochs=4000000000: the metrics of all steps need " in result.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_help_shows_defaults_as_they_are_written(tmp_path):
@@ -386,8 +399,11 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
     ("flags", "message"),
     [
         (["--init=he_normal,nothing"], "--init: unknown initializer 'nothing'"),
-        (["--seeds=0"], "--seeds=0: must be a number"),
-        (["--seeds=99999999999"], "--seeds=99999999999: must be a number"),
+        (["--seeds=0"], "--seeds=0: must be at least 1"),
+        (["--seeds="], "--seeds=: must be a number or a list such as 3,5,8-12"),
+        (["--seeds=-3"], "--seeds=-3: must be a number or a list such as 3,5,8-12"),
+        (["--seeds=10000000"], "--seeds=10000000: at most 100,000 seeds are possible"),
+        (["--seeds=5-2000000"], "--seeds=5-2000000: at most 100,000 seeds are possible"),
         (["--seeds=4294967296-4294967297"], "--seeds=4294967296-4294967297: a seed must be below"),
         (["--seeds=5-3"], "--seeds=5-3: must be a number or a list such as 3,5,8-12"),
         (["--learning_rate=.1,fast"], "--learning_rate=.1,fast: must be numbers"),
@@ -398,9 +414,9 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
         (["--optimizer="], "--optimizer=: must be names separated by commas"),
         (["--shard=2/2"], "--shard=2/2: must be i/n with i from 0 to n-1"),
         (["--shard=5/9", "--init=zeros", "--seeds=2"], "the grid has only 2 runs"),
-        (["--optimizer=adam,adm"], "--optimizer=adm: must be one of adam"),
-        (["--workdir="], "--workdir is empty; name a directory"),
-        (["--sed=3"], "unknown flag --sed; valid flags: --seeds"),
+        (["--optimizer=adam,adm"], "--optimizer=adm: did you mean adam? Must be one of adam"),
+        (["--workdir="], "--workdir=: the path is empty; name a directory"),
+        (["--sed=3"], "unknown flag --sed; did you mean --seeds? Valid flags: --init"),
     ],
 )
 def test_an_error_is_reported_in_one_line(tmp_path, flags, message):

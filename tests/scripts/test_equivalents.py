@@ -130,6 +130,11 @@ TRUE = {
         "init_weights_vit_moco of qkv": uniform((6 / (IN + OUT)) ** 0.5),
         "init_weights_vit_jax of an MLP's bias": normal(1e-6),
     },
+    "PEFT": {
+        "LoraConfig(r=200): A": uniform(IN**-0.5),
+        "LoraConfig(r=200): B": np.zeros(SHAPE),
+        "LoraConfig(r=200, init_lora_weights='gaussian'): A": normal(1 / 200),
+    },
 }
 OTHER_SHAPES = {
     dirac: (3, 4, 8),

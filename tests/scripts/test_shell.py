@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -70,3 +71,28 @@ def test_the_main_figure_is_made_from_the_runs_just_trained(bash):
     assert sweep.endswith("--workdir=runs/main")  # the last one counts
     assert report == "-m experiments.report runs/main"
     assert table == "scripts/published_table.py runs/main"
+
+
+def test_an_accelerator_is_checked_step_by_step_into_one_table(bash, tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\ncase "$*" in *sweep*) exit 3;; esac\necho "$@"\n')
+    result = bash("check_accelerator.sh", tmp_path / "checked")
+    head, *rows, last = [line.split() for line in result.stdout.splitlines()]
+    assert head == ["check", "result", "seconds"] and last[-1] == str(tmp_path / "checked")
+    found = {row[0]: row[1:] for row in rows}
+    assert list(found) == ["versions", "main", "sweep", "draws", "audits", "tests"]
+    assert found["sweep"][0] == "FAILED" and found["draws"][0] == "ok"
+    assert "tests/initjax/auditing/test_fix.py" in (tmp_path / "checked/tests.log").read_text()
+    assert result.returncode == 1
+    limits = re.findall(
+        r"^check [\w\" ]+?(\d+) ", (SCRIPTS / "check_accelerator.sh").read_text(), re.M
+    )
+    assert len(limits) == 6 and sum(map(int, limits)) < 480
+    again = bash("check_accelerator.sh", tmp_path / "checked")
+    assert again.returncode == 2 and "choose another directory" in again.stderr
+
+
+def test_nothing_is_checked_without_an_accelerator(bash, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\necho no accelerator\nexit 1\n")
+    result = bash("check_accelerator.sh", tmp_path / "checked")
+    assert result.returncode == 1 and result.stdout.split()[3:5] == ["versions", "FAILED"]
+    assert len(result.stdout.splitlines()) == 2 and result.stdout.endswith("no accelerator\n")

@@ -24,11 +24,17 @@ class Finding:
     layers: tuple[str, ...]
     """The names of the layers, parameters or parts of the batch that are at fault."""
     message: str
-    """What was measured, and what was expected."""
+    """What was measured, and what was expected: a sentence."""
     remedy: str
-    """What to do about it."""
+    """What to do about it: a sentence."""
     parameters: tuple[Parameter, ...] = ()
     """The parameters at fault, for code that looks them up."""
+
+    def __str__(self) -> str:
+        return f"{self.level}, {self.cause}: {self.message} {self.remedy}"
+
+    def __repr__(self) -> str:
+        return f"<Finding: {self}>"
 
 
 def finding(
@@ -38,7 +44,10 @@ def finding(
     message: str,
     remedy: str,
 ) -> list[Finding]:
-    """One finding about layers, parameters or parts of the batch."""
+    """One finding about layers, parameters or parts of the batch.
+
+    Message and remedy are sentences without the period at their end.
+    """
     names, parameters = [], []
     for subject in subjects:
         if isinstance(subject, str):
@@ -50,7 +59,7 @@ def finding(
             names.append(label([subject]))
             parameters.append(subject)
     unique = tuple(dict.fromkeys(names)), tuple(dict.fromkeys(parameters))
-    return [Finding(level, cause, unique[0], message, remedy, unique[1])]
+    return [Finding(level, cause, unique[0], f"{message}.", f"{remedy}.", unique[1])]
 
 
 def names_of(layers: Sequence[Layer]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from initjax.auditing._judging.names import Parameter
@@ -107,6 +108,14 @@ class Layer:
     """Whether its output enters a softmax and a logarithm."""
     saturating: bool
     """Whether its activation is flat on both sides."""
+
+    def __repr__(self) -> str:
+        numbers = {"gain": self.weight_variance, "rms": self.rms, "gradient": self.gradient}
+        measured = [
+            f"{name} {value:.3g}" for name, value in numbers.items() if not math.isnan(value)
+        ]
+        what = [f"{self.kind} {self.shape}", self.activation or self.role]
+        return f"<Layer {self.name}: {', '.join([*filter(None, what), *measured])}>"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,6 @@ def suffix(parameters: Sequence[Parameter]) -> str:
 def some(names: Sequence[str], most: int = 3) -> str:
     """Names for a sentence: the first ones, and how many more there are."""
     names = list(dict.fromkeys(names))
-    if len(names) <= most:
-        return ", ".join(names)
-    return f"{', '.join(names[:most])} and {len(names) - most} more"
+    more = len(names) - most
+    *first, last = names if more <= 0 else [*names[:most], f"{more} more"]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -46,7 +46,7 @@ def branch_scale(evidence: Evidence) -> list[Finding]:
         f" because {some(names_of(ends), 2)} add to it at full scale"
     )
     remedy = (
-        "divide the last kernel of every branch by the square root of the number of branches"
+        "Divide the last kernel of every branch by the square root of the number of branches"
         " (residual_scaling), start it at zero (fixup), or add normalization"
     )
     level = "failure" if growth > _BAD_GROWTH else "warning"
@@ -65,11 +65,11 @@ def saturated(evidence: Evidence) -> list[Finding]:
     worst = max(found, key=lambda layer: layer.saturated)
     bad = worst.saturated - worst.predicted_saturated > _BAD_SATURATED
     message = (
-        f"{some(names_of(found))}: {worst.saturated:.0%} of the pre-activations lie where"
+        f"In {some(names_of(found))}, {worst.saturated:.0%} of the pre-activations lie where"
         f" {worst.activation} is flat (at unit scale: {worst.predicted_saturated:.0%}); their root"
         f" mean square is {worst.rms:.3g}"
     )
-    remedy = f"draw the kernels with {recommended(worst.activation)}"
+    remedy = f"Draw the kernels with {recommended(worst.activation)}"
     return finding("failure" if bad else "warning", "saturated", found, message, remedy)
 
 
@@ -86,7 +86,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
 def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
     """The change of the gradient between the ends of the chain where it is largest."""
     worst: tuple[float, Chain] = (0.0, ())
-    for chain in map(_without_small_end, evidence.chains):
+    outputs = names_of(evidence.readouts)
+    for chain in (_without_small_end(chain, outputs) for chain in evidence.chains):
         growth = chain[0].log_gradient - chain[-1].log_gradient
         if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
             ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
@@ -105,6 +106,7 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
         return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
     steps = len(chain) - 1
+    layers = "layer" if steps == 1 else "layers"
     each = math.exp(max(-700.0, growth / steps))
     hidden = [layer for layer in chain if layer.activation] or chain
     gain = float(np.median([layer.weight_variance for layer in hidden]))
@@ -112,22 +114,24 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     predicted = middle.predicted_gradient_ratio
     expected = f" (theory: {predicted:.3g}x)" if math.isfinite(predicted) else ""
     message = (
-        f"from {chain[-1].name} back to {chain[0].name}, the gradient's squared norm"
+        f"From {chain[-1].name} back to {chain[0].name}, the gradient's squared norm"
         f" {'shrinks' if growth < 0 else 'grows'} by a factor of {_factor(growth)} in {steps}"
-        f" layers, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
+        f" {layers}, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
     )
     if middle.activation:
         message += f" before {middle.activation}"
-    remedy = f"draw the kernels with {recommended(middle.activation, len(chain))}"
+    remedy = f"Draw the kernels with {recommended(middle.activation, len(chain))}"
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
     return finding(level, cause, chain, message, remedy)
 
 
-def _without_small_end(chain: Chain) -> Chain:
-    """A chain without its last layer, if that is small on purpose, as a readout of zeros is."""
+def _without_small_end(chain: Chain, outputs: Sequence[str]) -> Chain:
+    """A chain without its last layer, if that is an output or a gate that is small on purpose, as a
+    readout of zeros is, or the head of a policy."""
     *hidden, last = chain
-    if last.role != "last" or len(hidden) < 2:
+    output = last.role == "last" or last.name in outputs
+    if not (last.site.gates or (output and len(hidden) > 1)):
         return chain
     return tuple(hidden) if _small(last, hidden) else chain
 
@@ -149,8 +153,9 @@ def _large_signals(evidence: Evidence) -> list[Finding]:
     ]
     if not large:
         return []
-    message = f"{some(names_of(large))}: pre-activations have root mean square {large[-1].rms:.3g}"
-    remedy = f"draw the kernels with {recommended(large[0].activation)}"
+    message = f"The pre-activations of {some(names_of(large))} have root mean square"
+    message += f" {large[-1].rms:.3g}"
+    remedy = f"Draw the kernels with {recommended(large[0].activation)}"
     return finding("failure", "exploding", large, message, remedy)
 
 
@@ -175,11 +180,11 @@ def _blocked(evidence: Evidence, cause: Literal["vanishing", "dead"]) -> list[Fi
     dead = [layer for layer in layers if layer.dead == 1]
     if cause != ("dead" if dead else "vanishing"):
         return []
-    message = f"{some(names_of(silent))}: the gradient is exactly zero"
-    remedy = "look for a flat function between the layers, such as clipping or a step"
+    message = f"The gradient at {some(names_of(silent))} is exactly zero"
+    remedy = "Look for a flat function between the layers, such as clipping or a step"
     if dead:
         message += f", because all units of {dead[0].name} are flat"
-        remedy = "redraw its kernel and biases"
+        remedy = "Redraw its kernel and biases"
     return finding("failure", cause, silent, message, remedy)
 
 
@@ -196,14 +201,14 @@ def dead(evidence: Evidence) -> list[Finding]:
     worst = max(found, key=_excess)
     expected = 0.0 if math.isnan(worst.predicted_dead) else worst.predicted_dead
     message = (
-        f"{some(names_of(found))}: {worst.dead:.0%} of the units are flat on all {worst.samples}"
+        f"In {some(names_of(found))}, {worst.dead:.0%} of the units are flat on all {worst.samples}"
         f" samples; with biases of zero, {expected:.0%} are expected"
     )
     if worst.bias_variance > worst.rms**2 / 2:
         message += "; the bias outweighs the input"
-        remedy = "start the biases at zero"
+        remedy = "Start the biases at zero"
     else:
-        remedy = f"draw the kernels with {recommended(worst.activation)} and start the biases at"
+        remedy = f"Draw the kernels with {recommended(worst.activation)} and start the biases at"
         remedy += " zero"
     level = "failure" if _excess(worst) > _BAD_DEAD else "warning"
     return [*finding(level, "dead", found, message, remedy), *_blocked(evidence, "dead")]
@@ -226,10 +231,10 @@ def collapse(evidence: Evidence) -> list[Finding]:
     if not found:
         return []
     message = (
-        f"{some(names_of(found))}: two examples' pre-activations have a correlation of"
+        f"In {some(names_of(found))}, the pre-activations of two examples have a correlation of"
         f" {found[-1].correlation:.5f}; the network can hardly tell its inputs apart"
     )
-    remedy = f"use fewer layers, or draw the kernels with {recommended(found[0].activation)}"
+    remedy = f"Use fewer layers, or draw the kernels with {recommended(found[0].activation)}"
     return finding("warning", "collapse", found, message, remedy)
 
 
@@ -244,7 +249,7 @@ def depth(evidence: Evidence) -> list[Finding]:
         f" {evidence.network.correlation_depth:.3g}: about {reach:.3g} can be trained"
     )
     drawn = recommended(chain[len(chain) // 2].activation, len(chain))
-    remedy = f"use fewer layers, or draw the kernels with {drawn}"
+    remedy = f"Use fewer layers, or draw the kernels with {drawn}"
     return finding("warning", "depth", chain, message, remedy)
 
 
@@ -255,10 +260,11 @@ def output_scale(evidence: Evidence) -> list[Finding]:
         return []
     layer = found[-1]
     message = (
-        f"{layer.name}: logits have root mean square {layer.rms:.3g}; the loss is"
-        f" {evidence.network.loss:.4g}; guessing would give {evidence.network.expected_loss:.4g}"
+        f"The logits of {layer.name} have root mean square {layer.rms:.3g}; the loss is"
+        f" {evidence.network.loss:.4g}, and guessing would give"
+        f" {evidence.network.expected_loss:.4g}"
     )
-    remedy = f"divide the last kernel by {max(2.0, layer.rms):.2g}, or start it at zero"
+    remedy = f"Divide the last kernel by {max(2.0, layer.rms):.2g}, or start it at zero"
     level = "failure" if layer.rms > _BAD_LOGITS else "warning"
     return finding(level, "output_scale", found, message, remedy)
 
@@ -277,8 +283,8 @@ def update(evidence: Evidence) -> list[Finding]:
         return []
     worst = max(found, key=lambda layer: layer.update_ratio)
     message = (
-        f"{some(names_of(found))}: the optimizer's first step is {worst.update_ratio:.2g} times the"
-        " weights' standard deviation"
+        f"The optimizer's first step at {some(names_of(found))} is {worst.update_ratio:.2g} times"
+        " the weights' standard deviation"
     )
-    remedy = "lower the learning rate, or draw the weights at a larger scale"
+    remedy = "Lower the learning rate, or draw the weights at a larger scale"
     return finding("warning", "update", found, message, remedy)

@@ -37,28 +37,28 @@ def not_finite(evidence: Evidence) -> list[Finding]:
     ]
     if broken:
         names = some([label([parameter]) for parameter in broken])
-        message = f"{names}: infinite or NaN"
-        return finding("failure", "not_finite", broken, message, "redraw these parameters")
+        message = f"Some numbers in {names} are infinite or NaN"
+        return finding("failure", "not_finite", broken, message, "Redraw these parameters")
     first = [layer for layer in layers if not math.isfinite(layer.rms)]
     # Infinite numbers in a mask are intended, unless they reach a layer or the loss.
     infinite = evidence.infinite if first or not math.isfinite(loss) else ()
     data = [*evidence.nan, *infinite]
     if data:
-        message = f"the batch has numbers that are infinite or NaN ({some(data)})"
-        return finding("failure", "not_finite", data, message, "clean the data")
+        message = f"Some numbers in {some(data)} are infinite or NaN"
+        return finding("failure", "not_finite", data, message, "Clean the data")
     if first:
-        message = f"from {first[0].name} on, pre-activations are infinite or NaN"
-        remedy = f"draw the kernels before it with {recommended(first[0].activation)}"
+        message = f"From {first[0].name} on, pre-activations are infinite or NaN"
+        remedy = f"Draw the kernels before it with {recommended(first[0].activation)}"
         return finding("failure", "not_finite", first, message, remedy)
     if not math.isfinite(loss):
-        message = f"the loss is {loss}, although all pre-activations are finite"
-        remedy = "look for a logarithm of zero, a division by zero or an overflow in the loss"
+        message = f"The loss is {loss}, although all pre-activations are finite"
+        remedy = "Look for a logarithm of zero, a division by zero or an overflow in the loss"
         return finding("failure", "not_finite", [], message, remedy)
     lost = [layer for layer in layers if layer.log_gradient == math.inf]
     if lost:
-        message = f"{some(names_of(lost))}: the gradient is infinite or NaN, although the loss is"
+        message = f"The gradient at {some(names_of(lost))} is infinite or NaN, although the loss is"
         message += " finite"
-        remedy = "look for the derivative of a square root, a norm or a quotient at zero"
+        remedy = "Look for the derivative of a square root, a norm or a quotient at zero"
         return finding("failure", "not_finite", lost, message, remedy)
     return []
 
@@ -67,11 +67,11 @@ def no_layers(evidence: Evidence) -> list[Finding]:
     """Programs in which no parameter meets data."""
     if evidence.layers:
         return []
-    message = "no matrix product, convolution or embedding of params with the batch was found"
+    message = "No matrix product, convolution or embedding of params with the batch was found"
     remedy = (
-        "check whether loss_fn uses the params that it is given"
+        "Check whether loss_fn uses the params that it is given"
         if evidence.traced.has_batch
-        else "pass the data as *batch, so that data and parameters can be told apart"
+        else "Pass the data as *batch, so that data and parameters can be told apart"
     )
     return finding("warning", "no_layers", [], message, remedy)
 
@@ -86,10 +86,10 @@ def unused(evidence: Evidence) -> list[Finding]:
     ]
     if not found:
         return []
-    verb, object_ = ("doesn't", "it") if len(found) == 1 else ("don't", "them")
+    subject, object_ = ("it", "it") if len(found) == 1 else ("they", "them")
     names = some([label([parameter]) for parameter in found])
-    message = f"{names}: {verb} affect the loss and won't be trained"
-    remedy = f"use {object_}, or leave {object_} out of params"
+    message = f"The loss doesn't depend on {names}, so {subject} won't be trained"
+    remedy = f"Use {object_}, or leave {object_} out of params"
     return finding("warning", "unused", found, message, remedy)
 
 
@@ -98,14 +98,19 @@ def batch(evidence: Evidence) -> list[Finding]:
     if any(layer.samples > 1 for layer in evidence.layers):
         return []
     message = (
-        "a batch of one: spread over examples, dead units, correlation and rank can't be measured"
+        "The batch has only one example, so spread over examples, dead units, correlation and rank"
+        " can't be measured"
     )
-    return finding("warning", "batch", [], message, "pass a batch of 64 examples or more")
+    return finding("warning", "batch", [], message, "Pass a batch of 64 examples or more")
 
 
 def zero(evidence: Evidence) -> list[Finding]:
     """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
     layers, meant = evidence.layers, set(names_of(evidence.readouts))
+    # Other gates wait for one that is closed, as the scales of adaptive normalization do.
+    gates = [layer for layer in layers if layer.weight_least == 0 and layer.site.gates]
+    if any(math.isfinite(layer.log_gradient) for layer in gates):
+        meant |= set(names_of(gates))
     stuck, waiting, cut = [], [], []
     for layer in layers:
         if layer.weight_least != 0 or layer.role in ("branch end", "sum", "last"):
@@ -125,8 +130,9 @@ def zero(evidence: Evidence) -> list[Finding]:
     if not stuck and not waiting:
         return []
     named = stuck or waiting
-    remedy = f"draw the kernel at random: {recommended(named[0].activation)}"
-    message = f"{_some_of(named)}: the kernel is zero, so all units compute the same function"
+    remedy = f"Draw the kernel at random: {recommended(named[0].activation)}"
+    message = f"{_members(named, 'All weights')} of {some(names_of(named))} are zero, so all units"
+    message += " compute the same function"
     if not stuck:
         message += ", and the layers after it learn nothing in the first step"
         return finding("warning", "zero", waiting, message, remedy)
@@ -143,9 +149,11 @@ def zero(evidence: Evidence) -> list[Finding]:
     return finding("failure", "zero", stuck, message, remedy)
 
 
-def _some_of(layers: Sequence[JudgedLayer]) -> str:
-    names = some(names_of(layers))
-    return f"{names}, in one member or more" if layers[0].members > 1 else names
+def _members(layers: Sequence[JudgedLayer], start: str) -> str:
+    """The start of a sentence, with what it holds for if layers run side by side."""
+    if layers[0].members == 1:
+        return start
+    return f"In one member or more, {start[0].lower()}{start[1:]}"
 
 
 def symmetry(evidence: Evidence) -> list[Finding]:
@@ -165,7 +173,7 @@ def symmetry(evidence: Evidence) -> list[Finding]:
     named = stuck or alike
     constant = all(layer.weight_zeros == 0 for layer in named)
     message = (
-        f"{_some_of(named)}: all units compute the same function"
+        f"{_members(named, 'All units')} of {some(names_of(named))} compute the same function"
         f" ({'the kernel is constant' if constant else 'the kernel has rank one'})"
     )
     message += (
@@ -173,7 +181,7 @@ def symmetry(evidence: Evidence) -> list[Finding]:
         if stuck
         else "; only the layers after it can tell them apart"
     )
-    remedy = f"draw the kernel at random: {recommended(named[0].activation)}"
+    remedy = f"Draw the kernel at random: {recommended(named[0].activation)}"
     return finding("failure" if stuck else "warning", "symmetry", alike, message, remedy)
 
 
@@ -201,13 +209,12 @@ def duplicate(evidence: Evidence) -> list[Finding]:
     if not groups:
         return []
     names = [[label([parameter]) for parameter in group] for group in groups]
-    message = "; ".join(map(some, names[:_SHOWN_GROUPS]))
+    message = f"The same random numbers were used for {'; '.join(map(some, names[:_SHOWN_GROUPS]))}"
     more = len(groups) - _SHOWN_GROUPS
     if more > 0:
         message += f" and {more} more group{'' if more == 1 else 's'}"
-    message += ": drawn from the same random numbers"
     remedy = (
-        "split the key, or fold the layer's name into it; initialize() does that for a whole tree"
+        "Split the key, or fold the layer's name into it; initialize() does that for a whole tree"
     )
     copied = [parameter for group in groups for parameter in group]
     return finding("warning", "duplicate", copied, message, remedy)
@@ -247,9 +254,9 @@ def _input_finding(
     level: Level, layers: list[JudgedLayer], square: float, digits: int
 ) -> list[Finding]:
     rms = math.sqrt(square)
-    message = f"the input of {some(names_of(layers))} has root mean square {rms:.{digits}g};"
+    message = f"The input of {some(names_of(layers))} has root mean square {rms:.{digits}g};"
     message += " initializers expect about 1"
-    return finding(level, "input_scale", layers, message, f"divide the input by {rms:.3g}")
+    return finding(level, "input_scale", layers, message, f"Divide the input by {rms:.3g}")
 
 
 def not_centered(evidence: Evidence) -> list[Finding]:
@@ -281,11 +288,11 @@ def not_centered(evidence: Evidence) -> list[Finding]:
     worst = max(found, key=common)
     stddev = math.sqrt(worst.weight_square - worst.weight_mean**2)
     message = (
-        f"{some(names_of(found))}: the weights have mean {worst.weight_mean:.2g} and standard"
+        f"The weights of {some(names_of(found))} have mean {worst.weight_mean:.2g} and standard"
         f" deviation {stddev:.2g}; over {worst.fan_in:.4g} inputs, the mean adds up to a signal"
         " that all units share"
     )
-    remedy = f"draw the kernel with mean zero, such as with {recommended(worst.activation)}"
+    remedy = f"Draw the kernel with mean zero, such as with {recommended(worst.activation)}"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)
 
@@ -325,10 +332,10 @@ def wrong_fan(evidence: Evidence) -> list[Finding]:
                 break
     if not found:
         return []
-    message = f"{some(names_of(found))}: drawn with {counts[0]}; the gain is"
+    message = f"The initializer of {some(names_of(found))} used {counts[0]}; the gain is"
     message += f" {found[0].weight_variance:.2g}"
     remedy = (
-        "pass the layout to the initializer: with conv_fans, conv_transpose_fans, einsum_fans,"
+        "Pass the layout to the initializer: with conv_fans, conv_transpose_fans, einsum_fans,"
         " stacked_fans or packed_fans, or with in_axis, out_axis and batch_axis"
     )
     return finding("warning", "wrong_fan", found, message, remedy)

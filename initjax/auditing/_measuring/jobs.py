@@ -6,10 +6,11 @@ NumPy reads the arrays of a CPU without a copy, and compiles nothing.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,16 @@ class Job(NamedTuple):
     function: Callable
     static: Any
     arrays: dict[str, Any]
+
+
+@contextlib.contextmanager
+def special_values() -> Iterator[None]:
+    """Where NaN and infinity are results, not mistakes: NaN marks what did not run or can't be
+    measured, and what is broken is reported, even under `jax_debug_nans`."""
+    import jax
+
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
 
 
 def run_jobs(jobs: list[Job], host: bool) -> list[Any]:

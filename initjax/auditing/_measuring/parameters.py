@@ -59,7 +59,9 @@ def _all_finite(array: Any) -> Any:
 
 
 def _stddev(array: Any) -> Any:
-    """The standard deviation, in float32: exactly zero for a constant array."""
+    """The standard deviation, in float32: exactly zero for a constant or empty array."""
+    if not array.size:
+        return np.float32(0)
     if not np.issubdtype(array.dtype, np.complexfloating):
         array = array.astype(np.float32)
     numbers = array.reshape(-1)

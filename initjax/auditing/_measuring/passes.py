@@ -42,9 +42,9 @@ class Measurements:
 class Measurer(NamedTuple):
     """Functions of parameters, the batch, and the constants of the program."""
 
-    measure: Callable[[Any, tuple[Any, ...], list[Any]], Measurements]
+    measure: Callable[[Any, Any, list[Any]], Measurements]
     """Compiled at its first call."""
-    program: Callable[[Any, tuple[Any, ...], list[Any]], Any]
+    program: Callable[[Any, Any, list[Any]], Any]
     """The closed jaxpr of what is compiled, with rules of differentiation and the optimizer."""
 
 
@@ -63,11 +63,10 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
     tapped = jax.jit(tapped_program(traced, optimizer, sources, probe and probe.pulled))
     depths = depths_of(traced)
 
-    def measure(params: Any, batch: tuple[Any, ...], constants: list[Any]) -> Measurements:
+    def measure(params: Any, batch: Any, constants: list[Any]) -> Measurements:
         leaves = jax.tree.leaves(params)
         inputs = jax.tree.leaves(batch)
-        with jax.debug_nans(False):  # NaN marks what did not run
-            taps: Taps = tapped(leaves, inputs, constants)
+        taps: Taps = tapped(leaves, inputs, constants)
         if is_traced(taps.loss):
             raise TypeError(
                 "an audit needs numbers: call it outside jax.jit, jax.grad and jax.vmap"
@@ -93,7 +92,7 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
         jacobian = None if probe is None else spectrum(probe, np.asarray(taps.pulled))
         return Measurements(float(taps.loss), forward, backward, parameters, prints, jacobian)
 
-    def program(params: Any, batch: tuple[Any, ...], constants: list[Any]) -> Any:
+    def program(params: Any, batch: Any, constants: list[Any]) -> Any:
         return tapped.trace(jax.tree.leaves(params), jax.tree.leaves(batch), constants).jaxpr
 
     return Measurer(measure, program)

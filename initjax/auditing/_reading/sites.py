@@ -90,6 +90,11 @@ class Site:
         return self.classes > 0
 
     @property
+    def gates(self) -> bool:
+        """Whether its output, or a part of it, is multiplied by another layer's."""
+        return None in self.mixed
+
+    @property
     def stacked(self) -> frozenset[Path]:
         """The loops that give it a different weight in every turn."""
         return frozenset(loop for source in self.sources for loop in source.stacked)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from initjax._flattening import Structure, described, flatten, no_parameters
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
-from initjax.trees import paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Traced:
     constants: list[Any]
     """The arrays that the jaxpr closes over."""
     structure: Any
-    """The structure of the parameters' tree."""
+    """The structure of a plain tree of the parameters, as an optimizer gets it."""
+    whole: Structure
+    """The tree that the user gave, without its arrays."""
     names: list[str]
     """The paths of the parameters; "params" for a tree that is one array."""
     shapes: list[Any]
@@ -51,15 +53,15 @@ def trace(
     Args:
       owner: the public function that error messages name.
       loss_fn: maps `(params, *batch)` to a scalar, or to a scalar and anything else if has_aux.
-      params: a tree of arrays.
-      batch: trees of arrays.
+      params: a tree. What isn't an array is passed on as it is.
+      batch: other such trees.
       has_aux: whether loss_fn returns `(loss, anything)`.
 
     Returns:
       The traced function.
 
     Raises:
-      TypeError: loss_fn is not callable, or params holds something other than arrays.
+      TypeError: loss_fn is not callable, or params is a model and not its parameters.
       ValueError: there are no floating parameters, loss_fn does not return one floating number, or
         the output of a layer is empty.
     """
@@ -69,29 +71,18 @@ def trace(
     if not callable(loss_fn):
         raise TypeError(
             f"{owner}: loss_fn must be a function of (params, *batch), got"
-            f" {_kind(loss_fn)}; call {owner}(loss_fn, params, *batch)"
+            f" {described(loss_fn)}; call {owner}(loss_fn, params, *batch)"
         )
-    leaves, structure = jax.tree.flatten(params)
-    names = [path or "params" for path in paths(params)]
-    for name, leaf in zip(names, leaves, strict=True):
-        if leaf is params and callable(params):
-            raise TypeError(
-                f"{owner}: params must be a tree of arrays, got {_kind(params)}; pass its"
-                " parameters, such as model.init(key, x) in Flax Linen"
-            )
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            raise TypeError(
-                f"{owner}: the parameter {name!r} is {_kind(leaf)}, not an array; separate"
-                " arrays from everything else first, with equinox.partition or flax.nnx.split"
-            )
-    shapes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    arrays, whole = flatten(params)
+    inputs, whole_batch = flatten(batch)
+    names = [path or "params" for path in whole.names]
+    shapes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in arrays]
     if not any(jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes):
-        raise ValueError(
-            f"{owner}: params holds no floating array; call {owner}(loss_fn, params, *batch)"
-        )
+        error = no_parameters(owner, params)
+        raise type(error)(f"{error}; call {owner}(loss_fn, params, *batch)")
 
-    def flat(leaves: list[Any], batch: tuple[Any, ...]) -> Any:
-        result = loss_fn(jax.tree.unflatten(structure, leaves), *batch)
+    def flat(arrays: list[Any], inputs: list[Any]) -> Any:
+        result = loss_fn(whole.unflatten(arrays), *whole_batch.unflatten(inputs))
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
                 raise ValueError(f"{owner}: with has_aux, loss_fn must return (loss, anything)")
@@ -115,14 +106,14 @@ def trace(
             )
         return result
 
-    closed = jax.make_jaxpr(flat)(leaves, batch)
-    statistics = statistic_leaves(params)
+    closed = jax.make_jaxpr(flat)(arrays, inputs)
+    statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index
         for index, (shape, statistic) in enumerate(zip(shapes, statistics, strict=True))
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
-    anatomy = find(closed, len(leaves), fixed)
+    anatomy = find(closed, len(arrays), fixed)
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
@@ -133,19 +124,14 @@ def trace(
     traced = Traced(
         jaxpr=closed.jaxpr,
         constants=list(closed.consts),
-        structure=structure,
+        structure=whole.arrays,
+        whole=whole,
         names=names,
         shapes=shapes,
         anatomy=anatomy,
-        has_batch=bool(jax.tree.leaves(batch)),
+        has_batch=bool(inputs),
     )
     return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
-
-
-def _kind(value: Any) -> str:
-    """What an error calls a value that may be too large to print."""
-    text = repr(value)
-    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def without_constants(traced: Traced) -> Traced:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from initjax._flattening import inside
+
 
 def trainable_leaves(params: Any) -> list[bool]:
     """Whether each leaf is trainable: not a statistic, a count or other state."""
@@ -12,7 +14,7 @@ def trainable_leaves(params: Any) -> list[bool]:
     statistics = statistic_leaves(params)
     if nnx is None:
         return [not statistic for statistic in statistics]
-    boxed = _boxed(params, nnx.Variable)
+    boxed = inside(params, (nnx.Variable,))
     return [
         not statistic and (box is None or isinstance(box, nnx.Param))
         for statistic, box in zip(statistics, boxed, strict=True)
@@ -31,19 +33,8 @@ def statistic_leaves(params: Any) -> list[bool]:
     nnx = sys.modules.get("flax.nnx")
     if nnx is None:
         return named
-    boxed = _boxed(params, nnx.Variable)
+    boxed = inside(params, (nnx.Variable,))
     return [
         name or isinstance(box, nnx.BatchStat | nnx.RngState)
         for name, box in zip(named, boxed, strict=True)
     ]
-
-
-def _boxed(params: Any, kind: type) -> list[Any]:
-    """The NNX variable that holds each leaf, or None."""
-    import jax
-
-    boxes: list[Any] = []
-    for box in jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, kind)):
-        inside = isinstance(box, kind)
-        boxes += [box] * len(jax.tree.leaves(box)) if inside else [None]
-    return boxes

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
+from initjax.auditing._judging.layers import Layer
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
@@ -49,25 +53,63 @@ REASONS: dict[Reason, str] = {
 """What users read. The first three are causes of findings, too."""
 
 
-def reasons(traced: Traced, by_unit: bool) -> dict[Path, Reason]:
+_SMALL = 0.05  # of the usual gain, below which a gate is meant to start closed or neutral
+
+
+def reasons(traced: Traced, layers: Sequence[Layer], by_unit: bool) -> dict[Path, Reason]:
     """The sites that can't or needn't be rescaled, and why.
 
     Args:
       traced: the program.
+      layers: what was measured of it.
       by_unit: whether each unit would be scaled and centered, and not each kernel scaled.
     """
     sites = traced.anatomy.sites
     uses = collections.Counter(s.leaf for site in sites.values() for s in site.sources)
     last = next((s.path for s in reversed(sites.values()) if s.softmax), list(sites)[-1])
+    ends = {last, *(path for path, site in sites.items() if is_output(site, sites))}
+    small = small_on_purpose(traced, layers)
     found: dict[Path, Reason] = {}
     for path, site in sites.items():
-        reason = _reason(site, uses, path == last, by_unit)
+        reason = _reason(site, uses, path == last, by_unit, path in ends)
+        if reason is None and site.gates and any(source.leaf in small for source in site.sources):
+            reason = "small"
         if reason is not None:
             found[path] = reason
     return found
 
 
-def _reason(site: Site, uses: collections.Counter[int], last: bool, by_unit: bool) -> Reason | None:
+def is_output(site: Site, sites: dict[Path, Site]) -> bool:
+    """Whether a site's output enters no other, as that of every head of a network."""
+    return not site.loops and not any(
+        site.path in tag.sites for other in sites.values() for tag in other.inputs
+    )
+
+
+def small_on_purpose(traced: Traced, layers: Sequence[Layer]) -> frozenset[int]:
+    """The kernels of outputs, gates and ends of branches that are far smaller than others.
+
+    Args:
+      traced: the program.
+      layers: what was measured of it.
+    """
+    sites = traced.anatomy.sites
+    ends = {
+        source.leaf
+        for site in sites.values()
+        if site.gates or site.added or is_output(site, sites)
+        for source in site.sources
+    }
+    gains = [layer.weight_variance for layer in layers if layer.kind != "embedding"]
+    # Most layers of a network may be gates, but not three of four.
+    limit = _SMALL * float(np.quantile(gains, 0.75)) if gains else 0.0
+    small = {p.index for each in layers if each.weight_variance < limit for p in each.parameters}
+    return frozenset(ends & small)
+
+
+def _reason(
+    site: Site, uses: collections.Counter[int], last: bool, by_unit: bool, end: bool
+) -> Reason | None:
     if site.kind == "embedding":
         return "embedding"
     if len(site.sources) != 1 or any(source.how != "whole" for source in site.sources):
@@ -83,7 +125,7 @@ def _reason(site: Site, uses: collections.Counter[int], last: bool, by_unit: boo
         return "added"
     if last and not (site.softmax or site.residual):
         return "last"
-    if by_unit and (site.residual or last):
+    if by_unit and (site.residual or end):
         return "end"
     if by_unit and source.laid_out:
         return "layout"

@@ -1,16 +1,25 @@
-"""The result of a repair, and how it prints."""
+"""The result of a repair, and how it is shown."""
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from typing import Literal
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
+from initjax._extras import require_matplotlib
+from initjax._values import checked_integer
 from initjax.auditing._judging.names import some
+from initjax.auditing._reporting import page, text
 from initjax.auditing._reporting.report import Report
+from initjax.auditing._reporting.wrapping import aligned, columns, printable, shortened, wrapped
 
-_WIDTH = 80
+if TYPE_CHECKING:
+    from initjax._figure import Figure
+
 _MOST_CHANGES = 16  # that are printed
+_LONGEST_NAME = 44
+_MOST_FACTORS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +33,14 @@ class Change:
     factors: tuple[float, ...]
     """The numbers it was multiplied by: one, or one per slice of a stacked parameter. Empty if it
     was redrawn, centered, set to zero or scaled unit by unit."""
+
+    def __str__(self) -> str:
+        factors = [f"{factor:.4g}" for factor in self.factors[:_MOST_FACTORS]]
+        factors += ["..."] * (len(self.factors) > _MOST_FACTORS)
+        return f"times {', '.join(factors)}: {self.what}" if factors else self.what
+
+    def __repr__(self) -> str:
+        return f"<Change {self.name}: {self}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,41 +65,102 @@ class Repair:
         """The verdict of the audit after the repair."""
         return self.after.verdict
 
+    def to_text(self, width: int = text.WIDTH) -> str:
+        """Returns what `print(repair)` shows, for a terminal of another width.
+
+        Args:
+          width: the number of columns; fewer than 40 are taken as 40.
+
+        Raises:
+          TypeError, ValueError: width isn't a whole number.
+        """
+        width = max(checked_integer("repair.to_text", "width", width, 0), text.LEAST_WIDTH)
+        narrow = min(width, text.WIDTH)
+        lines = [
+            *wrapped(f"initjax fix: {self._summary()}", narrow),
+            *wrapped(f"target: {self.target}", narrow),
+            *_change_lines(self.changes, narrow),
+            *(line for remark in self._remarks() for line in wrapped(remark, narrow)),
+        ]
+        return "\n".join([*lines, "", "after:", self.after.to_text(width)])
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Figure:
+        """Plots the layers before and after the repair, in one figure; see `Report.plot`.
+
+        Args:
+          path: where to save the figure; the suffix sets the format. With None, nothing is saved.
+          title: what was repaired, as a headline.
+
+        Returns:
+          A Matplotlib figure, which a notebook shows. It belongs to no window of `pyplot`.
+
+        Raises:
+          ValueError: there are no layers.
+          ImportError: Matplotlib is not installed.
+        """
+        require_matplotlib("repair.plot()")
+        from initjax.auditing._reporting.drawing import Series
+        from initjax.auditing._reporting.figure import captions, draw
+
+        summary = f"initjax fix: {self._summary()}"
+        lines = [
+            *captions(self.before.findings, "before: ", most=2),
+            *captions(self.after.findings, "after: ", most=2),
+        ]
+        audits = [
+            Series(report.layers, [report.level(layer) for layer in report.layers], hollow)
+            for report, hollow in ((self.before, True), (self.after, False))
+        ]
+        figure = draw([title, summary] if title else [summary], lines, audits)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
     def __str__(self) -> str:
-        count = len({change.name for change in self.changes})
-        title = (
-            f"initjax fix: {count} parameter{'' if count == 1 else 's'} changed;"
-            f" {self.before.verdict} before, {self.after.verdict} after"
-        )
-        lines = [title, *_wrapped(f"target: {self.target}", "    "), *self._change_lines()]
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        return f"<Repair: {self._summary()}; print(repair) shows all>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [[change.name, str(change)] for change in self.changes]
+        parts = [
+            page.headline(self.verdict, f"initjax fix: {self._summary()}"),
+            page.paragraph(f"target: {self.target}"),
+            page.table(["parameter", "change"], rows, 2) if rows else "",
+            *map(page.paragraph, self._remarks()),
+            page.folded("after", self.after._repr_html_(), True),
+            page.folded("before", self.before._repr_html_(), False),
+        ]
+        return "".join(parts)
+
+    def _summary(self) -> str:
+        if not self.changes:
+            return f"nothing was changed; {self.verdict} before and after"
+        count = text.counted(len({change.name for change in self.changes}), "parameter")
+        return f"{count} changed; {self.before.verdict} before, {self.verdict} after"
+
+    def _remarks(self) -> list[str]:
+        """What was left unchanged, and what to watch out for."""
         names: dict[str, list[str]] = {}
         for name, reason in self.left:
             names.setdefault(reason, []).append(name)
-        for reason, alike in names.items():
-            lines += _wrapped(f"left unchanged: {some(alike)}: {reason}", "    ")
-        if self.warning:
-            lines += _wrapped(f"warning: {self.warning}", "    ")
-        return "\n".join([*lines, "", "after:", str(self.after)])
-
-    def _change_lines(self) -> list[str]:
-        width = min(44, max((len(change.name) for change in self.changes), default=0))
-        shown = [_change_text(change, width) for change in self.changes]
-        if len(shown) > _MOST_CHANGES:
-            half = _MOST_CHANGES // 2
-            shown[half:-half] = [f"  ... {len(shown) - 2 * half} more ..."]
-        return shown
+        remarks = [f"left unchanged: {some(alike)}: {why}" for why, alike in names.items()]
+        return [*remarks, f"warning: {self.warning}"] if self.warning else remarks
 
 
-def _change_text(change: Change, width: int) -> str:
-    factors = ", ".join(f"{factor:.4g}" for factor in change.factors[:3])
-    if len(change.factors) > 3:
-        factors += ", ..."
-    times = f"times {factors}: " if factors else ""
-    text = f"  {change.name:{width}}  {times}{change.what}"
-    return "\n".join(_wrapped(text, " " * (width + 4)))
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, drop_whitespace=True,
-                         break_long_words=False, break_on_hyphens=False,
-                         replace_whitespace=False)  # fmt: skip
+def _change_lines(changes: Sequence[Change], width: int) -> list[str]:
+    """The changes, with the middle of many left out."""
+    longest = max((columns(printable(change.name)) for change in changes), default=0)
+    longest = min(longest, _LONGEST_NAME, width // 2)
+    half = _MOST_CHANGES // 2
+    few = len(changes) <= _MOST_CHANGES
+    lines: list[str] = []
+    for number, change in enumerate(changes):
+        if few or not half <= number < len(changes) - half:
+            name = aligned(shortened(printable(change.name), longest), longest)
+            lines += wrapped(str(change), width, f"  {name}  ", " " * (longest + 4))
+        elif number == half:
+            lines.append(f"  ... {len(changes) - 2 * half} more ...")
+    return lines

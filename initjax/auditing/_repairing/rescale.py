@@ -9,39 +9,48 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from initjax.auditing._judging.layers import Layer
 from initjax.auditing._measuring.rerun import Hook, rerun
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.critical import Curve, critical_variance
 from initjax.auditing._repairing.draft import Draft, like, scaled
-from initjax.auditing._repairing.reasons import reasons
+from initjax.auditing._repairing.reasons import is_output, reasons
 from initjax.auditing._repairing.repair import Change
 
 _LOGITS = 0.45  # standard deviation of logits that adds 0.1 to the initial loss
 _LARGE_LOGITS = 1.0
+_RIGHT = 5e-6  # by which a factor may be off for a variance that is right to 1e-5
 
 
 def rescale(
-    draft: Draft, traced: Traced, batch: tuple[Any, ...], by_unit: bool, critical: bool
+    draft: Draft,
+    traced: Traced,
+    inputs: list[Any],
+    layers: Sequence[Layer],
+    by_unit: bool,
+    critical: bool,
 ) -> Draft:
     """Scales kernels so that their pre-activations have the variance that is aimed at.
 
     Args:
       draft: the parameters.
       traced: the program.
-      batch: what the forward pass is run on.
+      inputs: the arrays that the forward pass is run on.
+      layers: what was measured of the program.
       by_unit: whether to scale each unit, and center it where it has a bias, and not each kernel.
       critical: whether to aim at chi_1 = 1 and not at unit variance.
     """
     import jax
 
     sites = traced.anatomy.sites
-    excluded = reasons(traced, by_unit)
+    excluded = reasons(traced, layers, by_unit)
     already_left = {name for name, _ in draft.left}
     branches = sum(
         math.prod(length or 1 for _, length in site.loops)
@@ -66,7 +75,7 @@ def rescale(
         hooks[site.output] = (
             functools.partial(_rescale_units, site)
             if by_unit
-            else functools.partial(_rescale_kernel, site, branches, curve)
+            else functools.partial(_rescale_kernel, site, branches, is_output(site, sites), curve)
         )
     if not chosen:
         return draft
@@ -77,8 +86,7 @@ def rescale(
         _, records = rerun(traced.jaxpr, constants, arguments, hooks, feeds=feeds)
         return [records[site.output] for site in chosen]
 
-    with jax.debug_nans(False):  # NaN marks what did not run
-        records = run(draft.leaves, jax.tree.leaves(batch), traced.constants)
+    records = run(draft.leaves, inputs, traced.constants)
     for site, record in zip(chosen, records, strict=True):
         draft = _with_factors(draft, traced, site, record)
     return draft
@@ -109,7 +117,13 @@ def _product_and_bias(site: Site, operands: list, results: list) -> tuple[Any, A
 
 
 def _rescale_kernel(
-    site: Site, branches: int, curve: Curve | None, operands: list, results: list, slot: Any
+    site: Site,
+    branches: int,
+    end: bool,
+    curve: Curve | None,
+    operands: list,
+    results: list,
+    slot: Any,
 ) -> tuple[list, Any]:
     """Multiplies what a kernel gives by the factor at which the pre-activation has the standard
     deviation that is aimed at, and records the factor. The slot holds the mean square of the
@@ -132,6 +146,8 @@ def _rescale_kernel(
         aim = jnp.exp(jnp.interp(jnp.log(square), *curve)) ** 0.5
     else:
         aim = jnp.float32(1)
+    if end:  # an output may be small on purpose
+        aim = jnp.minimum(stddev, aim)
     goal = jnp.square(aim / unit)
     # |factor * product + bias|^2 = goal, or without the bias if that alone is larger.
     alone = jnp.sqrt(goal / jnp.where(variance > 0, variance, 1))
@@ -180,8 +196,9 @@ def _with_factors(draft: Draft, traced: Traced, site: Site, record: dict[str, An
         draft = draft.without_change(name, "constant")
     if not (before[ran] > 0).any():
         return draft
-    if np.allclose(factor, 1, rtol=1e-6):
-        return draft.without_change(name, "small" if site.residual or site.softmax else "right")
+    if np.abs(factor - 1).max() < _RIGHT:
+        small = site.residual or site.softmax or after[ran[0]] < 0.99
+        return draft.without_change(name, "small" if small else "right")
     leaf = draft.leaves[source.leaf]
     stacked = len(source.stacked)
     if factor.ndim > stacked:  # unit by unit

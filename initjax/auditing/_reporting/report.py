@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from initjax._extras import require_matplotlib
+from initjax._values import checked_integer
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
+from initjax.auditing._reporting.page import report_page
+from initjax.auditing._reporting.wrapping import wrapped
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from initjax._figure import Figure
 
 # For code that works with the parameters; not part of the data that is saved.
 _NOT_SAVED = ("parameters", "source", "logits", "saturating")
@@ -24,7 +27,10 @@ _NOT_SAVED = ("parameters", "source", "logits", "saturating")
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The result of `initjax.audit`. `print(report)` shows it."""
+    """The result of `initjax.audit`.
+
+    `print(report)` shows it in 80 columns, and `print(report.to_text(120))` on a wider terminal.
+    """
 
     layers: tuple[Layer, ...]
     """In the order of execution."""
@@ -65,10 +71,18 @@ class Report:
             )
         counted = [finding for finding in self.findings if finding.cause not in ignore]
         if counted:
-            raise AssertionError("\n".join(text.finding_lines(counted)))
+            causes = list(dict.fromkeys([*ignore, *(finding.cause for finding in counted)]))
+            lines = [
+                f"initjax audit: {text.summary(self.network, counted, len(self.layers))}",
+                *text.finding_lines(counted),
+                f"print(report) shows the layers; ignore={causes} accepts them",
+            ]
+            raise AssertionError("\n".join(lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain data for JSON. What was not measured is None.
+        """Returns everything as plain data for JSON.
+
+        Numbers that were not measured, or that are infinite or NaN, are None.
 
         Returns:
           A dictionary with these keys:
@@ -93,51 +107,72 @@ class Report:
             "unread": list(self.unread),
         }
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+    def plot(self, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Figure:
         """Plots measurements and predictions layer by layer, and histograms of each layer.
 
         Needs Matplotlib: `pip install 'initjax[plot]'`.
 
         Args:
           path: where to save the figure; the suffix sets the format. With None, nothing is saved.
+          title: what was audited, as a headline.
 
         Returns:
-          A Matplotlib figure.
+          A Matplotlib figure, which a notebook shows. It belongs to no window of `pyplot`.
 
         Raises:
           ValueError: there are no layers.
           ImportError: Matplotlib is not installed.
         """
         require_matplotlib("report.plot()")
-        from initjax.auditing._reporting.figure import draw
+        from initjax.auditing._reporting.drawing import Series
+        from initjax.auditing._reporting.figure import captions, draw
 
-        levels = [self.level(layer) for layer in self.layers]
-        figure = draw(self._title(), self.layers, levels, text.caption(self.findings))
+        headlines = [title, self._title()] if title else [self._title()]
+        figure = draw(headlines, captions(self.findings), [Series(self.layers, self._levels())])
         if path is not None:
             figure.savefig(path)
         return figure
 
-    def __str__(self) -> str:
-        levels = [self.level(layer) for layer in self.layers]
-        lines = [
-            self._title(),
-            "",
-            *text.table(self.layers, levels),
-            *text.remarks(self.network, self.layers, self.unread),
-            "",
-            *text.finding_lines(self.findings),
+    def to_text(self, width: int = text.WIDTH) -> str:
+        """Returns what `print(report)` shows, for a terminal of another width.
+
+        Args:
+          width: the number of columns; fewer than 40 are taken as 40. The table has as many
+            of its columns as fit; sentences have lines of at most 80.
+
+        Raises:
+          TypeError, ValueError: width isn't a whole number.
+        """
+        width = max(checked_integer("report.to_text", "width", width, 0), text.LEAST_WIDTH)
+        narrow = min(width, text.WIDTH)
+        remarks = text.remarks(self.network, self.layers, self.unread)
+        blocks = [
+            wrapped(self._title(), narrow),
+            text.table(self.layers, self._levels(), width),
+            [line for remark in remarks for line in wrapped(remark, narrow, rest="")],
+            text.finding_lines(self.findings, narrow),
         ]
-        return "\n".join(lines)
+        return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        about = text.summary(self.network, self.findings, len(self.layers))
+        return f"<Report: {about}; print(report) shows all>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return text.page(
+        return report_page(
             self._title(),
-            self.verdict,
             self.findings,
             self.layers,
+            self._levels(),
             text.remarks(self.network, self.layers, self.unread),
         )
+
+    def _levels(self) -> list[Verdict]:
+        return [self.level(layer) for layer in self.layers]
 
     def _title(self) -> str:
         return text.title(self.network, self.findings, len(self.layers))

@@ -1,13 +1,10 @@
-"""The texts of an audit: title, findings, table and remarks, for a console and for a notebook."""
+"""The texts of an audit: title, findings, table and remarks."""
 
 from __future__ import annotations
 
 import collections
-import html
 import math
-import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding
@@ -15,14 +12,17 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import some, suffix
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reading.reasons import Reason
+from initjax.auditing._reporting.wrapping import aligned, columns, printable, shortened, wrapped
 
-WIDTH = 100  # of the table
-_TEXT_WIDTH = 80
+WIDTH, LEAST_WIDTH = 80, 40  # columns of a terminal
+MARKS = {"ok": " ", "warning": "!", "failure": "x"}
 _MOST_ROWS = 40
-_MARKS = {"ok": " ", "warning": "!", "failure": "x"}
-_COLORS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}
-_CAPTION_WIDTH, _MOST_IN_CAPTION = 165, 4
-_HEALTHY = "ok: nothing is wrong"
+_LONGEST_NAME, _LONGEST_THEN = 18, 12  # for longer ones, no column is left out
+# The columns of a table that are left out first where it is too wide.
+_LEAST_NEEDED = (
+    "spread", "z", "grad", "step", "theory", "chi_1", "then", "corr", "dead", "flat",
+)  # fmt: skip
+HEALTHY = "ok: nothing is wrong"
 _REASONS: dict[Reason | str, str] = {
     "batch": "the batch",
     "embedding": "an embedding",
@@ -58,73 +58,44 @@ def reason(unpredicted: Reason | str) -> str:
 # Findings
 
 
-class _Sentences(NamedTuple):
-    """A finding in three parts."""
-
-    what: str
-    message: str
-    remedy: str
-
-
-def _sentences(finding: Finding) -> _Sentences:
-    remedy = f"{finding.remedy[:1].upper()}{finding.remedy[1:]}."
-    return _Sentences(f"{finding.level}, {finding.cause}", f"{finding.message}.", remedy)
-
-
 def title(network: Network, findings: Sequence[Finding], layers: int) -> str:
     """The first line of a report."""
     loss = f"loss {network.loss:.4g}"
     if not math.isnan(network.expected_loss):
         loss += f" (guessing: {network.expected_loss:.4g})"
-    levels = collections.Counter(finding.level for finding in findings)
-    counts = [_counted(levels[level], level) for level in ("failure", "warning") if levels[level]]
-    return f"initjax audit: {', '.join(counts) or 'ok'}. {_counted(layers, 'layer')}, {loss}"
+    verdict = _counts(findings, "{count}")
+    return f"initjax audit: {verdict}. {counted(layers, 'layer')}, {loss}"
 
 
-def _counted(number: int, word: str) -> str:
+def summary(network: Network, findings: Sequence[Finding], layers: int) -> str:
+    """A report in a line."""
+    verdict = _counts(findings, "{count} ({causes})")
+    return f"{verdict}; {counted(layers, 'layer')}, loss {network.loss:.4g}"
+
+
+def _counts(findings: Sequence[Finding], form: str) -> str:
+    """How many failures and warnings there are; 'ok' if there are none."""
+    levels: dict[str, list[str]] = {}
+    for finding in findings:
+        levels.setdefault(finding.level, []).append(finding.cause)
+    parts = [
+        form.format(count=counted(len(causes), level), causes=", ".join(dict.fromkeys(causes)))
+        for level, causes in levels.items()
+    ]
+    return ", ".join(parts) or "ok"
+
+
+def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Findings for a console."""
-    lines = [] if findings else [_HEALTHY]
+def finding_lines(findings: Iterable[Finding], width: int = WIDTH) -> list[str]:
+    """Findings for a terminal."""
+    lines: list[str] = []
     for finding in findings:
-        what, message, remedy = _sentences(finding)
-        lines += _wrapped(f"{what}: {message}", "") + _wrapped(remedy, "    ")
-    return lines
-
-
-def caption(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Findings for a figure: lines, each with its level."""
-    if not findings:
-        return [("ok", _HEALTHY)]
-    lines: list[tuple[str, str]] = []
-    for finding in findings[:_MOST_IN_CAPTION]:
-        what, message, remedy = _sentences(finding)
-        paragraph = textwrap.wrap(
-            f"{what}: {message} {remedy}",
-            _CAPTION_WIDTH,
-            subsequent_indent="    ",
-            break_on_hyphens=False,
-        )
-        lines += [(finding.level, line) for line in paragraph]
-    more = len(findings) - _MOST_IN_CAPTION
-    if more > 0:
-        lines.append(("ok", f"and {more} more, which print(report) shows"))
-    return lines
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    """Lines that fit, with the middle left out of paths that do not."""
-    words = [shortened(word, _TEXT_WIDTH - 4) for word in text.split()]
-    return textwrap.wrap(
-        " ".join(words),
-        _TEXT_WIDTH,
-        initial_indent=indent,
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        lines += wrapped(f"{finding.level}, {finding.cause}: {finding.message}", width)
+        lines += wrapped(finding.remedy, width, first="    ")
+    return lines or [HEALTHY]
 
 
 # The table of layers
@@ -135,7 +106,7 @@ def cells(layers: Sequence[Layer]) -> tuple[list[str], list[list[str]]]:
     steps = any(not math.isnan(layer.update_ratio) for layer in layers)
     flat = any(layer.saturating for layer in layers)
     header = ["layer", "then", "gain", "rms", "theory", "z", "spread", "corr"]
-    header += ["flat" if flat else "dead", "step" if steps else "gradient", "ratio", "chi_1"]
+    header += ["flat" if flat else "dead", "step" if steps else "grad", "ratio", "chi_1"]
     rows = [
         [
             name + (f" x{layer.uses}" if layer.uses > 1 else ""),
@@ -164,24 +135,31 @@ def _then(layer: Layer) -> str:
     return layer.activation or layer.role
 
 
-def table(layers: Sequence[Layer], levels: Sequence[str]) -> list[str]:
+def table(layers: Sequence[Layer], levels: Sequence[str], width: int) -> list[str]:
     """The lines of the table, with marks at layers at fault; the middle of a long one left out."""
     if not layers:
         return []
     header, rows = cells(layers)
     shown = _shown(levels)
-    widths = [
-        max(len(header[column]), *(len(rows[number][column]) for number in shown))
-        for column in range(len(header))
-    ]
-    free = WIDTH - 2 - sum(widths[2:]) - (len(widths) - 1)
-    widths[1] = min(widths[1], max(len("then"), min(12, free - 12)))
-    widths[0] = min(widths[0], free - widths[1])
+    needed = {
+        name: max(columns(row[place]) for row in (header, *(rows[number] for number in shown)))
+        for place, name in enumerate(header)
+    }
+    least = {"layer": _LONGEST_NAME, "then": _LONGEST_THEN}
+    widths = {name: min(size, least.get(name, size)) for name, size in needed.items()}
+    all_columns = _total(widths)
+    blank = [name for name, *column in zip(header, *rows, strict=True) if not any(column)]
+    for name in (*blank, *_LEAST_NEEDED):
+        if _total(widths) > width:
+            widths.pop(name, None)
+    room = max(0, width - _total(widths))
+    widths["layer"] = min(needed["layer"], widths["layer"] + room)
 
     def line(mark: str, row: Sequence[str]) -> str:
         texts = [
-            shortened(cell, width).ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            aligned(shortened(cell, widths[name]), widths[name], name not in ("layer", "then"))
+            for name, cell in zip(header, row, strict=True)
+            if name in widths
         ]
         return f"{mark} {' '.join(texts)}".rstrip()
 
@@ -189,9 +167,17 @@ def table(layers: Sequence[Layer], levels: Sequence[str]) -> list[str]:
     for number in shown:
         if number > before + 1:
             lines.append(f"  ... {number - before - 1} more layers ...")
-        lines.append(line(_MARKS[levels[number]], rows[number]))
+        lines.append(line(MARKS[levels[number]], rows[number]))
         before = number
+    hidden = ", ".join(name for name in header if name not in {*widths, *blank})
+    if hidden:
+        remark = f"not shown: {hidden}; a width of {all_columns} shows all columns"
+        lines += wrapped(remark, width, "  ")
     return lines
+
+
+def _total(widths: dict[str, int]) -> int:
+    return 1 + sum(1 + width for width in widths.values())
 
 
 def _shown(levels: Sequence[str]) -> list[int]:
@@ -205,8 +191,8 @@ def _shown(levels: Sequence[str]) -> list[int]:
 
 
 def remarks(network: Network, layers: Sequence[Layer], unread: Sequence[str]) -> list[str]:
-    """What is below the table, after an empty line."""
-    lines, parts = [], []
+    """What is said below the table."""
+    found, parts = [], []
     if network.jacobian > 0:
         parts.append(
             f"Jacobian from first to last layer: mean squared singular value"
@@ -217,17 +203,17 @@ def remarks(network: Network, layers: Sequence[Layer], unread: Sequence[str]) ->
         reach = 6 * network.correlation_depth
         limit = "any number" if math.isinf(reach) or reach > 1e5 else f"{reach:.3g}"
         parts.append(f"longest chain: {network.depth} layers; trainable in theory: {limit}")
-    lines += textwrap.wrap("; ".join(parts), _TEXT_WIDTH)
+    if parts:
+        found.append("; ".join(parts))
     reasons = collections.Counter(
         layer.unpredicted for layer in layers if layer.unpredicted not in ("", "batch")
     )
     if reasons:
         counts = ", ".join(f"{reason(code)} ({count})" for code, count in reasons.items())
-        restarts = f"predictions restart from the measured input after: {counts}"
-        lines += textwrap.wrap(restarts, _TEXT_WIDTH)
+        found.append(f"predictions restart from the measured input after: {counts}")
     if unread:
-        lines += textwrap.wrap(f"not read: {'; '.join(unread)}", _TEXT_WIDTH)
-    return ["", *lines] if lines else []
+        found.append(f"not read: {'; '.join(unread)}")
+    return found
 
 
 def unread_lines(names: Sequence[str], unread: dict[str, frozenset[int]]) -> tuple[str, ...]:
@@ -261,7 +247,7 @@ def _percent(value: float) -> str:
 
 def short_names(layers: Sequence[Layer]) -> list[str]:
     """The layers' names without the folders that all share, and without the usual ending."""
-    names = [layer.name for layer in layers]
+    names = [printable(layer.name) for layer in layers]
     if len(names) < 2:
         return names
     ends = [suffix(layer.parameters) for layer in layers]
@@ -282,45 +268,6 @@ def short_names(layers: Sequence[Layer]) -> list[str]:
 
     shortest = short(usual)
     return shortest if len(set(shortest)) == len(set(names)) else short(set())
-
-
-def shortened(text: str, width: int) -> str:
-    """The text, with its middle left out if it is too long."""
-    if len(text) <= width:
-        return text
-    front = max(1, (width - 1) // 3)
-    return f"{text[:front]}~{text[len(text) - (width - front - 1) :]}"
-
-
-# Other formats
-
-
-def page(
-    title: str,
-    verdict: str,
-    findings: Sequence[Finding],
-    layers: Sequence[Layer],
-    remarks: Sequence[str],
-) -> str:
-    """A report for a notebook, in HTML."""
-    parts = [f'<p style="color:{_COLORS[verdict]}"><b>{html.escape(title)}</b></p>']
-    if findings:
-        items = [map(html.escape, _sentences(finding)) for finding in findings]
-        listed = (
-            f"<li><b>{what}</b>: {message} <i>{remedy}</i></li>" for what, message, remedy in items
-        )
-        parts.append(f"<ul>{''.join(listed)}</ul>")
-    if layers:
-        header, rows = cells(layers)
-        body = "".join(f"<tr>{_html_cells('td', row)}</tr>" for row in rows)
-        head = f"<thead><tr>{_html_cells('th', header)}</tr></thead>"
-        parts.append(f"<table>{head}<tbody>{body}</tbody></table>")
-    parts += [f"<p>{html.escape(line)}</p>" for line in remarks if line]
-    return "".join(parts)
-
-
-def _html_cells(tag: str, row: Sequence[str]) -> str:
-    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
 
 
 def causes_table() -> str:

@@ -1,6 +1,7 @@
-"""The statistics that JAX compiles on an accelerator, taken here on a CPU.
+"""What an accelerator does otherwise, imitated on a CPU: JAX compiles the statistics there, and
+products are in TF32.
 
-Enters by a private name: on a machine without an accelerator nothing public leads there.
+The first enters by a private name: on a machine without an accelerator nothing public leads there.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from jax import lax
 
 import initjax
 from initjax.auditing._measuring import passes
+from tests.tf32 import in_tf32
 
 rng = np.random.default_rng(0)
 
@@ -71,3 +73,46 @@ def test_promotion_may_be_strict_there_too(monkeypatch):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         report = initjax.audit(lambda p, x: jnp.square(jnp.tanh(x @ p)).mean(), normal(5, 6), X)
     assert [layer.samples for layer in report.layers] == [128]
+
+
+def test_it_may_forbid_nan_and_infinity_there(monkeypatch):
+    monkeypatch.setattr(passes, "on_host", lambda array: False)
+    zeros = {**PARAMS, "in": np.zeros_like(PARAMS["in"])}
+    with jax.debug_nans(True), jax.debug_infs(True):
+        report = initjax.audit(stacked, zeros, X, Y)
+    assert [finding.cause for finding in report.findings] == ["zero"]
+
+
+IMAGES = rng.normal(size=(64, 6, 6, 2)).astype(np.float32) + 1
+CONVOLUTIONAL = {"image": normal(3, 3, 2, 8), "in": normal(288, 32), "out": normal(32, 4)}
+
+
+def pre_activations(p, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    first = lax.conv_general_dilated(x, p["image"], (1, 1), "SAME", dimension_numbers=numbers)
+    second = jax.nn.relu(first).reshape(len(x), -1) @ p["in"]
+    return first, second, jax.nn.relu(second) @ p["out"]
+
+
+def convolutional(p, x):
+    return jnp.square(pre_activations(p, x)[-1]).mean()
+
+
+@pytest.mark.parametrize("method", ["variance", "units"])
+def test_a_fix_ends_where_it_says_although_the_model_multiplies_in_tf32(method):
+    fixed, repair = initjax.fix(in_tf32(convolutional), CONVOLUTIONAL, IMAGES, method=method)
+    assert [change.name for change in repair.changes] == ["image", "in"]
+    exact, rough = (of(fixed, IMAGES)[:2] for of in (pre_activations, in_tf32(pre_activations)))
+    for signals, tolerance in ((exact, 1e-5), (rough, 1e-3)):
+        for z in signals:
+            stddev = z.std() if method == "variance" else z.reshape(-1, z.shape[-1]).std(0)
+            np.testing.assert_allclose(stddev, 1, atol=tolerance)
+
+
+def test_an_audit_measures_the_model_as_it_runs():
+    report = initjax.audit(in_tf32(convolutional), CONVOLUTIONAL, IMAGES)
+    rough = [float(jnp.sqrt(jnp.square(z).mean())) for z in in_tf32(pre_activations)(
+        CONVOLUTIONAL, IMAGES)]  # fmt: skip
+    exact = [float(jnp.sqrt(jnp.square(z).mean())) for z in pre_activations(CONVOLUTIONAL, IMAGES)]
+    np.testing.assert_allclose([layer.rms for layer in report.layers], rough, rtol=2e-6)
+    assert not np.allclose(rough, exact, rtol=2e-6)

@@ -101,6 +101,9 @@ def test_an_auditor_sees_new_parameters_and_batches_in_a_training_loop(compiled)
         ({"in": PARAMS["in"]}, (X, Y), ["different structure", ": params['out'] is missing;"]),
         ({"first": PARAMS["in"], "out": PARAMS["out"]}, (X, Y),
          ["params['in'] is missing and params['first'] is new"]),
+        ({**PARAMS, "in": "relu"}, (X, Y), ["params['in'] is 'relu'", "made for float32[5, 6]"]),
+        (PARAMS, (X, "labels"), ["batch[1] is 'labels'", "made for int32[64]"]),
+        ({**PARAMS, "name": jnp.tanh}, (X, Y), ["structure", ": params['name'] is new;"]),
         (PARAMS, (X,), ["different structure", ": batch[1] is missing;"]),
         (PARAMS, (X, Y, Y), ["different structure", ": batch[2] is new;"]),
     ],
@@ -111,6 +114,33 @@ def test_an_auditor_refuses_what_it_was_not_made_for_and_names_it(params, batch,
     text = str(raised.value)
     assert text.startswith("auditor: ") and "initjax.auditor(loss_fn, params, *batch)" in text
     assert [part for part in parts if part not in text] == []
+
+
+def test_an_auditor_is_for_the_functions_and_numbers_of_a_module_too():
+    def loss_fn(params, x):
+        return jnp.square(params["activation"](x @ params["in"]) @ params["out"]).mean()
+
+    params = {**PARAMS, "activation": jnp.tanh}
+    auditor = initjax.auditor(loss_fn, params, X)
+    assert auditor({**params, "in": 2 * PARAMS["in"]}, X).layers[0].activation == "tanh"
+    with pytest.raises(
+        ValueError, match=r"params\['activation'\] is .*sin.*, but .* made for .*tan"
+    ):
+        auditor({**params, "activation": jnp.sin}, X)
+
+
+def test_text_in_a_batch_is_passed_on():
+    def loss_fn(params, batch):
+        assert batch["words"].tolist() == ["a", "b"]
+        return jnp.square(batch["x"] @ params["in"]).mean()
+
+    def batch(*words):
+        return {"x": X, "words": np.array(words)}
+
+    auditor = initjax.auditor(loss_fn, PARAMS, batch("a", "b"))
+    assert auditor(PARAMS, batch("a", "b")).layers
+    with pytest.raises(ValueError, match=r"batch\[0\]\['words'\] is \['a', 'c'\], but"):
+        auditor(PARAMS, batch("a", "c"))
 
 
 def test_what_cannot_be_audited_is_refused_when_the_auditor_is_made():

@@ -110,10 +110,10 @@ def test_ends_of_branches_are_scaled_down_and_never_up():
     fixed, _ = initjax.fix(loss_fn, init(1.0), X)
     np.testing.assert_allclose([z.std() for z in ends(fixed, X)[0]], 0.5, atol=1e-5)
     small = init(0.01)
-    fixed, repair = initjax.fix(loss_fn, small, X)
+    fixed, repair = initjax.fix(loss_fn, small, X, method="variance")
     np.testing.assert_array_equal(fixed["b2"], small["b2"])
     zero = init(0.0)
-    fixed, repair = initjax.fix(loss_fn, zero, X, key=KEY)
+    fixed, repair = initjax.fix(loss_fn, zero, X, key=KEY, method="variance")
     np.testing.assert_array_equal(fixed["b1"], 0)
     assert "b1" in dict(repair.left)
 
@@ -125,7 +125,7 @@ def test_large_logits_are_scaled_down_and_small_ones_left_unchanged():
     assert float(hidden(fixed, X)[1].std()) == pytest.approx(0.45, abs=1e-5)
     assert float(loss_fn(fixed, X)) < np.log(10) + 0.15
     params[-1]["kernel"] *= 1e-4
-    fixed, repair = initjax.fix(loss_fn, params, X)
+    fixed, repair = initjax.fix(loss_fn, params, X, method="variance")
     np.testing.assert_array_equal(fixed[-1]["kernel"], params[-1]["kernel"])
     assert dict(repair.left)["2/kernel"] == "already small enough"
 
@@ -230,18 +230,20 @@ def test_modules_keep_their_type_dtype_and_other_content():
         nnx.Linear(32, 10, rngs=nnx.Rngs(1)),
     )
     graph, state = nnx.split(model)
-    fixed, _ = initjax.fix(lambda state, x: cross_entropy(nnx.merge(graph, state)(x)), state, X)
+    fixed, _ = initjax.fix(
+        lambda state, x: cross_entropy(nnx.merge(graph, state)(x)), state, X, method="variance"
+    )
     assert jax.tree.structure(fixed) == jax.tree.structure(state)
     first = nnx.merge(graph, fixed).layers[0]
     assert isinstance(first, nnx.Linear)
     assert first.kernel.get_value().dtype == jnp.bfloat16
     assert float(first(X).std()) == pytest.approx(1, abs=0.02)
     network = eqx.nn.MLP(24, 10, 32, 2, key=KEY)
-    arrays, rest = eqx.partition(network, eqx.is_array)
     fixed, repair = initjax.fix(
-        lambda arrays, x: cross_entropy(jax.vmap(eqx.combine(arrays, rest))(x)), arrays, X
+        lambda network, x: cross_entropy(jax.vmap(network)(x)), network, X, method="variance"
     )
-    assert jax.tree.structure(fixed) == jax.tree.structure(arrays)
+    assert jax.tree.structure(fixed) == jax.tree.structure(network)
+    assert fixed.activation is network.activation
     pre_activations = jax.vmap(fixed.layers[0])(X)
     assert float(pre_activations.std()) == pytest.approx(1, abs=1e-5)
     assert isinstance(repair, Repair)
@@ -297,14 +299,154 @@ def test_learned_scales_lower_the_loss_after_the_first_step():
 
 def test_parameters_that_are_not_finite_or_already_right_are_left_unchanged():
     loss_fn, params, _ = perceptron(jax.nn.relu, 1)
-    fixed, _ = initjax.fix(loss_fn, params, X)
-    again, repair = initjax.fix(loss_fn, fixed, X)
-    assert dict(repair.left)["0/kernel"] == "already right" or repair.changes
-    np.testing.assert_allclose(again[0]["kernel"], fixed[0]["kernel"], rtol=1e-5)
+    fixed, _ = initjax.fix(loss_fn, params, X, method="variance")
+    again, repair = initjax.fix(loss_fn, fixed, X, method="variance")
+    assert dict(repair.left)["0/kernel"] == "already right"
+    np.testing.assert_array_equal(again[0]["kernel"], fixed[0]["kernel"])
     params[0]["kernel"] = params[0]["kernel"].at[0, 0].set(jnp.nan)
     fixed, repair = initjax.fix(loss_fn, params, X)
     assert not repair.changes and repair.verdict == "failure"
     np.testing.assert_array_equal(fixed[1]["kernel"], params[1]["kernel"])
+
+
+def test_a_healthy_network_is_changed_only_by_a_method_that_is_named():
+    loss_fn, params, hidden = perceptron(jax.nn.relu, 2, stddev=0.25)
+    same, repair = initjax.fix(loss_fn, params, X, key=KEY)
+    assert repair.verdict == "ok" and repair.before is repair.after
+    assert not repair.changes and not repair.left
+    assert "found nothing to repair, so nothing was changed" in " ".join(str(repair).split())
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    fixed, repair = initjax.fix(loss_fn, params, X, method="variance")
+    assert repair.before.verdict == "ok" and repair.changes
+    np.testing.assert_allclose([z.std() for z in hidden(fixed, X)[0]], 1, atol=1e-5)
+
+
+def _sum(params, x):
+    return jnp.square(params["b"]).sum()
+
+
+def _without_parameters(params, x):
+    return jnp.square(x).mean()
+
+
+def _number(params, x):
+    return 1.0
+
+
+def _scaled(params, x):
+    return jnp.square(x * params["b"]).mean()
+
+
+def _without_a_batch(params, x):
+    return jnp.square(params["b"] @ params["b"]).mean()
+
+
+def _complex(params, x):
+    return jnp.abs(x @ (1j * params["b"])).mean()
+
+
+def _of_integers(params, x):
+    return jnp.square(x @ params["n"].astype(jnp.float32)).mean() + params["b"].sum()
+
+
+WITHOUT_LAYERS = (
+    _sum, _without_parameters, _number, _scaled, _without_a_batch, _complex, _of_integers
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("loss_fn", WITHOUT_LAYERS)
+def test_without_layers_there_is_nothing_to_repair(loss_fn):
+    params = {"b": jnp.ones(24), "n": jnp.ones((24, 2), int)}
+    for method in ("variance", "units", "gradient", None):
+        same, repair = initjax.fix(
+            loss_fn, params, X, key=KEY, method=method, optimizer=optax.sgd(0.1)
+        )
+        assert "no layer was found" in repair.target and not repair.changes
+        assert "no_layers" in {finding.cause for finding in repair.after.findings}
+        jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+def _rows(params, tokens):
+    return jnp.square(params["rows"][tokens]).mean()
+
+
+def _one_layer(params, x):
+    return jnp.square(x @ params["w"]).mean()
+
+
+def _unused(params, x):
+    return jnp.square(x @ params["w"] - 1).mean()
+
+
+TOKENS = jnp.arange(64) % 9
+UNCHANGED = {
+    "only an embedding": (_rows, {"rows": jax.random.normal(KEY, (9, 4))}, TOKENS),
+    "only an output": (_one_layer, {"w": jnp.eye(24)}, X),
+    "one example": (_one_layer, {"w": jnp.eye(24)}, X[:1]),
+    "no axis of examples": (_one_layer, {"w": jnp.eye(24)}, X[0]),
+    "an unused parameter": (_unused, {"w": jnp.eye(24), "v": jnp.ones((0, 3))}, X),
+}
+
+
+@pytest.mark.parametrize(("loss_fn", "params", "x"), UNCHANGED.values(), ids=UNCHANGED)
+def test_what_no_scale_can_repair_is_left_as_it_is(loss_fn, params, x):
+    for method in ("variance", "units", None):
+        same, repair = initjax.fix(loss_fn, params, x, method=method, optimizer=optax.sgd(0.1))
+        assert not repair.changes and bool(repair.left) == (method is not None)
+        jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+def actor_and_critic(params, x):
+    h = jnp.tanh(jnp.tanh(x @ params["a"]) @ params["b"])
+    return jnp.square(h @ params["small policy"]).mean() + jnp.square(h @ params["c"] - 1).mean()
+
+
+def highway(params, x):
+    for n in "ab":
+        gate = jax.nn.sigmoid(x @ params[f"small {n}"] - 2)
+        x = gate * jnp.tanh(x @ params[n]) + (1 - gate) * x
+    return cross_entropy(x @ params["c"])
+
+
+def modulated(params, x):
+    condition, h = jax.nn.silu(x @ params["b"]), x @ params["a"]
+    scale, gate = condition @ params["small scale"], condition @ params["small gate"]
+    normal = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+    h = h + jnp.tanh(normal * (1 + scale) @ params["c"]) * gate
+    return cross_entropy(h @ params["d"])
+
+
+def coupling(params, x):
+    one, other = jnp.split(x, 2, axis=-1)
+    h = jnp.tanh(jnp.concatenate([one, one], -1) @ params["a"])
+    scale, shift = jnp.split(jnp.tanh(h @ params["b"]) @ params["small"], 2, axis=-1)
+    return jnp.square(other * jnp.exp(scale) + shift).mean() - scale.mean()
+
+
+SMALL = {
+    actor_and_critic: ("a", "b", "c", "small policy"),
+    highway: ("a", "b", "c", "small a", "small b"),
+    modulated: ("a", "b", "c", "d", "small scale", "small gate"),
+    coupling: ("a", "b", "small"),
+}
+
+
+@pytest.mark.parametrize("stddev", [0.01, 0.0])
+@pytest.mark.parametrize(("loss_fn", "names"), SMALL.items())
+def test_no_method_raises_what_is_small_on_purpose(loss_fn, names, stddev):
+    params = {
+        name: jax.random.normal(key, (24, 24)) * (stddev if "small" in name else 1) / 24**0.5
+        for name, key in zip(names, jax.random.split(KEY, len(names)), strict=True)
+    }
+    assert initjax.audit(loss_fn, params, X).verdict == "ok"
+    for method in ("variance", "units", "gradient"):
+        fixed, repair = initjax.fix(
+            loss_fn, params, X, key=KEY, method=method, optimizer=optax.sgd(0.1)
+        )
+        assert repair.changes
+        for name, leaf in params.items():
+            if "small" in name:
+                assert jnp.linalg.norm(fixed[name]) <= jnp.linalg.norm(leaf) * 1.0001, name
 
 
 def test_an_unknown_method_raises_an_error():

@@ -1,13 +1,16 @@
 """A report fits on the screen and shows no number that was not measured."""
 
 import dataclasses
+import html.parser
 import json
 import math
+import unicodedata
 from typing import Any
 
 import pytest
 
-from initjax.auditing import Finding, Layer, Network, Report
+from initjax import theory
+from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.text import causes_table, short_names, unread_lines
@@ -50,22 +53,70 @@ def many(count):
 
 
 FINDINGS = [
-    Finding("failure", "zero", (f"{LONG}/2/kernel[2] (use 2)",), f"{LONG}: {LONG} is zero " * 3,
-            "draw the kernel at random, as he_normal() does, which is what suits any relu"),
-    Finding("warning", "depth", ("b",), "too deep", "use fewer layers"),
+    Finding("failure", "zero", (f"{LONG}/2/kernel[2] (use 2)",),
+            f"All weights of {LONG} and {LONG} are zero. " * 3,
+            "Draw the kernel at random, as he_normal() does, which is what suits any relu."),
+    Finding("warning", "depth", ("b",), "Too deep.", "Use fewer layers."),
 ]  # fmt: skip
+
+
+def columns(text):
+    """How many columns of a terminal a text takes."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 60, 300])
 @pytest.mark.parametrize("findings", [[], FINDINGS], ids=["healthy", "ill"])
-def test_a_report_of_any_size_fits_in_100_columns(count, findings):
+@pytest.mark.parametrize("width", [40, 64, 80, 130])
+def test_a_report_of_any_size_fits_the_terminal(count, findings, width):
     unread = ["pallas_call (kernel), which takes a, b, c and 25 more"] * 4
-    text = str(report(many(count), findings, unread=unread))
+    shown = report(many(count), findings, unread=unread)
+    text = shown.to_text(width)
     lines = text.splitlines()
-    assert [line for line in lines if len(line) > 100] == []
-    assert len(lines) < 90
+    assert [line for line in lines if len(line) > width] == []
+    assert len(lines) < 90 or width < 80
     assert not any(line != line.rstrip() for line in lines)
-    assert f"{count} layer{'' if count == 1 else 's'}" in lines[0]
+    assert f"{count} layer{'' if count == 1 else 's'}" in " ".join(text.split())
+    assert width != 80 or text == str(shown)
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which():
+    layers = [
+        layer(f"block/{number}/attention/out", activation="leaky_relu", rms=1.2345e-7, uses=9)
+        for number in range(3)
+    ]
+    header = {
+        width: next(
+            line.split() for line in report(layers).to_text(width).splitlines() if " gain" in line
+        )
+        for width in (40, 80)
+    }
+    assert "spread" not in header[80] and "z" in header[80]
+    assert header[40] == ["layer", "gain", "rms", "dead", "ratio"]
+    (said,) = [line for line in str(report(layers)).splitlines() if "not shown" in line]
+    assert said.strip() == "not shown: spread; a width of 84 shows all columns"
+    full = report(layers).to_text(84)
+    assert report(layers).to_text(0) == report(layers).to_text(40)
+    wrong: Any
+    for wrong in ("80", 80.5, None):
+        with pytest.raises((TypeError, ValueError), match=r"report.to_text: width must be"):
+            report(layers).to_text(wrong)
+    assert "not shown" not in full and "spread" in full and "~" not in full
+
+
+def test_wide_characters_count_twice():
+    names = ["ブロック/0/カーネル", "block/1/kernel", "卷积/" * 30 + "核"]
+    ill = Finding("failure", "zero", tuple(names), f"{', '.join(names)} are zero.", "Draw them.")
+    lines = str(report(map(layer, names), [ill])).splitlines()
+    assert max(map(columns, lines)) <= 80
+    ends = {columns(line.partition(" 0.7 ")[0]) for line in lines[3:6]}
+    assert len(ends) == 1
+
+
+def test_characters_that_move_the_cursor_are_escaped():
+    text = str(report([layer("a\x1b[2J\tb\nc"), layer("d")]))
+    assert "\x1b" not in text and "\\x1b[2J" in text
+    assert len(text.splitlines()) == len(str(report([layer("a"), layer("d")])).splitlines())
 
 
 def test_layers_that_are_left_out_are_counted_and_those_at_fault_are_shown():
@@ -91,11 +142,11 @@ def test_each_column_shows_its_number():
     cells = dict(zip(header.split(), row.split(), strict=True))
     assert cells == {
         "layer": "dense/kernel", "then": "tanh", "gain": "1.5", "rms": "0.812", "theory": "0.9",
-        "z": "-1.3", "spread": "0.5", "corr": "0.25", "dead": "12%", "gradient": "0.001",
+        "z": "-1.3", "spread": "0.5", "corr": "0.25", "dead": "12%", "grad": "0.001",
         "ratio": "1.1", "chi_1": "1.2",
     }  # fmt: skip
     steps = str(report([dataclasses.replace(shown, update_ratio=0.02, saturating=True)]))
-    assert "step" in steps and "gradient" not in steps
+    assert "step" in steps and "grad" not in steps
     assert "38%" in steps and "12%" not in steps  # how flat, not how dead
 
 
@@ -130,8 +181,8 @@ def test_to_dict_holds_everything_and_is_json(count):
     assert found["verdict"] == "failure"
     assert len(found["layers"]) == count
     assert found["findings"][1] == {
-        "level": "warning", "cause": "depth", "layers": ["b"], "message": "too deep",
-        "remedy": "use fewer layers",
+        "level": "warning", "cause": "depth", "layers": ["b"], "message": "Too deep.",
+        "remedy": "Use fewer layers.",
     }  # fmt: skip
     assert found["network"]["loss"] == 2.31
     if count > 1:
@@ -149,19 +200,93 @@ def test_a_notebook_escapes_markup_in_names():
     page = shown._repr_html_()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert page.count("<tr>") == 2 and page.count("<td>") == 12
+    assert page.count("<tr>") == 2 and page.count("<td") == 13
     assert "#b3261e" in page and "#00724f" in report([layer("a")])._repr_html_()
+    fixed = Repair(shown, shown, (Change(evil, evil, ()),), ((evil, evil),), evil, evil)
+    assert "<script" not in fixed._repr_html_()
+
+
+class Tags(html.parser.HTMLParser):
+    """Checks that every tag is closed, and collects texts and styles."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.styles, self.rows = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.styles.append((tag, dict(attrs).get("style") or ""))
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.rows[-1].append(data)
+
+
+def test_a_notebook_shows_the_same_numbers_in_any_theme():
+    shown = report(many(60), FINDINGS)
+    page = Tags(shown._repr_html_())
+    assert not page.open and len(page.rows) == 61
+    assert page.rows[0] == str(shown.to_text(500)).splitlines()[2].split()
+    for _, style in page.styles:  # a text has a color only where it has a ground
+        assert ("color:#fff" in style) == ("background:" in style)
+    sides = [style for tag, style in page.styles if tag == "td"][:13]
+    assert sides == ["", *["text-align:left"] * 2, *["text-align:right"] * 10]
+
+
+def test_a_notebook_shows_a_repair_with_both_audits():
+    ill, well = report(many(3), FINDINGS), report(many(3))
+    fixed = Repair(ill, well, (Change("in", "0.1 to 1", (2.5,)),), (("b", "why"),), "unit", "care")
+    page = Tags(fixed._repr_html_())
+    assert not page.open
+    assert page.rows[:2] == [["parameter", "change"], ["in", "times 2.5: 0.1 to 1"]]
+    assert len(page.rows) == 2 + 2 * 4
+    for text in ("1 parameter changed; failure before, ok after", "left unchanged: b: why", "care"):
+        assert text in fixed._repr_html_()
+
+
+def test_what_an_interpreter_shows_is_short():
+    ill, well = report(many(300), FINDINGS), report(many(300))
+    changes = tuple(Change(LONG, "0.1 to 1", (1 / 3,) * 300) for _ in range(300))
+    fixed = Repair(ill, well, changes, ((LONG, "why"),) * 300, "unit variance", "take care")
+    assert repr(ill) == (
+        "<Report: 1 failure (zero), 1 warning (depth); 300 layers, loss 2.31;"
+        " print(report) shows all>"
+    )
+    assert repr(well) == "<Report: ok; 300 layers, loss 2.31; print(report) shows all>"
+    assert repr(fixed) == (
+        "<Repair: 1 parameter changed; failure before, ok after; print(repair) shows all>"
+    )
+    assert repr(dataclasses.replace(fixed, before=well, changes=())) == (
+        "<Repair: nothing was changed; ok before and after; print(repair) shows all>"
+    )
+    assert repr(FINDINGS[1]) == "<Finding: warning, depth: Too deep. Use fewer layers.>"
+    assert str(FINDINGS[1]) == "warning, depth: Too deep. Use fewer layers."
+    assert repr(changes[0]) == f"<Change {LONG}: times 0.3333, 0.3333, 0.3333, ...: 0.1 to 1>"
+    parameter = Parameter(3, "hidden/0/kernel", (2,))
+    dense = layer("in", kind="dense", shape=(784, 128), activation="relu", gradient=math.nan)
+    assert repr(dense) == "<Layer in: dense (784, 128), relu, gain 0.7, rms 0.7>"
+    others = [ill.layers[0], parameter, NETWORK, theory.moments("relu")]
+    others += [theory.depth_scales("tanh", 1.5, 0.1), theory.critical_line("tanh", 0.1)]
+    assert [text for text in map(repr, others) if len(text) > 250 or "\n" in text] == []
 
 
 def test_assert_healthy_reports_all_causes_except_ignored_ones():
     ill = report([layer("a")], FINDINGS)
     with pytest.raises(AssertionError) as error:
         ill.assert_healthy()
-    assert "failure, zero:" in str(error.value) and "warning, depth: too deep." in str(error.value)
-    assert "Use fewer layers." in str(error.value)
+    first, *found, last = str(error.value).splitlines()
+    assert first == "initjax audit: 1 failure (zero), 1 warning (depth); 1 layer, loss 2.31"
+    assert found[0].startswith("failure, zero: All weights") and "    Use fewer layers." in found
+    assert last == "print(report) shows the layers; ignore=['zero', 'depth'] accepts them"
     with pytest.raises(AssertionError) as error:
         ill.assert_healthy(ignore=["zero"])
-    assert "zero" not in str(error.value) and "depth" in str(error.value)
+    assert "(zero)" not in str(error.value) and "(depth)" in str(error.value)
     ill.assert_healthy(ignore=["depth", "zero"])
     report([layer("a")]).assert_healthy()
 
@@ -219,5 +344,5 @@ def test_the_middle_of_a_long_path_is_left_out():
     path = "/".join([LONG] * 3)
     ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"redraw {path}")
     lines = str(report([layer(path)], [ill])).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert any(line.endswith("projection/kernel:") for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert any("~" in line and line.endswith("/query_projection/kernel:") for line in lines)

@@ -281,6 +281,7 @@ def test_relus_correlations_converge_as_one_over_depth_squared(q):
     [
         (lambda: critical_line("tanh", -0.1), "critical_line: bias_variance must be a finite"),
         (lambda: critical_line("thanh"), "critical_line: 'thanh' is not an activation in jax.nn"),
+        (lambda: critical_line(lambda z: 0 * z + 2), "lets no gradient through at any variance"),
         (lambda: critical_points("thanh"), "critical_points: 'thanh' is not an activation"),
         (lambda: depth_scales("tanh", -1.0), "depth_scales: weight_variance must be a finite"),
         (lambda: depth_scales("tanh", 1.0, variance=0), "depth_scales: variance must be above 0"),

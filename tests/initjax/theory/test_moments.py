@@ -215,6 +215,28 @@ def test_activations_without_a_gain_are_refused(activation, message):
         initjax.gain(activation)
 
 
+def _raises(z):
+    raise RuntimeError("no number")
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        (_raises, r"_raises at .* can't be applied to an array \(RuntimeError: no number\); give"),
+        (math.tanh, r"tanh> can't be applied to an array .*numpy\.vectorize"),
+        (lambda z: z if z > 0 else 0, r"<lambda>.* can't be applied to an array"),
+        (jax.nn.one_hot, r"one_hot at .* can't be applied .*'num_classes'"),
+        (nnx.PReLU, r"PReLU'> must return an array of real numbers, got PReLU"),
+        (lambda z: (z, z), r"must return an array of real numbers, got tuple"),
+        (lambda z: 1j * z, r"must return an array of real numbers, got complex128"),
+        ("glu", r"function glu at .* must act on each number by itself"),
+    ],
+)
+def test_a_function_that_is_no_activation_is_named(activation, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        initjax.gain(activation)
+
+
 def test_a_wrong_kind_and_a_wrong_type_are_refused():
     with pytest.raises(ValueError, match="kind must be one of backward"):
         initjax.gain("relu", "backwards")

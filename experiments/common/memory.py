@@ -1,0 +1,125 @@
+"""Memory: whether a network fits, before it is made, and one line if it turns out not to."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+from experiments.common import description
+from experiments.common.config import OPTIMIZERS, Config, UsageError
+
+# How many copies of the parameters an optimizer keeps.
+_STATE = {"adam": 2, "momentum": 1, "sgd": 0}
+assert _STATE.keys() == OPTIMIZERS.keys()
+
+# Further copies at the peak, measured with 100 million parameters on a CPU: those to start from,
+# those being trained, their gradients, and those being saved. An audit takes as many. On another
+# device only the second and third are sure to be there.
+_COPIES_ON_CPU, _COPIES = 4, 2
+
+
+def check(config: Config) -> None:
+    """Checks that this machine could hold the parameters of a network, without importing JAX.
+
+    Only those between hidden layers are counted, since the data are not read yet, and only once,
+    since training may take place in another memory, that of a GPU.
+
+    Raises:
+      UsageError: it couldn't.
+    """
+    _check(config, config.hidden, 1, _available())
+
+
+def check_devices(
+    config: Config, features: tuple[int, ...], runs: int = 1, optimizer: bool = True
+) -> None:
+    """Checks that the local devices have the memory to train networks, or to audit one.
+
+    Args:
+      config: of the run.
+      features: the sizes of the input, of every hidden layer, and of the output.
+      runs: how many are trained at once.
+      optimizer: whether there is the state of the optimizer.
+
+    Raises:
+      UsageError: it hasn't.
+    """
+    import jax
+
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":  # all share the memory of the machine
+        memory, copies = _available(), _COPIES_ON_CPU
+    else:
+        stats = [device.memory_stats() or {} for device in devices]
+        if not all("bytes_limit" in each for each in stats):
+            return
+        memory, copies = sum(each["bytes_limit"] for each in stats), _COPIES
+    copies += _STATE[config.optimizer] if optimizer else 0
+    _check(config, features, runs * copies, memory)
+
+
+def check_metrics(config: Config, needed: int) -> None:
+    """Checks that this machine can hold the metrics of all steps of a run.
+
+    Args:
+      config: of the run.
+      needed: their size in bytes.
+
+    Raises:
+      UsageError: it can't.
+    """
+    if needed > (memory := _available()):
+        raise UsageError(
+            f"--epochs={config.epochs}: the metrics of all steps need {_size(needed)} of memory,"
+            f" but {_size(memory)} are available"
+        )
+
+
+def parameters(features: tuple[int, ...]) -> int:
+    """The number of parameters of an MLP, given the sizes of all its layers.
+
+    Example:
+      >>> parameters((784, 128, 64, 10))
+      109386
+    """
+    return sum(inputs * outputs + outputs for inputs, outputs in itertools.pairwise(features))
+
+
+def _check(config: Config, features: tuple[int, ...], copies: int, memory: int) -> None:
+    number = parameters(features)
+    needed = copies * number * (8 if config.dtype == "float64" else 4)
+    if needed > memory:
+        raise UsageError(
+            f"a network of sizes {description.sizes(features)} has {number:,} parameters and needs"
+            f" {_size(needed)} of memory, but {_size(memory)} are available; make its hidden layers"
+            " fewer or smaller"
+        )
+
+
+def _available() -> int:
+    import psutil  # here, since it imports what only the system at hand has
+
+    return psutil.virtual_memory().available
+
+
+def _size(number: int) -> str:
+    gigabytes = number / 1e9
+    return f"{gigabytes:,.0f} GB" if gigabytes >= 10 else f"{gigabytes:.1f} GB"
+
+
+@contextlib.contextmanager
+def enough(config: Config) -> Iterator[None]:
+    """Turns the error of a device or a machine without enough memory into a `UsageError`."""
+    import jax
+
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        # A CPU says only that it is out of memory.
+        signs = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+            raise
+        raise UsageError(
+            f"a network with hidden layers {description.sizes(config.hidden) or 'none'} and"
+            f" --batch_size={config.batch_size} needs more memory than is available; reduce one of"
+            " them"
+        ) from None

@@ -1,0 +1,76 @@
+"""What a report is about, in words: titles, headings, and what its settings differ in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.common import comparison, description
+from experiments.common.config import Config
+
+_BEST = "each at its best learning rate"
+_NAMED = 3  # initializers in a title; more are counted
+
+# The fields of a setting in the order of titles, and the plural for several values.
+_PLURALS = {
+    "dataset": "datasets",
+    "network": "networks",
+    "activation": "activations",
+    "dtype": "dtypes",
+    "optimizer": "optimizers",
+    "learning rate": "learning rates",
+    "batch size": "batch sizes",
+    "epochs": "numbers of epochs",
+    "output init": "output initializers",
+    "bias init": "bias initializers",
+}
+
+
+def title(found: Sequence[comparison.Setting]) -> str:
+    """The title of a report: what was compared on what, and how often."""
+    inits = list(dict.fromkeys(init for setting in found for init in setting.inits))
+    seeds = {seed for setting in found for seed in setting.seeds}
+    listed = f"{', '.join(inits[:-1])} and {inits[-1]}" if len(inits) > 1 else inits[0]
+    names = listed if len(inits) <= _NAMED else f"{len(inits)} initializers"
+    columns = {name: [_texts(setting)[name] for setting in found] for name in _PLURALS}
+    common = {name: texts[0] for name, texts in columns.items() if len(set(texts)) == 1}
+    several = [
+        f"{len(set(texts) - {_BEST})} {_PLURALS[name]}"
+        for name, texts in columns.items()
+        if name not in common
+    ]
+    data = f" on {common.pop('dataset')}" if "dataset" in common else ""
+    usual = {
+        "dtype": Config.dtype,
+        "output init": f"output {Config.output_init}",
+        "bias init": f"bias {Config.bias_init}",
+    }
+    how = [text for name, text in common.items() if name != "epochs" and text != usual.get(name)]
+    how.append(description.count(len(seeds), "seed"))
+    how += [common["epochs"]] if "epochs" in common else []
+    where = f", in {len(found)} settings ({', '.join(several)})" if several else ""
+    return f"{names}{data}{where}: {', '.join(how)}"
+
+
+def differences(found: Sequence[comparison.Setting]) -> list[dict[str, str]]:
+    """For each setting, its fields that are not the same in all of them, as text by name."""
+    texts = [_texts(setting) for setting in found]
+    varying = [name for name in _PLURALS if len({text[name] for text in texts}) > 1]
+    return [{name: text[name] for name in varying} for text in texts]
+
+
+def _texts(setting: comparison.Setting) -> dict[str, str]:
+    """The fields of a setting, each as a phrase that is understood on its own."""
+    fields: dict[str, Any] = setting.fields
+    rate = fields["learning_rate"]
+    layers = description.sizes(tuple(fields["hidden"]))
+    return {
+        "dataset": fields["dataset"],
+        "network": f"MLP with hidden layers {layers}" if layers else "MLP without hidden layers",
+        "activation": fields["activation"],
+        "dtype": fields["dtype"],
+        "optimizer": fields["optimizer"],
+        "learning rate": _BEST if rate is None else f"learning rate {rate:g}",
+        "batch size": f"batch {fields['batch_size']}",
+        "epochs": description.count(fields["epochs"], "epoch"),
+        "output init": f"output {fields['output_init']}",
+        "bias init": f"bias {fields['bias_init']}",
+    }

@@ -1,0 +1,98 @@
+"""What a notebook shows, in HTML. Its colors are readable in light and in dark themes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from initjax.auditing._judging.findings import Finding
+from initjax.auditing._judging.layers import Layer
+from initjax.auditing._reporting.text import MARKS, cells
+
+_GROUNDS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}  # of white text
+_BADGE = "color:#fff;padding:0.1em 0.4em;border-radius:0.3em;font-weight:bold"
+_TABLE = "text-align:right;font-variant-numeric:tabular-nums"
+_SCROLLED = "max-height:36em;overflow:auto"
+_LEFT, _RIGHT = "text-align:left", "text-align:right"
+
+
+def report_page(
+    title: str,
+    findings: Sequence[Finding],
+    layers: Sequence[Layer],
+    levels: Sequence[str],
+    remarks: Sequence[str],
+) -> str:
+    """A report: its verdict, its findings and the table of its layers.
+
+    Args:
+      title: the headline.
+      findings: failures first.
+      layers: one row each.
+      levels: of each layer: 'ok', 'warning' or 'failure'.
+      remarks: what is said below the table.
+    """
+    items = [
+        f"{_badge(finding.level, finding.cause)} {escape(finding.message)}"
+        f" <i>{escape(finding.remedy)}</i>"
+        for finding in findings
+    ]
+    parts = [headline(findings[0].level if findings else "ok", title)]
+    if items:
+        parts.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
+    if layers:
+        header, rows = cells(layers)
+        marks = ["" if level == "ok" else _badge(level, MARKS[level]) for level in levels]
+        parts.append(table(header, rows, 2, marks))
+    return "".join([*parts, *map(paragraph, remarks)])
+
+
+def headline(verdict: str, title: str) -> str:
+    """The first line, with the verdict in its color."""
+    return f"<p>{_badge(verdict, verdict)} <b>{escape(title)}</b></p>"
+
+
+def paragraph(text: str) -> str:
+    """A text that isn't HTML."""
+    return f"<p>{escape(text)}</p>"
+
+
+def folded(title: str, content: str, is_open: bool) -> str:
+    """HTML that a click on its title shows or hides."""
+    opened = " open" if is_open else ""
+    return f"<details{opened}><summary><b>{escape(title)}</b></summary>{content}</details>"
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], names: int, marks: Sequence[str] = ()
+) -> str:
+    """A table, which scrolls if it is long.
+
+    Args:
+      header: a text for each column.
+      rows: texts of the same number.
+      names: how many columns are texts, before those of numbers.
+      marks: HTML of a column before all others, one for each row.
+    """
+    sides = [_LEFT] * names + [_RIGHT] * (len(header) - names)
+    head = _row("th", map(escape, header), sides, [""] if marks else [])
+    body = "".join(
+        _row("td", map(escape, row), sides, marks[number : number + 1])
+        for number, row in enumerate(rows)
+    )
+    return (
+        f'<div style="{_SCROLLED}"><table style="{_TABLE}"><thead>{head}</thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row(tag: str, cells: Iterable[str], sides: Sequence[str], mark: Sequence[str]) -> str:
+    texts = [
+        f'<{tag} style="{side}">{cell}</{tag}>' for cell, side in zip(cells, sides, strict=True)
+    ]
+    return f"<tr>{''.join([*(f'<{tag}>{one}</{tag}>' for one in mark), *texts])}</tr>"
+
+
+def _badge(level: str, text: str) -> str:
+    """A word in white on the color of a level."""
+    return f'<span style="background:{_GROUNDS[level]};{_BADGE}">{escape(text)}</span>'

@@ -1,0 +1,132 @@
+"""What all programs share when they run: output that is never lost at a result's cost, errors."""
+
+import ast
+import io
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import experiments
+from experiments.common import console
+
+SOURCES = sorted(pathlib.Path(experiments.__file__).parent.rglob("*.py"))
+
+
+def stream(encoding):
+    return io.TextIOWrapper(io.BytesIO(), encoding)
+
+
+def shown(file):
+    return file.buffer.getvalue().decode(file.encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8", "━─ 0.97 ±0.01 Ω\n"),
+        ("cp1252", "#- 0.97 +-0.01 ?\n"),
+        ("ascii", "#- 0.97 +-0.01 ?\n"),
+    ],
+)
+def test_text_that_a_stream_cannot_encode_is_replaced(encoding, text):
+    file = stream(encoding)
+    console.say(file, "━─ 0.97 ±0.01 Ω")
+    assert shown(file) == text
+
+
+def test_what_a_stream_can_encode_is_left_alone():
+    file = stream("cp1252")
+    console.say(file, "0.97 ±0.01", end="")
+    assert shown(file) == "0.97 ±0.01"
+    console.say(None, "nothing")
+
+
+def test_a_name_that_is_not_unicode_can_be_shown():
+    """As Python decodes the bytes of such a file."""
+    file = stream("utf-8")
+    console.say(file, os.fsdecode(b"runs/\xff"))
+    assert shown(file) == "runs/?\n"
+
+
+def test_output_that_nobody_reads_ends_nothing():
+    read, write = os.pipe()
+    with open(write, "w") as file:
+        os.close(read)
+        console.say(file, "first")
+        console.say(file, "second")
+
+
+def program(body, *arguments):
+    """Runs a program with a main of its own."""
+    code = f"""
+import sys
+from experiments.common import command_line, console, flags
+from experiments.common.config import UsageError
+FLAGS = flags.define({{"Model": ("seed", "help")}})
+def main():
+    {body}
+console.run_program(
+    command_line.Program("python -m experiments.x", "Text.", FLAGS, {{"Model": ("seed",)}}, ()),
+    main,
+)
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_an_error_of_the_program_itself_asks_for_a_report():
+    result = program("raise ValueError('operands could not be broadcast')", "--seed=3")
+    lines = result.stderr.splitlines()
+    assert result.returncode == 1 and lines[0].startswith("Traceback")
+    assert "ValueError: operands could not be broadcast" in lines
+    assert "Please report" in result.stderr and "jax 0." in result.stderr
+    assert "command   python -m experiments.x --seed=3" in lines
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("raise UsageError('--seed=3: is\\n taken')", 2, "experiments.x: --seed=3: is taken\n"),
+        ("open('/nowhere/x')", 1, "experiments.x: /nowhere/x: No such file or directory\n"),
+        ("sys.stdout.close(); sys.stdout = None; console.say(sys.stdout, 'x')", 0, ""),
+    ],
+)
+def test_what_the_user_can_change_is_said_in_one_line(body, code, message):
+    result = program(body)
+    assert (result.returncode, result.stderr) == (code, message)
+
+
+def test_the_versions_in_use_are_shown():
+    result = program("raise AssertionError", "--version")
+    assert result.returncode == 0 and result.stdout.startswith("python 3.")
+    assert "\njax 0." in result.stdout
+
+
+def test_flags_are_read_from_a_file(tmp_path):
+    (tmp_path / "flags").write_text("--seed=7\n# a comment\n")
+    result = program("print(FLAGS.seed)", f"--flagfile={tmp_path / 'flags'}")
+    assert result.stdout == "7\n", result.stderr
+    binary = program("pass", f"--flagfile={sys.executable}")
+    assert binary.returncode == 2 and "must be a text file" in binary.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_an_error_of_the_user_is_a_usage_error(path):
+    """A plain ValueError is shown with a traceback, as a fault of the program."""
+    if path.stem != "statistics":  # plain functions of numbers, which no user calls
+        raised = [
+            node.exc
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Raise)
+        ]
+        assert not [node for node in raised if node and "ValueError" in ast.unparse(node)]
+
+
+def test_ctrl_c_while_a_program_is_imported_shows_no_traceback():
+    code = "import os, sys; sys.argv = ['-m']; import experiments; os.kill(os.getpid(), 2)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode in (-2, 130) and result.stderr == ""
