@@ -13,6 +13,7 @@ from initjax._laws import Law, normal_law
 from initjax._values import (
     Axes,
     Initializer,
+    called_as,
     checked_axes,
     checked_dtype,
     checked_integer,
@@ -57,7 +58,7 @@ def small_init(features: int, dtype: Any = None) -> normal:
       https://arxiv.org/abs/1910.05895, as in GPT-NeoX-20B, https://arxiv.org/abs/2204.06745
     """
     features = checked_integer("small_init", "features", features, 1)
-    return normal((2 / (5 * features)) ** 0.5, dtype)
+    return called_as("small_init", normal((2 / (5 * features)) ** 0.5, dtype))
 
 
 @factory
@@ -87,7 +88,7 @@ def wang_init(num_layers: int, features: int, dtype: Any = None) -> normal:
     """
     num_layers = checked_integer("wang_init", "num_layers", num_layers, 1)
     features = checked_integer("wang_init", "features", features, 1)
-    return normal(2 / (num_layers * features**0.5), dtype)
+    return called_as("wang_init", normal(2 / (num_layers * features**0.5), dtype))
 
 
 @factory
