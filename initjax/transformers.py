@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
-from initjax._laws import Law, normal_law
+from initjax._fitting import check_drawn
+from initjax._laws import Law, normal_center, normal_law
 from initjax._values import (
     Axes,
     Initializer,
@@ -281,7 +282,10 @@ class unit_norm:
         shape = tuple(shape)
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(f"{self!r} needs a shape that has this axis, got {shape}")
-        kernel = normal(1.0)(key, shape, wide)
+        # An entry is almost normal, and no vector is longer than the scale.
+        spread = abs(self.scale) / max(shape[self.axis], 1) ** 0.5
+        check_drawn(self, dtype, wide, min(abs(self.scale), 8.3 * spread), normal_center(spread))
+        kernel = called_as(repr(self), normal(1.0))(key, shape, wide)
         squares = jnp.sum(jnp.square(jnp.abs(kernel)), self.axis, keepdims=True)
         # One number may be zero, a vector of them practically never.
         length = jnp.sqrt(jnp.maximum(squares, jnp.finfo(wide).tiny))

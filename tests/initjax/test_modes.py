@@ -50,8 +50,8 @@ ALIASES |= {f"kaiming_{kind}": f"he_{kind}" for kind in ("uniform", "normal")}
 FIXED = {"zeros", "ones", "constant", "identity", "dirac", "hadamard_identity", "stft"}
 FIXED |= {"s4d", "hippo", "layer_scale", "prior_bias", "class_frequency_bias", "forget_gate_bias"}
 # Messages about their key name the initializer that they call.
-WRAPPERS = {"icnr", "inverse_softplus", "logarithm", "unit_norm"}
-WRAPPERS |= {"kan_spline"}
+WRAPPERS = {"icnr", "inverse_softplus", "logarithm"}
+
 DRAWN = [(name, spec) for name, spec in CALLS if name not in FIXED]
 
 
@@ -277,6 +277,9 @@ FITTING = [
     (initjax.torch_bias(1e-20), "float16"),
     (initjax.torch_kaiming_uniform(gain=1e9), "float16"),
     (initjax.icnr(initjax.normal(1e9), 2), "float16"),
+    (initjax.unit_norm(scale=1e6), "float16"),
+    (initjax.kan_spline(1e9), "float16"),
+    (initjax.forget_gate_bias(1e6), "float16"),
     (initjax.hadamard_identity(), "int8"),
     (initjax.constant(1e6), "float16"),
     (initjax.constant([0.0, 1e-10]), "float16"),
