@@ -1,5 +1,6 @@
 """How the charts of a sweep look, and how they become files: one definition serves both."""
 
+import functools
 import re
 import textwrap
 from collections.abc import Sequence
@@ -55,11 +56,15 @@ def svg(spec: dict[str, Any]) -> str:
     """A chart as an SVG file on white."""
     import vl_convert
 
-    page = {"width": file_width(spec), "background": "white", "config": CONFIG}
+    config = {**CONFIG, "aria": False}  # descriptions of every mark are most of a file
+    page = {"width": file_width(spec), "background": "white", "config": config}
     layers = [layer for layer in spec["layer"] if layer.get("description") != HOVER]
-    return vl_convert.vegalite_to_svg(
+    image = vl_convert.vegalite_to_svg(
         {**spec, **page, "layer": layers, "autosize": {"type": "fit-x", "contains": "padding"}}
     )
+    # Of a coordinate, hundredths of a pixel are enough.
+    shorter = functools.partial(re.sub, r"(\.\d\d)\d+", r"\1")
+    return re.sub(r'(?<= d=")[^"]*', lambda path: shorter(path[0]), image)
 
 
 def png(image: str) -> bytes:
