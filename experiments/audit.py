@@ -9,7 +9,6 @@ import dataclasses
 import io
 import json
 import pathlib
-import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from experiments.common import models, starting
 
 _PARAMS = "params.safetensors"
-_HEALTHY = "No repair needed: the weights are healthy, and nothing was changed."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +111,8 @@ def run(
             files.write_json(directory / "audit.json", report.to_dict())
             last = drawn = report
             console.say(stream, "", run_audit.text(report), "")
-            if audit.fix and run_audit.healthy(report):
-                console.say(stream, _HEALTHY, "")
+            if audit.fix and (reason := run_audit.unrepairable(report)):
+                console.say(stream, reason, "")
             elif audit.fix:
                 repair = _fix(audit, start, dataset, directory, stream)
                 last = repair.after
@@ -218,14 +216,14 @@ def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") ->
     if repaired.exists() and last.verdict != "failure":
         drawn = {name: getattr(Config, name) for name in INITIALIZERS}
         network = params_file.pinned(dataclasses.replace(network, **drawn, params=str(repaired)))
-    elif audit.fix and not run_audit.healthy(last):
+    elif audit.fix and not run_audit.unrepairable(last):
         return run_audit.another(network, last, audit.optimizer)
     elif last.verdict != "ok":
         return run_audit.next_step(network, last, audit.optimizer)
     # The batch size was chosen for the audit, not for training.
     trained = dataclasses.replace(network, batch_size=Config.batch_size)
     trained = run_audit.slower(trained, last)
-    return [f"train   python -m experiments.mnist {shlex.join(trained.arguments())}"]
+    return [f"train   python -m experiments.mnist {description.quoted(trained.arguments())}"]
 
 
 _GROUPS = {

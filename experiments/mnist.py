@@ -14,7 +14,6 @@ import datetime
 import importlib
 import math
 import pathlib
-import shlex
 import statistics
 import sys
 import time
@@ -192,7 +191,7 @@ def command(config: Config, audit: bool = False, audit_every: int | None = None)
     audits = ["--audit"] * audit
     if audit_every:
         audits.append(f"--audit_every={audit_every}")
-    return f"{COMMAND} {shlex.join([*config.arguments(), *audits])}"
+    return f"{COMMAND} {description.quoted([*config.arguments(), *audits])}"
 
 
 def _record(

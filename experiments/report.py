@@ -10,7 +10,6 @@ import functools
 import importlib.metadata
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,7 +159,7 @@ def _command(directory: str, margin: float, target: float) -> str:
     other = [
         f"--{name}={value:g}" for name, value in given.items() if value != _FLAGS[name].default
     ]
-    return shlex.join([*COMMAND.split(), directory, *other])
+    return description.quoted([*COMMAND.split(), directory, *other])
 
 
 def _versions() -> str:

@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import os
 import re
-import shlex
 import sys
 import textwrap
 import time
@@ -286,7 +285,7 @@ def main() -> None:
     console.say(
         sys.stdout,
         f"results {_FLAGS.workdir}",
-        f"report  {shlex.join(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
+        f"report  {description.quoted(['python', '-m', 'experiments.report', _FLAGS.workdir])}",
         f"        writes {os.path.join(_FLAGS.workdir, 'report.html')}",
     )
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from initjax._fitting import check_drawn
 from initjax._laws import Law, UnfitError
-from initjax._values import Initializer, is_key, resolved_dtype, shown
+from initjax._values import Initializer, resolved_dtype, shown
 
 if TYPE_CHECKING:
     import jax
@@ -49,13 +49,19 @@ def check_key(initializer: Any, key: Any) -> None:
     """Raises an error unless this is a single PRNG key, typed or raw."""
     import jax
 
-    dtype, shape = getattr(key, "dtype", None), np.shape(key)
-    typed = dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
+    array = isinstance(key, jax.Array | np.ndarray)
+    typed = array and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
     single = () if typed else _raw_key_shape(str(jax.config.jax_default_prng_impl))  # pyright: ignore
-    if not typed and (dtype != np.uint32 or shape[len(shape) - len(single) :] != single):
-        got = f"an array of {dtype} of shape {shape}" if is_key(key) else f"{key!r}"
+    shape = key.shape if array else ()
+    raw = array and key.dtype == np.uint32 and shape[len(shape) - len(single) :] == single
+    if not (typed or raw):
+        got = repr(key)
+        if array or len(got) > 60:
+            got = f"{key.dtype}{list(shape)}" if array else f"a {type(key).__name__}"
+        stream = type(key).__name__ in ("Rngs", "RngStream")  # of NNX
+        hint = "; call it, as in rngs.params()" if stream else ""
         raise TypeError(
-            f"{shown(initializer)} needs a PRNG key, such as jax.random.key(0), got {got}"
+            f"{shown(initializer)} needs a PRNG key, such as jax.random.key(0), got {got}{hint}"
         )
     if shape != single:
         raise ValueError(

@@ -42,6 +42,36 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def cpu():
+    """Skips a test about a CPU's bits or memory on anything else."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        pytest.skip(f"needs a CPU, not {jax.default_backend()}")
+
+
+@pytest.fixture
+def same_bits():
+    """Asserts that draws of one backend are equal, on a CPU bit for bit.
+
+    An accelerator may round differently what it compiles together: by some units in the last place.
+    """
+    import jax
+
+    def check(drawn, expected):
+        drawn, expected = np.asarray(drawn), np.asarray(expected)
+        assert drawn.dtype == expected.dtype
+        if jax.default_backend() == "cpu":
+            np.testing.assert_array_equal(drawn, expected)
+        else:
+            unit = float(jax.numpy.finfo(drawn.dtype).eps)
+            wide = drawn.astype(np.float64), expected.astype(np.float64)
+            np.testing.assert_allclose(*wide, rtol=8 * unit, atol=2 * unit * np.abs(wide[1]).max())
+
+    return check
+
+
 @contextlib.contextmanager
 def _tf32():
     import jax
@@ -79,7 +109,7 @@ def _tf32():
 
 
 @pytest.fixture
-def tf32():
+def tf32(cpu):
     """Imitates on a CPU how a GPU multiplies float32: `with tf32(): ...`.
 
     Products and convolutions whose precision isn't HIGHEST round their operands to 10 bits, inside

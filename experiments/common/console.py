@@ -6,7 +6,6 @@ import gc
 import os
 import platform
 import queue
-import shlex
 import signal
 import sys
 import threading
@@ -44,7 +43,7 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     """Parses the command line, runs a program and exits.
 
     The exit code is 0; 2 after a `UsageError`, which is shown in one line; 130 after Ctrl-C or
-    SIGTERM; 1 if a file can't be written, and after any other error, which is the program's own
+    SIGTERM; 1 if memory or a disk is full, and after any other error, which is the program's own
     fault: it is shown with its traceback and with what a report of it needs.
 
     Args:
@@ -75,6 +74,9 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         if live(sys.stdout):
             say(sys.stdout, CLEAR, end="")  # the "^C" that the terminal has written
         os._exit(130)  # at once, since threads that still compile crash while Python shuts down
+    except MemoryError:
+        say(sys.stderr, f"{program.name}: there is not enough memory")
+        sys.exit(1)
     except OSError as error:  # such as a full disk
         say(sys.stderr, f"{program.name}: {_described(error)}")
         sys.exit(1)
@@ -91,7 +93,7 @@ def _described(error: OSError) -> str:
 def _report_request(program: command_line.Program) -> list[str]:
     """What to do about an error that no user has made."""
     versions = ", ".join(" ".join(pair) for pair in description.versions().items())
-    given = shlex.join(sys.argv[1:])
+    given = description.quoted(sys.argv[1:])
     return [
         f"{program.name}: this is an error in the program, not in its command line. Please report",
         "it with the lines above and these two:",

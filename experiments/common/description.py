@@ -5,8 +5,11 @@ import math
 import os
 import pathlib
 import platform
+import shlex
 import shutil
+import subprocess
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import initjax
@@ -25,6 +28,14 @@ def count(number: int, noun: str) -> str:
       ('1 epoch', '5 epochs')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def quoted(arguments: Iterable[str]) -> str:
+    """Arguments of a command as they are written in the shell of this system.
+
+    On Windows that means double quotes.
+    """
+    return subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)
 
 
 def entry(name: str, text: str) -> list[str]:

@@ -59,7 +59,7 @@ def expanded(path: str) -> str:
       UsageError: the path is empty, or there is no such home directory.
     """
     if not path:
-        raise UsageError("the path is empty; name a directory")
+        raise UsageError("the path is empty")
     found = os.path.expanduser(path)
     if found.startswith("~"):
         raise UsageError(

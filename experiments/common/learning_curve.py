@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.common import files
+from experiments.common.progress import number
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
 _TRAINING, _TEST = "#0072B2", "#D55E00"
+_DECADES = 1e4  # a ratio below which losses between the powers of ten are labeled
 
 
 def draw(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> None:
@@ -62,7 +64,7 @@ def draw(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> No
         if not np.isfinite(tests[-1]):
             continue
         axes.annotate(
-            f"{tests[-1]:.4f}",
+            number(tests[-1]),
             (numbers[-1], tests[-1]),
             xytext=(-2, 9 if above else -16),
             textcoords="offset points",
@@ -84,10 +86,12 @@ def _loss_axis(axes: Axes, losses: np.ndarray, chance_loss: float) -> None:
     # A few lucky batches must not stretch the axis.
     losses = losses[np.isfinite(losses) & (losses > 0)]
     lowest = np.quantile(losses, 0.01) if len(losses) else 1.0
-    axes.set_ylim(min(1.0, 0.9 * lowest), 1.3 * (np.max(losses, initial=chance_loss) or 1.0))
+    lowest, highest = min(1.0, 0.9 * lowest), 1.3 * (np.max(losses, initial=chance_loss) or 1.0)
+    axes.set_ylim(lowest, highest)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
+    if highest < _DECADES * lowest:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     if chance_loss == 0:  # a single class
         return

@@ -65,6 +65,8 @@ def read(spec: str) -> ParamsFile:
     file = pathlib.Path(path).expanduser()
     if file.is_dir():
         raise UsageError(f"--params={path} is a directory; name a file: {file}/params.safetensors")
+    if file.exists() and not file.is_file():  # such as a pipe, which can be read only once
+        raise UsageError(f"--params={path} is not a regular file; save it to one first")
     try:
         content = file.read_bytes()
     except OSError as error:

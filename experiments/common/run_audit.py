@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import re
-import shlex
 import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 import initjax
-from experiments.common import data
+from experiments.common import data, description
 from experiments.common.config import Config, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -126,7 +125,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
     else:
         others = (*others, "--learning_rate=")
     found = [flag for flag in config.arguments(BATCH_SIZE) if not flag.startswith(others)]
-    return f"{COMMAND} {shlex.join([*found, *more])}"
+    return f"{COMMAND} {description.quoted([*found, *more])}"
 
 
 def text(audited: "initjax.Report | initjax.Repair") -> str:
@@ -145,7 +144,9 @@ def in_flags(audited: _Audited) -> _Audited:
 
     def replaced(finding: "initjax.Finding") -> "initjax.Finding":
         flag = "output_init" if _of_output(finding) else "init"
-        remedy = _CALL.sub(lambda call: shlex.quote(f"--{flag}={_spec(call)}"), finding.remedy)
+        remedy = _CALL.sub(
+            lambda call: description.quoted([f"--{flag}={_spec(call)}"]), finding.remedy
+        )
         return dataclasses.replace(finding, remedy=remedy)
 
     return dataclasses.replace(audited, findings=tuple(map(replaced, audited.findings)))
@@ -160,9 +161,14 @@ def _spec(call: re.Match[str]) -> str:
     return call[0] if call[2] else call[1]
 
 
-def healthy(report: "initjax.Report") -> bool:
-    """Whether there is nothing to repair: no other weights would remove what was found."""
-    return {finding.cause for finding in report.findings} <= {"batch", "update"}
+def unrepairable(report: "initjax.Report") -> str:
+    """Why there is nothing to repair, as a sentence; empty if there is."""
+    causes = {finding.cause for finding in report.findings}
+    if "batch" in causes:
+        return "Nothing was changed: the batch is too small to judge the weights."
+    if causes <= {"update"}:
+        return "No repair needed: the weights are healthy, and nothing was changed."
+    return ""
 
 
 def slower(config: Config, report: "initjax.Report") -> Config:
@@ -182,7 +188,7 @@ def next_step(config: Config, report: "initjax.Report", optimizer: bool = False)
         return another(config, report, optimizer)
     if causes == {"batch"}:
         config = dataclasses.replace(config, batch_size=BATCH_SIZE)
-    more = () if healthy(report) else ("--fix",)
+    more = () if unrepairable(report) else ("--fix",)
     return [f"next    {command(slower(config, report), *more, optimizer=optimizer)}"]
 
 

@@ -14,13 +14,12 @@ import json
 import logging
 import os
 import pathlib
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.common import files
+from experiments.common import description, files
 from experiments.common.config import UsageError
 
 _log = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ def load(
         )
         raise UsageError(
             f"{asked} is not prepared in {source}. To prepare it, once, TFDS needs TensorFlow: "
-            f"pip install tensorflow importlib_resources && python -c {shlex.quote(code)}    "
+            f"pip install tensorflow importlib_resources && python -c"
+            f" {description.quoted([code])}    "
             "Without TensorFlow: download the IDX files of the dataset and give --data_dir=DIR"
         )
     image, label = _supervised_keys(info, source)

@@ -14,7 +14,7 @@ from initjax._flattening import described, flatten
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
-from initjax.auditing._measuring.jobs import on_host, special_values
+from initjax.auditing._measuring.jobs import on_host, unchecked
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
@@ -171,7 +171,7 @@ class Prepared:
     traced: Traced
     measurer: Measurer
 
-    @special_values()
+    @unchecked()
     def report(self, params: Any, batch: tuple[Any, ...]) -> Report:
         """Measures, predicts, judges, and puts the report together."""
         traced = self.traced
@@ -191,7 +191,7 @@ class Prepared:
         )
 
 
-@special_values()
+@unchecked()
 def prepare(
     owner: str,
     loss_fn: Callable[..., Any],

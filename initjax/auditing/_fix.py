@@ -11,7 +11,7 @@ from initjax._keys import checked_key
 from initjax._values import checked_choice
 from initjax.auditing._audit import prepare
 from initjax.auditing._judging.findings import Finding
-from initjax.auditing._measuring.jobs import special_values
+from initjax.auditing._measuring.jobs import unchecked
 from initjax.auditing._reading.trace import trace
 from initjax.auditing._repairing.critical import unit_variance_explodes
 from initjax.auditing._repairing.draft import Draft
@@ -44,7 +44,7 @@ _WARNINGS: dict[Method, str] = {
 }
 
 
-@special_values()
+@unchecked()
 def fix(
     loss_fn: Callable[..., Any],
     params: Params,

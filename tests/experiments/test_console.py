@@ -91,6 +91,7 @@ def test_an_error_of_the_program_itself_asks_for_a_report():
     ("body", "code", "message"),
     [
         ("raise UsageError('--seed=3: is\\n taken')", 2, "experiments.x: --seed=3: is taken\n"),
+        ("raise MemoryError", 1, "experiments.x: there is not enough memory\n"),
         ("open('/nowhere/x')", 1, "experiments.x: /nowhere/x: No such file or directory\n"),
         ("sys.stdout.close(); sys.stdout = None; console.say(sys.stdout, 'x')", 0, ""),
     ],

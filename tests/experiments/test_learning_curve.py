@@ -5,6 +5,7 @@ import math
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.common import files, learning_curve
 
@@ -40,3 +41,14 @@ def test_every_kind_of_run_gets_a_learning_curve(epochs, per_epoch, loss, acc, t
     with PIL.Image.open(tmp_path / "learning_curve.png") as picture:
         assert picture.size == (1500, 660)
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+@pytest.mark.parametrize("highest", [2.4, 300.0, 1e6, 1e32])
+def test_the_axis_of_losses_is_labeled_whatever_they_are(highest):
+    figure = Figure()
+    axes = figure.subplots()
+    learning_curve._loss_axis(axes, np.array([0.1, highest]), math.log(10))
+    low, high = axes.get_ylim()
+    figure.draw_without_rendering()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert len(ticks) >= 3 and axes.yaxis.get_major_formatter()(ticks[1], 1)

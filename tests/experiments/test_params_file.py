@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import os
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from experiments.common import params_file, run_directory
 from experiments.common.config import Config, UsageError
 
 
-def tree(dtype=np.float32, value=0.5):
+def tree(dtype: Any = np.float32, value=0.5):
     def layer(inputs, outputs):
         return {
             "kernel": np.full((inputs, outputs), value, dtype),
@@ -112,6 +114,12 @@ def test_what_is_no_file_of_parameters_is_refused(tmp_path, content, spec, messa
         (tmp_path / "x").write_bytes(content)
     with pytest.raises(UsageError, match=message):
         params_file.pinned(Config(params=str(tmp_path / spec)))
+
+
+def test_a_pipe_is_refused_since_it_is_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(UsageError, match="is not a regular file"):
+        params_file.pinned(Config(params=str(tmp_path / "x")))
 
 
 def test_a_file_of_parameters_and_an_initializer_contradict_each_other():

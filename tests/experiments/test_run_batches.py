@@ -56,7 +56,9 @@ def test_too_little_memory_is_reported_in_one_line(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(training, "train_runs", fails)
-    with pytest.raises(ValueError, match=r"^a network with hidden layers 16-8 and --batch_size=32 needs"):
+    with pytest.raises(
+        ValueError, match=r"^a network with hidden layers 16-8 and --batch_size=32 needs"
+    ):
         trainer.train({"a": config})
     error = jax.errors.JaxRuntimeError("INTERNAL: something else")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):

@@ -137,7 +137,8 @@ def test_jax_fails_the_test_of_the_rounded_distribution(spec, law, key):
     )
     assert p_value(theirs(key, shape, jnp.bfloat16), law) < 1e-12
     assert p_value(initjax.parse(spec)(key, shape, jnp.bfloat16), law) > 0.01
-    assert jnp.isnan(jax.nn.initializers.he_normal()(key, (3, 4), "float8_e4m3fn")).all()
+    if jax.default_backend() == "cpu":  # on a GPU it doesn't compile
+        assert jnp.isnan(jax.nn.initializers.he_normal()(key, (3, 4), "float8_e4m3fn")).all()
 
 
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import initjax
 
@@ -154,6 +155,12 @@ def test_what_is_no_single_key_is_refused_by_name(name, spec):
             ValueError, match=r"a single key, got an array of keys of shape \(.*vmap"
         ):
             initializer(keys, shape)
+
+
+def test_a_stream_of_keys_is_explained():
+    for stream in (nnx.Rngs(0), nnx.Rngs(0).params):
+        with pytest.raises(TypeError, match=r"got a Rng\w*; call it, as in rngs\.params\(\)"):
+            initjax.he_normal()(stream, (3, 4))  # pyright: ignore
 
 
 @pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)], ids=["typed", "raw"])

@@ -161,7 +161,7 @@ def test_mimetic_gives_the_best_approximation_of_a_heads_rank(key):
     params: Any = linen.MultiHeadDotProductAttention(num_heads=4).init(key, jnp.ones((1, 4, 64)))
     drawn = initjax.mimetic(params, key, query_key=(1.0, 0.0))["params"]
     for head in range(4):
-        query, other = drawn["query"]["kernel"][:, head], drawn["key"]["kernel"][:, head]
+        query, other = (np.asarray(drawn[part]["kernel"])[:, head] for part in ("query", "key"))
         np.testing.assert_allclose(query.T @ query, other.T @ other, atol=1e-4)
         # Each side gets the root of every singular value; the largest of such noise is about 2.
         values = np.linalg.svd(query)[1] ** 2

@@ -552,6 +552,7 @@ def test_shapes_made_under_a_mesh_of_one_device_are_drawn_there(key):
 
 MESH = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 import initjax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -588,6 +589,7 @@ def test_each_device_draws_its_shard_and_the_mesh_does_not_matter():
 
 BITS = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 import initjax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -634,6 +636,7 @@ def test_no_sharding_changes_a_bit(thorough):
 COMPILED = """
 import logging
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 import initjax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -665,6 +668,7 @@ def test_sharded_leaves_of_one_shape_and_kind_compile_once():
 
 DEVICES = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 import initjax, numpy as np
 from jax.sharding import SingleDeviceSharding

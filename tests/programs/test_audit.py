@@ -249,6 +249,15 @@ def test_another_initializer_is_suggested_where_a_repair_does_not_help(
         assert line.startswith(f"next    python -m experiments.audit {flags}")
 
 
+def test_a_batch_that_is_too_small_is_no_evidence_of_health(tmp_path, folder, capsys):
+    network = Config(batch_size=1, hidden=(16,), data_dir=folder)
+    audit.run(audit.Audit(network, fix=True), str(tmp_path / "a"), sys.stdout)
+    output = capsys.readouterr().out
+    assert "\nNothing was changed: the batch is too small to judge the weights.\n" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("next ")]
+    assert "--batch_size" not in line and "--fix" not in line
+
+
 def test_a_step_that_is_too_large_is_no_fault_of_the_weights(tmp_path, folder, capsys):
     network = Config(optimizer="sgd", learning_rate=100.0, hidden=(16,), data_dir=folder)
     audit.run(audit.Audit(network, True, True), str(tmp_path / "a"), sys.stdout)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from experiments import mnist
-from experiments.common import data, files, run_directory, starting
-from experiments.common.config import Config
+from experiments.common import data, files, run_directory, starting, training
+from experiments.common.config import Config, UsageError
 
 COMMAND = [sys.executable, "-m", "experiments.mnist"]
 # Halves the compilation time of XLA, for tests that don't check the numbers.
@@ -530,6 +530,30 @@ def test_head_closing_the_output_causes_no_traceback(tmp_path):
     command = f"{sys.executable} -m experiments.mnist --help | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
+
+
+def test_head_closing_the_output_loses_no_epoch(folder, tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "--epochs=2", "--hidden=8", f"--data_dir={folder}", "--workdir=run"],
+        cwd=tmp_path, env=FAST, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout and process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(timeout=120) == 0
+    process.stderr.close()
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "finished"
+
+
+def test_running_out_of_memory_in_the_first_epoch_leaves_nothing(folder, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(training, "train", fails)
+    config = Config(epochs=1, hidden=(8,), data_dir=folder)
+    with pytest.raises(UsageError, match="hidden layers 8 and --batch_size=128 needs more memory"):
+        mnist.run(config, str(tmp_path / "run"))
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_configuration_is_checked_on_construction():

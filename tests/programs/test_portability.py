@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+from experiments.common import description
+
 # Every module of the programs, and the locks, without what only POSIX has.
 _CODE = """
 import importlib, os, pathlib, pkgutil, sys
@@ -35,3 +37,10 @@ def test_no_program_names_a_module_that_only_posix_has():
     for path in (root / "experiments").rglob("*.py"):
         for name in ("fcntl", "termios", "SIGKILL", "SIGUSR", "SIGHUP", "os.fork", "os.getuid"):
             assert name not in path.read_text(encoding="utf-8"), path
+
+
+def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
+    command = ["--init=normal(0.1, 0)", "--seed=0"]
+    assert description.quoted(command) == "'--init=normal(0.1, 0)' --seed=0"
+    monkeypatch.setattr(description.os, "name", "nt")
+    assert description.quoted(command) == '"--init=normal(0.1, 0)" --seed=0'

@@ -29,12 +29,15 @@ class Job(NamedTuple):
 
 
 @contextlib.contextmanager
-def special_values() -> Iterator[None]:
-    """Where NaN and infinity are results, not mistakes: NaN marks what did not run or can't be
-    measured, and what is broken is reported, even under `jax_debug_nans`."""
+def unchecked() -> Iterator[None]:
+    """Where JAX's debugging modes don't apply.
+
+    NaN and infinity are results here: they mark what did not run or can't be measured, and what is
+    broken is reported. A key of the batch is used again, since the loss is run several times.
+    """
     import jax
 
-    with jax.debug_nans(False), jax.debug_infs(False):
+    with jax.debug_nans(False), jax.debug_infs(False), jax.debug_key_reuse(False):
         yield
 
 

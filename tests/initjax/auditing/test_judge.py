@@ -276,6 +276,31 @@ def test_a_cause_hides_only_causes_that_are_judged_after_it():
     assert CAUSES["not_finite"].explains("update") and not CAUSES["depth"].explains("update")
 
 
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(0.01, np.float32), (2.0, np.float32), (0.3, jnp.bfloat16)], ids=str
+)
+def test_a_draw_of_uniform_from_zero_is_named(scale, dtype):
+    def remedy(kernel):
+        def loss(p, x):
+            return jnp.square(jnp.tanh(x.astype(dtype) @ p["in"]) @ p["out"]).mean()
+
+        given = {"in": jnp.asarray(kernel, dtype), "out": jnp.asarray(normal(5, 40, 3), dtype)}
+        (found,) = (f for f in initjax.audit(loss, given, X).findings if f.cause == "not_centered")
+        return found.remedy
+
+    drawn = initjax.uniform(scale)(jax.random.key(0), (INPUTS, 40))
+    assert "uniform(scale), which is U[0, scale)" in remedy(drawn)
+    random = np.random.default_rng(0)
+    for other in (
+        np.abs(random.normal(size=drawn.shape)),
+        random.exponential(size=drawn.shape),
+        random.uniform(0.2, 1, drawn.shape),
+        random.uniform(-0.2, 1, drawn.shape),
+        random.beta(2, 2, drawn.shape),
+    ):
+        assert "uniform(scale)" not in remedy(scale * other)
+
+
 def test_a_finding_tells_code_which_parameters_it_is_about():
     (finding,) = tanh(params(stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
     names = paths(params())

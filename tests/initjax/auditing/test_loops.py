@@ -324,7 +324,7 @@ def test_layers_of_a_branch_that_was_not_taken_are_marked_as_not_run():
     assert [layer.samples > 0 for layer in found.layers] == [*keep, True]
     assert found.findings == ()
     assert str(found).count("not run") == 2
-    repaired, repair = initjax.fix(loss, params, X, keep, key=jax.random.key(0))
+    repaired, repair = initjax.fix(loss, params, X, keep, method="variance")
     ratios = np.abs(repaired["w"] / params["w"]).mean((1, 2))
     assert ratios[1] == ratios[3] == 1 and ratios[0] != 1 and ratios[2] != 1
     assert ("w", "did not run on this batch, or not in every iteration of its loop") in repair.left
@@ -338,7 +338,7 @@ def test_a_layer_that_was_not_run_is_no_nan_to_debug():
     params = {"yes": STACK["w"][0], "no": STACK["w"][1], "out": STACK["out"]}
     with jax.debug_nans(True):
         found = initjax.audit(loss, params, X, np.array(True))
-        _, repair = initjax.fix(loss, params, X, np.array(True))
+        _, repair = initjax.fix(loss, params, X, np.array(True), method="variance")
     assert sorted(layer.samples > 0 for layer in found.layers) == [False, True, True]
     assert np.isfinite(repair.after.network.loss)
 
@@ -356,5 +356,5 @@ def test_layers_without_weights_are_left_out(scanned):
     params = {"empty": empty, "w": STACK["w"][0], "out": STACK["out"]}
     layers = initjax.audit(loss, params, X).layers
     assert [layer.name for layer in layers] == ["w", "out"]
-    _, repair = initjax.fix(loss, params, X)
+    _, repair = initjax.fix(loss, params, X, method="variance")
     assert repair.verdict == "ok"

@@ -73,7 +73,7 @@ def reasons(loss, params, *batch):
 
 def computed(loss, params, *batch):
     """The parameters that are no kernels themselves, but make some up."""
-    _, repair = initjax.fix(loss, params, *batch)
+    _, repair = initjax.fix(loss, params, *batch, method="variance")
     return [name for name, reason in repair.left if "is computed from parameters" in reason]
 
 
