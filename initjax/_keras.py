@@ -79,7 +79,8 @@ def from_keras(wanted: Any, config: Any) -> tuple[str, dict[str, Any]]:
     }
     if "distribution" in arguments:
         distribution = arguments["distribution"]
-        arguments["distribution"] = _DISTRIBUTIONS.get(distribution, distribution)
+        if isinstance(distribution, str):
+            arguments["distribution"] = _DISTRIBUTIONS.get(distribution, distribution)
     value = arguments.get("value")
     if isinstance(value, Mapping):  # a serialized array
         value = value.get("config")

@@ -37,8 +37,8 @@ from initjax._values import (
     checked_choice,
     checked_dtype,
     checked_number,
+    factory,
     initializer,
-    is_key,
     settle,
 )
 from initjax.fans import checked_fans, fans_arguments, fans_of
@@ -182,7 +182,7 @@ def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
     scale = checked_number(owner, "scale", scale, minimum=0)
     if gain is None:
         return scale
-    if isinstance(gain, str) or (callable(gain) and not is_key(gain)):
+    if isinstance(gain, str) or callable(gain):
         number = theory_gain(gain)
     else:
         number = checked_number(owner, "gain", gain, minimum=0)
@@ -251,6 +251,7 @@ def _radius_and_phase(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sh
     return radius, jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
 
 
+@factory
 def lecun_uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -293,6 +294,7 @@ def lecun_uniform(
     return named("lecun_uniform", "fan_in", "uniform", gain, fans, dtype)
 
 
+@factory
 def lecun_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -335,6 +337,7 @@ def lecun_normal(
     return named("lecun_normal", "fan_in", "truncated_normal", gain, fans, dtype)
 
 
+@factory
 def glorot_uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -378,6 +381,7 @@ def glorot_uniform(
     return named("glorot_uniform", "fan_avg", "uniform", gain, fans, dtype)
 
 
+@factory
 def glorot_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -420,6 +424,7 @@ def glorot_normal(
     return named("glorot_normal", "fan_avg", "truncated_normal", gain, fans, dtype)
 
 
+@factory
 def he_uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -462,6 +467,7 @@ def he_uniform(
     return named("he_uniform", "fan_in", "uniform", gain, fans, dtype)
 
 
+@factory
 def he_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
-from initjax._laws import Law
+from initjax._laws import Law, log_uniform_center
 from initjax._values import (
     checked_choice,
     checked_dtype,
@@ -71,8 +71,14 @@ class log_uniform:
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
-        low, high = (dtype.type(np.log(bound)) for bound in bounds)
-        return Law(_log_uniform, (low, high), self.maxval, bounds)
+        low, high = map(np.log, bounds)
+        return Law(
+            transform=_log_uniform,
+            numbers=(dtype.type(low), dtype.type(high)),
+            reach=self.maxval,
+            central=log_uniform_center(low, high),
+            bounds=bounds,
+        )
 
 
 def _log_uniform(uniform: Callable, low: Any, high: Any) -> jax.Array:

@@ -68,3 +68,10 @@ def test_a_forget_gate_bias_fills_the_gate_that_flax_reads_as_forget(key):
 def test_errors_say_what_is_valid(make, message, key):
     with pytest.raises((TypeError, ValueError), match=message):
         make(key)
+
+
+@pytest.mark.parametrize("counts", [[10, 30], [10, 30, 20, 40]])
+def test_unsigned_counts_are_no_key(counts, key):
+    """They have the dtype and the shape of a raw PRNG key."""
+    drawn = initjax.class_frequency_bias(np.array(counts, np.uint32))(key, (len(counts),))
+    np.testing.assert_array_equal(drawn, initjax.class_frequency_bias(counts)(key, drawn.shape))

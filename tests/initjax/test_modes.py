@@ -225,6 +225,26 @@ def test_narrow_draws_of_few_values_warn_at_the_call(key):
         assert [warning.filename for warning in seen] == [__file__]
 
 
+@pytest.mark.parametrize("name", initjax.NAMES)
+def test_a_factory_that_is_called_as_an_initializer_explains_itself(name):
+    if name in ("zeros", "ones"):  # are initializers
+        return
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        with pytest.raises(TypeError, match=r"is a PRNG key; .* makes an initializer") as raised:
+            getattr(initjax, name)(key, (3, 4), "float32")
+        assert "\n" not in str(raised.value)
+
+
+def test_what_makes_no_initializer_does_not_claim_to(key):
+    for function in (
+        lambda number: initjax.lora_scale(number, 4),
+        lambda number: initjax.depth_indexed("layers_{}", 2, stddev=number),
+    ):
+        for number in (key, jax.random.PRNGKey(0)):
+            with pytest.raises(TypeError, match=r"must be a real number, got Array\("):
+                function(number)
+
+
 def test_few_values_are_counted_as_they_are_drawn(key):
     """The count in the warning is that of a draw, whatever the law."""
     for initializer, dtype in (

@@ -188,6 +188,11 @@ def test_get_accepts_every_form_of_an_initializer(identifier, spec):
         ("HeInitializer", ValueError, "unknown initializer 'HeInitializer'"),
         (None, TypeError, "identifier must be an initializer, .* got None"),
         ({"class_name": ["HeNormal"]}, ValueError, "class_name must be one of"),
+        (
+            {"class_name": "VarianceScaling", "config": {"distribution": ["normal"]}},
+            ValueError,
+            r"distribution must be one of .* got \['normal'\]",
+        ),
         (initjax.constant, ValueError, "constant: missing a required argument: 'value'"),
         (int, TypeError, "identifier must be an initializer"),
         (dict, TypeError, "identifier must be an initializer"),

@@ -239,3 +239,17 @@ def test_a_directory_without_runs_is_explained(tmp_path):
     result = report(tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert f"{tmp_path} holds no runs; run python -m experiments.sweep first" in result.stderr
+
+
+def test_the_commit_of_a_repository_around_an_installation_is_not_named(monkeypatch, tmp_path):
+    from experiments import report as program
+
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another"], check=True)
+    file = tmp_path / "lib" / "experiments" / "report.py"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(program, "__file__", str(file))
+    assert "commit" not in program._versions()
+    monkeypatch.setattr(program, "__file__", str(tmp_path / "experiments" / "report.py"))
+    assert "commit" in program._versions()
