@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax._fitting import check_held
 from initjax._values import (
     checked_dtype,
     checked_integer,
@@ -154,7 +155,9 @@ class forget_gate_bias:
                 f"{self!r} needs a shape whose last axis is a multiple of {self.gates}, got {shape}"
             )
         values = np.repeat(np.eye(self.gates)[self.gate], shape[-1] // self.gates) * self.value
-        values = jnp.asarray(values, resolved_dtype(dtype, self.dtype))
+        dtype = resolved_dtype(dtype, self.dtype, repr(self))
+        check_held(self, dtype, [0.0, self.value])
+        values = jnp.asarray(values, dtype)
         return resharded(jnp.broadcast_to(values, shape), out_sharding)
 
 

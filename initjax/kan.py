@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_dtypes
+from initjax._fitting import check_drawn
 from initjax._values import (
+    called_as,
     checked_dtype,
     checked_integer,
     checked_number,
@@ -82,8 +84,12 @@ class kan_spline:
                 f" intervals plus the order, got {shape}"
             )
         bound = self.noise_scale / (2 * intervals)
-        noise = random_uniform(-bound, bound)(key, (*shape[:-1], intervals + 1), wide)
-        solve = jnp.asarray(_least_norm(intervals, self.order), wide)
+        solve = _least_norm(intervals, self.order)
+        reach = bound * float(np.abs(solve).sum(axis=0).max())
+        check_drawn(self, dtype, wide, reach, (-bound, bound))
+        draw = called_as(repr(self), random_uniform(-bound, bound))
+        noise = draw(key, (*shape[:-1], intervals + 1), wide)
+        solve = jnp.asarray(solve, wide)
         coefficients = jnp.matmul(noise, solve, precision=jax.lax.Precision.HIGHEST)
         return resharded(coefficients.astype(dtype), out_sharding)
 

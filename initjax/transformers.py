@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
-from initjax._laws import Law, normal_law
+from initjax._fitting import check_drawn
+from initjax._laws import Law, normal_center, normal_law
 from initjax._values import (
     Axes,
     Initializer,
+    called_as,
     checked_axes,
     checked_dtype,
     checked_integer,
@@ -57,7 +59,7 @@ def small_init(features: int, dtype: Any = None) -> normal:
       https://arxiv.org/abs/1910.05895, as in GPT-NeoX-20B, https://arxiv.org/abs/2204.06745
     """
     features = checked_integer("small_init", "features", features, 1)
-    return normal((2 / (5 * features)) ** 0.5, dtype)
+    return called_as("small_init", normal((2 / (5 * features)) ** 0.5, dtype))
 
 
 @factory
@@ -87,7 +89,7 @@ def wang_init(num_layers: int, features: int, dtype: Any = None) -> normal:
     """
     num_layers = checked_integer("wang_init", "num_layers", num_layers, 1)
     features = checked_integer("wang_init", "features", features, 1)
-    return normal(2 / (num_layers * features**0.5), dtype)
+    return called_as("wang_init", normal(2 / (num_layers * features**0.5), dtype))
 
 
 @factory
@@ -280,7 +282,10 @@ class unit_norm:
         shape = tuple(shape)
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(f"{self!r} needs a shape that has this axis, got {shape}")
-        kernel = normal(1.0)(key, shape, wide)
+        # An entry is almost normal, and no vector is longer than the scale.
+        spread = abs(self.scale) / max(shape[self.axis], 1) ** 0.5
+        check_drawn(self, dtype, wide, min(abs(self.scale), 8.3 * spread), normal_center(spread))
+        kernel = called_as(repr(self), normal(1.0))(key, shape, wide)
         squares = jnp.sum(jnp.square(jnp.abs(kernel)), self.axis, keepdims=True)
         # One number may be zero, a vector of them practically never.
         length = jnp.sqrt(jnp.maximum(squares, jnp.finfo(wide).tiny))

@@ -26,9 +26,16 @@ ARGUMENTS = {
     "torch_bias": ["64"],
     "in_blocks": ["he_normal", "bounded_normal"],
     "stft": ["'imag'"],
+    "inverse_softplus": ["log_uniform"],
+    "logarithm": ["random_uniform(1.0, 16.0)"],
+    "small_init": ["64"],
+    "wang_init": ["4, 64"],
+    "layer_scale": ["4"],
+    "prior_bias": ["0.01"],
+    "class_frequency_bias": ["(1.0, 2.0, 5.0)"],
 }
 SHAPE = 5, 16, 24
-SHAPES = {"stft": (16, 1, 9)}
+SHAPES = {"stft": (16, 1, 9), "hippo": (24, 24), "class_frequency_bias": (3,)}
 CALLS = [
     (name, spec)
     for name, made in initjax.NAMES.items()
@@ -41,6 +48,10 @@ CALLS = [
 ALIASES = {f"xavier_{kind}": f"glorot_{kind}" for kind in ("uniform", "normal")}
 ALIASES |= {f"kaiming_{kind}": f"he_{kind}" for kind in ("uniform", "normal")}
 FIXED = {"zeros", "ones", "constant", "identity", "dirac", "hadamard_identity", "stft"}
+FIXED |= {"s4d", "hippo", "layer_scale", "prior_bias", "class_frequency_bias", "forget_gate_bias"}
+# Messages about their key name the initializer that they call.
+WRAPPERS = {"icnr", "inverse_softplus", "logarithm"}
+
 DRAWN = [(name, spec) for name, spec in CALLS if name not in FIXED]
 
 
@@ -149,7 +160,8 @@ def test_what_is_no_single_key_is_refused_by_name(name, spec):
         with pytest.raises(TypeError) as raised:
             initializer(key, shape)
         assert "needs a PRNG key, such as jax.random.key(0), got" in str(raised.value)
-        assert str(raised.value).startswith(ALIASES.get(name, name)) or name == "icnr"
+        called = ALIASES[name] if name in ALIASES else name
+        assert str(raised.value).startswith(called) or name in WRAPPERS
     for keys in (jax.random.split(jax.random.key(0), 3), jax.random.split(jax.random.PRNGKey(0))):
         with pytest.raises(
             ValueError, match=r"a single key, got an array of keys of shape \(.*vmap"
@@ -265,6 +277,9 @@ FITTING = [
     (initjax.torch_bias(1e-20), "float16"),
     (initjax.torch_kaiming_uniform(gain=1e9), "float16"),
     (initjax.icnr(initjax.normal(1e9), 2), "float16"),
+    (initjax.unit_norm(scale=1e6), "float16"),
+    (initjax.kan_spline(1e9), "float16"),
+    (initjax.forget_gate_bias(1e6), "float16"),
     (initjax.hadamard_identity(), "int8"),
     (initjax.constant(1e6), "float16"),
     (initjax.constant([0.0, 1e-10]), "float16"),
@@ -284,7 +299,7 @@ def test_numbers_that_a_dtype_cannot_hold_are_refused(initializer, dtype, key):
 
 @pytest.mark.parametrize(("name", "spec"), CALLS)
 def test_a_dtype_without_sign_and_zero_is_refused(name, spec, key):
-    if name in ("ones", "constant"):  # see above
+    if name in ("ones", "constant", "layer_scale"):  # positive constants
         assert initjax.ones(key, (3,), "float8_e8m0fnu").astype(float).tolist() == [1, 1, 1]
         return
     with pytest.raises(ValueError, match=r"float8_e8m0fnu can't hold|float8_e8m0fnu has no sign"):
@@ -300,7 +315,7 @@ def test_infinity_and_nan_are_held_where_a_dtype_has_them(key):
 def test_no_product_depends_on_the_precision_of_the_device(key, tf32):
     kernels = {"query": (8, 2, 4), "key": (8, 2, 4), "value": (8, 2, 4), "out": (2, 4, 8)}
     params = {name: {"kernel": jnp.zeros(shape)} for name, shape in kernels.items()}
-    linear = [spec for spec in KINDS if "orthogonal" in spec] + ["scaled_orthogonal", "he_normal"]
+    linear = [spec for spec in KINDS if "orthogonal" in spec] + ["scaled_orthogonal", "kan_spline"]
 
     def draw():
         drawn = {spec: np.asarray(initjax.parse(spec)(key, SHAPE)) for spec in linear}
@@ -316,7 +331,8 @@ def test_no_product_depends_on_the_precision_of_the_device(key, tf32):
     for name, spec in CALLS:  # all others multiply no matrices
         shape = SHAPES.get(name, SHAPE)
         traced = str(jax.make_jaxpr(lambda key: initjax.parse(spec)(key, shape))(key))  # noqa: B023
-        assert "dot_general" not in traced and "conv_general" not in traced, spec
+        assert name == "kan_spline" or "dot_general" not in traced, spec
+        assert "conv_general" not in traced, spec
 
 
 def test_mimetic_works_without_promotion():
