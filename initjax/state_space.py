@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
+from initjax._fitting import check_drawn, check_held
 from initjax._laws import Law
 from initjax._values import (
     checked_choice,
@@ -71,8 +72,10 @@ class log_uniform:
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
-        low, high = (dtype.type(np.log(bound)) for bound in bounds)
-        return Law(_log_uniform, (low, high), self.maxval, bounds)
+        low, high = (float(np.log(bound)) for bound in bounds)
+        margin = 0.01 * (high - low)
+        central = float(np.exp(low + margin)), float(np.exp(high - margin))
+        return Law(_log_uniform, (dtype.type(low), dtype.type(high)), self.maxval, central, bounds)
 
 
 def _log_uniform(uniform: Callable, low: Any, high: Any) -> jax.Array:
@@ -178,7 +181,11 @@ def _stored(
         raise ValueError(
             f"{self!r} needs an initializer of positive numbers, but it drew {float(drawn.min())}"
         )
-    return resharded(function(drawn).astype(dtype), out_sharding)
+    kernel = function(drawn)
+    traced = isinstance(kernel, Tracer) or not kernel.size
+    reach = 0.0 if traced else float(jnp.abs(kernel).max())
+    check_drawn(self, dtype, wide, reach, (0.0, 0.0))
+    return resharded(kernel.astype(dtype), out_sharding)
 
 
 @initializer
@@ -338,6 +345,7 @@ def _repeated(
             f"{self!r} has numbers up to {largest:.3g} in the shape {shape}, but the largest"
             f" {dtype.name} is {limit:.3g}"
         )
+    check_held(self, dtype, values)
     return resharded(jnp.broadcast_to(jnp.asarray(values, dtype), shape), out_sharding)
 
 

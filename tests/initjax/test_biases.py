@@ -68,3 +68,8 @@ def test_a_forget_gate_bias_fills_the_gate_that_flax_reads_as_forget(key):
 def test_errors_say_what_is_valid(make, message, key):
     with pytest.raises((TypeError, ValueError), match=message):
         make(key)
+
+
+def test_frequencies_may_be_huge(key):
+    bias = initjax.class_frequency_bias([1e308, 1e308, 1e-10])(key, (3,), "float32")
+    np.testing.assert_allclose(bias, [np.log(0.5), np.log(0.5), np.log(0.5e-318)], rtol=1e-5)
