@@ -219,6 +219,8 @@ def test_narrow_draws_of_few_values_warn_at_the_call(key):
         (initjax.bounded_normal(5.0, 0.01, 4.9, 5.1), "bfloat16"),
         (initjax.random_uniform(0.99, 1.0), "bfloat16"),
         (initjax.random_normal(1e4, 1e-3), "float32"),
+        (initjax.random_normal(1e30, 1.0), "float32"),
+        (initjax.he_normal(gain=1e-44), "float32"),
     ):
         with pytest.warns(UserWarning, match=f"where {dtype} has only") as seen:
             jax.eval_shape(lambda key: initializer(key, (30, 40), dtype), key)  # noqa: B023
