@@ -74,6 +74,12 @@ def test_parses_valid_specifications(spec, expected):
             r"in 'icnr\(normal\(-1\)\)': normal: stddev must be a finite number >= 0, got -1",
         ),
         (
+            "variance_scaling(2.0, fan_in, normal)",
+            r"fan_in is not an initializer; write text in quotes: \"fan_in\"$",
+        ),
+        ("in_blocks(he)", "unknown initializer 'he'; did you mean he_uniform or he_normal"),
+        ("HE", "unknown initializer 'HE'; did you mean he_uniform or he_normal"),
+        (
             "icnr(icnr(normal(stdev=1)))",
             "normal has no parameter 'stdev'; valid parameters: stddev",
         ),
