@@ -40,7 +40,7 @@ def prepare(directory: pathlib.Path, remedy: str, new: bool = False) -> pathlib.
         if new and isinstance(error, FileExistsError):
             raise
         remove_empty(missing)
-        reason = "it is not a directory" if directory.is_file() else error.strerror
+        reason = "it is not a directory" if os.path.isfile(directory) else error.strerror
         raise UsageError(f"cannot write to {directory} ({reason}); {remedy}") from None
     return directory
 

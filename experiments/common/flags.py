@@ -25,6 +25,9 @@ from experiments.common.config import (
     UsageError,
 )
 
+DIGITS = r"\d{1,1000}"
+"""The pattern of a number in a list; Python reads no integers of many thousand digits."""
+
 Groups = Mapping[str, Iterable[str]]
 """The names of a program's flags under the headings of --help."""
 
@@ -60,6 +63,8 @@ def expanded(path: str) -> str:
     """
     if not path:
         raise UsageError("the path is empty")
+    if "\0" in path:  # from a file of flags
+        raise UsageError("the path holds a null character")
     found = os.path.expanduser(path)
     if found.startswith("~"):
         raise UsageError(
@@ -179,7 +184,7 @@ def sizes(text: str) -> tuple[int, ...]:
     )
     found: list[int] = []
     for part in text.split(",") if text else []:
-        match = re.fullmatch(r"(?:(\d+)x)?([+-]?\d+)", part.strip())
+        match = re.fullmatch(rf"(?:({DIGITS})x)?([+-]?{DIGITS})", part.strip())
         if not match or match[1] == "0":
             raise wrong
         # No more than a configuration refuses with a better message.
