@@ -68,7 +68,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and not error.filename:  # such as one about a full disk
+        if error.errno and error.filename in (None, str(temporary)):  # such as about a full disk
             error.filename = str(path)
         raise
     finally:

@@ -75,3 +75,11 @@ def test_a_directory_is_written_to_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: '.*file'"):
         files.write(tmp_path / "file", b"")
     assert sorted(os.listdir(tmp_path)) == ["a", "file"]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError, match=r"page\.html") as error:
+        files.write(tmp_path / "page.html", b"")
+    assert error.value.filename == str(tmp_path / "page.html")
+    assert os.listdir(tmp_path) == ["page.html"]
