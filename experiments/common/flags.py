@@ -59,12 +59,16 @@ def expanded(path: str) -> str:
     """The path with a home directory in place of `~`, which no shell expands after `--NAME=`.
 
     Raises:
-      UsageError: the path is empty, or there is no such home directory.
+      UsageError: the path is empty or no text, or there is no such home directory.
     """
     if not path:
         raise UsageError("the path is empty")
     if "\0" in path:  # from a file of flags
         raise UsageError("the path holds a null character")
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # many libraries take no such names
+        raise UsageError("the path is not valid UTF-8; rename it") from None
     found = os.path.expanduser(path)
     if found.startswith("~"):
         raise UsageError(
