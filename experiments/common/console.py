@@ -61,6 +61,8 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         signal.signal(number, signal.default_int_handler)
     sys.unraisablehook = _unraisable
     use_compilation_cache()
+    # Matplotlib about a name in a title; the picture shows a box instead.
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
     if os.name == "nt":
         os.system("")  # has the console of Windows read escape sequences
     try:
