@@ -4,10 +4,6 @@ import importlib.util
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # what `python -m` sets while it looks for the program
-    # Until the program has started, Ctrl-C ends it without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 # What the extra `experiments` in pyproject.toml installs, by import name. This file runs before
 # every program, so that each of them reports a missing package in the same way.
 _PACKAGES = (

@@ -121,6 +121,7 @@ def run(
                 title = (
                     f"{description.network(network, start.model)}; {description.weights(network)}"
                 )
+                title = title.replace("$", r"\$")  # such as that of a file's name: no formula
                 with progress.stage(stream, "plot    drawing audit.png"):
                     picture = io.BytesIO()
                     drawn = run_audit.in_flags(drawn)

@@ -182,7 +182,7 @@ def parse_seeds(text: str) -> list[int]:
     """
     wrong = UsageError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
     too_many = UsageError(f"--seeds={text}: at most {_MOST_SEEDS:,} seeds are possible")
-    if re.fullmatch(r"\d+", text.strip()):
+    if re.fullmatch(flags.DIGITS, text.strip()):
         if int(text) < 1:
             raise UsageError(f"--seeds={text}: must be at least 1")
         if int(text) > _MOST_SEEDS:
@@ -190,7 +190,7 @@ def parse_seeds(text: str) -> list[int]:
         return list(range(int(text)))
     seeds: dict[int, None] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(rf"\s*({flags.DIGITS})(?:-({flags.DIGITS}))?\s*", part)
         if not match:
             raise wrong
         first, last = int(match[1]), int(match[2] or match[1])
@@ -206,7 +206,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """The two numbers of `--shard=i/n`."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(rf"({flags.DIGITS})/({flags.DIGITS})", text)
     if not match or int(match[1]) >= int(match[2]):
         raise UsageError(f"--shard={text}: must be i/n with i from 0 to n-1, such as 0/4")
     return int(match[1]), int(match[2])

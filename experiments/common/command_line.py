@@ -69,6 +69,8 @@ def parse(program: Program, argv: Sequence[str]) -> list[str] | str:
         raise UsageError("--flagfile: must be a text file with one flag per line") from None
     except flags.Error as error:
         raise UsageError(str(error)) from None
+    except ValueError as error:  # of absl, about a value of --noNAME
+        raise UsageError(str(error)) from None
     if values["version"].value:
         return "\n".join(" ".join(pair) for pair in description.versions().items())
     if any(values[name].value for name in _HELP):

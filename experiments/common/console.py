@@ -1,5 +1,6 @@
 """What all programs share when they run: start and exit, output, errors, Ctrl-C."""
 
+import _thread
 import atexit
 import contextlib
 import gc
@@ -42,9 +43,9 @@ def use_all_cores() -> None:
 def run_program(program: command_line.Program, main: Callable[..., None]) -> None:
     """Parses the command line, runs a program and exits.
 
-    The exit code is 0; 2 after a `UsageError`, which is shown in one line; 130 after Ctrl-C or
-    SIGTERM; 1 if memory or a disk is full, and after any other error, which is the program's own
-    fault: it is shown with its traceback and with what a report of it needs.
+    The exit code is 0; 2 after a `UsageError`, which is shown in one line; 130 after Ctrl-C,
+    SIGTERM or SIGHUP; 1 if memory or a disk is full, and after any other error, which is the
+    program's own fault: it is shown with its traceback and with what a report of it needs.
 
     Args:
       program: its command, flags and help.
@@ -54,11 +55,14 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     # more at exit: a fifth of the time of the main job. So it runs less often, and not at exit.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    # A job stopped by a cluster is treated like one stopped by its user.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see experiments/__init__.py
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A job stopped by a cluster, or by a terminal that was closed, is treated like one stopped by
+    # its user. For SIGINT, see experiments/__init__.py.
+    for number in _stop_signals():
+        signal.signal(number, signal.default_int_handler)
+    sys.unraisablehook = _unraisable
     use_compilation_cache()
+    # Matplotlib about a name in a title; the picture shows a box instead.
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
     if os.name == "nt":
         os.system("")  # has the console of Windows read escape sequences
     try:
@@ -83,6 +87,26 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     except Exception:
         say(sys.stderr, traceback.format_exc(), *_report_request(program))
         sys.exit(1)
+
+
+def _stop_signals() -> list[int]:
+    """The signals that stop a program: all but those it was started to ignore, as by nohup."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last one
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def _unraisable(error: Any) -> None:
+    """Repeats a Ctrl-C that came while Python ran a callback, such as one of JAX's about garbage.
+
+    Python can't raise an error there, so it would go on as if nothing had been pressed.
+    """
+    if not issubclass(error.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(error)
+    elif os.name == "nt":
+        threading.Timer(0.01, _thread.interrupt_main).start()  # after the callback
+    else:  # a real signal, which ends waiting, too
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
 def _described(error: OSError) -> str:
@@ -147,7 +171,7 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 @contextlib.contextmanager
 def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
-    """Delays Ctrl-C and SIGTERM, so that the current runs are finished and stored.
+    """Delays Ctrl-C, SIGTERM and SIGHUP, so that the current runs are finished and stored.
 
     Args:
       stream: where to say so. A second Ctrl-C stops at once.
@@ -182,7 +206,7 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delays Ctrl-C and SIGTERM to the end of what must not be done by half, such as writing."""
+    """Delays Ctrl-C and the like to the end of what must not be done by half, such as writing."""
     asked = False
 
     def ask(number: int, _: Any) -> None:
@@ -199,9 +223,7 @@ def uninterrupted() -> Iterator[None]:
 def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Has a function handle Ctrl-C and SIGTERM."""
     try:
-        before = {
-            number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, handler) for number in _stop_signals()}
     except ValueError:  # only the main thread receives signals
         before = {}
     try:

@@ -40,7 +40,7 @@ def prepare(directory: pathlib.Path, remedy: str, new: bool = False) -> pathlib.
         if new and isinstance(error, FileExistsError):
             raise
         remove_empty(missing)
-        reason = "it is not a directory" if directory.is_file() else error.strerror
+        reason = "it is not a directory" if os.path.isfile(directory) else error.strerror
         raise UsageError(f"cannot write to {directory} ({reason}); {remedy}") from None
     return directory
 
@@ -68,7 +68,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and not error.filename:  # such as one about a full disk
+        if error.errno and error.filename in (None, str(temporary)):  # such as about a full disk
             error.filename = str(path)
         raise
     finally:

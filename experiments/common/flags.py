@@ -25,6 +25,9 @@ from experiments.common.config import (
     UsageError,
 )
 
+DIGITS = r"\d{1,1000}"
+"""The pattern of a number in a list; Python reads no integers of many thousand digits."""
+
 Groups = Mapping[str, Iterable[str]]
 """The names of a program's flags under the headings of --help."""
 
@@ -56,10 +59,16 @@ def expanded(path: str) -> str:
     """The path with a home directory in place of `~`, which no shell expands after `--NAME=`.
 
     Raises:
-      UsageError: the path is empty, or there is no such home directory.
+      UsageError: the path is empty or no text, or there is no such home directory.
     """
     if not path:
         raise UsageError("the path is empty")
+    if "\0" in path:  # from a file of flags
+        raise UsageError("the path holds a null character")
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # many libraries take no such names
+        raise UsageError("the path is not valid UTF-8; rename it") from None
     found = os.path.expanduser(path)
     if found.startswith("~"):
         raise UsageError(
@@ -179,7 +188,7 @@ def sizes(text: str) -> tuple[int, ...]:
     )
     found: list[int] = []
     for part in text.split(",") if text else []:
-        match = re.fullmatch(r"(?:(\d+)x)?([+-]?\d+)", part.strip())
+        match = re.fullmatch(rf"(?:({DIGITS})x)?([+-]?{DIGITS})", part.strip())
         if not match or match[1] == "0":
             raise wrong
         # No more than a configuration refuses with a better message.

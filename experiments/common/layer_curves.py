@@ -84,7 +84,9 @@ def draw(run: pathlib.Path, title: str, subtitle: str) -> None:
     figure.subplots_adjust(
         left=0.065, right=0.985, bottom=0.11, top=0.875, hspace=0.28, wspace=0.16
     )
-    figure.suptitle(title, x=0.012, y=0.98, ha="left", fontsize=13, fontweight="bold")
+    # A name with two dollar signs is no formula.
+    bold = {"fontsize": 13, "fontweight": "bold", "parse_math": False}
+    figure.suptitle(title, x=0.012, y=0.98, ha="left", **bold)
     figure.supxlabel(subtitle, x=0.012, y=0.015, ha="left", fontsize=8.5, color="0.35")
     colors = colormaps["viridis"](np.linspace(0, 0.92, len(names)))
     for axes, (field, text, logarithmic) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):

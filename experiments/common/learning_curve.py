@@ -35,7 +35,9 @@ def draw(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> No
     per_epoch = len(steps) // max(numbers)
     figure = Figure(figsize=(10, 4.4), dpi=150)
     figure.subplots_adjust(left=0.05, right=0.985, bottom=0.165, top=0.84, wspace=0.13)
-    figure.suptitle(title, x=0.012, y=0.97, ha="left", fontsize=13, fontweight="bold")
+    # A name with two dollar signs is no formula.
+    bold = {"fontsize": 13, "fontweight": "bold", "parse_math": False}
+    figure.suptitle(title, x=0.012, y=0.97, ha="left", **bold)
     figure.supxlabel(subtitle, x=0.012, y=0.02, ha="left", fontsize=8.5, color="0.35")
 
     window = max(1, per_epoch // 20)

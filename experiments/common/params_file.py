@@ -7,6 +7,7 @@ wrong file is reported before JAX is imported.
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -63,9 +64,10 @@ def read(spec: str) -> ParamsFile:
     if pin and not re.fullmatch("[0-9a-f]{6,64}", wanted):
         raise UsageError(f"--params={spec}: expected 6 to 64 hexadecimal digits after {_PIN}")
     file = pathlib.Path(path).expanduser()
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UsageError(f"--params={path} is a directory; name a file: {file}/params.safetensors")
-    if file.exists() and not file.is_file():  # such as a pipe, which can be read only once
+    # Such as a pipe, which can be read only once.
+    if os.path.exists(file) and not os.path.isfile(file):
         raise UsageError(f"--params={path} is not a regular file; save it to one first")
     try:
         content = file.read_bytes()

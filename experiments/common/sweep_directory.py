@@ -35,6 +35,8 @@ _UNLOCKABLE = (filelock.Timeout, OSError, NotImplementedError)
 _PATIENCE = 60.0  # seconds; a process holds the lock for milliseconds, unless it is suspended
 _ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
 
+_REMEDY = "if it is damaged, delete it, and a sweep will train its runs again"
+
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # identifies the run: digest of the configuration and the data
@@ -211,7 +213,7 @@ def read(
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
     tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
-    if not tables:
+    if not any(map(len, tables)):
         below = sorted({str(file.parent) for file in pathlib.Path(directory).glob(f"*/{_PARTS}")})
         run = "run python -m experiments.sweep first"
         advice = f"name a sweep: {' or '.join(below)}" if below else run
@@ -227,8 +229,11 @@ def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(file).read(columns)
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot read {file}: {reason}; {_REMEDY}") from None
     version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
     if version != str(FORMAT_VERSION):
         raise UsageError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
+    if missing := set(columns or SCHEMA.names) - set(table.column_names):
+        raise UsageError(f"{file} has no column {min(missing)}; {_REMEDY}")
     return table

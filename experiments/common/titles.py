@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.common import comparison, description
 from experiments.common.config import Config
 
@@ -27,7 +29,8 @@ _PLURALS = {
 def title(found: Sequence[comparison.Setting]) -> str:
     """The title of a report: what was compared on what, and how often."""
     inits = list(dict.fromkeys(init for setting in found for init in setting.inits))
-    seeds = {seed for setting in found for seed in setting.seeds}
+    runs = np.concatenate([np.isfinite(setting.trained).sum(axis=1) for setting in found])
+    fewest, most = int(runs.min()), int(runs.max())
     listed = f"{', '.join(inits[:-1])} and {inits[-1]}" if len(inits) > 1 else inits[0]
     names = listed if len(inits) <= _NAMED else f"{len(inits)} initializers"
     columns = {name: [_texts(setting)[name] for setting in found] for name in _PLURALS}
@@ -44,7 +47,7 @@ def title(found: Sequence[comparison.Setting]) -> str:
         "bias init": f"bias {Config.bias_init}",
     }
     how = [text for name, text in common.items() if name != "epochs" and text != usual.get(name)]
-    how.append(description.count(len(seeds), "seed"))
+    how.append(f"{fewest} to " * (fewest < most) + description.count(most, "seed"))
     how += [common["epochs"]] if "epochs" in common else []
     where = f", in {len(found)} settings ({', '.join(several)})" if several else ""
     return f"{names}{data}{where}: {', '.join(how)}"

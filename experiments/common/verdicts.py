@@ -97,11 +97,13 @@ def _sentence(
             return f"not settled: whether {first} is ahead of {names[0]} {when} {parts[0]}; {would}"
         listed = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
         return f"not settled: whether {first} is ahead {when}: {listed}; {would}"
-    largest = amount(max(pair.comparison.detectable for _, pair in others))
-    return (
-        f"no difference between {first} and {_listed(names, 'or')} was found {when}; the tests"
-        f" had {statistics.POWER:.0%} power to detect a difference of {largest}"
-    )
+    sentence = f"no difference between {first} and {_listed(names, 'or')} was found {when}"
+    largest = max(pair.comparison.detectable for _, pair in others)
+    # Equal differences tell nothing about their variance, and few seeds settle nothing.
+    if largest == 0 or any(pair.comparison.n < statistics.FEWEST_TO_SETTLE for _, pair in others):
+        return sentence
+    power = f"the tests had {statistics.POWER:.0%} power to detect a difference of"
+    return f"{sentence}; {power} {amount(largest)}"
 
 
 def _seeds_to_settle(pair: comparison.Pair) -> float:
@@ -117,7 +119,7 @@ def _listed(names: list[str], word: str) -> str:
 def summary(setting: comparison.Setting) -> list[str]:
     """The main results of a setting, in a few sentences."""
     sentences = []
-    if 1 < len(setting.seeds) < statistics.FEWEST_TO_SETTLE:
+    if len(setting.inits) > 1 and 1 < len(setting.seeds) < statistics.FEWEST_TO_SETTLE:
         sentences.append(
             f"{len(setting.seeds)} seeds settle nothing, since the sign-flip test needs"
             f" {statistics.FEWEST_TO_SETTLE}"
@@ -137,7 +139,13 @@ def summary(setting: comparison.Setting) -> list[str]:
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
-            if pair := named.get(frozenset((ranked[0], init))):
+            pair = named.get(frozenset((ranked[0], init)))
+            if pair is None and endpoint == "final_acc" and len(setting.seeds) > 1:
+                sentences.append(
+                    f"{ranked[0]} and {init} are not compared, since they share fewer than two"
+                    " seeds"
+                )
+            if pair:
                 # Means are over all seeds, but a pair is compared on the seeds that it shares.
                 kind, first, second = finding(pair, point)
                 found.setdefault((kind, first), []).append((second, pair))
@@ -177,6 +185,9 @@ def headline(setting: comparison.Setting) -> str:
     if alike := groups.get("equivalent"):
         margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
         parts.append(f"is equivalent to {_counted(alike, 'and')} (within {margin})")
+    compared = {best, *failed, *(name for names in groups.values() for name in names)}
+    if apart := [init for init in setting.inits if init not in compared]:
+        parts.append(f"shares too few seeds with {_counted(apart, 'or')} to be compared")
     if unsettled := groups.get("not settled", []) + groups.get("unknown", []):
         parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
     sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy

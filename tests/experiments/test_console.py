@@ -1,9 +1,11 @@
 """What all programs share when they run: output that is never lost at a result's cost, errors."""
 
 import ast
+import contextlib
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -113,6 +115,50 @@ def test_flags_are_read_from_a_file(tmp_path):
     assert result.stdout == "7\n", result.stderr
     binary = program("pass", f"--flagfile={sys.executable}")
     assert binary.returncode == 2 and "must be a text file" in binary.stderr
+
+
+def test_a_flag_that_takes_no_value_is_not_a_fault_of_the_program():
+    result = program("raise AssertionError", "--nohelp=true")
+    assert result.returncode == 2
+    assert result.stderr == "experiments.x: --nohelp=true does not take an argument\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals as POSIX has them")
+def test_ctrl_c_during_a_callback_of_python_is_not_lost():
+    """Python only reports an error there, as in JAX's callback about garbage."""
+    body = (
+        "import gc, os, time; stop = lambda phase, _: phase == 'stop' and os.kill(os.getpid(), 2);"
+        " gc.callbacks.append(stop); gc.collect(); gc.callbacks.clear(); time.sleep(30)"
+    )
+    result = program(body)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+@pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 0)])
+def test_a_closed_terminal_stops_a_program_unless_it_was_started_by_nohup(ignored, code):
+    body = "import os, signal, time; os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.1)"
+    before = signal.getsignal(signal.SIGHUP)
+    if ignored:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert program(body).returncode == code
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("delay", [console.uninterrupted, lambda: console.interrupt_later(None)])
+def test_a_closed_terminal_does_not_interrupt_what_must_be_finished(delay):
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    finished = False
+    try:
+        with contextlib.suppress(KeyboardInterrupt), delay():
+            os.kill(os.getpid(), signal.SIGHUP)
+            finished = True
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert finished
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

@@ -58,7 +58,11 @@ def test_a_directory_is_written_to_before_the_work(tmp_path, monkeypatch):
     files.prepare(tmp_path / "a/b", "name another")
     assert (tmp_path / "a/b").is_dir() and not os.listdir(tmp_path / "a/b")
     (tmp_path / "file").touch()
-    for path, reason in (("file", "it is not a directory"), ("file/below", "Not a directory")):
+    for path, reason in (
+        ("file", "it is not a directory"),
+        ("file/below", "Not a directory"),
+        ("a" * 300, "File name too long"),
+    ):
         with pytest.raises(UsageError, match=rf"{path} \({reason}\); name another"):
             files.prepare(tmp_path / path, "name another")
 
@@ -71,3 +75,11 @@ def test_a_directory_is_written_to_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: '.*file'"):
         files.write(tmp_path / "file", b"")
     assert sorted(os.listdir(tmp_path)) == ["a", "file"]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError, match=r"page\.html") as error:
+        files.write(tmp_path / "page.html", b"")
+    assert error.value.filename == str(tmp_path / "page.html")
+    assert os.listdir(tmp_path) == ["page.html"]

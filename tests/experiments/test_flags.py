@@ -44,6 +44,10 @@ def test_every_program_expands_the_home_directory_in_a_path(name, monkeypatch):
         assert program._FLAGS[name].parser.parse("~/s") == "/home/me/s"
         with pytest.raises(UsageError, match="the path is empty"):
             program._FLAGS[name].parser.parse("")
+        with pytest.raises(UsageError, match="null character"):
+            program._FLAGS[name].parser.parse("a\0b")
+        with pytest.raises(UsageError, match="the path is not valid UTF-8; rename it"):
+            program._FLAGS[name].parser.parse("a\udcff")
         with pytest.raises(UsageError, match=r"no such home directory.*: ./~no-one/s"):
             program._FLAGS[name].parser.parse("~no-one/s")
 

@@ -34,7 +34,7 @@ def test_every_kind_of_run_gets_curves(steps, layers, changes, tmp_path):
     files.append_lines(
         tmp_path / "audits.jsonl", (audit(step, layers, **changes) for step in steps)
     )
-    layer_curves.draw(tmp_path, "title", "subtitle")
+    layer_curves.draw(tmp_path, "a title with $x_{$", "subtitle")
     with PIL.Image.open(tmp_path / "audits.png") as picture:
         assert picture.size == (1500, 1080)
     audits = "1 audit; step 0: ok" if len(steps) == 1 else f"{len(steps)} audits; step 0: ok; step"

@@ -37,7 +37,7 @@ def record(path, epochs, per_epoch, loss, acc):
 def test_every_kind_of_run_gets_a_learning_curve(epochs, per_epoch, loss, acc, tmp_path):
     record(tmp_path, epochs, per_epoch, loss, acc)
     chance_loss = 0.0 if acc == 1.0 else math.log(10)
-    learning_curve.draw(tmp_path, "title", "subtitle", chance_loss)
+    learning_curve.draw(tmp_path, "a title with $x_{$", "subtitle", chance_loss)
     with PIL.Image.open(tmp_path / "learning_curve.png") as picture:
         assert picture.size == (1500, 660)
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -103,6 +103,7 @@ def test_another_dtype_is_refused_with_the_flag_that_fits(tmp_path):
     [
         (None, "x", "--params=.*x cannot be read: No such file"),
         (None, ".", r"is a directory; name a file: .*params\.safetensors"),
+        (None, "a" * 300, "cannot be read: File name too long"),
         (b"", "x", "is not a file of parameters .*expected a .safetensors file"),
         (b"\x93NUMPY" * 9, "x", "is not a file of parameters"),
         (b"\x02" + bytes(7) + b"{}", "x@sha256:nothex", "expected 6 to 64 hexadecimal digits"),

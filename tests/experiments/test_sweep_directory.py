@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.common import sweep_directory
+from experiments.common.config import UsageError
 
 
 def key(number):
@@ -64,6 +65,7 @@ def test_claims_end_with_the_process_that_holds_them(tmp_path):
     code = f"""
 import os
 from experiments.common import sweep_directory
+from experiments.common.config import UsageError
 stored = sweep_directory.SweepDirectory({str(tmp_path)!r}).__enter__()
 stored.claim({[key(0), key(1)]!r}, 2)
 os.kill(os.getpid(), 9)
@@ -92,6 +94,7 @@ def test_two_processes_never_claim_the_same_run(tmp_path):
     keys = [key(number) for number in range(6)]
     code = f"""
 from experiments.common import sweep_directory
+from experiments.common.config import UsageError
 with sweep_directory.SweepDirectory({str(tmp_path)!r}) as stored:
     print(stored.claim({keys!r}, 4))
 """
@@ -172,3 +175,34 @@ def test_a_directory_that_was_made_for_runs_that_failed_is_removed(tmp_path):
     with sweep_directory.SweepDirectory(tmp_path / "a") as stored:
         stored.add([row(0)])
     assert (tmp_path / "a").exists()
+
+
+def _cut_short(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _without_losses(path):
+    pq.write_table(pq.read_table(path).drop_columns(["loss"]), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut_short, r"cannot read .*\.parquet: .*"),
+        (_without_losses, r".*\.parquet has no column loss"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do_about_it(damage, message, tmp_path):
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
+        stored.add([row(1)])
+    (path,) = tmp_path.glob("*.parquet")
+    damage(path)
+    with pytest.raises(UsageError, match=f"^{message}; if it is damaged, delete it, and"):
+        sweep_directory.read(tmp_path)
+
+
+def test_files_without_rows_hold_no_runs(tmp_path):
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
+        stored.add([])
+    with pytest.raises(UsageError, match="holds no runs"):
+        sweep_directory.read(tmp_path)

@@ -45,3 +45,8 @@ def test_a_title_counts_what_differs_and_many_initializers(tmp_path, row, rng):
     assert labels[-1] == {
         "activation": "tanh", "learning rate": "each at its best learning rate",
     }  # fmt: skip
+
+
+def test_a_title_says_how_few_seeds_an_initializer_may_have(tmp_path, row, rng):
+    rows = [row("he_normal", seed, rng) for seed in range(4)] + [row("glorot_uniform", 0, rng)]
+    assert ", 1 to 4 seeds, 2 epochs" in titles.title(settings(tmp_path, *rows))

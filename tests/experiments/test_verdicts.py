@@ -180,3 +180,36 @@ def test_a_description_mentions_only_unusual_initializers(tmp_path, row, rng):
         " output zeros"
     )
     assert np.isfinite(setting.values["final_acc"]).all()
+
+
+def test_initializers_without_shared_seeds_are_not_compared_and_it_is_said(tmp_path, row, rng):
+    rows = [
+        row("he_normal", seed, rng, init=init, val_acc=[0, 0, level + rng.normal(0, 0.001)])
+        for init, level, seeds in (("ones", 0.9, range(8)), ("zeros", 0.8, range(7, 15)))
+        for seed in seeds
+    ]
+    setting = setting_of(tmp_path, *rows)
+    assert verdicts.headline(setting).endswith(
+        "; it shares too few seeds with zeros to be compared"
+    )
+    assert verdicts.summary(setting) == [
+        "ones and zeros are not compared, since they share fewer than two seeds"
+    ]
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(3, 0.01), (3, 0), (8, 0)])
+def test_no_power_is_claimed_for_few_seeds_or_equal_results(seeds, spread, tmp_path, row, rng):
+    levels = 0.9 + rng.normal(0, 0.01, seeds)
+    rows = [
+        row("he_normal", seed, rng, init=init, val_acc=[0, 0, value], loss=[value, value])
+        for init in ("ones", "zeros")
+        for seed, value in enumerate(levels + rng.normal(0, 1, seeds) * spread)
+    ]
+    words = verdicts.summary(setting_of(tmp_path, *rows))
+    assert any(sentence.startswith("no difference between ones and zeros") for sentence in words)
+    assert not any("power" in sentence for sentence in words)
+
+
+def test_a_single_initializer_leaves_nothing_to_settle(tmp_path, row, rng):
+    setting = setting_of(tmp_path, *(row("he_normal", seed, rng) for seed in range(3)))
+    assert not any("settle" in sentence for sentence in verdicts.summary(setting))

@@ -16,7 +16,7 @@ import pytest
 
 from experiments import sweep
 from experiments.common import data, starting, sweep_directory, training
-from experiments.common.config import Config, canonical
+from experiments.common.config import Config, UsageError, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
 # Halves the compilation time of XLA, for tests that don't check bits.
@@ -393,6 +393,12 @@ def test_help_shows_defaults_as_they_are_written(tmp_path):
 def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
     assert sweep.parse_seeds(" 3") == sweep.parse_seeds("3 ") == [0, 1, 2]
     assert sweep.parse_seeds("4294967295-4294967295") == [2**32 - 1]
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, f"0-{'9' * 5000}", f"{'9' * 5000}/{'9' * 5000}"])
+def test_a_number_too_long_for_python_is_no_fault_of_the_program(text):
+    with pytest.raises(UsageError, match="must be"):
+        (sweep.parse_shard if "/" in text else sweep.parse_seeds)(text)
 
 
 @pytest.mark.parametrize(
