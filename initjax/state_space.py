@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
+from initjax._fitting import check_held
 from initjax._laws import Law, log_uniform_center
 from initjax._values import (
     checked_choice,
@@ -178,7 +179,8 @@ def _stored(
     import jax.numpy as jnp
     from jax.core import Tracer
 
-    dtype, wide = draw_dtypes(dtype, getattr(self.initializer, "dtype", None))
+    dtype, wide = draw_dtypes(dtype, getattr(self.initializer, "dtype", None), repr(self))
+    check_held(self, dtype, [-1.0, 0.0, 1.0])  # float8_e8m0fnu has no sign and no zero
     drawn = jnp.asarray(self.initializer(key, tuple(shape), wide))
     if not isinstance(drawn, Tracer) and not bool((drawn > 0).all()):
         raise ValueError(
@@ -344,6 +346,8 @@ def _repeated(
             f"{self!r} has numbers up to {largest:.3g} in the shape {shape}, but the largest"
             f" {dtype.name} is {limit:.3g}"
         )
+    if values.size:
+        check_held(self, dtype, [values.min(), values.max()])
     return resharded(jnp.broadcast_to(jnp.asarray(values, dtype), shape), out_sharding)
 
 
