@@ -97,10 +97,12 @@ def _verdict(
     limits = jnp.finfo(dtype)
     if float(limits.min) >= 0:
         return f"draws random numbers, but {dtype.name} has no sign and no zero", ""
-    if not reach <= float(limits.max):
+    most = float(limits.max)
+    if not reach <= most:
+        digits = 3 if f"{reach:.3g}" != f"{most:.3g}" else 8
         return (
-            f"draws numbers up to {reach:.3g}, but the largest {dtype.name} is"
-            f" {float(limits.max):.3g}"
+            f"draws numbers up to {reach:.{digits}g}, but the largest {dtype.name} is"
+            f" {most:.{digits}g}"
         ), ""
     low, high = central
     real = np.dtype(jnp.finfo(dtype).dtype)

@@ -78,7 +78,8 @@ def normal_law(stddev: Any, dtype: np.dtype, mean: float = 0.0) -> Law:
 
 def normal_center(stddev: float, mean: float = 0.0) -> tuple[float, float]:
     """The interval that holds the central 98% of normal numbers."""
-    return mean - 2.326 * stddev, mean + 2.326 * stddev
+    low, high = mean - 2.326 * stddev, mean + 2.326 * stddev
+    return low, float(np.nextafter(high, np.inf)) if stddev and low == high else high
 
 
 def log_uniform_center(low: float, high: float) -> tuple[float, float]:
@@ -111,7 +112,8 @@ def truncated_normal_law(
     """N(mean, stddev²), truncated at `lower` and `upper` standard deviations from the mean."""
     near, far = max(lower, -upper, 0.0), max(-lower, upper)
     reach = abs(mean) + min(far, near + _REACH[dtype.name]) * float(stddev)
-    scale = dtype.type(stddev), *_shift(mean, dtype)
+    if not np.isfinite(dtype.type(stddev)) and reach <= np.finfo(dtype).max:
+        raise UnfitError(f"a standard deviation of {float(stddev):g} is beyond {dtype.name}")
     if near < _TAIL:
         unit = NormalDist()
         low, high = map(unit.cdf, (lower, upper))
@@ -119,16 +121,18 @@ def truncated_normal_law(
             mean + float(stddev) * unit.inv_cdf(low + part * (high - low))
             for part in (_MARGIN, 1 - _MARGIN)
         ]
-        numbers = dtype.type(lower), dtype.type(upper), *scale
+        numbers = dtype.type(lower), dtype.type(upper), dtype.type(stddev), *_shift(mean, dtype)
         return Law(_truncated, numbers, reach, (ends[0], ends[1]), bounds)
     sign = 1.0 if lower > 0 else -1.0
     numbers = _tail_numbers(near, far, dtype)
+    edge = bounds[sign < 0] if bounds else mean + sign * near * float(stddev)
     ends = sorted(
-        mean
-        + sign * (near + _distance(near, -math.log1p(-part * float(numbers[2])))) * float(stddev)
+        edge + sign * _distance(near, -math.log1p(-part * float(numbers[2]))) * float(stddev)
         for part in (_MARGIN, 1 - _MARGIN)
     )
-    return Law(_tail, (dtype.type(sign), *numbers, *scale), reach, (ends[0], ends[1]), bounds)
+    # From the nearer bound on, since a mean far from it would cancel the digits.
+    numbers = dtype.type(sign), *numbers, dtype.type(stddev), *([dtype.type(edge)] if mean else [])
+    return Law(_tail, numbers, reach, (ends[0], ends[1]), bounds)
 
 
 def _distance(near: float, target: float) -> float:
@@ -172,7 +176,7 @@ def _tail(
     mass: Any,
     mills: Any,
     stddev: Any,
-    mean: Any = None,
+    edge: Any = None,
 ) -> jax.Array:
     r"""A normal distribution between two bounds on one side of zero, where erf saturates.
 
@@ -187,7 +191,8 @@ def _tail(
     u = uniform(number(0), number(1))
     left = jnp.where(sign > 0, u, 1 - u)  # so that the draw rises with u
     target = -jnp.log1p(-jnp.minimum(left, np.nextafter(number(1), number(0))) * mass)
-    distance = 2 * target / (jnp.sqrt(near * near + 2 * target) + near)
+    # Not squared, since `near` may be beyond the root of the largest number.
+    distance = 2 * target / (jnp.hypot(near, jnp.sqrt(2 * target)) + near)
     for _ in range(3):
         x = near + distance
         inverse_mills = x
@@ -195,8 +200,9 @@ def _tail(
             inverse_mills = x + term / inverse_mills
         value = near * distance + distance * distance / 2 + jnp.log(mills * inverse_mills)
         distance = jnp.maximum(distance - (value - target) / inverse_mills, 0)
-    kernel = sign * jnp.clip(near + distance, near, far) * stddev
-    return kernel if mean is None else kernel + mean
+    if edge is None:
+        return sign * jnp.clip(near + distance, near, far) * stddev
+    return edge + sign * jnp.clip(distance, 0, far - near) * stddev
 
 
 def _shift(mean: float, dtype: np.dtype) -> tuple[Any, ...]:

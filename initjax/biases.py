@@ -93,7 +93,9 @@ def class_frequency_bias(counts: Sequence[float] | np.ndarray, dtype: Any = None
             "class_frequency_bias: counts must be a sequence of numbers above 0, one for each class"
             f" (add one to counts of which some are 0), got {counts!r}"
         )
-    return constant(np.log(values) - np.log(values.sum()), dtype)
+    largest = values.max()  # so that the sum doesn't overflow
+    total = np.log(largest) + np.log((values / largest).sum())
+    return constant(np.log(values) - total, dtype)
 
 
 @initializer
@@ -112,7 +114,8 @@ class forget_gate_bias:
 
     Raises:
       TypeError, ValueError: value is not a finite number, gates is not an integer above 0, or gate
-        isn't one of them, counted from 0; when called, the last axis isn't a multiple of gates.
+        isn't one of them, counted from 0; when called, the last axis isn't a multiple of gates, or
+        the dtype can't hold the value.
 
     Example:
       >>> import jax

@@ -333,7 +333,13 @@ class bounded_normal:
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
         lower, upper = ((bound - self.mean) / self.stddev for bound in bounds)
+        if max(-lower, upper) < _FLAT:
+            return uniform_law(*bounds, dtype, bounds=bounds)
         return truncated_normal_law(self.stddev, lower, upper, dtype, self.mean, bounds)
+
+
+# Up to this many standard deviations from the mean, a normal density is constant to 18 digits.
+_FLAT = 1e-9
 
 
 def _check(initializer: Any, numbers: dict[str, dict[str, Any]]) -> None:

@@ -161,20 +161,27 @@ class variance_scaling:
         return self.scale / n if n else 0.0
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
-        variance = dtype.type(self._variance(shape))
+        variance = self._variance(shape)
         if self.distribution == "normal":
-            return normal_law(np.sqrt(variance), dtype)
+            return normal_law(_root(variance, dtype), dtype)
         if self.distribution == "truncated_normal":
-            stddev = np.sqrt(variance) / dtype.type(_TRUNCATED_STDDEV)
+            stddev = _root(variance, dtype) / dtype.type(_TRUNCATED_STDDEV)
             return truncated_normal_law(stddev, -2.0, 2.0, dtype)
-        limit = np.sqrt(dtype.type(3) * variance)
-        return uniform_law(-1.0, 1.0, dtype, limit)
+        return uniform_law(-1.0, 1.0, dtype, _root(variance, dtype, 3))
 
     def __repr__(self) -> str:
         name = _NAMED.get((self.scale, self.mode, self.distribution))
         if name is None:
             return call_repr(self, "variance_scaling")
         return call_repr(self, name, fixed=("scale", "mode", "distribution"))
+
+
+def _root(variance: float, dtype: np.dtype, factor: int = 1) -> Any:
+    """The root of factor · variance: of the rounded number, as in JAX, if the dtype holds it."""
+    limits = np.finfo(dtype)
+    if float(limits.tiny) <= variance and factor * variance < float(limits.max):
+        return np.sqrt(dtype.type(factor) * dtype.type(variance))
+    return dtype.type(math.sqrt(factor) * math.sqrt(variance))
 
 
 def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
@@ -228,7 +235,7 @@ def _complex(
         distribution, 2 / _COMPLEX_TRUNCATED_STDDEV
     )
     check_drawn(initializer, dtype, dtype, reach * spread, normal_center(spread / 2**0.5))
-    stddev = dtype.type(np.sqrt(dtype.type(variance)))
+    stddev = dtype.type(_root(variance, dtype))
     if distribution == "normal":
         return jax.random.normal(key, shape, dtype, out_sharding=out) * stddev
     radius, phase = _radius_and_phase(key, shape, dtype, out)

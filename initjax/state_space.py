@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
-from initjax._fitting import check_held
+from initjax._fitting import check_drawn, check_held
 from initjax._laws import Law, log_uniform_center
 from initjax._values import (
     checked_choice,
@@ -186,7 +186,11 @@ def _stored(
         raise ValueError(
             f"{self!r} needs an initializer of positive numbers, but it drew {float(drawn.min())}"
         )
-    return resharded(function(drawn).astype(dtype), out_sharding)
+    kernel = function(drawn)
+    traced = isinstance(kernel, Tracer) or not kernel.size
+    reach = 0.0 if traced else float(jnp.abs(kernel).max())
+    check_drawn(self, dtype, wide, reach, (0.0, 0.0))
+    return resharded(kernel.astype(dtype), out_sharding)
 
 
 @initializer
@@ -346,8 +350,7 @@ def _repeated(
             f"{self!r} has numbers up to {largest:.3g} in the shape {shape}, but the largest"
             f" {dtype.name} is {limit:.3g}"
         )
-    if values.size:
-        check_held(self, dtype, [values.min(), values.max()])
+    check_held(self, dtype, values)
     return resharded(jnp.broadcast_to(jnp.asarray(values, dtype), shape), out_sharding)
 
 

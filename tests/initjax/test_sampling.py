@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import initjax
 from initjax import _drawing
@@ -64,11 +65,32 @@ def test_traced_numbers_are_explained(key):
         (initjax.truncated_normal(1e39), "float32", "but the largest float32 is"),
         (initjax.bounded_normal(0.0, 1e-30, 1e10, 2e10), "float32", "beyond float32"),
         (initjax.variance_scaling(1e80, "fan_in", "uniform"), "float32", "largest float32"),
+        (initjax.uniform(65519.0), "float16", "up to 65519, but the largest float16 is 65504"),
+        (initjax.bounded_normal(0.0, 1e39, -1e38, 1e38), "float32", "beyond float32"),
     ],
 )
 def test_numbers_too_large_for_the_dtype_are_refused(initializer, dtype, message, key):
     with pytest.raises(ValueError, match=message):
         initializer(key, (30, 20), dtype)
+
+
+def test_a_density_far_wider_than_its_bounds_is_uniform(key):
+    for mean, stddev in ((0.0, 1e300), (3.0, 2e38), (1.0, 1e12)):
+        drawn = initjax.bounded_normal(mean, stddev, -2.0, 2.0)(key, (1000,))
+        assert scipy.stats.kstest(drawn, scipy.stats.uniform(-2, 4).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("mean", [30.0, 1e3, 1e5, 1e8, -1e4])
+def test_a_mean_far_from_the_bounds_costs_no_digits(mean, key):
+    """There the distance from the nearer bound is exponential, with the rate of the distance."""
+    bounds = (0.0, 10.0) if mean < 0 else (-10.0, 0.0)
+    drawn = np.abs(initjax.bounded_normal(mean, 1.0, *bounds)(key, (10_000,)))
+    assert len(np.unique(drawn)) > 9_000
+    unit = scipy.stats.truncnorm(abs(mean), np.inf, loc=-abs(mean))
+    expected = unit.cdf if abs(mean) < 100 else scipy.stats.expon(scale=1 / abs(mean)).cdf
+    assert scipy.stats.kstest(drawn, expected).pvalue > 1e-4
+    for beyond in (1e30, 1e17):  # where float64 itself has no digits for the difference
+        assert np.all(np.abs(initjax.bounded_normal(beyond, 1.0, 1.0, 2.0)(key, (9,))) == 2)
 
 
 def test_the_largest_numbers_that_fit_the_dtype_are_drawn(key):

@@ -597,3 +597,13 @@ def test_the_type_of_initializers_can_be_checked():
         assert isinstance(initializer, initjax.Initializer)
         assert isinstance(initializer, jax.nn.initializers.Initializer)
     assert not isinstance("he_normal", initjax.Initializer)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_a_variance_that_a_dtype_cannot_hold_leaves_numbers_that_it_can(distribution, dtype, key):
+    """Its square root fits, though the variance itself is infinite or zero in 32 bits."""
+    for gain in (1e30, 1e-24):
+        initializer = initjax.variance_scaling(1.0, "fan_in", distribution, gain=gain)
+        drawn = np.asarray(initializer(key, (50, 400), dtype)).astype(np.complex128)
+        assert np.sqrt((np.abs(drawn) ** 2).mean()) * 50**0.5 == pytest.approx(gain, rel=0.02)

@@ -165,3 +165,14 @@ def test_a_state_of_hippo_legs_remembers_its_input(key):
 def test_errors_say_what_is_valid(make, message, key):
     with pytest.raises((TypeError, ValueError), match=message):
         make(key)
+
+
+def test_numbers_that_a_dtype_cannot_hold_are_refused_after_the_function(key):
+    for initializer in (
+        initjax.inverse_softplus(initjax.log_uniform(1e-3, 1e6)),
+        initjax.inverse_softplus(initjax.constant(1e5)),
+    ):
+        for dtype, largest in (("float16", "6.55e"), ("float8_e4m3fn", "448")):
+            with pytest.raises(ValueError, match=f"inverse_softplus.*largest {dtype} is {largest}"):
+                initializer(key, (50,), dtype)
+    assert initjax.logarithm(initjax.constant(1e30))(key, (2,), "float16").tolist() == [69.0625] * 2
