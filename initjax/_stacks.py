@@ -71,10 +71,12 @@ def _message(path: str, shape: Shape, rule: Any, axes: int, proof: str, proof_sh
         f" shape {proof_shape}."
     )
     if isinstance(rule, _WITHOUT_AXES):
+        one = f"lambda key: {rule!r}(key, shape[{axes}:], dtype)"
+        mapped = f"{'jax.vmap(' * axes}{one}{')' * axes}"
+        keys = f"jax.random.split(key, shape[{0 if axes == 1 else f':{axes}'}])"
         return (
             f"{looks} {rule!r} draws it as one kernel. Draw each by itself: lambda key, shape,"
-            f" dtype: jax.vmap(lambda key: {rule!r}(key, shape[1:], dtype))(jax.random.split(key,"
-            " shape[0]))"
+            f" dtype: {mapped}({keys})"
         )
     batch = rule.batch_axis if isinstance(rule.batch_axis, tuple) else (rule.batch_axis,)
     batch = (*range(axes), *batch)

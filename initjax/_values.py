@@ -92,7 +92,6 @@ def initializer(cls: type) -> type:
                 f"{shown(self)} needs key and shape in this order, got the shape {key!r} first;"
                 " call it as (key, shape, dtype)"
             )
-        _refuse_unsigned(self, dtype)
         return called(self, key, checked_shape(self, shape), dtype, out_sharding)
 
     cls.__init__, cls.__call__ = __init__, __call__
@@ -124,16 +123,6 @@ def _explained_keys(name: str, args: Sequence[Any]) -> Iterator[None]:
             f"{name}: the first argument is a PRNG key; {name}(...) makes an initializer, which"
             f" takes the key: {name}(...)(key, shape); in a layer use kernel_init={name}(...)"
         ) from None
-
-
-def _refuse_unsigned(initializer: Any, dtype: Any) -> None:
-    """Refuses the dtype that has neither sign nor zero, for all but positive constants."""
-    dtype = getattr(initializer, "dtype", None) if dtype is None else dtype
-    if (
-        "e8m0" in str(getattr(dtype, "__name__", dtype))
-        and type(initializer).__name__ != "constant"
-    ):
-        raise ValueError(f"{shown(initializer)}: float8_e8m0fnu has no sign and no zero")
 
 
 def shown(initializer: Any) -> str:

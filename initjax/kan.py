@@ -75,7 +75,7 @@ class kan_spline:
         import jax
         import jax.numpy as jnp
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
+        dtype, wide = draw_dtypes(dtype, self.dtype, repr(self))
         shape = tuple(shape)
         intervals = shape[-1] - self.order if shape else 0
         if intervals < 1:

@@ -216,7 +216,7 @@ def _checked(
         raise ValueError(
             f"{owner}: rank must be at most {most} for a kernel of shape {kernel.shape}, got {rank}"
         )
-    return kernel.astype(draw_dtypes(kernel.dtype, None)[1]), rank, scale
+    return kernel.astype(draw_dtypes(kernel.dtype, None, owner)[1]), rank, scale
 
 
 def _split(kernel: jax.Array, lora_a: jax.Array, lora_b: jax.Array, scale: float) -> LowRank:

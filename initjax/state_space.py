@@ -179,7 +179,7 @@ def _stored(
     import jax.numpy as jnp
     from jax.core import Tracer
 
-    dtype, wide = draw_dtypes(dtype, getattr(self.initializer, "dtype", None))
+    dtype, wide = draw_dtypes(dtype, getattr(self.initializer, "dtype", None), repr(self))
     drawn = jnp.asarray(self.initializer(key, tuple(shape), wide))
     if not isinstance(drawn, Tracer) and not bool((drawn > 0).all()):
         raise ValueError(

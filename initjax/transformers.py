@@ -159,7 +159,8 @@ def depth_indexed(
       torchtitan's `depth_scaled_std`, as in its Llama 3, DeepSeek-V3 and Qwen3; the authors' bounds
       of ±2, a hundred standard deviations, cut nothing off.
     """
-    several = [patterns] if isinstance(patterns, str) else list(patterns)
+    alone = isinstance(patterns, str) or not isinstance(patterns, Sequence)
+    several: list[Any] = [patterns] if alone else list(patterns)
     for pattern in several:
         if not isinstance(pattern, str) or "{}" not in pattern:
             raise ValueError(
@@ -278,7 +279,7 @@ class unit_norm:
     ) -> jax.Array:
         import jax.numpy as jnp
 
-        dtype, wide = draw_dtypes(dtype, self.dtype)
+        dtype, wide = draw_dtypes(dtype, self.dtype, repr(self))
         shape = tuple(shape)
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(f"{self!r} needs a shape that has this axis, got {shape}")

@@ -82,6 +82,7 @@ def test_unit_norm_draws_complex_and_narrow_vectors(key):
     ("make", "message"),
     [
         (lambda: initjax.depth_indexed("*/out", 3), r"must have \{\} .* got '\*/out'"),
+        (lambda: initjax.depth_indexed(3, 3), r"must have \{\} .* got 3"),  # pyright: ignore
         (lambda: initjax.depth_indexed("{}", 0), "num_layers must be a finite number >= 1"),
         (lambda: initjax.depth_indexed("{}", 2, stddev=-1.0), "stddev must be"),
         (lambda: initjax.small_init(0), "small_init: features must be"),

@@ -691,3 +691,18 @@ for rule in (initjax.normal(), initjax.orthogonal(), initjax.zeros):
 
 def test_a_leaf_stays_on_its_device():
     run_on_cpus(DEVICES)
+
+
+@pytest.mark.parametrize("stack", [(3,), (2, 3)])
+def test_the_initializer_that_a_warning_writes_draws_every_kernel_by_itself(stack, key):
+    shapes = {
+        "bias": jax.ShapeDtypeStruct((*stack, 8), "float32"),
+        "kernel": jax.ShapeDtypeStruct((*stack, 8, 8), "float32"),
+    }
+    with pytest.warns(UserWarning, match="Draw each by itself") as caught:
+        initjax.initialize(shapes, key, {"kernel": initjax.orthogonal(), "*": initjax.zeros})
+    written = str(caught[0].message).partition("Draw each by itself: ")[2]
+    drawn = eval(written, {"jax": jax, "orthogonal": initjax.orthogonal})
+    drawn = np.asarray(drawn(key, (*stack, 8, 8), "float32"), float)
+    gram = np.swapaxes(drawn, -1, -2) @ drawn
+    np.testing.assert_allclose(gram, np.broadcast_to(np.eye(8), gram.shape), atol=1e-5)

@@ -42,7 +42,7 @@ def shortened(path: str, width: int) -> str:
     The ends of parts stay, since numbers stand there.
     """
     parts = path.split("/")
-    for most in range(max(map(columns, parts)), _LEAST - 1, -1):
+    for most in range(min(width, max(map(columns, parts))), _LEAST - 1, -1):
         shorter = "/".join(_cut(part, most) for part in parts)
         if columns(shorter) <= width:
             return shorter
