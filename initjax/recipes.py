@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from initjax._keys import checked_key, named_key
 from initjax._values import checked_choice, checked_integer, checked_number
 from initjax.sampling import random_normal
-from initjax.trees import Params, fits, match, placed_like, rescale
+from initjax.trees import Params, fits, match, placed_like, rescaled
 
 if TYPE_CHECKING:
     import jax
@@ -61,7 +61,7 @@ def residual_scaling(params: Params, num_branches: int, *, outputs: Patterns) ->
     """
     branches = checked_integer("residual_scaling", "num_branches", num_branches, 1)
     outputs = _required("residual_scaling", "outputs", outputs)
-    return rescale(params, _each(outputs, branches**-0.5))
+    return rescaled("residual_scaling", params, _each(outputs, branches**-0.5))
 
 
 def fixup(
@@ -108,7 +108,9 @@ def fixup(
     layers = checked_integer("fixup", "layers_per_branch", layers_per_branch, 2)
     inner, last = _required("fixup", "inner", inner), _required("fixup", "last", last)
     factor = branches ** (-1 / (2 * layers - 2))
-    return rescale(params, {**_each(last, 0.0), **_each(head, 0.0), **_each(inner, factor)})
+    return rescaled(
+        "fixup", params, {**_each(last, 0.0), **_each(head, 0.0), **_each(inner, factor)}
+    )
 
 
 def t_fixup(
@@ -150,7 +152,7 @@ def t_fixup(
     weights = _required("t_fixup", "weights", weights)
     decoder = (9 * layers) ** -0.25
     factor = decoder if stack == "decoder" else 0.67 * layers**-0.25
-    return rescale(params, {**_each(embeddings, decoder), **_each(weights, factor)})
+    return rescaled("t_fixup", params, {**_each(embeddings, decoder), **_each(weights, factor)})
 
 
 def deepnorm_constants(
@@ -242,7 +244,7 @@ def deepnorm(
     _, beta = deepnorm_constants(
         stack, encoder_layers=encoder_layers, decoder_layers=decoder_layers
     )
-    return rescale(params, _each(_required("deepnorm", "weights", weights), beta))
+    return rescaled("deepnorm", params, _each(_required("deepnorm", "weights", weights), beta))
 
 
 def mimetic(

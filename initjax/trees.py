@@ -150,24 +150,29 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
       >>> rescale(params, {"block/*": 0.5})["block"]["out"].tolist()
       [0.5, 0.5]
     """
+    return rescaled("rescale", params, factors)
+
+
+def rescaled(owner: str, params: Params, factors: Mapping[str, float]) -> Params:
+    """`rescale`, for a function that errors name."""
     import jax
 
     if not _has_patterns(factors):
-        raise TypeError(f"rescale: factors must map patterns to numbers, got {factors!r}")
+        raise TypeError(f"{owner}: factors must map patterns to numbers, got {factors!r}")
     for pattern, factor in factors.items():
         if is_traced(factor) or is_key(factor):
             raise TypeError(
-                f"rescale: the factor of {pattern!r} must be a number that is known outside of"
+                f"{owner}: the factor of {pattern!r} must be a number that is known outside of"
                 f" jax.jit, got {described(factor)}"
             )
     numbers = {
-        pattern: checked_number("rescale", f"the factor of {pattern!r}", factor)
+        pattern: checked_number(owner, f"the factor of {pattern!r}", factor)
         for pattern, factor in factors.items()
     }
-    leaves, structure, matches = match("rescale", params, numbers)
+    leaves, structure, matches = match(owner, params, numbers)
     for name, index, factor in matches:
         if isinstance(leaves[index], jax.ShapeDtypeStruct):
-            raise ValueError(f"rescale: {name!r} has no value to multiply")
+            raise ValueError(f"{owner}: {name!r} has no value to multiply")
         leaves[index] = _scaled(leaves[index], factor)
     return structure.unflatten(leaves)
 

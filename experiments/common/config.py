@@ -173,11 +173,16 @@ def choices(wrong: str, valid: Iterable[str], heading: str, prefix: str = "") ->
     Example:
       >>> choices("rleu", ["tanh", "relu"], "must be one of ")
       'did you mean relu? Must be one of tanh, relu'
+      >>> choices("lr", ["seed", "learning_rate"], "valid flags: ", "--")
+      'did you mean --learning_rate? Valid flags: --seed, --learning_rate'
       >>> choices("abc", ["tanh", "relu"], "must be one of ")
       'must be one of tanh, relu'
     """
     valid = list(valid)
-    near = difflib.get_close_matches(wrong.lower(), valid, n=1)
+    word = wrong.lower()
+    initials = {choice: "".join(part[:1] for part in choice.split("_")) for choice in valid}
+    short = [name for name in valid if word and (name.startswith(word) or initials[name] == word)]
+    near = short or difflib.get_close_matches(word, valid, n=1)
     listed = heading + ", ".join(prefix + choice for choice in valid)
     return f"did you mean {prefix}{near[0]}? {listed[0].upper()}{listed[1:]}" if near else listed
 

@@ -193,7 +193,22 @@ def test_mimetic_keeps_every_kernel_on_its_device(key):
         ),
         (lambda p, key: initjax.mimetic(p, key, ()), "attention must hold a pattern"),
         (lambda p, key: initjax.residual_scaling(p, 0, outputs="*"), "num_branches must be"),
-        (lambda p, key: initjax.residual_scaling(p, 2, outputs="x"), "no parameter matches 'x'"),
+        (
+            lambda p, key: initjax.residual_scaling(p, 2, outputs="x"),
+            "^residual_scaling: no parameter matches 'x'",
+        ),
+        (
+            lambda p, key: initjax.fixup(p, 2, inner="*", last="x"),
+            "^fixup: no parameter matches 'x'",
+        ),
+        (
+            lambda p, key: initjax.t_fixup(p, 2, "encoder", weights="x"),
+            "^t_fixup: no parameter matches 'x'",
+        ),
+        (
+            lambda p, key: initjax.deepnorm(p, "encoder", weights="x", encoder_layers=2),
+            "^deepnorm: no parameter matches 'x'",
+        ),
         (lambda p, key: initjax.fixup(p, 2, inner="*", last=(), layers_per_branch=1), ">= 2"),
         (lambda p, key: initjax.t_fixup(p, 2, "both", weights="*"), "stack must be one of"),
         (lambda p, key: initjax.deepnorm_constants("encoder", decoder_layers=2), "encoder_layers"),

@@ -394,6 +394,8 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),
         (["--int=zeros"], "unknown flag --int; did you mean --init? Valid flags: --init, "),
+        (["--lr=0.1"], "unknown flag --lr; did you mean --learning_rate? Valid flags: --init, "),
+        (["--opt=sgd"], "unknown flag --opt; did you mean --optimizer? Valid flags: --init, "),
         (["zeros"], "unexpected argument 'zeros'"),
         (["--workdir=."], "--workdir=. is not empty"),
         (["--params=nowhere"], "--params=nowhere cannot be read: No such file or directory"),

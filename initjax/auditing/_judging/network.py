@@ -27,7 +27,7 @@ class Network:
     jacobian_condition: float
     """The ratio of the largest to the smallest singular value within four random directions."""
     depth: int
-    """How many layers the longest chain has that theory predicts."""
+    """How many layers, each before an activation, the longest chain has that theory predicts."""
     correlation_depth: float
     """xi_c: the number of layers in which the difference of two inputs shrinks by a factor e. A
     chain can be trained up to about six times that depth."""
