@@ -77,8 +77,8 @@ def from_keras(wanted: Any, config: Any) -> tuple[str, dict[str, Any]]:
         for parameter, value in config.items()
         if parameter != "seed" and not (parameter in _PARAMETERS and value is None)
     }
-    if "distribution" in arguments:
-        distribution = arguments["distribution"]
+    distribution = arguments.get("distribution")
+    if isinstance(distribution, str):
         arguments["distribution"] = _DISTRIBUTIONS.get(distribution, distribution)
     value = arguments.get("value")
     if isinstance(value, Mapping):  # a serialized array
