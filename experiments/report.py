@@ -166,9 +166,11 @@ def _versions() -> str:
     """The versions of what makes a report, and the commit if this is a clone of the repository."""
     found = [f"{name} {version}" for name, version in description.versions().items()]
     found += [f"altair {importlib.metadata.version('altair')}"]
-    here = pathlib.Path(__file__).parent
+    root = pathlib.Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps inside another repository
+        return ", ".join(found)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
         commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout
         found += [f"commit {commit.strip()}"]
     return ", ".join(found)

@@ -77,9 +77,10 @@ def from_keras(wanted: Any, config: Any) -> tuple[str, dict[str, Any]]:
         for parameter, value in config.items()
         if parameter != "seed" and not (parameter in _PARAMETERS and value is None)
     }
-    distribution = arguments.get("distribution")
-    if isinstance(distribution, str):
-        arguments["distribution"] = _DISTRIBUTIONS.get(distribution, distribution)
+    if "distribution" in arguments:
+        distribution = arguments["distribution"]
+        if isinstance(distribution, str):
+            arguments["distribution"] = _DISTRIBUTIONS.get(distribution, distribution)
     value = arguments.get("value")
     if isinstance(value, Mapping):  # a serialized array
         value = value.get("config")

@@ -82,6 +82,12 @@ def normal_center(stddev: float, mean: float = 0.0) -> tuple[float, float]:
     return low, float(np.nextafter(high, np.inf)) if stddev and low == high else high
 
 
+def log_uniform_center(low: float, high: float) -> tuple[float, float]:
+    """The interval that holds the central 98% of numbers whose logarithm is uniform."""
+    margin = _MARGIN * (high - low)
+    return math.exp(low + margin), math.exp(high - margin)
+
+
 def _normal(uniform: Callable, root: Any, stddev: Any, mean: Any = None) -> jax.Array:
     import jax
 

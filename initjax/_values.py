@@ -121,8 +121,8 @@ def _explained_keys(name: str, args: Sequence[Any]) -> Iterator[None]:
         if not (args and is_key(args[0])):
             raise
         raise TypeError(
-            f"{name}: {args[0]!r} is a PRNG key; {name}(...) makes an initializer, which takes"
-            f" the key: {name}(...)(key, shape); in a layer use kernel_init={name}(...)"
+            f"{name}: the first argument is a PRNG key; {name}(...) makes an initializer, which"
+            f" takes the key: {name}(...)(key, shape); in a layer use kernel_init={name}(...)"
         ) from None
 
 
@@ -208,20 +208,14 @@ def checked_number(
     owner: str, name: str, value: Any, minimum: float = -math.inf, infinite: bool = False
 ) -> float:
     """The value as a float, if it is a finite real number of at least the minimum."""
-    if is_key(value):
-        raise TypeError(
-            f"{owner}: {name} is a PRNG key; {owner}(...) makes an initializer, which takes the"
-            f" key: {owner}(...)(key, shape); in a layer use kernel_init={owner}(...)"
-        )
     if is_traced(value):
         raise TypeError(
-            f"{owner}: {name} must be known when the initializer is made, but it is traced by"
-            f" jax.jit, jax.vmap or jax.grad ({value}); scale the drawn array instead, as in"
-            f" factor * {owner}(...)(key, shape)"
+            f"{owner}: {name} must be known in advance, but it is traced by jax.jit, jax.vmap"
+            f" or jax.grad ({value}); to scale what an initializer draws, multiply the array"
         )
-    dtype = getattr(value, "dtype", None)  # of a scalar array; "V" is bfloat16 and similar dtypes
-    scalar = dtype is not None and np.ndim(value) == 0 and dtype.kind in "iufV"
-    array = scalar and not is_dtype(value)
+    # "V" is bfloat16 and similar dtypes; keys have a dtype without a kind.
+    kind = getattr(getattr(value, "dtype", None), "kind", None) or "none"
+    array = kind in "iufV" and np.ndim(value) == 0 and not is_dtype(value)
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or array):
         hint = _if_dtype(owner, value)
         raise TypeError(f"{owner}: {name} must be a real number, got {value!r}{hint}")
@@ -255,11 +249,6 @@ def checked_integer(owner: str, name: str, value: Any, minimum: int) -> int:
 
 def checked_axes(owner: str, name: str, value: Any) -> int | tuple[int, ...]:
     """The value as an int or a tuple of ints, if it is an axis or a sequence of axes."""
-    if is_key(value):
-        raise TypeError(
-            f"{owner}: {name} is a PRNG key; {owner}() makes an initializer, which takes the"
-            f" key: {owner}()(key, shape); in a layer use kernel_init={owner}()"
-        )
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -14,7 +14,6 @@ from initjax._values import (
     checked_number,
     factory,
     initializer,
-    is_key,
     resharded,
     resolved_dtype,
     settle,
@@ -167,7 +166,7 @@ class forget_gate_bias:
 def _numbers(owner: str, name: str, value: Any) -> np.ndarray:
     """A number or a sequence of numbers, all finite, in float64."""
     try:
-        several = [value] if is_key(value) else list(np.ravel(value))
+        several = list(np.ravel(value))
     except (TypeError, ValueError):
         several = [value]
     for number in several:

@@ -14,6 +14,7 @@ from initjax._values import (
     checked_dtype,
     checked_number,
     checked_positive,
+    factory,
     initializer,
     settle,
 )
@@ -21,6 +22,7 @@ from initjax.scaling import Gain, named, variance_scaling
 from initjax.theory.moments import torch_gain
 
 
+@factory
 def torch_kaiming_uniform(
     a: float = 0.0,
     mode: str = "fan_in",
@@ -67,6 +69,7 @@ def torch_kaiming_uniform(
     return _torch_kaiming("uniform", a, mode, nonlinearity, gain, fans, dtype)
 
 
+@factory
 def torch_kaiming_normal(
     a: float = 0.0,
     mode: str = "fan_in",

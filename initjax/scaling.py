@@ -37,8 +37,8 @@ from initjax._values import (
     checked_choice,
     checked_dtype,
     checked_number,
+    factory,
     initializer,
-    is_key,
     settle,
 )
 from initjax.fans import checked_fans, fans_arguments, fans_of
@@ -189,7 +189,7 @@ def scaled(owner: str, scale: Any, gain: Gain | None) -> float:
     scale = checked_number(owner, "scale", scale, minimum=0)
     if gain is None:
         return scale
-    if isinstance(gain, str) or (callable(gain) and not is_key(gain)):
+    if isinstance(gain, str) or callable(gain):
         number = theory_gain(gain)
     else:
         number = checked_number(owner, "gain", gain, minimum=0)
@@ -258,6 +258,7 @@ def _radius_and_phase(key: jax.Array, shape: tuple[int, ...], dtype: Any, out_sh
     return radius, jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
 
 
+@factory
 def lecun_uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -300,6 +301,7 @@ def lecun_uniform(
     return named("lecun_uniform", "fan_in", "uniform", gain, fans, dtype)
 
 
+@factory
 def lecun_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -342,6 +344,7 @@ def lecun_normal(
     return named("lecun_normal", "fan_in", "truncated_normal", gain, fans, dtype)
 
 
+@factory
 def glorot_uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -385,6 +388,7 @@ def glorot_uniform(
     return named("glorot_uniform", "fan_avg", "uniform", gain, fans, dtype)
 
 
+@factory
 def glorot_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -427,6 +431,7 @@ def glorot_normal(
     return named("glorot_normal", "fan_avg", "truncated_normal", gain, fans, dtype)
 
 
+@factory
 def he_uniform(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
@@ -469,6 +474,7 @@ def he_uniform(
     return named("he_uniform", "fan_in", "uniform", gain, fans, dtype)
 
 
+@factory
 def he_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,

@@ -138,10 +138,15 @@ def parse(spec: str) -> Initializer:
 
 def _valid_names(name: str) -> str:
     """What an error says after a name that isn't valid."""
-    names = nearest_first(name, NAMES)
-    close = difflib.get_close_matches(name.lower(), names[:1], cutoff=0.5)
-    guess = f"did you mean {close[0]}? " if close else ""
-    return f"{guess}valid names: {', '.join(names)}"
+    meant = _meant(name, 0.5)
+    guess = f"did you mean {' or '.join(meant)}? " if meant else ""
+    return f"{guess}valid names: {', '.join(nearest_first(name, NAMES))}"
+
+
+def _meant(name: str, cutoff: float) -> list[str]:
+    """The initializers whose names begin with this word, such as he, or else the nearest name."""
+    family = [known for known in NAMES if known.startswith(f"{name.lower()}_")]
+    return family or difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=cutoff)
 
 
 def get(identifier: str | Initializer | Mapping[str, Any]) -> Initializer:
@@ -258,5 +263,8 @@ def _literal(node: ast.expr) -> Any:
         try:
             return parse(ast.unparse(node))
         except ValueError as error:
-            raise _InsideError(error) from None
+            message: object = error
+            if isinstance(node, ast.Name) and not _meant(node.id, 0.75):  # such as fan_in
+                message = f'{node.id} is not an initializer; write text in quotes: "{node.id}"'
+            raise _InsideError(message) from None
     return ast.literal_eval(node)

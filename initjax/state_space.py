@@ -14,7 +14,7 @@ import numpy as np
 
 from initjax._drawing import draw_by_law, draw_dtypes
 from initjax._fitting import check_drawn, check_held
-from initjax._laws import Law
+from initjax._laws import Law, log_uniform_center
 from initjax._values import (
     checked_choice,
     checked_dtype,
@@ -72,10 +72,14 @@ class log_uniform:
 
     def _law(self, shape: tuple[int, ...], dtype: np.dtype) -> Law:
         bounds = self.minval, self.maxval
-        low, high = (float(np.log(bound)) for bound in bounds)
-        margin = 0.01 * (high - low)
-        central = float(np.exp(low + margin)), float(np.exp(high - margin))
-        return Law(_log_uniform, (dtype.type(low), dtype.type(high)), self.maxval, central, bounds)
+        low, high = map(np.log, bounds)
+        return Law(
+            transform=_log_uniform,
+            numbers=(dtype.type(low), dtype.type(high)),
+            reach=self.maxval,
+            central=log_uniform_center(low, high),
+            bounds=bounds,
+        )
 
 
 def _log_uniform(uniform: Callable, low: Any, high: Any) -> jax.Array:

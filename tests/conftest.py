@@ -1,6 +1,5 @@
 """What all tests share. Set before JAX is imported: compiled programs are kept between sessions."""
 
-import contextlib
 import gzip
 import os
 import pathlib
@@ -70,52 +69,6 @@ def same_bits():
             np.testing.assert_allclose(*wide, rtol=8 * unit, atol=2 * unit * np.abs(wide[1]).max())
 
     return check
-
-
-@contextlib.contextmanager
-def _tf32():
-    import jax
-    from jax._src.interpreters import mlir
-    from jax._src.lib.mlir.dialects import hlo
-    from jax.extend.core import primitives
-
-    highest, rules, kept = jax.lax.Precision.HIGHEST, mlir._platform_specific_lowerings["cpu"], {}
-
-    def rounding(plain):
-        def lower(ctx, left, right, *, precision, **params):
-            if (
-                precision not in (highest, (highest, highest))
-                and ctx.avals_in[0].dtype == "float32"
-            ):
-                left, right = (hlo.reduce_precision(operand, 8, 10) for operand in (left, right))
-            return plain(ctx, left, right, precision=precision, **params)
-
-        return lower
-
-    for primitive in (primitives.dot_general_p, primitives.conv_general_dilated_p):
-        kept[primitive] = rules.get(primitive)
-        plain = (kept[primitive] or mlir._lowerings[primitive]).rule
-        mlir.register_lowering(primitive, rounding(plain), platform="cpu")
-    jax.clear_caches()
-    try:
-        yield
-    finally:
-        for primitive, rule in kept.items():
-            if rule is None:
-                del rules[primitive]
-            else:
-                rules[primitive] = rule
-        jax.clear_caches()
-
-
-@pytest.fixture
-def tf32(cpu):
-    """Imitates on a CPU how a GPU multiplies float32: `with tf32(): ...`.
-
-    Products and convolutions whose precision isn't HIGHEST round their operands to 10 bits, inside
-    `jit` and outside, whatever is measured or differentiated.
-    """
-    return _tf32
 
 
 @pytest.fixture(scope="session")

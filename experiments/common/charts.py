@@ -81,7 +81,6 @@ def _curves(
 ) -> Spec:
     """The means of values (runs, points), with their intervals, at these epochs."""
     inits, epochs = np.array(setting.runs["init"].to_pylist()), setting.fields["epochs"]
-    ends = ("low", "high")
     curves = {
         init: [
             {"init": init, "epoch": float(f"{x:.7g}"), **row}
@@ -123,7 +122,11 @@ def _curves(
     }
     # Cut here and not by Vega, whose clip paths take a second for each PNG.
     shown = [row for row in rows if domain[0] <= row["mean"] <= domain[1]]
-    bands = [{**row, **{end: float(np.clip(row[end], *domain)) for end in ends}} for row in shown]
+    bands = [
+        {name: row[name] for name in ("init", "epoch")}
+        | {end: float(np.clip(row[end], *domain)) for end in ("low", "high")}
+        for row in shown
+    ]
     legend = chart_style.legend(setting, stroke=0 if points else 2)
     color = chart_style.color(setting, legend)
     # The more bands there are, the lighter they have to be; the page shows the focused one alone.
@@ -180,8 +183,9 @@ def _below(rows: list[dict[str, Any]], top: float) -> list[dict[str, Any]]:
             start, end, edge = np.log([before["mean"], row["mean"], top])
             share = (edge - start) / (end - start)
             epoch = before["epoch"] + share * (row["epoch"] - before["epoch"])
-            found.append({**row, "epoch": float(epoch), "mean": top})
-        found.append({**row, "mean": row["mean"] if row["mean"] <= top else None})
+            found.append({"init": row["init"], "epoch": float(epoch), "mean": top})
+        mean = row["mean"] if row["mean"] <= top else None
+        found.append({"init": row["init"], "epoch": row["epoch"], "mean": mean})
     return found
 
 

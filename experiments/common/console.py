@@ -170,19 +170,14 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
         if line := to_say.get():
             say_instead(stream, line)
 
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # only the main thread receives signals
-        before = {}
-    # Printed by a thread, not by the handler: if Ctrl-C has also stopped the reader, as in
-    # `| tee log`, printing fails, and an error in the handler would stop the current runs.
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        to_say.put(None)
+    with _handled_by(ask):
+        # Printed by a thread, not by the handler: if Ctrl-C has also stopped the reader, as in
+        # `| tee log`, printing fails, and an error in the handler would stop the current runs.
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield lambda: asked
+        finally:
+            to_say.put(None)
 
 
 @contextlib.contextmanager
@@ -194,14 +189,23 @@ def uninterrupted() -> Iterator[None]:
         nonlocal asked
         asked = True
 
+    with _handled_by(ask):
+        yield
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Has a function handle Ctrl-C and SIGTERM."""
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     except ValueError:  # only the main thread receives signals
         before = {}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        raise KeyboardInterrupt
+        for number, handled in before.items():
+            signal.signal(number, handled)

@@ -98,8 +98,8 @@ _SHARED = {
     ),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
-        "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128; empty for"
-        " logistic regression.",
+        "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128 (12 layers of"
+        " 128 units); empty for logistic regression.",
     ),
     "activation": string(
         Config.activation,

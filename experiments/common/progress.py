@@ -99,6 +99,8 @@ def counted_progress(
     def tell(now_done: int) -> None:
         nonlocal next_line, finished
         now = time.monotonic()
+        if now_done == done or now == started:  # by a coarse clock
+            return
         pace = (now_done - done) / (now - started)
         left = datetime.timedelta(seconds=round((total - now_done) / pace))
         text = f"{now_done}/{total} {things}, {pace:.2f} {things}/s, {left} left"

@@ -111,7 +111,8 @@ def markdown(report: Report) -> str:
     if report.overview:
         lines += [*tables.to_markdown(report.overview), ""]
     for section in report.sections:
-        lines += [f"## {section.heading}", "", section.description, "", section.headline, ""]
+        lines += [f"## {section.heading}", ""] if section.heading else []
+        lines += [section.description, "", section.headline, ""]
         lines += [*(f"- {sentence}" for sentence in section.sentences), ""]
         lines += [f"![{figure.name}]({figure.name}.png)" for figure in section.figures]
         for table in section.tables:

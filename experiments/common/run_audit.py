@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -176,7 +177,9 @@ def slower(config: Config, report: "initjax.Report") -> Config:
     if {finding.cause for finding in report.findings} != {"update"}:
         return config
     assert config.learning_rate is not None
-    return dataclasses.replace(config, learning_rate=config.learning_rate / 10)
+    steps = [layer.update_ratio for layer in report.layers if math.isfinite(layer.update_ratio)]
+    tenths = max(1, math.ceil(math.log10(2 * max(steps))))  # a step of half the weights is healthy
+    return dataclasses.replace(config, learning_rate=config.learning_rate / 10**tenths)
 
 
 def next_step(config: Config, report: "initjax.Report", optimizer: bool = False) -> list[str]:

@@ -212,7 +212,10 @@ def read(
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
     tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
     if not tables:
-        raise UsageError(f"{directory} holds no runs; run python -m experiments.sweep first")
+        below = sorted({str(file.parent) for file in pathlib.Path(directory).glob(f"*/{_PARTS}")})
+        run = "run python -m experiments.sweep first"
+        advice = f"name a sweep: {' or '.join(below)}" if below else run
+        raise UsageError(f"{directory} holds no runs; {advice}")
     table = pa.concat_tables(tables)  # without a copy
     keys, seeds = table["key"].to_pylist(), table["seed"].to_pylist()
     places = {key: place for place, key in enumerate(keys) if wanted is None or key in wanted}

@@ -162,3 +162,13 @@ def test_the_first_line_comes_after_two_seconds(monkeypatch):
     lines = stream.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["2/9", "5/9"]
     assert lines[0] == "2/9 figures, 0.95 figures/s, 0:00:07 left"
+
+
+def test_progress_without_a_pace_is_not_shown(monkeypatch):
+    """On Windows a clock may stand still for 16 ms."""
+    stream = io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 1.0)
+    with progress.counted_progress(0, 3, stream) as show:
+        show(0)
+        show(1)
+    assert stream.getvalue() == ""

@@ -70,6 +70,13 @@ def test_errors_say_what_is_valid(make, message, key):
         make(key)
 
 
+@pytest.mark.parametrize("counts", [[10, 30], [10, 30, 20, 40]])
+def test_unsigned_counts_are_no_key(counts, key):
+    """They have the dtype and the shape of a raw PRNG key."""
+    drawn = initjax.class_frequency_bias(np.array(counts, np.uint32))(key, (len(counts),))
+    np.testing.assert_array_equal(drawn, initjax.class_frequency_bias(counts)(key, drawn.shape))
+
+
 def test_frequencies_may_be_huge(key):
     bias = initjax.class_frequency_bias([1e308, 1e308, 1e-10])(key, (3,), "float32")
     np.testing.assert_allclose(bias, [np.log(0.5), np.log(0.5), np.log(0.5e-318)], rtol=1e-5)

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import initjax
+from tests.tf32 import in_tf32
 
 # What a name needs besides its defaults. Every name in NAMES is tested.
 ARGUMENTS = {
@@ -226,6 +227,26 @@ def test_narrow_draws_of_few_values_warn_at_the_call(key):
         assert [warning.filename for warning in seen] == [__file__]
 
 
+@pytest.mark.parametrize("name", initjax.NAMES)
+def test_a_factory_that_is_called_as_an_initializer_explains_itself(name):
+    if name in ("zeros", "ones"):  # are initializers
+        return
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        with pytest.raises(TypeError, match=r"is a PRNG key; .* makes an initializer") as raised:
+            getattr(initjax, name)(key, (3, 4), "float32")
+        assert "\n" not in str(raised.value)
+
+
+def test_what_makes_no_initializer_does_not_claim_to(key):
+    for function in (
+        lambda number: initjax.lora_scale(number, 4),
+        lambda number: initjax.depth_indexed("layers_{}", 2, stddev=number),
+    ):
+        for number in (key, jax.random.PRNGKey(0)):
+            with pytest.raises(TypeError, match=r"must be a real number, got Array\("):
+                function(number)
+
+
 def test_few_values_are_counted_as_they_are_drawn(key):
     """The count in the warning is that of a draw, whatever the law."""
     for initializer, dtype in (
@@ -314,22 +335,21 @@ def test_infinity_and_nan_are_held_where_a_dtype_has_them(key):
         assert jnp.isnan(initjax.constant(np.nan)(key, (3,), dtype)).all()
 
 
-def test_no_product_depends_on_the_precision_of_the_device(key, tf32):
+def test_no_product_depends_on_the_precision_of_the_device(key):
     kernels = {"query": (8, 2, 4), "key": (8, 2, 4), "value": (8, 2, 4), "out": (2, 4, 8)}
     params = {name: {"kernel": jnp.zeros(shape)} for name, shape in kernels.items()}
     linear = [spec for spec in KINDS if "orthogonal" in spec] + ["scaled_orthogonal", "kan_spline"]
 
-    def draw():
-        drawn = {spec: np.asarray(initjax.parse(spec)(key, SHAPE)) for spec in linear}
-        mimetic = jax.tree.map(np.asarray, initjax.mimetic(params, key))
+    def draw(key):
+        drawn = {spec: initjax.parse(spec)(key, SHAPE) for spec in linear}
+        mimetic = initjax.mimetic(params, key)
         return {**drawn, **{name: mimetic[name]["kernel"] for name in kernels}}
 
     x = jax.random.normal(key, (8, 8))
-    product, expected = np.asarray(x @ x), draw()
-    with tf32():
-        assert 1e-4 < np.abs(x @ x - product).max() < 1e-2
-        for name, drawn in draw().items():
-            np.testing.assert_array_equal(drawn, expected[name], err_msg=name)
+    assert 1e-4 < np.abs(in_tf32(jnp.matmul)(x, x) - x @ x).max() < 1e-2
+    expected = draw(key)
+    for name, drawn in in_tf32(draw)(key).items():
+        np.testing.assert_allclose(drawn, expected[name], atol=3e-6, err_msg=name)
     for name, spec in CALLS:  # all others multiply no matrices
         shape = SHAPES.get(name, SHAPE)
         traced = str(jax.make_jaxpr(lambda key: initjax.parse(spec)(key, shape))(key))  # noqa: B023

@@ -487,7 +487,7 @@ def test_a_traced_number_is_refused_with_advice(key):
         initjax.normal,
     ):
         for transform in (jax.jit, jax.vmap, lambda f: jax.vmap(jax.grad(f))):
-            with pytest.raises(TypeError, match="must be known when the initializer is made"):
+            with pytest.raises(TypeError, match="must be known in advance, but it is traced"):
                 transform(lambda number, make=make: make(number)(key, (2, 3)).sum())(jnp.ones(3))
 
 

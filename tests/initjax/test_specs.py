@@ -74,6 +74,12 @@ def test_parses_valid_specifications(spec, expected):
             r"in 'icnr\(normal\(-1\)\)': normal: stddev must be a finite number >= 0, got -1",
         ),
         (
+            "variance_scaling(2.0, fan_in, normal)",
+            r"fan_in is not an initializer; write text in quotes: \"fan_in\"$",
+        ),
+        ("in_blocks(he)", "unknown initializer 'he'; did you mean he_uniform or he_normal"),
+        ("HE", "unknown initializer 'HE'; did you mean he_uniform or he_normal"),
+        (
             "icnr(icnr(normal(stdev=1)))",
             "normal has no parameter 'stdev'; valid parameters: stddev",
         ),
@@ -193,6 +199,11 @@ def test_get_accepts_every_form_of_an_initializer(identifier, spec):
         ("HeInitializer", ValueError, "unknown initializer 'HeInitializer'"),
         (None, TypeError, "identifier must be an initializer, .* got None"),
         ({"class_name": ["HeNormal"]}, ValueError, "class_name must be one of"),
+        (
+            {"class_name": "VarianceScaling", "config": {"distribution": ["normal"]}},
+            ValueError,
+            r"distribution must be one of .* got \['normal'\]",
+        ),
         (initjax.constant, ValueError, "constant: missing a required argument: 'value'"),
         (int, TypeError, "identifier must be an initializer"),
         (dict, TypeError, "identifier must be an initializer"),

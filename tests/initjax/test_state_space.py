@@ -17,10 +17,10 @@ def test_log_uniform_has_the_law_of_scipy(bounds, key):
         assert scipy.stats.kstest(drawn, scipy.stats.loguniform(*bounds).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn"])
 def test_log_uniform_keeps_its_bounds_in_every_dtype(dtype, key):
-    drawn = initjax.log_uniform(0.03, 0.1)(key, (1000,), dtype).astype("float32")
-    assert (drawn >= 0.03).all() and (drawn <= 0.1).all() and len(np.unique(drawn)) > 5
+    drawn = np.asarray(initjax.log_uniform(0.03, 0.1)(key, (300_000,), dtype), float)
+    assert drawn.min() >= 0.03 and drawn.max() <= 0.1 and len(np.unique(drawn)) > 5
 
 
 def test_the_time_step_has_the_law_of_mamba(key):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -208,6 +209,7 @@ def test_the_suggested_next_step_fits_the_causes(causes, step):
             types.SimpleNamespace(cause=cause, layers=["hidden/0/kernel"], remedy="try he_normal()")
             for cause in causes
         ],
+        layers=[types.SimpleNamespace(update_ratio=ratio) for ratio in (3.0, math.nan)],
     )
     found = run_audit.next_step(network, report, optimizer=True)
     assert len(found) == len(step)
@@ -264,7 +266,17 @@ def test_a_step_that_is_too_large_is_no_fault_of_the_weights(tmp_path, folder, c
     output = capsys.readouterr().out
     assert "\nNo repair needed" in output and "\nverdict warning: update;" in output
     (line,) = [line for line in output.splitlines() if line.startswith("next ")]
-    assert " --learning_rate=10.0 " in line and "--fix" not in line
+    assert " --learning_rate=1.0 " in line and "--fix" not in line
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0.6, 0.5), (4.9, 0.5), (5.1, 0.05), (80.0, 0.005)])
+def test_the_suggested_learning_rate_makes_the_first_step_healthy(step, rate):
+    report: Any = types.SimpleNamespace(
+        findings=[types.SimpleNamespace(cause="update")],
+        layers=[types.SimpleNamespace(update_ratio=ratio) for ratio in (0.1, step, math.nan)],
+    )
+    slower = run_audit.slower(Config(optimizer="adam", learning_rate=5.0), report)
+    assert slower.learning_rate == pytest.approx(rate)
 
 
 def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():

@@ -53,6 +53,7 @@ def test_the_page_and_its_files_are_there(reported):
     assert r"glorot\_uniform & 12 & 100\% (76\% to 100\%)" in latex
     markdown = (directory / "report" / "report.md").read_text()
     assert "| he_normal | 12 | 100% (76% to 100%) |" in markdown
+    assert "\n## \n" not in markdown  # one setting has no heading of its own
     pairs = list(csv.DictReader((directory / "report" / "pairs.csv").read_text().splitlines()))
     assert len(pairs) == 3 * (len(comparison.endpoints()) - 1)  # none reaches the target
     assert all(float(pair["low"]) <= float(pair["difference"]) for pair in pairs)
@@ -239,3 +240,22 @@ def test_a_directory_without_runs_is_explained(tmp_path):
     result = report(tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert f"{tmp_path} holds no runs; run python -m experiments.sweep first" in result.stderr
+    for sweep in ("a", "b"):
+        (tmp_path / sweep).mkdir()
+        (tmp_path / sweep / "runs-0.parquet").touch()
+    result = report(tmp_path)
+    assert f"{tmp_path} holds no runs; name a sweep: {tmp_path}/a or {tmp_path}/b" in result.stderr
+
+
+def test_the_commit_of_a_repository_around_an_installation_is_not_named(monkeypatch, tmp_path):
+    from experiments import report as program
+
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another"], check=True)
+    file = tmp_path / "lib" / "experiments" / "report.py"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(program, "__file__", str(file))
+    assert "commit" not in program._versions()
+    monkeypatch.setattr(program, "__file__", str(tmp_path / "experiments" / "report.py"))
+    assert "commit" in program._versions()

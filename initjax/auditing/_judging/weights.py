@@ -352,13 +352,33 @@ def wrong_fan(evidence: Evidence) -> list[Finding]:
                 break
     if not found:
         return []
-    message = f"The initializer of {some(names_of(found))} used {counts[0]}; the gain is"
-    message += f" {found[0].weight_variance:.2g}"
-    remedy = (
-        "Pass the layout to the initializer: with conv_fans, conv_transpose_fans, einsum_fans,"
-        " stacked_fans or packed_fans, or with in_axis, out_axis and batch_axis"
-    )
+    groups = {
+        count: [layer for layer, its in zip(found, counts, strict=True) if its == count]
+        for count in dict.fromkeys(counts)
+    }
+    message = "; ".join(
+        f"The initializer of {some(names_of(layers))} used {count}; the gain is"
+        f" {layers[0].weight_variance:.2g}"
+        for count, layers in list(groups.items())[:_SHOWN_GROUPS]
+    ).replace("; The initializer", "; that")
+    if (more := len(groups) - _SHOWN_GROUPS) > 0:
+        message += f"; and {more} more wrong count{'' if more == 1 else 's'}"
+    if all(map(_out_first, found)):
+        remedy = "Pass the layout of a kernel (out, in) to the initializer: in_axis=1, out_axis=0"
+    else:
+        remedy = (
+            "Pass the layout to the initializer: with conv_fans, conv_transpose_fans, einsum_fans,"
+            " stacked_fans or packed_fans, or with in_axis, out_axis and batch_axis"
+        )
     return finding("warning", "wrong_fan", found, message, remedy)
+
+
+def _out_first(layer: JudgedLayer) -> bool:
+    """Whether the kernel is stored as (out, in, *window), as in Equinox and PyTorch."""
+    if len(layer.shape) > 2 and layer.kind != "convolution":
+        return False
+    # Padding makes the fan-in that is measured smaller than the window.
+    return 1 / _FANS < compute_fans(layer.shape, in_axis=1, out_axis=0)[0] / layer.fan_in < _FANS
 
 
 def _near(value: float, target: float) -> bool:

@@ -214,6 +214,38 @@ def test_a_fan_miscounted_from_the_kernels_shape_is_found():
         assert causes(model(tree, X)) == found
 
 
+@pytest.mark.parametrize("window", [(), (3, 3)])
+def test_kernels_stored_as_out_in_are_told_how_to_say_so(window):
+    """Each kernel with the fan that its initializer used, and one layout that fits them all."""
+
+    def loss(p, x):
+        for kernel in (p["a"], p["b"]):
+            if window:
+                x = jax.nn.relu(jax.lax.conv(x, kernel, (1, 1), "VALID"))
+            else:
+                x = jax.nn.relu(x @ kernel.T)
+        return square(x)
+
+    shapes = {"a": (64, 8, *window), "b": (24, 64, *window)}
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 8, *(8,) * len(window))), "float32")
+
+    def finding(**layout):
+        init = initjax.he_normal(**layout)
+        tree = {name: init(jax.random.key(1), shape) for name, shape in shapes.items()}
+        findings = initjax.audit(loss, tree, x).findings
+        return [finding for finding in findings if finding.cause == "wrong_fan"]
+
+    (found,) = finding()
+    used = {(): ("64 instead of 8", "24 instead of 64"), (3, 3): ("1536 instead of 72", "4608 ")}
+    first, second = used[window]
+    assert f"initializer of a used fan_in {first}" in found.message
+    assert f"that of b used fan_in {second}" in found.message
+    assert found.remedy == (
+        "Pass the layout of a kernel (out, in) to the initializer: in_axis=1, out_axis=0."
+    )
+    assert not finding(in_axis=1, out_axis=0)
+
+
 def test_residual_branches_that_add_up_are_found():
     def turn(h, block):
         return h + jax.nn.relu(h @ block["up"]) @ block["down"], None

@@ -350,6 +350,7 @@ def test_numbers_at_the_ends_of_float32_are_measured():
 
 SHARDED = """
 import jax
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
