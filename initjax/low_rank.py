@@ -216,7 +216,10 @@ def _checked(
         raise ValueError(
             f"{owner}: rank must be at most {most} for a kernel of shape {kernel.shape}, got {rank}"
         )
-    return kernel.astype(draw_dtypes(kernel.dtype, None, owner)[1]), rank, scale
+    _, wide = draw_dtypes(kernel.dtype, None, owner)
+    if float(jnp.finfo(kernel.dtype).min) >= 0:
+        raise TypeError(f"{owner}: kernel's dtype {kernel.dtype.name} has no sign and no zero")
+    return kernel.astype(wide), rank, scale
 
 
 def _split(kernel: jax.Array, lora_a: jax.Array, lora_b: jax.Array, scale: float) -> LowRank:

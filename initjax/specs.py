@@ -205,6 +205,9 @@ def _made_as_in_keras(class_name: Any, config: Any) -> Initializer:
     name, arguments = from_keras(class_name, config)
     if name in ("zeros", "ones"):
         return NAMES[name]
+    unknown = arguments.keys() - inspect.signature(NAMES[name]).parameters.keys()
+    if unknown:
+        raise ValueError(f"get: {class_name} has no parameter {sorted(unknown)[0]!r}")
     try:
         return NAMES[name](**arguments)
     except TypeError as error:

@@ -183,7 +183,7 @@ def _stored(
     drawn = jnp.asarray(self.initializer(key, tuple(shape), wide))
     if not isinstance(drawn, Tracer) and not bool((drawn > 0).all()):
         raise ValueError(
-            f"{self!r} needs an initializer of positive numbers, but it drew {float(drawn.min())}"
+            f"{self!r} needs an initializer of positive numbers, but it drew {drawn.min()}"
         )
     kernel = function(drawn)
     traced = isinstance(kernel, Tracer) or not kernel.size

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from initjax._drawing import draw_dtypes, draw_in_shards
+from initjax._drawing import draw_in_shards
 from initjax._flattening import Structure, described, flatten, is_parameter, no_parameters
 from initjax._keys import checked_key, named_keys
 from initjax._stacks import stack_warning
@@ -141,8 +141,9 @@ def rescale(params: Params, factors: Mapping[str, float]) -> Params:
 
     Raises:
       TypeError: factors isn't a mapping from strings to numbers.
-      ValueError: params has no floating or complex array, a factor is not finite, a pattern
-        matches no parameter, a matching parameter is only a shape, or two have the same path.
+      ValueError: params has no floating or complex array, a factor is not finite, or not in the
+        dtype of the product, a pattern matches no parameter, a matching parameter is only a shape,
+        or two have the same path.
 
     Example:
       >>> import jax.numpy as jnp
@@ -173,7 +174,10 @@ def rescaled(owner: str, params: Params, factors: Mapping[str, float]) -> Params
     for name, index, factor in matches:
         if isinstance(leaves[index], jax.ShapeDtypeStruct):
             raise ValueError(f"{owner}: {name!r} has no value to multiply")
-        leaves[index] = _scaled(leaves[index], factor)
+        try:
+            leaves[index] = _scaled(leaves[index], factor)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{owner}: {name!r}: {error}") from None
     return structure.unflatten(leaves)
 
 
@@ -184,12 +188,21 @@ def _scaled(leaf: Any, factor: float) -> Any:
 
     if isinstance(leaf, np.ndarray | np.generic):
         wide = np.result_type(leaf.dtype, np.float32)
+        number = _in_dtype(wide, factor)
         with np.errstate(over="ignore"):  # as in JAX
-            product = np.asarray(leaf.astype(wide) * np.asarray(factor, wide)).astype(leaf.dtype)
+            product = np.asarray(leaf.astype(wide) * number).astype(leaf.dtype)
         return product if isinstance(leaf, np.ndarray) else product[()]
     leaf = jnp.asarray(leaf)
-    _, wide = draw_dtypes(leaf.dtype, None)
-    return (leaf.astype(wide) * wide.type(factor)).astype(leaf.dtype)
+    wide = leaf.dtype if leaf.dtype.itemsize > 2 else np.dtype(np.float32)
+    return (leaf.astype(wide) * _in_dtype(wide, factor)).astype(leaf.dtype)
+
+
+def _in_dtype(dtype: np.dtype, factor: float) -> Any:
+    with np.errstate(all="ignore"):
+        number = dtype.type(factor)
+    if not np.isfinite(number) or bool(number) != bool(factor):
+        raise ValueError(f"{dtype.name} can't hold the factor {factor!r}")
+    return number
 
 
 def match(

@@ -168,3 +168,9 @@ def test_products_have_the_highest_precision_on_every_device(name):
 def test_errors_say_what_is_valid(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "float8_e8m0fnu"])
+def test_dtypes_that_hold_no_adapter_are_refused_by_name(dtype):
+    with pytest.raises(TypeError, match=f"^pissa.*{dtype}"):
+        initjax.pissa(jnp.ones((4, 4), dtype), 1)

@@ -184,7 +184,12 @@ def test_get_accepts_every_form_of_an_initializer(identifier, spec):
     [
         ("he_norml", ValueError, "unknown initializer 'he_norml'; did you mean he_normal"),
         ({"class_name": "HeNorml"}, ValueError, "class_name must be one of .*HeNormal, "),
-        ({"class_name": "HeNormal", "config": {"gian": 2}}, ValueError, "get: HeNormal: .*gian"),
+        ({"class_name": "HeNormal", "config": {"gian": 2}}, ValueError, "HeNormal has no .*'gian'"),
+        (
+            {"class_name": "VarianceScaling", "config": {"distribution": ["normal"]}},
+            ValueError,
+            r"distribution must be one of .*; got \['normal'\]",
+        ),
         ({"class_name": "HeNormal", "config": "x"}, ValueError, "config must be a dictionary, got"),
         ({"class_name": "Constant", "config": {"value": {}}}, ValueError, "value must be numbers"),
         ('{"class_name": "HeNormal"', ValueError, "get: cannot read '{.* as JSON"),

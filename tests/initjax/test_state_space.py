@@ -176,3 +176,8 @@ def test_numbers_that_a_dtype_cannot_hold_are_refused_after_the_function(key):
             with pytest.raises(ValueError, match=f"inverse_softplus.*largest {dtype} is {largest}"):
                 initializer(key, (50,), dtype)
     assert initjax.logarithm(initjax.constant(1e30))(key, (2,), "float16").tolist() == [69.0625] * 2
+
+
+def test_a_negative_number_is_refused_in_complex_dtypes_too(key):
+    with pytest.raises(ValueError, match=r"needs an initializer of positive numbers, but it drew"):
+        initjax.logarithm(initjax.constant(-1.0))(key, (3,), "complex64")

@@ -481,6 +481,12 @@ def test_rescale_rounds_a_narrow_product_once():
     assert scaled.dtype == leaf.dtype and not np.array_equal(once, expected)
 
 
+def test_rescale_takes_four_bits():
+    leaf = jnp.asarray([0.5, 1.0, -3.0], "float4_e2m1fn")
+    scaled = initjax.rescale({"a": leaf}, {"a": 2.0})["a"]
+    assert scaled.dtype == leaf.dtype and scaled.astype("float32").tolist() == [1.0, 2.0, -6.0]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex128"])
 def test_rescale_keeps_the_types_of_numpy(dtype):
     dtype = jnp.dtype(dtype)
@@ -508,6 +514,8 @@ def test_rescale_works_with_nnx_and_under_jit(key):
         ({"a": np.ones(2)}, 2.0, TypeError, "must map patterns to numbers, got 2.0"),
         ({"a": np.ones(2)}, {0: 2.0}, TypeError, "must map patterns to numbers, got {0: 2.0}"),
         (shapes("a"), {"*": 2.0}, ValueError, "'a/kernel' has no value to multiply"),
+        ({"a": jnp.ones(2)}, {"a": 1e60}, ValueError, "'a': float32 can't hold the factor 1e\\+60"),
+        ({"a": np.ones(2, "float16")}, {"a": 1e-60}, ValueError, "'a': float32 can't hold"),
     ],
 )
 def test_rescale_refuses_invalid_factors(params, factors, error, message):
