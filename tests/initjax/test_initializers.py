@@ -76,7 +76,7 @@ OTHERS = [
     "s4d('lin', 'imag')",
     "small_init(64)",
     "wang_init(12, 64)",
-    "layer_scale(24)",
+    "layer_scale(4)",
     "spectral(2.0)",
     "unit_norm",
     "kan_spline",
@@ -377,18 +377,6 @@ def test_random_dtypes_of_less_than_eight_bits_are_refused(shape, key):
 def test_raw_keys_work_like_typed_keys():
     typed = initjax.he_normal()(jax.random.key(3), (4, 5))
     np.testing.assert_array_equal(typed, initjax.he_normal()(jax.random.PRNGKey(3), (4, 5)))
-
-
-def test_works_with_strict_dtype_and_rank_promotion():
-    code = (
-        "import jax, initjax\n"
-        "jax.config.update('jax_numpy_dtype_promotion', 'strict')\n"
-        "jax.config.update('jax_numpy_rank_promotion', 'raise')\n"
-        f"for spec in {[*DRAWN, 'zeros', 'constant(2.0)', 's4d', 'forget_gate_bias']!r}:\n"
-        "    for dtype in ('float32', 'bfloat16'):\n"
-        f"        initjax.parse(spec)(jax.random.key(0), {SHAPE}, dtype)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_initjax_does_not_import_jax():
