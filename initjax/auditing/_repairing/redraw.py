@@ -42,7 +42,7 @@ def redraw(draft: Draft, traced: Traced, report: Report, key: jax.Array | None) 
                 draft = draft.without_change(name, cause)
             else:
                 drawn = _orthogonal(kernels[index], named_key(key, name), leaf, _stddev(leaf))
-                change = Change(name, f"redrawn, orthogonal ({cause})", ())
+                change = Change(name, f"redrawn, orthogonal (cause: {cause})", ())
                 draft = draft.with_change(index, drawn, change)
     return draft
 
