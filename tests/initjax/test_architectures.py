@@ -382,9 +382,8 @@ MODELS = {
 
 
 # The audit warns of these, though they are the published form and learn: of the variance of T5's
-# queries, of Mamba's and nGPT's gradients at places off the residual stream, and of the small
-# gradient behind a policy that starts near zero.
-ONLY_TRAINED = ("t5", "mamba", "ngpt", "actor_critic")
+# queries, and of Mamba's and nGPT's gradients at places off the residual stream.
+ONLY_TRAINED = ("t5", "mamba", "ngpt")
 
 # Standard deviations in the sources, by rules and the end of a path.
 STDDEVS = {
