@@ -233,10 +233,13 @@ def prepare(
     return Prepared(traced, found[0])
 
 
-def _forget(reference: Any) -> None:
-    """Drops what was compiled for a deleted function: nested programs hold arrays."""
-    for key in [key for key in list(_measurers) if key[0] is reference]:
-        _measurers.pop(key, None)
+def _forget(reference: Any, measurers: collections.OrderedDict = _measurers) -> None:
+    """Drops what was compiled for a deleted function: nested programs hold arrays.
+
+    `_measurers` is an argument since functions are deleted at exit, too, after this module's names.
+    """
+    for key in [key for key in list(measurers) if key[0] is reference]:
+        measurers.pop(key, None)
 
 
 def _leaves(name: str, tree: Any) -> tuple[Any, dict[str, Any]]:

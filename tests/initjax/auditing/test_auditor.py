@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import sys
 import weakref
 from typing import Any
 
@@ -12,6 +13,7 @@ import optax
 import pytest
 
 import initjax
+from initjax.auditing import _audit
 
 rng = np.random.default_rng(0)
 
@@ -379,3 +381,18 @@ def test_a_fix_after_an_audit_compiles_no_second_audit(compiled):
     assert audit > 0
     assert programs(fix, after_audit) == whole - audit
     assert programs(initjax.audit, alone) == 0
+
+
+def test_a_function_may_be_deleted_after_the_names_of_the_library(monkeypatch):
+    """At exit Python sets a module's names to None before it deletes all objects."""
+
+    def loss_fn(p, x):
+        return jnp.square(x @ p).mean()
+
+    initjax.audit(loss_fn, jnp.eye(4), jnp.ones((8, 4)))
+    errors = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    monkeypatch.setattr(_audit, "_measurers", None)
+    del loss_fn
+    gc.collect()
+    assert not errors
