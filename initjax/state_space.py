@@ -88,6 +88,33 @@ def _log_uniform(uniform: Callable, low: Any, high: Any) -> jax.Array:
     return jnp.exp(uniform(low, high))
 
 
+def _check_inner(self: Any) -> None:
+    checked_initializer(type(self).__name__, "initializer", self.initializer)
+
+
+def _draw_stored(
+    self: Any, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
+) -> jax.Array:
+    """The method `__call__` of an initializer that stores what another draws by its `_stored`.
+
+    That is drawn with at least 32 bits, and the result is rounded once.
+    """
+    import jax.numpy as jnp
+    from jax.core import Tracer
+
+    dtype, wide = draw_dtypes(dtype, getattr(self.initializer, "dtype", None), repr(self))
+    drawn = jnp.asarray(self.initializer(key, tuple(shape), wide))
+    if not isinstance(drawn, Tracer) and not bool((drawn > 0).all()):
+        raise ValueError(
+            f"{self!r} needs an initializer of positive numbers, but it drew {drawn.min()}"
+        )
+    kernel = self._stored(drawn)
+    traced = isinstance(kernel, Tracer) or not kernel.size
+    reach = 0.0 if traced else float(jnp.abs(kernel).max())
+    check_drawn(self, dtype, wide, reach, (0.0, 0.0))
+    return resharded(kernel.astype(dtype), out_sharding)
+
+
 @initializer
 class inverse_softplus:
     r"""Draws :math:`\log(e^y - 1)` with `y` by another initializer: its softplus is `y`.
@@ -113,18 +140,13 @@ class inverse_softplus:
 
     initializer: Any
 
-    def __post_init__(self) -> None:
-        checked_initializer("inverse_softplus", "initializer", self.initializer)
+    __post_init__ = _check_inner
+    __call__ = _draw_stored
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
+    def _stored(self, y: jax.Array) -> jax.Array:
         import jax.numpy as jnp
 
-        def inverse(y: jax.Array) -> jax.Array:
-            return y + jnp.log(-jnp.expm1(-y))  # exact for small and for large y
-
-        return _stored(self, inverse, key, shape, dtype, out_sharding)
+        return y + jnp.log(-jnp.expm1(-y))  # exact for small and for large y
 
 
 @initializer
@@ -156,40 +178,13 @@ class logarithm:
 
     initializer: Any
 
-    def __post_init__(self) -> None:
-        checked_initializer("logarithm", "initializer", self.initializer)
+    __post_init__ = _check_inner
+    __call__ = _draw_stored
 
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
-    ) -> jax.Array:
+    def _stored(self, y: jax.Array) -> jax.Array:
         import jax.numpy as jnp
 
-        return _stored(self, jnp.log, key, shape, dtype, out_sharding)
-
-
-def _stored(
-    self: Any,
-    function: Callable[[jax.Array], jax.Array],
-    key: jax.Array,
-    shape: Sequence[int],
-    dtype: Any,
-    out_sharding: Any,
-) -> jax.Array:
-    """A function of what the inner initializer draws with at least 32 bits, rounded once."""
-    import jax.numpy as jnp
-    from jax.core import Tracer
-
-    dtype, wide = draw_dtypes(dtype, getattr(self.initializer, "dtype", None), repr(self))
-    drawn = jnp.asarray(self.initializer(key, tuple(shape), wide))
-    if not isinstance(drawn, Tracer) and not bool((drawn > 0).all()):
-        raise ValueError(
-            f"{self!r} needs an initializer of positive numbers, but it drew {drawn.min()}"
-        )
-    kernel = function(drawn)
-    traced = isinstance(kernel, Tracer) or not kernel.size
-    reach = 0.0 if traced else float(jnp.abs(kernel).max())
-    check_drawn(self, dtype, wide, reach, (0.0, 0.0))
-    return resharded(kernel.astype(dtype), out_sharding)
+        return jnp.log(y)
 
 
 @initializer
