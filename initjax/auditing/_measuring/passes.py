@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from initjax.auditing._measuring.taps import Sources, Taps, sources_of, tapped_p
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
+from initjax.auditing._reading.watches import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Measurements:
     """By parameter; empty for integers."""
     prints: list[np.ndarray]
     """The first numbers of every parameter, of every slice of a stacked one: (slices, numbers)."""
+    watched: dict[Hashable, dict[str, np.ndarray]]
+    """By watch."""
     jacobian: tuple[float, float] | None
     """The mean square of the singular values of the last site's output by the first's, and the
     condition of their Gram matrix in random directions; None where it was not taken."""
@@ -73,9 +76,15 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
             )
         arguments = [*constants, *leaves, *inputs]
         layers = [_layer_job(site, sources[path], taps, arguments) for path, site in sites.items()]
-        *of_layers, of_parameters = run_jobs(
-            [*layers, parameter_job(leaves, depths, taps)], all(map(on_host, (taps.loss, *leaves)))
+        watches = traced.anatomy.watches
+        watched = [
+            _watch_job(watch, n, taps, arguments) for n, watch in enumerate(watches.values())
+        ]
+        *of_all, of_parameters = run_jobs(
+            [*layers, *watched, parameter_job(leaves, depths, taps)],
+            all(map(on_host, (taps.loss, *leaves))),
         )
+        of_layers, of_watches = of_all[: len(layers)], of_all[len(layers) :]
         numbers = described([record for pair in of_layers for record in pair])
         forward, backward = {}, {}
         for (path, site), ahead, back in zip(
@@ -90,7 +99,15 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
             parameters.append(described_parameter(found, leaves[index], gradient))
             prints.append(first)
         jacobian = None if probe is None else spectrum(probe, np.asarray(taps.pulled))
-        return Measurements(float(taps.loss), forward, backward, parameters, prints, jacobian)
+        return Measurements(
+            loss=float(taps.loss),
+            forward=forward,
+            backward=backward,
+            parameters=parameters,
+            prints=prints,
+            watched=dict(zip(watches, of_watches, strict=True)),
+            jacobian=jacobian,
+        )
 
     def program(params: Any, batch: Any, constants: list[Any]) -> Any:
         return tapped.trace(jax.tree.leaves(params), jax.tree.leaves(batch), constants).jaxpr
@@ -114,6 +131,17 @@ def _layer_job(site: Site, sources: Sources, taps: Taps, arguments: list[Any]) -
     }
     turns = sum(length is not None for _, length in site.loops)
     return Job(_site_statistics, _Static(sources.geometry, turns, **layouts), record)
+
+
+def _watch_job(watch: Watch, number: int, taps: Taps, arguments: list[Any]) -> Job:
+    arrays = {}
+    for name, place in watch.places.items():
+        if place.path:
+            arrays[name] = taps.watched[number, name]
+        else:
+            array = arguments[place.position]
+            arrays[name] = array if watch.sample is None else watch.sample(name, array)
+    return Job(watch.statistics, watch.static, arrays)
 
 
 class _Static(NamedTuple):

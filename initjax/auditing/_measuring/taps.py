@@ -23,6 +23,7 @@ from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
+from initjax.auditing._reading.watches import Place
 
 
 class Taps(NamedTuple):
@@ -33,6 +34,8 @@ class Taps(NamedTuple):
     """By site and by the equation of its output."""
     backward: dict[Path, dict[str, Any]]
     """By the equation of a site's output."""
+    watched: dict[tuple[int, str], Any]
+    """Values of equations, by the number of the watch and their names in it."""
     gradients: dict[int, Any]
     """By parameter."""
     updates: dict[int, Any]
@@ -62,6 +65,8 @@ def tapped_program(
 
     sites = traced.anatomy.sites
     hooks = _hooks(sites, sources)
+    for path, values in _watched_values(traced).items():
+        hooks[path] = functools.partial(_watched, hooks.get(path), values)
 
     def taps(leaves: list[Any], batch: list[Any], constants: list[Any]) -> Taps:
         inexact = {index: leaves[index] for index in traced.inexact}
@@ -93,7 +98,9 @@ def tapped_program(
             steps = jax.tree.leaves(first_update(optimizer, tree, params, loss, loss_of))
             updates = {index: steps[index] for index in inexact}
         back = None if pulled is None else pulled(leaves, batch, constants)
-        return Taps(loss, records, backward, gradients, updates, back)
+        watched = [record.pop("watched") for record in records.values() if "watched" in record]
+        watched = {key: array for found in watched for key, array in found.items()}
+        return Taps(loss, records, backward, watched, gradients, updates, back)
 
     return taps
 
@@ -142,6 +149,41 @@ def _hooks(sites: dict[Path, Site], sources: dict[Path, Sources]) -> dict[Path, 
             hooks[path] = functools.partial(_product, site, sources[path])
             hooks[site.output] = functools.partial(_output, site)
     return hooks
+
+
+class _WatchedValue(NamedTuple):
+    """A value of an equation that a watch asks for."""
+
+    key: tuple[int, str]
+    place: Place
+    sample: Callable[[str, Any], Any] | None
+
+
+def _watched_values(traced: Traced) -> dict[Path, list[_WatchedValue]]:
+    """What watches ask for, by equation; arguments of the program are there already."""
+    found: dict[Path, list[_WatchedValue]] = {}
+    for number, watch in enumerate(traced.anatomy.watches.values()):
+        for name, place in watch.places.items():
+            if place.path:
+                value = _WatchedValue((number, name), place, watch.sample)
+                found.setdefault(place.path, []).append(value)
+    return found
+
+
+def _watched(
+    hook: Callable | None, values: list[_WatchedValue], operands: list, results: list, slot: Any
+) -> tuple[list, Any]:
+    """Does what another hook does, if there is one, and takes the watched values."""
+    import jax
+
+    found = {}
+    for key, place, sample in values:
+        array = (operands if place.operand else results)[place.position]
+        found[key] = array if sample is None else sample(key[1], array)
+    record: dict[str, Any] = {}
+    if hook is not None:
+        results, record = hook(operands, results, slot)
+    return results, {**record, "watched": jax.lax.stop_gradient(found)}
 
 
 def _product_and_output(

@@ -7,9 +7,11 @@ other from data.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.tags import Source, Tag
+from initjax.auditing._reading.watches import Watch
 
 
 @dataclasses.dataclass
@@ -124,3 +126,5 @@ class Anatomy:
     """Descriptions of what could not be read, and the parameters that enter there."""
     leaves: frozenset[int]
     """The parameters that the results depend on."""
+    watches: dict[Hashable, Watch] = dataclasses.field(default_factory=dict)
+    """Values to be measured besides those of sites."""
