@@ -39,7 +39,10 @@ def verdict(findings: Sequence[Finding], layers: Sequence[Layer]) -> str:
     else:
         start = f"This network won't train{' well' * (worst.cause not in _NOTHING_LEARNED)}"
     shorter = dict(zip((layer.name for layer in layers), short_names(layers), strict=True))
-    return f"{start}: {_what(worst.cause, [shorter.get(name, name) for name in worst.layers])}."
+    names = [shorter.get(name, name) for name in worst.layers]
+    if not all(any(map(str.isalpha, name)) for name in names):
+        names = list(worst.layers)
+    return f"{start}: {_what(worst.cause, names)}."
 
 
 def _what(cause: str, names: Sequence[str]) -> str:
