@@ -166,6 +166,10 @@ def test_theory_gives_numbers_and_named_tuples(tmp_path: pathlib.Path):
     assert_type(theory.log_norm_moments([100, 100]), theory.LogNorm)
     assert_type(theory.jacobian_spectrum("relu", 1.0, depth=3), theory.JacobianSpectrum)
     assert_type(theory.dead_fraction(0.9, batch_size=256), float)
+    assert_type(theory.attention_weights(1.0, num_keys=64), theory.AttentionWeights)
+    assert_type(theory.attention_threshold(64), float)
+    assert_type(theory.attention_map(0.5, num_keys=64), theory.AttentionMap)
+    assert_type(theory.transformer_map(2, num_keys=64), theory.TokenSignals)
     assert theory.relu_correlation_map(1.0) == pytest.approx(1.0)  # pyright: ignore
     picture = tmp_path / "phases.png"
     theory.phase_diagram("relu", [1.0, 2.0], [0.0, 0.1], picture).get_axes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import propagation, weights
+from initjax.auditing._judging import inputs, propagation, signals, weights
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -72,7 +72,7 @@ _ROWS = (
     Cause(
         "input_scale",
         "the input is far from unit scale",
-        weights.input_scale,
+        inputs.input_scale,
         (
             "branch_scale",
             "saturated",
@@ -112,14 +112,14 @@ _ROWS = (
     Cause(
         "branch_scale",
         "residual branches add up to a signal that grows with depth",
-        propagation.branch_scale,
+        signals.branch_scale,
         ("saturated", "vanishing", "exploding", "output_scale"),
         "`initjax.residual_scaling`",
     ),
     Cause(
         "saturated",
         "pre-activations lie where the activation is flat",
-        propagation.saturated,
+        signals.saturated,
         ("vanishing", "exploding", "depth"),
         _GLOROT,
     ),
@@ -140,21 +140,21 @@ _ROWS = (
     Cause(
         "dead",
         "units are flat on the whole batch",
-        propagation.dead,
+        signals.dead,
         ("collapse", "depth"),
         _paper("Lu et al. 2019", "1903.06733"),
     ),
     Cause(
         "collapse",
         "a layer can't tell its inputs apart",
-        propagation.collapse,
+        signals.collapse,
         ("depth",),
         _paper("Poole et al. 2016", "1606.05340"),
     ),
     Cause(
         "depth",
         "the network is too deep for its signal to get through",
-        propagation.depth,
+        signals.depth,
         (),
         _DEPTH,
     ),

@@ -37,6 +37,7 @@ CALLS = {
     "log_norm_moments": lambda: theory.log_norm_moments([64] * 4),
     "dead_fraction": lambda: theory.dead_fraction(0.5, 64),
     "jacobian_spectrum": lambda: theory.jacobian_spectrum("tanh", 1.5, 10),
+    "transformer_map": lambda: theory.transformer_map(2, 16, activation="tanh"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Buggy networks that others published, and their repairs, rebuilt small in JAX."""
