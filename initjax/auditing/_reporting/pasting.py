@@ -247,7 +247,7 @@ def _axes(
       stacked: how many of its first axes number layers.
       style: Equinox has kernels (out, in).
     """
-    batch = {"batch_axis": tuple(range(stacked))} if stacked else {}
+    batch: dict[str, Any] = {"batch_axis": tuple(range(stacked))} if stacked else {}
     own = range(stacked, len(shape))
     usual: dict[str, Any] = {}
     out_first: dict[str, Any] = {"in_axis": stacked + 1, "out_axis": stacked}
