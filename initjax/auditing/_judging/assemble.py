@@ -159,6 +159,7 @@ def _described(
         weight_zeros=float(forward["weight_zeros"]),
         input_largest=float(forward["input_largest"]),
         log_gradient=row.log_gradient,
+        log_typical=float(backward.get("log_typical", math.nan)),
     )
 
 
