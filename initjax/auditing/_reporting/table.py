@@ -61,7 +61,8 @@ def layers_table(layers: Sequence[Layer], levels: Sequence[str]) -> Table:
             number(compact, layer.predicted_gradient_ratio),
         )
         uses = f" x{layer.uses}" if layer.uses > 1 else ""
-        rows.append(Row(name + uses, cells, level, (layer.kind, layer.shape)))
+        alike = layer.kind, layer.shape, layer.weight_variance == 0, layer.gradient == 0
+        rows.append(Row(name + uses, cells, level, alike))
     return Table(header, fold(rows))
 
 

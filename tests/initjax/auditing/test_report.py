@@ -26,6 +26,7 @@ from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.text import causes_table, unread_lines
+from initjax.auditing._reporting.wrapping import shortened
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
@@ -514,9 +515,24 @@ def test_the_table_of_causes_has_a_row_for_each_cause():
     assert rows[0] == "| `not_finite` | a number is infinite or NaN |  |"
 
 
-def test_the_middle_of_a_long_path_is_left_out():
-    path = "/".join([LONG] * 3)
+@pytest.mark.parametrize(("times", "end"), [(1, "/kernel:"), (3, "k~el:")])
+def test_the_middle_of_a_long_path_is_left_out(times, end):
+    path = "/".join([LONG] * times)
     ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"redraw {path}")
     lines = str(report([layer(path)], [ill])).splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("~" in line and line.endswith("/query_projection/kernel:") for line in lines)
+    assert any("~" in line and line.endswith(end) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "width", "short"),
+    [
+        ("Block_0..7/MultiHeadDotProductAttention_0/query x8", 24, "Block_0..7/M~_0/query x8"),
+        ("EncDecBlock_0/EncDecAttention_0/query", 18, "En~ck_0/E~_0/query"),
+        ("a_very_long_single_name_of_a_kernel_12", 18, "a_ver~_a_kernel_12"),
+        ("dense/kernel", 18, "dense/kernel"),
+        ("dense/kernel", 1, "~"),
+    ],
+)
+def test_the_middle_parts_of_a_name_are_shortened_first(path, width, short):
+    assert shortened(path, width) == short
