@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._reading.inlined import inlined
+from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
@@ -115,6 +117,8 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
+    losses, watches = read_losses(inlined(closed, len(arrays), fixed), anatomy.sites)
+    anatomy = dataclasses.replace(anatomy, losses=losses, watches={**anatomy.watches, **watches})
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
