@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import inputs, propagation, signals, weights
+from initjax.auditing._judging import inputs, linearity, propagation, signals, weights
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -99,6 +99,11 @@ _ROWS = (
             "output_scale",
         ),
         f"{_LECUN}, section 4.3",
+    ),
+    Cause(
+        "no_activation",
+        "the whole network is one linear function, in spite of its hidden layers",
+        linearity.no_activation,
     ),
     Cause(
         "not_centered",
