@@ -10,13 +10,14 @@ import numpy as np
 
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
-from initjax.auditing._judging.copies import copies
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
+from initjax.auditing._judging.undefined import undefined_gradient, undefined_loss
 from initjax.fans import compute_fans
+from initjax.leaves._copies import copies
 
 _FANS = 1.9  # a fan-in that is off by less than this factor is no fault
 _STRUCTURED = 0.4  # part of zeros in a kernel that was not simply drawn
@@ -52,15 +53,10 @@ def not_finite(evidence: Evidence) -> list[Finding]:
         remedy = f"Draw the kernels before it with {recommended(first[0].activation)}"
         return finding("failure", "not_finite", first, message, remedy)
     if not math.isfinite(loss):
-        message = f"The loss is {loss}, although all pre-activations are finite"
-        remedy = "Look for a logarithm of zero, a division by zero or an overflow in the loss"
-        return finding("failure", "not_finite", [], message, remedy)
+        return undefined_loss(evidence)
     lost = [layer for layer in layers if layer.log_gradient == math.inf]
     if lost:
-        message = f"The gradient at {some(names_of(lost))} is infinite or NaN, although the loss is"
-        message += " finite"
-        remedy = "Look for the derivative of a square root, a norm or a quotient at zero"
-        return finding("failure", "not_finite", lost, message, remedy)
+        return undefined_gradient(evidence, lost)
     return []
 
 
