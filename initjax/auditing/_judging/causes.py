@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import inputs, outputs, propagation, signals, weights
+from initjax.auditing._judging import (
+    first_layer,
+    inputs,
+    linearity,
+    outputs,
+    propagation,
+    signals,
+    weights,
+)
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -99,6 +107,7 @@ _ROWS = (
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
@@ -114,10 +123,23 @@ _ROWS = (
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
         f"{_LECUN}, section 4.3",
+    ),
+    Cause(
+        "first_layer",
+        "the sines of the first layer hardly turn over the inputs",
+        first_layer.first_layer,
+        (),
+        _paper("Sitzmann et al. 2020", "2006.09661"),
+    ),
+    Cause(
+        "no_activation",
+        "the whole network is one linear function, in spite of its hidden layers",
+        linearity.no_activation,
     ),
     Cause(
         "not_centered",
