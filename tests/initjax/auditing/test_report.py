@@ -458,6 +458,12 @@ def test_blocks_that_differ_in_a_text_are_not_folded():
     assert [row.texts[0] for row in folded] == ["b_0..6 x7", "b_7", "b_8..13 x6"]
 
 
+def test_rows_at_fault_that_are_equal_are_folded():
+    zeros = [Row(f"b_{n}", ("relu", number(compact, 0.0)), "failure") for n in range(14)]
+    assert [row.texts for row in fold(zeros)] == [["b_0..13 x14", "relu", "0"]]
+    assert fold(zeros)[0].level == "failure"
+
+
 def test_every_word_of_a_report_is_explained():
     shown = report([layer("a", unpredicted="sort")], unread=["pallas_call (kernel), which takes a"])
     for word in (*COLUMNS, *CAUSES, *REASONS, *REASONS.values(), "sort", "pallas_call"):
