@@ -382,13 +382,14 @@ def test_the_verdict_is_the_worst_finding():
         ("symmetry", "failure", ["a/b/kernel"],
          "This network won't train: all units of `b` compute the same function."),
         ("zero", "failure", ["a/b/kernel", "a/c/kernel", "other"],
-         "This network won't train: a kernel is zero and lets no gradient through (b, c and"
-         " other)."),
+         f"This network won't train: {CAUSES['zero'].meaning} (b, c and other)."),
+        ("zero", "failure", ["a/c/kernel"],
+         "This network won't train: `c` is zero and lets no gradient through."),
         ("depth", "warning", list("abcd"),
          "This network may train badly: the network is too deep for its signal to get through"
          " (4 places)."),
         ("output_scale", "failure", [],
-         "This network won't train well: the logits are too large."),
+         f"This network won't train well: {CAUSES['output_scale'].meaning}."),
         ("vanishing", "warning", ["a/b/kernel"],
          "This network may train badly: gradients shrink from layer to layer (b)."),
         ("batch", "warning", [],
