@@ -35,7 +35,7 @@ _REDRAWN_IF_UNSUITABLE = frozenset(
     ["saturated", "vanishing", "exploding", "dead", "collapse", "depth"]
 )
 # Remedies that are the same line in every model, by how they begin.
-_LINES = {
+LINES = {
     "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
     "Subtract the targets' mean": "y = (y - y.mean(0)) / y.std(0)",
     "Replace the softmax by a sigmoid": "y = jax.nn.sigmoid(z)  # in place of softmax(z)",
@@ -106,7 +106,7 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         for layer in evidence.layers
         if layer.name in named or (leaves and leaves.issuperset(layer.leaves))
     ]
-    for start, line in _LINES.items():
+    for start, line in LINES.items():
         if finding.remedy.startswith(start):
             return line
     if divided := re.match(r"Divide the input by ([\d.e+-]*\d)", finding.remedy):
