@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._measuring.attention import watch_of
+from initjax.auditing._reading.attention import attentions
+from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
@@ -114,6 +117,13 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
+    found = attentions(inlined(closed, len(arrays), fixed), anatomy.sites)
+    watches = {each.site.path: watch_of(each) for each in found}
+    anatomy = dataclasses.replace(
+        anatomy,
+        attentions=tuple(each.site for each in found if watches[each.site.path] is not None),
+        watches={path: watch for path, watch in watches.items() if watch is not None},
+    )
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
