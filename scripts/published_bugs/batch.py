@@ -47,7 +47,7 @@ def _over_batch(x: jax.Array) -> jax.Array:
 
 
 _digits = Recipe(mlp((784, 64, 10), (relu, None)), cross_entropy, data.digits())
-_soft = Recipe(mlp((784, 64, 10), (relu, softmax)), nll, data.digits())
+_soft = Recipe(mlp((784, 64, 10), (relu, softmax)), nll, data.digits(), alone=True)
 _column = Recipe(mlp((9, 32, 1), (relu, None)), mse, data.standardized(data.cars()))
 _flat = data.with_scaled_targets(data.standardized(data.cars()))
 _regression = Recipe(
@@ -64,7 +64,7 @@ def _nnx_over_batch(axis: int) -> Recipe:
         return nnx.softmax(x, axis=axis)
 
     model = in_nnx(lambda rngs: Classifier((784, 64, 10), head, rngs))
-    return Recipe(model, nll, data.digits(), framework="NNX")
+    return Recipe(model, nll, data.digits(), framework="NNX", alone=True)
 
 
 COUPLED = (
@@ -127,7 +127,7 @@ def _summed_nll(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return -jnp.sum(jax.nn.one_hot(targets, 10) * jnp.log(outputs))
 
 
-_wide = Recipe(mlp((784, 10), (None,), _trunc(1.0)), summed_cross_entropy, data.digits(), SGD(0.01))
+_wide = Recipe(mlp((784, 10), (softmax,), _trunc(1.0)), _summed_nll, data.digits(), SGD(0.01))
 _logistic = Recipe(mlp((784, 10), (softmax,), ZEROS), _summed_nll, data.digits(), SGD(0.1))
 _both = Recipe(
     mlp((784, 64, 64, 10), (relu, relu, None), NORMAL(1.0), NORMAL(1.0)),
@@ -146,16 +146,16 @@ _linear = Recipe(
 SUMMED = (
     Bug(
         "IPS_14 (TheDeepChecker)",
-        "784-10, truncated normal of deviation 1, cross-entropy summed -> averaged, Glorot",
+        "784-10, truncated normal of stddev 1, cross-entropy by hand, summed -> averaged, Glorot",
         _wide,
-        _wide.but(model=mlp((784, 10), (None,)), loss=cross_entropy, optimizer=SGD(0.1)),
+        _wide.but(model=mlp((784, 10), (softmax,)), loss=nll, optimizer=SGD(0.1)),
         ("sum_loss", "output_scale"),
     ),
     Bug(
-        "IPS_14, sum alone",
-        "784-10, cross-entropy summed, SGD 0.1 -> averaged",
-        _wide.but(model=mlp((784, 10), (None,)), optimizer=SGD(0.1)),
-        _wide.but(model=mlp((784, 10), (None,)), loss=cross_entropy, optimizer=SGD(0.1)),
+        "IPS_14's sum, in a perceptron",
+        "784-64-10, cross-entropy summed, SGD 0.1 -> averaged",
+        _digits.but(loss=summed_cross_entropy, optimizer=SGD(0.1)),
+        _digits.but(optimizer=SGD(0.1)),
         ("sum_loss",),
     ),
     Bug(
@@ -182,6 +182,7 @@ SUMMED = (
         Recipe(_small, summed_cross_entropy, data.digits()),
         Recipe(_small, cross_entropy, data.digits()),
         ("sum_loss",),
+        harmless=True,
     ),
     Bug(
         "summed squares (IPS_17's kind)",

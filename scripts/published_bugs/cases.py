@@ -32,13 +32,24 @@ def keras_uniform(key: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """A network, its loss, one batch of data, and how it is trained."""
+    """A network, its loss, one batch of data, and how it is trained.
+
+    Attributes:
+        model: the function and its parameters, from a key.
+        loss: of the outputs and targets.
+        data: inputs and targets.
+        optimizer: what it is trained with.
+        framework: what it is written in.
+        alone: whether its error is measured one example at a time, as in use. It matters only
+            where the examples of a batch influence each other.
+    """
 
     model: Model
     loss: Loss
     data: Data
     optimizer: optax.GradientTransformation = ADAM
     framework: str = "plain JAX"
+    alone: bool = False
 
     def but(self, **changes: Any) -> "Recipe":
         """The same recipe with these changes."""

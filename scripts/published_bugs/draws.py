@@ -175,7 +175,7 @@ def _sequence_model(head: Init) -> Recipe:
             return nn.Dense(32, use_bias=False, kernel_init=head)(nn.RMSNorm()(x))
 
     model = linen(Copier(), data.tokens()[0])
-    return Recipe(model, cross_entropy, data.tokens(), framework="Linen")
+    return Recipe(model, cross_entropy, data.tokens(), SGD(0.3), framework="Linen")
 
 
 def keras_fans_of_rank_3(key: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -262,6 +262,7 @@ FANS = (
         _net.but(model=mlp((784, 128, 10), (relu, None), (HE, from_zero_to(0.5)))),
         _net.but(model=mlp((784, 128, 10), (relu, None), (HE, around_zero(0.1)))),
         ("not_centered", "output_scale"),
+        harmless=True,
     ),
     Bug(
         "baseCNN_constant (TheDeepChecker)",
@@ -297,6 +298,7 @@ _photo = Recipe(
     linen(Convolutional(), data.digits(shape=(14, 14, 1))[0]),
     cross_entropy,
     data.digits(shape=(14, 14, 1)),
+    SGD(0.05),
     framework="Linen",
 )
 _ten = Recipe(mlp((784, 50, 10), (relu, sigmoid)), nll, data.pixels(), SGD(0.01))

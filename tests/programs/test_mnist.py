@@ -212,7 +212,7 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
     assert configs[0]["config"] == configs[1]["config"]
     output = capsys.readouterr().out
     audited, _, training = output.partition("\nEpoch 0/1")
-    assert "\nfailure, zero: " in audited and "Epoch 1/1" in training
+    assert "\n1. failure, zero: " in audited and "Epoch 1/1" in training
     suggestion = "next    python -m experiments.audit --init=zeros --seed=0 --hidden=8,8 --fix"
     assert suggestion in audited.splitlines()
     report = json.loads((tmp_path / "b/audit.json").read_text())

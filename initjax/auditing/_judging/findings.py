@@ -29,6 +29,8 @@ class Finding:
     """What to do about it: a sentence."""
     parameters: tuple[Parameter, ...] = ()
     """The parameters at fault, for code that looks them up."""
+    code: str = ""
+    """The remedy as Python that can be pasted, written as the model is; empty if there is none."""
 
     def __str__(self) -> str:
         return f"{self.level}, {self.cause}: {self.message} {self.remedy}"

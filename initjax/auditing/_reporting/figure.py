@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from initjax._figure import Figure, default_style
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._reporting.drawing import BAND, GRAY, MARKS, PATH, THEORY, Series
+from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.panels import (
     Titled,
     draw_correlations,
@@ -17,7 +18,7 @@ from initjax.auditing._reporting.panels import (
     draw_histograms,
     draw_rms,
 )
-from initjax.auditing._reporting.text import HEALTHY, short_names
+from initjax.auditing._reporting.text import HEALTHY
 from initjax.auditing._reporting.wrapping import shortened, wrapped
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from html import escape
 
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reporting.text import MARKS, cells
+from initjax.auditing._reporting.table import layers_table
 
 _GROUNDS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}  # of white text
 _BADGE = "color:#fff;padding:0.1em 0.4em;border-radius:0.3em;font-weight:bold"
@@ -41,9 +41,12 @@ def report_page(
     if items:
         parts.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
     if layers:
-        header, rows = cells(layers)
-        marks = ["" if level == "ok" else _badge(level, MARKS[level]) for level in levels]
-        parts.append(table(header, rows, 2, marks))
+        shown = layers_table(layers, levels)
+        marks = [
+            "" if row.level == "ok" else _badge(row.level, mark)
+            for row, mark in zip(shown.rows, shown.marks, strict=True)
+        ]
+        parts.append(table(shown.header, [row.texts for row in shown.rows], 2, marks))
     return "".join([*parts, *map(paragraph, remarks)])
 
 

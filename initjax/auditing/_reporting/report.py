@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from initjax._extras import require_matplotlib
+from initjax._flattening import described
 from initjax._values import checked_integer
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
+from initjax.auditing._reporting.glossary import REASONS, explained
 from initjax.auditing._reporting.page import report_page
+from initjax.auditing._reporting.table import LEGEND, layers_table, table_lines
 from initjax.auditing._reporting.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ class Report:
             'source', 'logits' and 'saturating'. 'unpredicted' is a readable string.
           - 'unread': a list of strings.
         """
-        reasons = [text.reason(layer.unpredicted) for layer in self.layers]
+        reasons = [REASONS.get(layer.unpredicted, layer.unpredicted) for layer in self.layers]
         return {
             "verdict": self.verdict,
             "network": _plain_fields(self.network),
@@ -145,14 +148,36 @@ class Report:
         """
         width = max(checked_integer("report.to_text", "width", width, 0), text.LEAST_WIDTH)
         narrow = min(width, text.WIDTH)
+        to_do, others = self.findings[: text.MOST_TO_DO], self.findings[text.MOST_TO_DO :]
         remarks = text.remarks(self.network, self.layers, self.unread)
         blocks = [
-            wrapped(self._title(), narrow),
-            text.table(self.layers, self._levels(), width),
+            [*wrapped(self._verdict(), narrow, rest=""), *wrapped(self._title(), narrow)],
+            text.finding_lines(to_do, narrow, 1),
+            table_lines(layers_table(self.layers, self._levels()), width, LEGEND),
             [line for remark in remarks for line in wrapped(remark, narrow, rest="")],
-            text.finding_lines(self.findings, narrow),
+            text.finding_lines(others, narrow, 1 + len(to_do)),
         ]
         return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+    def explain(self, word: str) -> str:
+        """Says what a word of the report means.
+
+        Args:
+          word: a column, such as 'chi_1'; a cause, such as 'vanishing'; or where predictions
+            restart, or what could not be read.
+
+        Returns:
+          What it means, what numbers are good, and where to read more: a few sentences.
+
+        Raises:
+          TypeError: word isn't a string.
+          ValueError: there is no such word; the message lists all.
+        """
+        if not isinstance(word, str):
+            raise TypeError(f"report.explain: word must be a string, got {described(word)}")
+        unread = [text.split(maxsplit=1)[0].rstrip(",") for text in self.unread]
+        restarts = [layer.unpredicted for layer in self.layers if layer.unpredicted]
+        return explained(word, [*unread, *(name for name in restarts if name not in REASONS)])
 
     def __str__(self) -> str:
         return self.to_text()
@@ -173,6 +198,9 @@ class Report:
 
     def _levels(self) -> list[Verdict]:
         return [self.level(layer) for layer in self.layers]
+
+    def _verdict(self) -> str:
+        return text.verdict(self.findings, self.layers)
 
     def _title(self) -> str:
         return text.title(self.network, self.findings, len(self.layers))

@@ -6,7 +6,8 @@ import itertools
 import textwrap
 import unicodedata
 
-_LEAST = 8  # columns of a part of a path, before the middle of the whole path is left out
+_LEAST = 5  # columns of a part of a path, before the middle of the whole path is left out
+_FIXED = "\1"  # stands for a space at which no line may break
 _SECOND = "\0"  # stands for the second column of a character
 
 
@@ -80,6 +81,26 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "    ") -> list[
         break_on_hyphens=False,
     )
     return [line.replace(_SECOND, "") for line in lines]
+
+
+def code_lines(code: str, width: int, indent: str) -> list[str]:
+    """Lines of Python, of which long ones are broken between the arguments of a call."""
+    lines: list[str] = []
+    for line in code.splitlines():
+        depth, breakable = 0, []
+        for one in line:
+            depth += (one in "([{") - (one in ")]}")
+            breakable.append(_FIXED if one == " " and not depth else one)
+        found = textwrap.wrap(
+            "".join(breakable),
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent + "    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += [part.replace(_FIXED, " ") for part in found]
+    return lines
 
 
 def _marked(text: str) -> str:

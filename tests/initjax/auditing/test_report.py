@@ -4,16 +4,23 @@ import dataclasses
 import html.parser
 import json
 import math
+import textwrap
 import unicodedata
 from typing import Any
 
+import jax
 import pytest
 
+import initjax
 from initjax import theory
 from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
-from initjax.auditing._reporting.text import causes_table, short_names, unread_lines
+from initjax.auditing._reporting.folding import Row, fold, number
+from initjax.auditing._reporting.glossary import COLUMNS, REASONS
+from initjax.auditing._reporting.naming import short_names
+from initjax.auditing._reporting.table import compact
+from initjax.auditing._reporting.text import causes_table, unread_lines
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
@@ -109,8 +116,8 @@ def test_wide_characters_count_twice():
     ill = Finding("failure", "zero", tuple(names), f"{', '.join(names)} are zero.", "Draw them.")
     lines = str(report(map(layer, names), [ill])).splitlines()
     assert max(map(columns, lines)) <= 80
-    ends = {columns(line.partition(" 0.7 ")[0]) for line in lines[3:6]}
-    assert len(ends) == 1
+    rows = [line for line in lines if line.startswith("x ")]
+    assert len(rows) == 3 and len({columns(line.partition(" 0.7 ")[0]) for line in rows}) == 1
 
 
 def test_characters_that_move_the_cursor_are_escaped():
@@ -120,11 +127,13 @@ def test_characters_that_move_the_cursor_are_escaped():
 
 
 def test_layers_that_are_left_out_are_counted_and_those_at_fault_are_shown():
-    names = [f"layer{number}" for number in range(300)]
+    names = [f"layer{number}{'_' * (number % 3)}" for number in range(300)]
+    shapes = [(number % 7, number) for number in range(300)]  # so that no layers are alike
     fault = Finding("failure", "dead", ("layer150",), "dead", "revive it")
-    text = str(report(map(layer, names), [fault]))
+    layers = [layer(name, shape=shape) for name, shape in zip(names, shapes, strict=True)]
+    text = str(report(layers, [fault]))
     shown = [name for name in names if f" {name} " in text.replace("\n", " ")]
-    assert "layer150" in shown and "layer0" in shown and "layer299" in shown
+    assert "layer150" in shown and "layer0" in shown and "layer299__" in shown
     hidden = [int(line.split()[1]) for line in text.splitlines() if "more layers" in line]
     assert sum(hidden) + len(shown) == 300
     (marked,) = [line for line in text.splitlines() if line.startswith("x ")]
@@ -138,7 +147,7 @@ def test_each_column_shows_its_number():
         saturated=0.375, update_ratio=math.nan, gradient=0.001, gradient_ratio=1.1,
         predicted_gradient_ratio=1.2,
     )  # fmt: skip
-    header, row = str(report([shown])).splitlines()[2:4]
+    header, row = str(report([shown])).splitlines()[3:5]
     cells = dict(zip(header.split(), row.split(), strict=True))
     assert cells == {
         "layer": "dense/kernel", "then": "tanh", "gain": "1.5", "rms": "0.812", "theory": "0.9",
@@ -146,7 +155,7 @@ def test_each_column_shows_its_number():
         "ratio": "1.1", "chi_1": "1.2",
     }  # fmt: skip
     steps = str(report([dataclasses.replace(shown, update_ratio=0.02, saturating=True)]))
-    assert "step" in steps and "grad" not in steps
+    assert " step " in steps and " grad " not in steps
     assert "38%" in steps and "12%" not in steps  # how flat, not how dead
 
 
@@ -170,7 +179,7 @@ def test_numbers_that_were_not_measured_are_left_blank():
     text = str(report([layer("a", **blank)], network=network))
     assert "nan" not in text
     assert "Jacobian" not in text and "guessing" not in text
-    assert text.endswith("ok: nothing is wrong")
+    assert text.startswith("Nothing is wrong: no fault was found in 1 layer.\n") and "none" in text
 
 
 @pytest.mark.parametrize("count", [0, 1, 60])
@@ -182,7 +191,7 @@ def test_to_dict_holds_everything_and_is_json(count):
     assert len(found["layers"]) == count
     assert found["findings"][1] == {
         "level": "warning", "cause": "depth", "layers": ["b"], "message": "Too deep.",
-        "remedy": "Use fewer layers.",
+        "remedy": "Use fewer layers.", "code": "",
     }  # fmt: skip
     assert found["network"]["loss"] == 2.31
     if count > 1:
@@ -231,8 +240,14 @@ class Tags(html.parser.HTMLParser):
 def test_a_notebook_shows_the_same_numbers_in_any_theme():
     shown = report(many(60), FINDINGS)
     page = Tags(shown._repr_html_())
-    assert not page.open and len(page.rows) == 61
-    assert page.rows[0] == str(shown.to_text(500)).splitlines()[2].split()
+    lines = shown.to_text(500).splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("  layer "))
+    texts = [line[2:].split() for line in lines[start : start + len(page.rows)]]
+    marks = {"!", "x"}
+    found = [" ".join(cell for cell in row if cell not in marks).split() for row in page.rows]
+    assert not page.open and len(found) == len(texts)
+    for row, text in zip(found, texts, strict=True):
+        assert row == text or "~" in " ".join(text)  # a long activation
     for _, style in page.styles:  # a text has a color only where it has a ground
         assert ("color:#fff" in style) == ("background:" in style)
     sides = [style for tag, style in page.styles if tag == "td"][:13]
@@ -303,8 +318,111 @@ def test_the_verdict_is_the_worst_finding():
     assert report([]).verdict == "ok"
     assert report([], FINDINGS[1:]).verdict == "warning"
     assert report([], FINDINGS).verdict == "failure"
-    title = str(report([layer("a")], FINDINGS)).splitlines()[0]
-    assert title == "initjax audit: 1 failure, 1 warning. 1 layer, loss 2.31 (guessing: 2.303)"
+    title = report([layer("a")], FINDINGS[1:]).to_text(80).splitlines()[2]
+    assert title == "initjax audit: 1 warning. 1 layer, loss 2.31 (guessing: 2.303)"
+
+
+@pytest.mark.parametrize(
+    ("cause", "level", "names", "line"),
+    [
+        ("symmetry", "failure", ["a/b/kernel"],
+         "This network won't train: all units of `b` compute the same function."),
+        ("zero", "failure", ["a/b/kernel", "a/c/kernel", "other"],
+         "This network won't train: a kernel is zero and lets no gradient through (b, c and 1"
+         " more)."),
+        ("output_scale", "failure", [],
+         "This network won't train well: the logits are too large."),
+        ("vanishing", "warning", ["a/b/kernel"],
+         "This network may train worse than it could: gradients shrink from layer to layer (b)."),
+        ("batch", "warning", [],
+         "This audit can't say much: the batch is too small to measure anything."),
+    ],
+)  # fmt: skip
+def test_the_first_line_is_the_verdict_in_plain_words(cause, level, names, line):
+    ill = Finding(level, cause, tuple(names), "It is so.", "Change it.")
+    shown = report([layer("a/b/kernel"), layer("a/c/kernel")], [ill, *FINDINGS])
+    assert shown.to_text(200).splitlines()[0] == line or len(line) > 80
+    assert " ".join(str(shown).split()).startswith(line)
+
+
+def test_three_things_to_do_stand_above_the_table_and_the_others_below():
+    code = "params = initjax.initialize(params, jax.random.key(0), {'a/kernel': initjax.zeros})"
+    ill = [
+        Finding("warning", "depth", (f"{place}",), f"It is {place}.", "Change it.", (), code)
+        for place in range(5)
+    ]
+    text = str(report([layer("a/kernel")], ill))
+    above, below = text.split("  layer")
+    assert [place for place in range(5) if f"\n{place + 1}. warning, depth" in above] == [0, 1, 2]
+    assert [place for place in range(5) if f"\n{place + 1}. warning, depth" in below] == [3, 4]
+    pasted = " ".join(above.partition("Change it.")[2].partition("\n2. ")[0].split())
+    assert pasted == code  # in two lines, broken where Python allows it
+    names = {"params": {}, "initjax": initjax, "jax": jax}
+    with pytest.raises(ValueError, match="params"):
+        exec(textwrap.dedent(above.partition("Change it.\n")[2].partition("\n2. ")[0]), names)
+
+
+def rows(names, level=lambda name: "ok", text=lambda name: "relu"):
+    return [
+        Row(name, (text(name), number(compact, float(place))), level(name))
+        for place, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "level", "shown"),
+    [
+        (["in", *(f"b_{n}" for n in range(12)), "out"], {}, ["in", "b_0..11 x12", "out"]),
+        ([f"b_{n}/{part}" for n in range(8) for part in "qkv"], {},
+         ["b_0..7/q x8", "b_0..7/k x8", "b_0..7/v x8"]),
+        ([f"Dense_{2 * n}" for n in range(14)], {}, ["Dense_0..26 x14"]),
+        ([f"b_{n}/Dense_{m}" for n in range(7) for m in range(2)], {},
+         ["b_0..6/Dense_0 x7", "b_0..6/Dense_1 x7"]),
+        ([f"e/k[{n}] (use 2)" for n in range(13)], {}, ["e/k[0..12] (use 2) x13"]),
+        ([f"b_{n}" for n in range(12)], {}, [f"b_{n}" for n in range(12)]),  # a short table
+        ([*(f"b_{n}" for n in range(2)), *"abcdefghijkl"], {}, ["b_0", "b_1", *"abcdefghijkl"]),
+        ([f"b_{n}" for n in range(14)], {"b_9": "failure"},
+         ["b_0..8 x9", "b_9", "b_10..13 x4"]),
+        ([f"b_{n}/{part}" for n in range(8) for part in "qk"],
+         {f"b_{n}/k": "warning" for n in range(8)},
+         ["b_0..7/q x8", *(f"b_{n}/k" for n in range(8))]),
+    ],
+)  # fmt: skip
+def test_blocks_that_are_alike_are_folded_and_rows_at_fault_stay(names, level, shown):
+    folded = fold(rows(names, lambda name: level.get(name, "ok")))
+    assert [row.texts[0] for row in folded] == shown
+    assert sum(row.layers for row in folded) == len(names)
+    assert [row.texts[2] for row in fold(rows(names))[1:2] if row.layers == 12] in ([], ["1..12"])
+
+
+def test_blocks_that_differ_in_a_text_are_not_folded():
+    names = [f"b_{n}" for n in range(14)]
+    folded = fold(rows(names, text=lambda name: "tanh" if name == "b_7" else "relu"))
+    assert [row.texts[0] for row in folded] == ["b_0..6 x7", "b_7", "b_8..13 x6"]
+
+
+def test_every_word_of_a_report_is_explained():
+    shown = report([layer("a", unpredicted="sort")], unread=["pallas_call (kernel), which takes a"])
+    for word in (*COLUMNS, *CAUSES, *REASONS, *REASONS.values(), "sort", "pallas_call"):
+        text = shown.explain(word)
+        assert REASONS.get(word, word) in text or word == "batch"
+        assert len(text.split()) > 5 and "](" not in text
+    assert "2 before relu" in shown.explain("gain")
+    with pytest.raises(ValueError, match=r"no 'chi'.* Did you mean 'chi_1'\?.*vanishing.*sort"):
+        shown.explain("chi")
+    wrong: Any = 3
+    with pytest.raises(TypeError, match="word must be a string"):
+        shown.explain(wrong)
+
+
+def test_names_stay_different_in_a_narrow_table():
+    blocks = [f"EncDecBlock_{n}/{part}Attention_0" for n in range(6) for part in ("Self", "EncDec")]
+    names = [f"{block}/{part}/kernel" for block in blocks for part in ("query", "key")]
+    for width in (60, 80):
+        text = report([layer(name, shape=(n,)) for n, name in enumerate(names)]).to_text(width)
+        lines = [line for line in text.splitlines() if "~" in line]
+        assert len({line.split()[0] for line in lines}) == len(names)
+        assert max(map(len, lines)) <= width
 
 
 def test_unread_parts_name_the_first_of_their_parameters():

@@ -1,0 +1,201 @@
+"""What the words of a report mean: its columns, its causes, and why a prediction is missing."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from initjax.auditing._judging.causes import CAUSES
+from initjax.auditing._reading.reasons import Reason
+
+
+class Column(NamedTuple):
+    """One column of the table of layers."""
+
+    legend: str
+    """What it is, in a few words."""
+    meaning: str
+    """A sentence or two."""
+    good: str
+    """What numbers are good; empty if none are bad."""
+    explained: str
+    """Where there is more."""
+
+
+_LINK = re.compile(r"\[(.*?)\]\((.*?)\)")  # in Markdown
+_PROPAGATION = "Schoenholz et al. 2017, https://arxiv.org/abs/1611.01232"
+_WIDTH = "Hanin and Nica 2020, https://arxiv.org/abs/1812.05994"
+_DYING = "Lu et al. 2019, https://arxiv.org/abs/1903.06733"
+_JACOBIANS = "Doshi, He and Gromov 2023, https://arxiv.org/abs/2111.12143"
+COLUMNS: dict[str, Column] = {
+    "layer": Column(
+        "",
+        "The path of the layer's kernel. A row whose name has a range, such as block_0..11/out x12,"
+        " stands for that many layers that are alike; it has the ranges of their numbers.",
+        "",
+        "",
+    ),
+    "then": Column(
+        "",
+        "What follows the layer: its activation, 'logits', or where its output goes: 'branch end'"
+        " (added to a residual stream), 'sum' (added to other data) or 'normalized'. 'not run' is a"
+        " branch that wasn't taken. Blank if what follows is not a function of this layer alone.",
+        "",
+        "",
+    ),
+    "gain": Column(
+        "weight scale (relu 2, tanh 1)",
+        "fan_in times the mean square of the weights: the mean square of the outputs if that of the"
+        " inputs is 1.",
+        "2 before relu, 1 before tanh; others: initjax.gain(activation)**2",
+        _PROPAGATION,
+    ),
+    "rms": Column(
+        "output size",
+        "The root mean square of the layer's outputs, before its activation.",
+        "about the same in all layers, and near 1",
+        _PROPAGATION,
+    ),
+    "theory": Column(
+        "predicted",
+        "The prediction of rms, from the network's input, the kernels' gains and the activations."
+        " Blank where the prediction starts from a measured input.",
+        "equal to rms",
+        _PROPAGATION,
+    ),
+    "z": Column(
+        "error in sigmas",
+        "The difference between the logarithms of rms and theory, in the standard deviations that"
+        " are expected for layers of this width.",
+        "-3 to 3",
+        _WIDTH,
+    ),
+    "spread": Column(
+        "over examples",
+        "The standard deviation of the layer's outputs over examples, as a root mean square over"
+        " units.",
+        "as large as rms, or not much smaller",
+        _PROPAGATION,
+    ),
+    "corr": Column(
+        "between examples",
+        "The mean cosine between the outputs for two examples. At 1, the layer can't tell its"
+        " inputs apart.",
+        "below 0.999",
+        "Poole et al. 2016, https://arxiv.org/abs/1606.05340",
+    ),
+    "dead": Column(
+        "units always off",
+        "The fraction of units that are flat on the whole batch, so that they learn nothing.",
+        "little more than by chance, which a report says if it is exceeded",
+        _DYING,
+    ),
+    "flat": Column(
+        "outputs where it is flat",
+        "The fraction of outputs at which an activation that saturates, such as tanh, is flat.",
+        "about 4% before tanh",
+        "Glorot and Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html",
+    ),
+    "grad": Column(
+        "gradient",
+        "The root mean square of the loss's gradient with respect to the layer's outputs. 'none':"
+        " no gradient was measured here.",
+        "not zero; compare ratio",
+        _PROPAGATION,
+    ),
+    "step": Column(
+        "update by weights",
+        "The standard deviation of the optimizer's first update, divided by that of the weights.",
+        "below 0.5",
+        "",
+    ),
+    "ratio": Column(
+        "gradient by next layer's (1)",
+        "The squared norm of the gradient, divided by that of the layer that reads this one; on a"
+        " residual stream, by that of the end of the next branch.",
+        "about 1: if it is below in every layer, gradients vanish with depth; above, they explode",
+        _JACOBIANS,
+    ),
+    "chi_1": Column(
+        "predicted",
+        "The prediction of ratio: the reader's gain times the mean square of the activation's"
+        " slope. Blank where other layers' gradients enter, too.",
+        "1",
+        _PROPAGATION,
+    ),
+}
+"""The columns of the table of layers, in their order."""
+
+REASONS: dict[Reason | str, str] = {
+    "batch": "the batch",
+    "embedding": "an embedding",
+    "loop": "a loop",
+    "shared loop": "a loop that shares its weights",
+    "all turns": "all turns of a loop",
+    "sum": "a sum of layers",
+    "product": "a product of layers",
+    "attention": "attention or another product of activations",
+    "normalization": "normalization",
+    "centering": "centering",
+    "mask": "dropout or a mask",
+    "pooling": "pooling",
+    "reduction": "a sum or mean",
+    "join": "layers joined or padded",
+    "branch": "a choice of branches",
+    "choice": "a choice by data",
+    "array": "an array",
+    "data": "data",
+    "parameter": "a parameter",
+    "parametric": "an activation with parameters",
+    "layers": "several layers",
+    "units": "several units of a layer",
+    "long": "a long expression",
+}
+"""Why predictions restart at a layer, as the report says it."""
+
+
+def explained(word: str, primitives: Iterable[str]) -> str:
+    """What a word of a report means.
+
+    Args:
+      word: a column, a cause, or a reason, as a code or as the report has it.
+      primitives: names of JAX's operations that this report mentions.
+
+    Raises:
+      ValueError: the report has no such word; the message lists those that it has.
+    """
+    if word in COLUMNS:
+        column = COLUMNS[word]
+        good = f" Good: {column.good}." if column.good else ""
+        more = f" See {column.explained}." if column.explained else ""
+        return f"{word} (a column): {column.meaning}{good}{more}"
+    if word in CAUSES:
+        cause = CAUSES[word]
+        where = _LINK.sub(r"\1, \2", cause.explained)
+        more = f" See {where}." if where else ""
+        return f"{word} (a cause): {cause.meaning}.{more}"
+    for code, text in REASONS.items():
+        if word in (code, text):
+            return (
+                f"{text} (where predictions restart): the layer's input isn't"
+                f" a function of one other layer's output, but comes from {text}. The layer is"
+                " predicted from its measured input, so theory, z and chi_1 may be blank. It is"
+                " judged by all other numbers."
+            )
+    names = list(dict.fromkeys(primitives))
+    if word in names:
+        return (
+            f"{word} (an operation of JAX): the audit doesn't know what it does to a signal. Where"
+            " parameters enter it, their layers aren't measured; behind it, predictions restart."
+        )
+    valid = [*COLUMNS, *CAUSES, *REASONS, *names]
+    near = difflib.get_close_matches(word, [*valid, *REASONS.values()], 1)
+    did_you = f" Did you mean {near[0]!r}?" if near else ""
+    words = {"Columns": COLUMNS, "causes": CAUSES, "where predictions restart": REASONS}
+    words |= {"operations": names}
+    listed = [f"{kind}: {', '.join(those)}" for kind, those in words.items() if those]
+    raise ValueError(
+        f"report.explain: there is no {word!r} in a report.{did_you} {'; '.join(listed)}"
+    )
