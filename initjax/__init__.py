@@ -78,6 +78,7 @@ from initjax.trees import initialize, rescale
 
 if TYPE_CHECKING:
     from initjax.auditing import (
+        Attention,
         Change,
         Finding,
         Layer,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMES",
+    "Attention",
     "Change",
     "Finding",
     "Initializer",
@@ -184,7 +186,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_TYPES = ("Change", "Finding", "Layer", "Network", "Parameter", "Repair", "Report")
+_TYPES = ("Attention", "Change", "Finding", "Layer", "Network", "Parameter", "Repair", "Report")
 _AUDITING = (*_TYPES, "audit", "auditor", "fix")
 
 

@@ -30,7 +30,8 @@ class Attention:
     name: str
     """What the paths of its layers have in common."""
     keys: float
-    """How many keys a query may read: without those that a mask or a position bias hides."""
+    """How many keys a query would read at equal scores: all but those that a mask or a position
+    bias hides."""
     score_stddev: float
     """The standard deviation of the scores of one query, masks and position biases left out."""
     critical_stddev: float
@@ -39,7 +40,7 @@ class Attention:
     """How many keys a query reads: 1 / (sum of squared weights)."""
     predicted_effective_keys: float
     entropy: float
-    """Of the weights, relative to that of equal weights, ln keys."""
+    """Of the weights, relative to that of equal scores: ln keys without masks and biases."""
     predicted_entropy: float
     token_correlation: float
     """The mean cosine of two tokens, as the layer of the keys reads them."""
@@ -63,11 +64,16 @@ class Attention:
 class JudgedAttention(Attention):
     """An attention with what only the judgment needs."""
 
-    path: Path
+    site: AttentionSite
     queries: tuple[JudgedLayer, ...]
     """The layers behind queries and keys."""
     before: tuple[int, ...]
     """The numbers of the attentions upstream."""
+
+    @property
+    def subjects(self) -> tuple[JudgedLayer, ...] | tuple[str, ...]:
+        """What a finding is about: the layers of queries and keys."""
+        return self.queries or (self.name,)
 
 
 _PUBLIC = tuple(field.name for field in dataclasses.fields(Attention))
@@ -140,22 +146,24 @@ def _attention(
     values: tuple[JudgedLayer, ...],
     earlier: Sequence[JudgedAttention],
 ) -> JudgedAttention:
-    keys, stddev = numbers["keys"], math.sqrt(numbers["variance"])
-    most = numbers["most_keys"]
-    causal = most > 4 and abs(keys - (most + 2) / 2) < 0.1 * most  # rows of one key don't count
+    stddev, most = math.sqrt(numbers["variance"]), numbers["most_keys"]
+    # Rows of one key are not counted.
+    causal = most > 4 and abs(numbers["keys"] - (most + 2) / 2) < 0.1 * most
+    # Where each query has its own window of keys, the results of two are less alike.
+    same = causal or numbers["keys"] > 0.99 * most
     effective, entropy, alike = _predicted(
-        int(round(most if causal else keys)),
+        round(most if causal else numbers["keys"]),
         causal,
         stddev,
-        numbers.get("tokens", math.nan) if _reads_itself(queries) else math.nan,
+        numbers.get("tokens", math.nan) if same and _reads_itself(queries) else math.nan,
     )
     upstream = {path for layer in queries for tag in layer.site.inputs for path in tag.sites}
     return JudgedAttention(
         name=_name([*queries, *values]),
-        keys=keys,
+        keys=1 / numbers["even"],
         score_stddev=stddev,
-        critical_stddev=math.sqrt(2 * math.log(keys)),
-        effective_keys=numbers["effective_keys"],
+        critical_stddev=math.sqrt(2 * math.log(numbers["keys"])),
+        effective_keys=1 / numbers["squares"],
         predicted_effective_keys=effective,
         entropy=numbers["entropy"],
         predicted_entropy=entropy,
@@ -164,12 +172,13 @@ def _attention(
         predicted_correlation=alike,
         gradient_ratio=_gradient_ratio(queries, values),
         parameters=tuple(each for layer in queries for each in layer.parameters),
-        path=site.path,
+        site=site,
         queries=queries,
         before=tuple(
             number
             for number, other in enumerate(earlier)
-            if other.path == site.path or any(layer.path in upstream for layer in other.queries)
+            if other.site.path == site.path
+            or any(layer.path in upstream for layer in other.queries)
         ),
     )
 
@@ -180,27 +189,27 @@ def _reads_itself(queries: Sequence[JudgedLayer]) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _predicted(
-    keys: int, causal: bool, stddev: float, alike: float
-) -> tuple[float, float, float]:
+def _predicted(keys: int, causal: bool, stddev: float, alike: float) -> tuple[float, float, float]:
     """The effective keys, the relative entropy, and the cosine of the results."""
     from initjax.theory.attention import attention_map, attention_weights
 
     if keys < 2 or not math.isfinite(stddev):
         return math.nan, math.nan, math.nan
     weights = attention_weights(stddev, keys, causal=causal)
-    rows = range(2, keys + 1) if causal else (keys,)
-    entropy = weights.entropy / (sum(map(math.log, rows)) / len(rows))
+    squares, entropy = weights.squares, weights.entropy / math.log(keys)
+    if causal:  # without the row of one key
+        squares = (keys * squares - 1) / (keys - 1)
+        entropy = weights.entropy * keys / sum(map(math.log, range(2, keys + 1)))
     different = 1 - alike
     if not different > 1e-4:
-        return weights.effective_keys, entropy, math.nan if math.isnan(alike) else alike
+        return 1 / squares, entropy, alike
     scale = stddev / math.sqrt(different)
     after = attention_map(max(alike, 0.0), keys, scale, causal=causal)
-    return weights.effective_keys, entropy, after.correlation
+    return 1 / squares, entropy, after.correlation
 
 
 def _gradient_ratio(queries: Sequence[JudgedLayer], values: Sequence[JudgedLayer]) -> float:
-    if not queries or not values or set(queries) & set(values):
+    if not {layer.path for layer in queries}.isdisjoint(layer.path for layer in values):
         return math.nan
     ours, theirs = (
         [layer.log_gradient / 2 + math.log(layer.rms) for layer in side if layer.rms > 0]

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax.auditing._reading.attention import Found, Tokens
+from initjax.auditing._reading.attention import Found
 from initjax.auditing._reading.inlined import place_of
 from initjax.auditing._reading.layout import Axes
+from initjax.auditing._reading.scores import Tokens
 from initjax.auditing._reading.watches import Watch
 
 _SAMPLE = 2**17  # numbers of an array that a pass returns, unless one row is longer
@@ -110,8 +111,7 @@ def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> 
     mean = (open_to * content).sum(-1)
     deviation = content - mean[..., None]
     variance = (open_to * deviation * deviation).sum(-1)
-    logarithm = xp.log(xp.where(weights > 0, weights, np.float32(1)))
-    entropy = -(weights * logarithm).sum(-1) / xp.log(xp.maximum(keys, np.float32(1.01)))
+    entropy = _entropy(weights) / xp.maximum(_entropy(open_to), np.float32(1e-3))
     counted = (keys > 1.5) & (xp.max(bias, axis=-1) > _MASKED)
     counted &= xp.isfinite(variance) & xp.isfinite(squares)
 
@@ -125,7 +125,6 @@ def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> 
         "keys": mean_of(keys),
         "most_keys": xp.max(xp.where(counted, keys, np.float32(0)), axis=1),
         "variance": mean_of(variance),
-        "effective_keys": mean_of(1 / xp.maximum(squares, np.float32(1e-30))),
         "squares": mean_of(squares),
         "even": mean_of(1 / keys),
         "entropy": mean_of(entropy),
@@ -155,6 +154,11 @@ def _softmax(scores: Any) -> Any:
     largest = xp.max(scores, axis=-1, keepdims=True)
     powers = xp.exp(scores - xp.where(xp.isfinite(largest), largest, np.float32(0)))
     return powers / xp.maximum(powers.sum(-1, keepdims=True), np.float32(1e-30))
+
+
+def _entropy(weights: Any) -> Any:
+    xp = weights.__array_namespace__()
+    return -(weights * xp.log(xp.where(weights > 0, weights, np.float32(1)))).sum(-1)
 
 
 def _cosine(array: Any, positions: Axes, features: Axes) -> Any:

@@ -9,27 +9,27 @@ values, as in a loss.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
-from initjax.auditing._reading.layout import Axes, axes_before, product_axes_before
+from initjax.auditing._reading.layout import Axes, product_axes_before
 from initjax.auditing._reading.primitives import inner_programs, primitive_of
+from initjax.auditing._reading.scores import (
+    Tokens,
+    all_axes,
+    content_of,
+    even,
+    head_size,
+    is_by_units,
+    other_operand,
+    sides_of,
+    sites_above,
+)
 from initjax.auditing._reading.sites import AttentionSite, Loops, Site
 
 _EXPONENTIALS = ("exp", "exp2")
-
-
-class Tokens(NamedTuple):
-    """An array of tokens. Axes that are neither number sequences, heads or groups."""
-
-    value: Value
-    positions: Axes
-    """The axes that number the tokens of a sequence."""
-    features: Axes
-    """The axes of the numbers of one token."""
 
 
 class Found(NamedTuple):
@@ -74,7 +74,9 @@ def _within(graph: Graph, sites: Mapping[Path, Site], loops: Loops) -> Iterator[
                 yield found
         kind = primitive_of(node.eqn).kind
         if kind in ("scan", "while", "cond"):
-            around = loops if kind == "cond" else (*loops, (node.path, node.eqn.params.get("length")))
+            around = (
+                loops if kind == "cond" else (*loops, (node.path, node.eqn.params.get("length")))
+            )
             for which, _ in enumerate(inner_programs(node.eqn)):
                 yield from _within(body(node, which), sites, around)
 
@@ -88,17 +90,18 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
         return None
     scores = _unshifted(exponential.operands[0], keys)
     use = _use([summed, *_powers_of(scores, keys)], keys)
-    content = _content(scores, keys, {})
-    if use is None or content is None or _by_units(content, sites):
+    content = content_of(scores, keys, {})
+    if use is None or content is None or is_by_units(content, sites):
         return None
     values, result = use
-    (query, key), tokens = _sides(content, sites)
+    (query, key), tokens = sides_of(content, sites)
     where = AttentionSite(
         path=exponential.path,
         loops=loops,
-        query_sites=_sites_above(query, sites),
-        key_sites=_sites_above(key, sites),
-        value_sites=_sites_above([values], sites),
+        query_sites=sites_above(query, sites),
+        key_sites=sites_above(key, sites),
+        value_sites=sites_above([values], sites),
+        head_size=head_size(content) if query else 0,
     )
     return Found(
         site=where,
@@ -123,7 +126,7 @@ def _exponential_below(value: Value) -> Node | None:
             return node
         if node.name in ("select_n", "mul"):
             cases = node.operands[1:] if node.name == "select_n" else node.operands
-            varying = [case for case in cases if not _even(case, _all_axes(case))]
+            varying = [case for case in cases if not even(case, all_axes(case))]
             made = [case for case in varying if _exponential_below(case)]
             if len(made) != 1:
                 return None
@@ -139,7 +142,7 @@ def _unshifted(value: Value, keys: Axes) -> Value:
     """The scores without what is subtracted from a whole row, as its largest score."""
     while value.node is not None:
         node = value.node
-        if node.name in ("sub", "add") and _even(node.operands[1], keys):
+        if node.name in ("sub", "add") and even(node.operands[1], keys):
             value = node.operands[0]
         elif node.name == "convert_element_type":
             value = node.operands[0]
@@ -155,34 +158,10 @@ def _powers_of(scores: Value, keys: Axes) -> Iterator[Value]:
         for node, operand in found.pop().users:
             if node.name in _EXPONENTIALS:
                 yield node.results[0]
-            elif node.name in ("sub", "add") and not operand and _even(node.operands[1], keys):
+            elif node.name in ("sub", "add") and not operand and even(node.operands[1], keys):
                 found.append(node.results[0])
             elif node.name == "convert_element_type":
                 found.append(node.results[0])
-
-
-def _even(value: Value, axes: Axes | None, depth: int = 8) -> bool:
-    """Whether a value is the same all along some axes."""
-    if axes is None:
-        return False
-    axes = tuple(axis for axis in axes if axis < len(value.shape) and value.shape[axis] > 1)
-    if not axes:
-        return True
-    node = value.node
-    if node is None or not depth:
-        return False
-    row = primitive_of(node.eqn)
-    if row.kind not in ("elementwise", "layout"):
-        return False
-    operands = node.operands if row.kind == "elementwise" else node.operands[:1]
-    return all(
-        _even(operand, axes_before(node.eqn, axes, number), depth - 1)
-        for number, operand in enumerate(operands)
-    )
-
-
-def _all_axes(value: Value) -> Axes:
-    return tuple(range(len(value.shape)))
 
 
 # From the exponentials on to the averaged values
@@ -223,7 +202,7 @@ def _product(node: Node, weights: int, keys: Axes) -> tuple[Value, Tokens] | Non
     if not set(keys) <= set(contracting[weights]) or not values.data:
         return None
     result = node.results[0]
-    axes = _all_axes(result)
+    axes = all_axes(result)
     queries = [axis for axis in axes if product_axes_before(node.eqn, (axis,), weights)]
     features = [axis for axis in axes if product_axes_before(node.eqn, (axis,), 1 - weights)]
     shared = set(queries) & set(features)
@@ -238,186 +217,13 @@ def _pooled(node: Node, values: Value, keys: Axes) -> tuple[Value, Tokens] | Non
     weighted = node.results[0]
     if not values.data or len(weighted.shape) != len(values.shape):
         return None
+    weights = other_operand(node, values)
     features = [
         axis
-        for axis in _all_axes(weighted)
-        if axis not in keys and weighted.shape[axis] > 1 and _even(_other(node, values), (axis,))
+        for axis in all_axes(weighted)
+        if axis not in keys and weighted.shape[axis] > 1 and even(weights, (axis,))
     ]
     for user, _ in weighted.users:
         if features and user.name == "reduce_sum" and set(keys) <= set(user.eqn.params["axes"]):
             return values, Tokens(user.results[0], (), ())
-    return None
-
-
-def _other(node: Node, value: Value) -> Value:
-    return node.operands[1] if node.operands[0] is value else node.operands[0]
-
-
-# From the scores down to the products of queries and keys
-
-
-class _Content(NamedTuple):
-    """The part of scores that depends on the tokens."""
-
-    value: Value
-    factor: float
-    """What multiplies it in the scores."""
-    products: tuple[tuple[Node, Axes | None], ...]
-    """The products that it is made of, and the axes of their results that number the keys."""
-
-
-def _content(
-    value: Value, keys: Axes | None, known: dict[Value, _Content | None]
-) -> _Content | None:
-    """The part of scores that depends on the tokens; None for masks, biases and constants."""
-    if value not in known:
-        known[value] = None  # while it is looked for
-        known[value] = _content_of(value, keys, known)
-    return known[value]
-
-
-def _content_of(
-    value: Value, keys: Axes | None, known: dict[Value, _Content | None]
-) -> _Content | None:
-    node = value.node
-    if node is None or not value.data:
-        return None
-    row = primitive_of(node.eqn)
-    if row.kind == "product" or (node.name == "reduce_sum" and _multiplied(node) is not None):
-        return _Content(value, 1.0, ((node, keys),))
-    if row.kind not in ("elementwise", "layout") and node.name not in ("concatenate", "pad"):
-        return None
-    operands = node.operands[:1] if row.kind == "layout" else node.operands
-    if node.name == "select_n":
-        operands = node.operands[1:]
-    parts = []
-    for operand in operands:
-        before = None if keys is None else axes_before(node.eqn, keys, node.operands.index(operand))
-        part = _content(operand, before, known)
-        if part is not None:
-            parts.append((operand, part))
-    if not parts:
-        return None
-    operand, part = parts[0]
-    if len(parts) == 1 and (row.arithmetic in ("sum", "difference", "choice")):
-        if value.shape == part.value.shape:
-            return part
-    if len(parts) == 1 and part.value is not operand:  # a bias was added already
-        scaled = _scaled(node, operand)
-        if scaled is not None:
-            return part._replace(factor=part.factor * scaled)
-    products = tuple(product for _, each in parts for product in each.products)
-    return _Content(value, 1.0, products)
-
-
-def _scaled(node: Node, operand: Value) -> float | None:
-    """The number by which an equation multiplies an operand; None if that is not all it does."""
-    if node.name == "convert_element_type":
-        return 1.0
-    number = _other(node, operand).number if len(node.operands) == 2 else None
-    if number is None or node.name not in ("mul", "div"):
-        return None
-    if node.name == "div":
-        return 1 / float(number) if node.operands[0] is operand and number else None
-    return float(number)
-
-
-def _multiplied(total: Node) -> Node | None:
-    """The product that is summed, if two arrays that vary are multiplied."""
-    node = total.operands[0].node
-    if node is None or node.name != "mul":
-        return None
-    one, other = node.operands
-    axes = tuple(total.eqn.params["axes"])
-    return None if one is other or _even(one, axes) or _even(other, axes) else node
-
-
-def _by_units(content: _Content, sites: Mapping[Path, Site]) -> bool:
-    """Whether the softmax is over units of a layer, as in a router."""
-
-    def by_units(node: Node, keys: Axes | None) -> bool:
-        site = sites.get(node.path)
-        return site is not None and (keys is None or bool(set(keys) & set(site.unit_axes)))
-
-    return all(by_units(node, keys) for node, keys in content.products)
-
-
-# Queries and keys
-
-
-def _sides(
-    content: _Content, sites: Mapping[Path, Site]
-) -> tuple[tuple[list[Value], list[Value]], Tokens | None]:
-    """The operands that give queries and keys, and the tokens that keys come from."""
-    queries, keys = [], []
-    tokens: Tokens | None = None
-    for node, axes in content.products:
-        multiplied = node if node.name == "dot_general" else _multiplied(node)
-        if axes is None or multiplied is None:
-            continue
-        for number, operand in enumerate(multiplied.operands):
-            if node.name == "dot_general":
-                where = product_axes_before(node.eqn, axes, number)
-                features = tuple(node.eqn.params["dimension_numbers"][0][number])
-            else:
-                inner = _axes_before_sum(node, axes)
-                where = axes_before(multiplied.eqn, inner, number) or ()
-                features = tuple(node.eqn.params["axes"])
-            (keys if where else queries).append(operand)
-            if where and tokens is None and multiplied is node:
-                tokens = _read_by_layer(operand, where, sites) or Tokens(operand, where, features)
-    return (queries, keys), tokens
-
-
-def _axes_before_sum(total: Node, axes: Axes) -> Axes:
-    summed = set(total.eqn.params["axes"])
-    kept = [axis for axis in _all_axes(total.operands[0]) if axis not in summed]
-    return tuple(kept[axis] for axis in axes)
-
-
-def _sites_above(values: Iterable[Value], sites: Mapping[Path, Site]) -> frozenset[Path]:
-    """The layers directly upstream."""
-    return frozenset(node.path for node, _ in _above([(v, ()) for v in values], sites))
-
-
-def _read_by_layer(value: Value, positions: Axes, sites: Mapping[Path, Site]) -> Tokens | None:
-    """What the layer upstream reads, with the axes of its input that some axes come from."""
-    for node, axes in _above([(value, positions)], sites):
-        site = sites[node.path]
-        if site.kind == "dense" and axes:
-            data = 1 - site.weight
-            before = product_axes_before(node.eqn, axes, data)
-            if len(before) == len(positions):
-                features = tuple(node.eqn.params["dimension_numbers"][0][data])
-                return Tokens(node.operands[data], before, features)
-    return None
-
-
-def _above(
-    start: list[tuple[Value, Axes | None]], sites: Mapping[Path, Site]
-) -> Iterator[tuple[Node, Axes | None]]:
-    """The equations of the layers directly upstream, and axes of their results."""
-    found, seen = collections.deque(start), set[Value]()
-    while found:  # nearest first: a norm is a detour
-        value, axes = found.popleft()
-        node = value.node
-        if node is None or value in seen:
-            continue
-        seen.add(value)
-        if node.path in sites:
-            yield node, axes
-            continue
-        for number, operand in enumerate(node.operands):
-            if operand.parametric or operand.data:
-                found.append((operand, _before(node, axes, number)))
-
-
-def _before(node: Node, axes: Axes | None, operand: int) -> Axes | None:
-    row: Any = primitive_of(node.eqn)
-    if axes is None:
-        return None
-    if node.name == "dot_general":
-        return product_axes_before(node.eqn, axes, operand)
-    if row.kind in ("elementwise", "layout") or node.name in ("concatenate", "pad"):
-        return axes_before(node.eqn, axes, operand)
     return None

@@ -13,7 +13,6 @@ from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.tags import Source, Tag
 from initjax.auditing._reading.watches import Watch
 
-
 Loops = tuple[tuple[Path, int | None], ...]
 
 
@@ -128,10 +127,12 @@ class AttentionSite:
     loops: Loops
     """The loops around it, outermost first, with their lengths; None for a while loop."""
     query_sites: frozenset[Path]
-    """The layers behind the queries; none for queries that are parameters, and where one layer gives
-    the scores, as in additive attention."""
+    """The layers behind the queries; none for queries that are parameters, and where one layer
+    gives the scores, as in additive attention."""
     key_sites: frozenset[Path]
     value_sites: frozenset[Path]
+    head_size: int
+    """How many products a score sums; 0 if it is not a product of queries and keys."""
 
 
 @dataclasses.dataclass
