@@ -12,6 +12,7 @@ import math
 from initjax.auditing._judging.attention import JudgedAttention
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
+from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 
 _FEW = 5  # keys, in which there is nothing to choose from
@@ -40,8 +41,7 @@ def one_hot(evidence: Evidence) -> list[Finding]:
         " that is so sure"
     )
     level = "failure" if _excess(worst) > _LOCKED else "warning"
-    subjects = [subject for attention in found for subject in attention.subjects]
-    return finding(level, "attention_one_hot", subjects, message, _smaller_scores(worst))
+    return finding(level, "attention_one_hot", _layers(found), message, _smaller_scores(worst))
 
 
 def _excess(attention: JudgedAttention) -> float:
@@ -74,7 +74,7 @@ def uniform(evidence: Evidence) -> list[Finding]:
     for attention in evidence.attention:
         before = [_difference(evidence.attention[number]) for number in attention.before]
         most, left = max(before, default=0.0), _difference(attention)
-        if attention.keys >= _FEW and left < _DIFFERENT and left < _LOST * most:
+        if attention.keys >= _FEW and attention.queries and left < _DIFFERENT and left < _LOST * most:
             found.append(attention)
     if not found:
         return []
@@ -91,8 +91,7 @@ def uniform(evidence: Evidence) -> list[Finding]:
     remedy = "Add each attention to the tokens that it reads, and normalize inside of the branch: x"
     remedy += f" + attention(norm(x)); theory then expects a cosine of {expected:.2g}"
     level = "failure" if _difference(last) < _SAME else "warning"
-    subjects = [subject for attention in found for subject in attention.subjects]
-    return finding(level, "attention_uniform", subjects, message, remedy)
+    return finding(level, "attention_uniform", _layers(found), message, remedy)
 
 
 def _difference(attention: JudgedAttention) -> float:
@@ -111,6 +110,11 @@ def _with_skips(attention: JudgedAttention, blocks: int) -> float:
     return float(
         transformer_map(blocks, keys, scale, norm="pre", correlation=alike).correlation[-1]
     )
+
+
+def _layers(attentions: list[JudgedAttention]) -> list[JudgedLayer]:
+    """The layers of queries and keys."""
+    return [layer for attention in attentions for layer in attention.queries]
 
 
 def _places(attentions: list[JudgedAttention]) -> str:

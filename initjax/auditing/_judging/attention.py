@@ -39,14 +39,18 @@ class Attention:
     effective_keys: float
     """How many keys a query reads: 1 / (sum of squared weights)."""
     predicted_effective_keys: float
+    """What theory predicts for `effective_keys`, from `score_stddev`."""
     entropy: float
     """Of the weights, relative to that of equal scores: ln keys without masks and biases."""
     predicted_entropy: float
+    """What theory predicts for `entropy`, from `score_stddev`."""
     token_correlation: float
     """The mean cosine of two tokens, as the layer of the keys reads them."""
     correlation: float
     """The mean cosine of two tokens of what the attention gives, in one head."""
     predicted_correlation: float
+    """What theory predicts for `correlation`, from `token_correlation`; NaN where tokens attend to
+    others than themselves, or each to its own window."""
     gradient_ratio: float
     """How much the loss changes with the queries and keys, relative to the values: the product of
     a signal's root mean square and its gradient's, for changes of the same relative size."""
@@ -69,11 +73,6 @@ class JudgedAttention(Attention):
     """The layers behind queries and keys."""
     before: tuple[int, ...]
     """The numbers of the attentions upstream."""
-
-    @property
-    def subjects(self) -> tuple[JudgedLayer, ...] | tuple[str, ...]:
-        """What a finding is about: the layers of queries and keys."""
-        return self.queries or (self.name,)
 
 
 _PUBLIC = tuple(field.name for field in dataclasses.fields(Attention))
@@ -121,8 +120,8 @@ def _turns(
             known = taken[np.isfinite(taken)]
             numbers[name] = float(known.mean()) if known.size else math.nan
         paths = (path for path, _ in loops)
-        turns = {path: turn for path, turn in zip(paths, index, strict=True) if path in stacked}
-        yield turns, numbers
+        pairs = zip(paths, index, strict=True)
+        yield {path: turn for path, turn in pairs if isinstance(turn, int)}, numbers
 
 
 def _layers(

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from initjax.auditing._activations import recommended
-from initjax.auditing._judging.copies import copies
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
 from initjax.fans import compute_fans
+from initjax.leaves._copies import copies
 
 _FANS = 1.9  # a fan-in that is off by less than this factor is no fault
 _STRUCTURED = 0.4  # part of zeros in a kernel that was not simply drawn
@@ -91,17 +91,6 @@ def unused(evidence: Evidence) -> list[Finding]:
     message = f"The loss doesn't depend on {names}, so {subject} won't be trained"
     remedy = f"Use {object_}, or leave {object_} out of params"
     return finding("warning", "unused", found, message, remedy)
-
-
-def batch(evidence: Evidence) -> list[Finding]:
-    """A batch of one example."""
-    if any(layer.samples > 1 for layer in evidence.layers):
-        return []
-    message = (
-        "The batch has only one example, so spread over examples, dead units, correlation and rank"
-        " can't be measured"
-    )
-    return finding("warning", "batch", [], message, "Pass a batch of 64 examples or more")
 
 
 def zero(evidence: Evidence) -> list[Finding]:

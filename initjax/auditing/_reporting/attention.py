@@ -7,19 +7,11 @@ from collections.abc import Sequence
 
 from initjax.auditing._judging.attention import Attention
 from initjax.auditing._reporting.folding import Row, fold, number
+from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS
 from initjax.auditing._reporting.table import Table, compact
 from initjax.auditing._reporting.wrapping import printable
 
-ATTENTION_LEGEND = {
-    "keys": "that a query may read",
-    "scores": "their stddev",
-    "limit": "scores above it read a few keys",
-    "reads": "keys that get weight",
-    "entropy": "of the weights, 1: even",
-    "cosine": "of two tokens, before",
-    "after": "after attention",
-    "after*": "with a star: predicted",
-}
+ATTENTION_LEGEND = {name: column.legend for name, column in ATTENTION_COLUMNS.items()}
 
 
 def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> Table:
