@@ -101,7 +101,17 @@ def test_any_text_is_parsed_or_raises_a_value_error(spec):
         pass
 
 
-TYPES = {"Initializer", "Change", "Finding", "Layer", "LowRank", "Network", "Parameter", "Repair"}
+TYPES = {
+    "Initializer",
+    "Attention",
+    "Change",
+    "Finding",
+    "Layer",
+    "LowRank",
+    "Network",
+    "Parameter",
+    "Repair",
+}
 TYPES |= {"Report"}
 
 

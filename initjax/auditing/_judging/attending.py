@@ -74,7 +74,12 @@ def uniform(evidence: Evidence) -> list[Finding]:
     for attention in evidence.attention:
         before = [_difference(evidence.attention[number]) for number in attention.before]
         most, left = max(before, default=0.0), _difference(attention)
-        if attention.keys >= _FEW and attention.queries and left < _DIFFERENT and left < _LOST * most:
+        if (
+            attention.keys >= _FEW
+            and attention.queries
+            and left < _DIFFERENT
+            and left < _LOST * most
+        ):
             found.append(attention)
     if not found:
         return []
