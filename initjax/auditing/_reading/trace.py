@@ -12,7 +12,9 @@ from initjax._flattening import Structure, described, flatten, no_parameters
 from initjax.auditing._measuring.attention import watch_of
 from initjax.auditing._reading.attention import attentions
 from initjax.auditing._reading.inlined import inlined
+from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
+from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -109,7 +111,7 @@ def trace(
             )
         return result
 
-    closed = jax.make_jaxpr(flat)(arrays, inputs)
+    closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
     statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index
@@ -117,12 +119,14 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
-    found = attentions(inlined(closed, len(arrays), fixed), anatomy.sites)
-    watches = {each.site.path: watch_of(each) for each in found}
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    attended = [(each.site, watch_of(each)) for each in attentions(graph, anatomy.sites)]
     anatomy = dataclasses.replace(
         anatomy,
-        attentions=tuple(each.site for each in found if watches[each.site.path] is not None),
-        watches={path: watch for path, watch in watches.items() if watch is not None},
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
     )
     for site in anatomy.sites.values():
         if not site.size:
