@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._measuring.attention import watch_of
+from initjax.auditing._reading.attention import attentions
 from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
@@ -117,8 +119,15 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
-    losses, watches = read_losses(inlined(closed, len(arrays), fixed), anatomy.sites)
-    anatomy = dataclasses.replace(anatomy, losses=losses, watches={**anatomy.watches, **watches})
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    attended = [(each.site, watch_of(each)) for each in attentions(graph, anatomy.sites)]
+    anatomy = dataclasses.replace(
+        anatomy,
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
+    )
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
