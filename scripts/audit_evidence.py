@@ -2,10 +2,10 @@
 
     python scripts/audit_evidence.py
 
-Audits each model of `scripts/audit_zoo` on one batch before its first step. A fault counts as found
-if the verdict is not "ok", and as named correctly if a finding of the most severe level has a cause
-that fits. The audit was written with these kinds of fault in mind: the counts show that it does
-what it was built for, not how often it is wrong on other models.
+Audits each model of `scripts/audit_zoo` and `scripts/published_models` on one batch before its
+first step. A fault counts as found if the verdict is not "ok", and as named correctly if a finding
+of the most severe level has a cause that fits. The audit was written with these kinds of fault in
+mind: the counts show that it does what it was built for, not how often it is wrong on other models.
 
 Training shows what a fault costs and what `initjax.fix` regains: 200 steps from the parameters as
 they are, and 200 from the repaired ones, with one seed. Shown are loss and accuracy on 1,000
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         metavar="NAMES",
-        help="functions of scripts/audit_zoo, separated by commas, instead of all; prints their"
+        help="functions of these two packages, separated by commas, instead of all; prints their"
         " tables and writes no file",
     )
     options = parser.parse_args()
@@ -143,20 +143,22 @@ def main() -> None:
 
     from audit_zoo.faulty import FAULTY
     from audit_zoo.healthy import HEALTHY
+    from published_models.registry import PUBLISHED
 
-    names = [make.__name__ for make in (*FAULTY, *HEALTHY)]
+    makes = (*FAULTY, *HEALTHY, *PUBLISHED)
+    names = [make.__name__ for make in makes]
     if unknown := sorted(only.difference(names)):
         parser.error(f"unknown model {', '.join(unknown)}; valid models: {', '.join(names)}")
-    started, faulty, healthy = time.perf_counter(), [], []
-    for make in (*FAULTY, *HEALTHY):
+    started, faulty, healthy, published = time.perf_counter(), [], [], []
+    for make in makes:
         if not only or make.__name__ in only:
             case = make()
             print(f"{time.perf_counter() - started:.0f} s: {make.__name__}", flush=True)
             if case.causes:
                 faulty.append(faulty_row(case))
             else:
-                healthy.append(healthy_row(case))
-    body = evidence(faulty, healthy, time.perf_counter() - started)
+                (published if make in PUBLISHED else healthy).append(healthy_row(case))
+    body = evidence(faulty, healthy, published, time.perf_counter() - started)
     if only:
         print(f"\n{body}")
     else:
@@ -167,14 +169,16 @@ def main() -> None:
 def evidence(
     faulty: list[tuple[list[str], bool, bool]],
     healthy: list[tuple[list[str], bool]],
+    published: list[tuple[list[str], bool]],
     seconds: float,
 ) -> str:
-    """The counts and the two tables."""
+    """The counts and the tables."""
     n = len(faulty)
     parts = [
         f"Faults found {sum(found for _, found, _ in faulty)} of {n},"
         f" causes named correctly {sum(right for _, _, right in faulty)} of {n},"
-        f" false alarms {sum(alarm for _, alarm in healthy)} of {len(healthy)}."
+        f" false alarms {_alarms(healthy)}, and {_alarms(published)} models after public"
+        " repositories."
         f" {seconds / 60:.0f} minutes.",
         "Loss and accuracy on 1,000 training examples, after 200 steps.",
     ]
@@ -182,10 +186,18 @@ def evidence(
         head = ["model", "framework", "planted fault", "verdict", "cause named", "as it is"]
         table = _results.table([*head, "after `fix`"], [row for row, _, _ in faulty])
         parts += ["## Models with a planted fault", table]
-    if healthy:
-        head = ["model", "framework", "verdict", "false alarms", "untrained", "after 200 steps"]
-        parts += ["## Healthy models", _results.table(head, [row for row, _ in healthy])]
+    head = ["model", "framework", "verdict", "false alarms", "untrained", "after 200 steps"]
+    for title, rows in (
+        ("Healthy models", healthy),
+        ("Healthy models after public repositories", published),
+    ):
+        if rows:
+            parts += [f"## {title}", _results.table(head, [row for row, _ in rows])]
     return "\n\n".join(parts)
+
+
+def _alarms(rows: list[tuple[list[str], bool]]) -> str:
+    return f"{sum(alarm for _, alarm in rows)} of {len(rows)}"
 
 
 if __name__ == "__main__":

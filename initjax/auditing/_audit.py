@@ -20,6 +20,7 @@ from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
 from initjax.auditing._reading.trace import Traced, trace, without_constants
 from initjax.auditing._reading.trainable import trainable_leaves
+from initjax.auditing._reporting.pasting import with_code, written
 from initjax.auditing._reporting.report import Report
 from initjax.auditing._reporting.text import unread_lines
 
@@ -186,7 +187,7 @@ class Prepared:
         return Report(
             tuple(map(public, evidence.all_layers)),
             evidence.network,
-            tuple(judge(evidence)),
+            with_code(judge(evidence), evidence, written(params, traced.whole.places)),
             unread_lines(traced.names, traced.anatomy.unread),
         )
 

@@ -37,6 +37,8 @@ class Case:
         batch_size: rows in a batch.
         fault: what is wrong with it; "" if nothing is.
         causes: the causes that an audit may correctly name.
+        loss: maps (params, *batch) to the loss, instead of the cross-entropy or the mean squared
+            error of `apply`.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Case:
     batch_size: int = 256
     fault: str = ""
     causes: tuple[str, ...] = ()
+    loss: Apply | None = None
 
     def with_fault(self, fault: str, *causes: str) -> "Case":
         return dataclasses.replace(self, fault=fault, causes=causes)
@@ -58,7 +61,9 @@ class Case:
         return tuple(array[rows] for array in self.data)
 
     def loss_fn(self, params: Any, *batch: jax.Array) -> jax.Array:
-        """The mean cross-entropy, or the mean squared error."""
+        """The mean cross-entropy, or the mean squared error, unless the case has its own loss."""
+        if self.loss is not None:
+            return self.loss(params, *batch)
         outputs, targets = self.apply(params, *batch[:-1]), batch[-1]
         if self.classifies:
             logits = outputs.astype(jnp.float32)
@@ -67,7 +72,7 @@ class Case:
 
     @property
     def classifies(self) -> bool:
-        return jnp.issubdtype(self.data[-1].dtype, jnp.integer)
+        return self.loss is None and jnp.issubdtype(self.data[-1].dtype, jnp.integer)
 
     def accuracy(self, params: Any, *batch: jax.Array) -> jax.Array:
         """The share of examples whose largest output is that of their class."""
@@ -218,3 +223,16 @@ def plain(
 ) -> Case:
     """The case of a function and its parameters."""
     return Case(name, framework, *model, data, optimizer, batch_size)
+
+
+def trained_by(
+    name: str,
+    framework: str,
+    loss: Apply,
+    params: Any,
+    data: Data,
+    optimizer: optax.GradientTransformation = ADAM,
+    batch_size: int = 256,
+) -> Case:
+    """The case of a loss of its own, a function of parameters and a batch."""
+    return Case(name, framework, loss, params, data, optimizer, batch_size, loss=loss)

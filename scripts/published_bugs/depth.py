@@ -126,6 +126,7 @@ LINEAR = (
         _digits.but(model=mlp((784, 64, 64, 10), (None, relu, None), GLOROT)),
         _digits.but(model=mlp((784, 64, 64, 10), (relu, relu, None), GLOROT)),
         ("no_activation",),
+        harmless=True,
     ),
 )
 

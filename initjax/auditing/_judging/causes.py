@@ -47,7 +47,7 @@ _ROWS = (
         "`initjax.audit`: what counts as a layer",
     ),
     Cause("unused", "a parameter does not affect the loss", weights.unused),
-    Cause("batch", "the batch is too small to measure anything", weights.batch),
+    Cause("batch", "the batch is too small to measure anything", inputs.batch),
     Cause(
         "zero",
         "a kernel is zero and lets no gradient through",
@@ -68,6 +68,22 @@ _ROWS = (
         weights.duplicate,
         (),
         "[JAX: random numbers](https://docs.jax.dev/en/latest/random-numbers.html)",
+    ),
+    Cause(
+        "input_offset",
+        "the input is shifted by more than it varies",
+        inputs.input_offset,
+        (
+            "input_scale",
+            "branch_scale",
+            "saturated",
+            "vanishing",
+            "exploding",
+            "dead",
+            "collapse",
+            "output_scale",
+        ),
+        f"{_LECUN}, section 4.3",
     ),
     Cause(
         "input_scale",

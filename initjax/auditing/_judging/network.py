@@ -20,6 +20,7 @@ class Network:
     """What was measured of the whole network. NaN means not measured."""
 
     loss: float
+    """The loss on this batch."""
     expected_loss: float
     """The loss of guessing: ln K, if the last layer gives the K logits of a softmax."""
     jacobian: float

@@ -93,17 +93,6 @@ def unused(evidence: Evidence) -> list[Finding]:
     return finding("warning", "unused", found, message, remedy)
 
 
-def batch(evidence: Evidence) -> list[Finding]:
-    """A batch of one example."""
-    if any(layer.samples > 1 for layer in evidence.layers):
-        return []
-    message = (
-        "The batch has only one example, so spread over examples, dead units, correlation and rank"
-        " can't be measured"
-    )
-    return finding("warning", "batch", [], message, "Pass a batch of 64 examples or more")
-
-
 def zero(evidence: Evidence) -> list[Finding]:
     """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
     layers, meant = evidence.layers, set(names_of(evidence.readouts))

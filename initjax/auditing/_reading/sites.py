@@ -47,6 +47,8 @@ class Site:
     output: Path
     """The equation whose result is the pre-activation: the last that adds a bias or multiplies
     by a number."""
+    features: tuple[int, ...] = ()
+    """The axes of its input that it sums over, without those of a window."""
     output_axes: tuple[int, ...] = ()
     """The axes of the pre-activation that number the units."""
     ruled: bool = False
@@ -85,6 +87,11 @@ class Site:
             mixed=set(self.mixed),
             reduced=set(self.reduced),
         )
+
+    @property
+    def reads_batch(self) -> bool:
+        """Whether its input is made from the batch alone."""
+        return all(tag.near == {None} for tag in self.inputs)
 
     @property
     def softmax(self) -> bool:

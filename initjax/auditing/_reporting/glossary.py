@@ -80,14 +80,14 @@ COLUMNS: dict[str, Column] = {
         _PROPAGATION,
     ),
     "corr": Column(
-        "between examples",
+        "of examples",
         "The mean cosine between the outputs for two examples. At 1, the layer can't tell its"
         " inputs apart.",
         "below 0.999",
         "Poole et al. 2016, https://arxiv.org/abs/1606.05340",
     ),
     "dead": Column(
-        "units always off",
+        "units off",
         "The fraction of units that are flat on the whole batch, so that they learn nothing.",
         "little more than by chance, which a report says if it is exceeded",
         _DYING,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,12 @@ from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
 from initjax.auditing._reporting.glossary import REASONS, explained
 from initjax.auditing._reporting.page import report_page
+from initjax.auditing._reporting.schema import VERSION, plain, plain_layer
 from initjax.auditing._reporting.table import LEGEND, layers_table, table_lines
 from initjax.auditing._reporting.wrapping import wrapped
 
 if TYPE_CHECKING:
     from initjax._figure import Figure
-
-# For code that works with the parameters; not part of the data that is saved.
-_NOT_SAVED = ("parameters", "source", "logits", "saturating")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,30 +80,23 @@ class Report:
             raise AssertionError("\n".join(lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain data for JSON.
+        """Returns everything as plain data for JSON, for programs that read audits.
 
         Numbers that were not measured, or that are infinite or NaN, are None.
 
         Returns:
-          A dictionary with these keys:
-
-          - 'verdict': 'ok', 'warning' or 'failure'.
-          - 'network': a dictionary with the fields of `Network`.
-          - 'findings': a list of dictionaries with 'level', 'cause', 'layers', 'message' and
-            'remedy', as in `Finding`.
-          - 'layers': a list of dictionaries with the fields of `Layer` except 'parameters',
-            'source', 'logits' and 'saturating'. 'unpredicted' is a readable string.
-          - 'unread': a list of strings.
+          A dictionary. 'version' is 1; it counts up if a key goes or changes its meaning. 'verdict'
+          and 'summary' are strings, 'network' is a dictionary, 'findings' and 'layers' are lists of
+          dictionaries, and 'unread' is a list of strings. The README of the audit documents every
+          key.
         """
-        reasons = [REASONS.get(layer.unpredicted, layer.unpredicted) for layer in self.layers]
         return {
+            "version": VERSION,
             "verdict": self.verdict,
-            "network": _plain_fields(self.network),
-            "findings": [_plain_fields(finding) for finding in self.findings],
-            "layers": [
-                {**_plain_fields(layer), "unpredicted": reason}
-                for layer, reason in zip(self.layers, reasons, strict=True)
-            ],
+            "summary": self._verdict(),
+            "network": plain(self.network),
+            "findings": [plain(finding) for finding in self.findings],
+            "layers": [plain_layer(layer) for layer in self.layers],
             "unread": list(self.unread),
         }
 
@@ -204,14 +194,3 @@ class Report:
 
     def _title(self) -> str:
         return text.title(self.network, self.findings, len(self.layers))
-
-
-def _plain_fields(value: Any) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(value)]
-    return {name: _plain(getattr(value, name)) for name in names if name not in _NOT_SAVED}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return list(map(_plain, value)) if isinstance(value, tuple) else value

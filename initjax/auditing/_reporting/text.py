@@ -17,6 +17,7 @@ from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.wrapping import code_lines, wrapped
 
 WIDTH, LEAST_WIDTH = 80, 40  # columns of a terminal
+_MOST_NAMED = 3  # layers in the first line
 MOST_TO_DO = 3  # findings that stand above the table
 HEALTHY = "ok: nothing is wrong"
 _NOTHING_LEARNED = frozenset(["not_finite", "zero", "symmetry", "constant_output"])
@@ -35,11 +36,14 @@ def verdict(findings: Sequence[Finding], layers: Sequence[Layer]) -> str:
     if worst.cause in _ABOUT_THE_AUDIT:
         start = "This audit can't say much"
     elif worst.level == "warning":
-        start = "This network may train worse than it could"
+        start = "This network may train badly"
     else:
         start = f"This network won't train{' well' * (worst.cause not in _NOTHING_LEARNED)}"
     shorter = dict(zip((layer.name for layer in layers), short_names(layers), strict=True))
-    return f"{start}: {_what(worst.cause, [shorter.get(name, name) for name in worst.layers])}."
+    names = [shorter.get(name, name) for name in worst.layers]
+    if not all(any(map(str.isalpha, name)) for name in names):
+        names = list(worst.layers)
+    return f"{start}: {_what(worst.cause, names)}."
 
 
 def _what(cause: str, names: Sequence[str]) -> str:
@@ -49,7 +53,10 @@ def _what(cause: str, names: Sequence[str]) -> str:
         for subject in _SUBJECTS:
             if subject in meaning:
                 return meaning.replace(subject, f"`{names[0]}`", 1)
-    return f"{meaning} ({some(names, 2)})" if names else meaning
+    if not names:
+        return meaning
+    where = some(names) if len(names) <= _MOST_NAMED else f"{len(names)} places"
+    return f"{meaning} ({where})"
 
 
 def title(network: Network, findings: Sequence[Finding], layers: int) -> str:

@@ -88,9 +88,10 @@ def code_lines(code: str, width: int, indent: str) -> list[str]:
     lines: list[str] = []
     for line in code.splitlines():
         depth, breakable = 0, []
-        for one in line:
+        for before, one, after in zip(" " + line[:-1], line, line[1:] + " ", strict=True):
             depth += (one in "([{") - (one in ")]}")
-            breakable.append(_FIXED if one == " " and not depth else one)
+            stays = not depth or before == ":" or after.isdigit()
+            breakable.append(_FIXED if one == " " and stays else one)
         found = textwrap.wrap(
             "".join(breakable),
             width,

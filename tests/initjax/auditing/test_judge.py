@@ -91,7 +91,8 @@ def relu(tree, x=X):
     return deep(jax.nn.relu)(tree, x, Y)
 
 
-ALIKE = X / 10 + normal(5, 1, INPUTS)  # examples that differ little
+SHIFT = normal(5, 1, INPUTS)
+ALIKE = X / 6 + SHIFT  # examples that differ little
 
 
 def test_a_network_on_the_critical_line_is_healthy():
@@ -120,6 +121,8 @@ def constant(leaf):
         ("input_scale", "failure", tanh, params(), 255 * X),
         ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
         ("input_scale", "warning", tanh, params(), X / 100),
+        ("input_offset", "warning", tanh, params(), X / 10 + SHIFT),
+        ("input_offset", "failure", relu, params(gain=2.0), X / 100 + SHIFT),
         ("not_centered", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
         ("not_centered", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),
@@ -152,6 +155,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("vanishing", tanh, params(gain=0.2), X),
         ("exploding", relu, params(gain=8.0), X),
         ("input_scale", tanh, params(), 255 * X),
+        ("input_offset", tanh, params(), 290 + 10 * X),
         ("output_scale", tanh, params(out_kernel=lambda k: 50 * k), X),
         ("collapse", tanh, params(gain=1.0, biases=0.15), ALIKE),
     ],

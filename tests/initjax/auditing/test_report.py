@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import math
+import pathlib
 import textwrap
 import unicodedata
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import pytest
 
 import initjax
+import initjax.auditing
 from initjax import theory
 from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
@@ -19,6 +21,7 @@ from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.folding import Row, fold, number
 from initjax.auditing._reporting.glossary import COLUMNS, REASONS
 from initjax.auditing._reporting.naming import short_names
+from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.text import causes_table, unread_lines
 
@@ -182,6 +185,35 @@ def test_numbers_that_were_not_measured_are_left_blank():
     assert text.startswith("Nothing is wrong: no fault was found in 1 layer.\n") and "none" in text
 
 
+TYPES = {
+    "number or null": (int, float, type(None)), "integer": int, "string": str, "object": dict,
+    "list of objects": dict, "list of strings": str, "list of integers": int,
+    "list of numbers or nulls": (int, float, type(None)),
+}  # fmt: skip
+
+
+def test_the_readme_documents_every_key_of_to_dict():
+    folder = pathlib.Path(initjax.auditing.__file__).parent
+    # The table is what schema_table() returns.
+    assert schema_table() in (folder / "README.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in schema_table().splitlines()[2:]]
+    documented = {key.strip("`"): kind for key, kind, _ in rows}
+    found = report(many(6), FINDINGS, unread=["lu"]).to_dict()
+    shown = {}
+    for name, value in found.items():
+        shown[name] = value
+        start, objects = (f"{name}[]", value) if isinstance(value, list) else (name, [value])
+        for one in filter(lambda each: isinstance(each, dict), objects):
+            shown |= {f"{start}.{key}": item for key, item in one.items()}
+    assert set(shown) == set(documented)
+    for key, value in shown.items():
+        kind = documented[key]
+        assert isinstance(value, list) == kind.startswith("list")
+        for one in value if isinstance(value, list) else [value]:
+            assert isinstance(one, TYPES[kind]) and not isinstance(one, bool), key
+    assert found["version"] == 1 and found["summary"].startswith("This network won't train")
+
+
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_to_dict_holds_everything_and_is_json(count):
     found = report(many(count), FINDINGS, unread=["lu"]).to_dict()
@@ -328,12 +360,15 @@ def test_the_verdict_is_the_worst_finding():
         ("symmetry", "failure", ["a/b/kernel"],
          "This network won't train: all units of `b` compute the same function."),
         ("zero", "failure", ["a/b/kernel", "a/c/kernel", "other"],
-         "This network won't train: a kernel is zero and lets no gradient through (b, c and 1"
-         " more)."),
+         "This network won't train: a kernel is zero and lets no gradient through (b, c and"
+         " other)."),
+        ("depth", "warning", list("abcd"),
+         "This network may train badly: the network is too deep for its signal to get through"
+         " (4 places)."),
         ("output_scale", "failure", [],
          "This network won't train well: the logits are too large."),
         ("vanishing", "warning", ["a/b/kernel"],
-         "This network may train worse than it could: gradients shrink from layer to layer (b)."),
+         "This network may train badly: gradients shrink from layer to layer (b)."),
         ("batch", "warning", [],
          "This audit can't say much: the batch is too small to measure anything."),
     ],
