@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import inputs, propagation, signals, weights
+from initjax.auditing._judging import inputs, outputs, propagation, signals, weights
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -46,11 +46,30 @@ _ROWS = (
         ("batch",),
         "`initjax.audit`: what counts as a layer",
     ),
+    Cause(
+        "constant_output",
+        "the loss does not change with the outputs, and every gradient is zero",
+        outputs.constant_output,
+        (
+            "symmetry",
+            "bounded_output",
+            "double_softmax",
+            "target_scale",
+            "output_scale",
+            "zero",
+            "saturated",
+            "vanishing",
+            "exploding",
+            "dead",
+            "collapse",
+            "depth",
+        ),
+    ),
     Cause("unused", "a parameter does not affect the loss", weights.unused),
     Cause("batch", "the batch is too small to measure anything", inputs.batch),
     Cause(
         "zero",
-        "a kernel is zero and lets no gradient through",
+        "a kernel or a scale is zero and lets no gradient through",
         weights.zero,
         ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
         f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",
@@ -174,7 +193,26 @@ _ROWS = (
         (),
         _DEPTH,
     ),
-    Cause("output_scale", "the logits are too large", propagation.output_scale),
+    Cause(
+        "double_softmax",
+        "a cross entropy takes probabilities for logits",
+        outputs.double_softmax,
+        ("bounded_output",),
+    ),
+    Cause(
+        "bounded_output",
+        "the outputs can't reach the targets",
+        outputs.bounded_output,
+        ("target_scale",),
+    ),
+    Cause(
+        "target_scale",
+        "the targets are far from unit scale",
+        outputs.target_scale,
+        ("output_scale",),
+        f"{_LECUN}, section 4.3",
+    ),
+    Cause("output_scale", "the outputs are too large", outputs.output_scale),
     Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
 )
 CAUSES: dict[str, Cause] = {row.name: row for row in _ROWS}

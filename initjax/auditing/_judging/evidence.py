@@ -65,7 +65,7 @@ def gather(
         measured=measured,
         all_layers=tuple(found),
         layers=ran,
-        network=network_of(measured, ran, chains),
+        network=network_of(traced.anatomy.losses, measured, ran, chains),
         chains=chains,
         readouts=readouts_of(ran),
         nan=tuple(nan),

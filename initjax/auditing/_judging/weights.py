@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from initjax.auditing._activations import recommended
+from initjax.auditing._judging.blocked import zero_factors
 from initjax.auditing._judging.draws import law_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
+from initjax.auditing._judging.undefined import undefined_gradient, undefined_loss
 from initjax.fans import compute_fans
 from initjax.leaves._copies import copies
 
@@ -51,15 +53,10 @@ def not_finite(evidence: Evidence) -> list[Finding]:
         remedy = f"Draw the kernels before it with {recommended(first[0].activation)}"
         return finding("failure", "not_finite", first, message, remedy)
     if not math.isfinite(loss):
-        message = f"The loss is {loss}, although all pre-activations are finite"
-        remedy = "Look for a logarithm of zero, a division by zero or an overflow in the loss"
-        return finding("failure", "not_finite", [], message, remedy)
+        return undefined_loss(evidence)
     lost = [layer for layer in layers if layer.log_gradient == math.inf]
     if lost:
-        message = f"The gradient at {some(names_of(lost))} is infinite or NaN, although the loss is"
-        message += " finite"
-        remedy = "Look for the derivative of a square root, a norm or a quotient at zero"
-        return finding("failure", "not_finite", lost, message, remedy)
+        return undefined_gradient(evidence, lost)
     return []
 
 
@@ -94,7 +91,7 @@ def unused(evidence: Evidence) -> list[Finding]:
 
 
 def zero(evidence: Evidence) -> list[Finding]:
-    """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
+    """Kernels and scales of zeros; at ends of the network and of branches they are on purpose."""
     layers, meant = evidence.layers, set(names_of(evidence.readouts))
     # Other gates wait for one that is closed, as the scales of adaptive normalization do.
     gates = [layer for layer in layers if layer.weight_least == 0 and layer.site.gates]
@@ -117,7 +114,7 @@ def zero(evidence: Evidence) -> list[Finding]:
         elif not passing:
             waiting.append(layer)
     if not stuck and not waiting:
-        return []
+        return zero_factors(evidence)
     named = stuck or waiting
     remedy = f"Draw the kernel at random: {recommended(named[0].activation)}"
     message = f"{_members(named, 'All weights')} of {some(names_of(named))} are zero, so all units"

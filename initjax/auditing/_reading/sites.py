@@ -11,6 +11,7 @@ from collections.abc import Hashable
 
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.tags import Source, Tag
+from initjax.auditing._reading.terms import Losses
 from initjax.auditing._reading.watches import Watch
 
 
@@ -133,5 +134,9 @@ class Anatomy:
     """Descriptions of what could not be read, and the parameters that enter there."""
     leaves: frozenset[int]
     """The parameters that the results depend on."""
+    factors: frozenset[int] = frozenset()
+    """The parameters that multiply what sites give, as the scale of a norm does."""
+    losses: Losses = dataclasses.field(default_factory=Losses)
+    """What the loss is made of."""
     watches: dict[Hashable, Watch] = dataclasses.field(default_factory=dict)
     """Values to be measured besides those of sites."""

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._reading.inlined import inlined
+from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
+from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -106,7 +109,7 @@ def trace(
             )
         return result
 
-    closed = jax.make_jaxpr(flat)(arrays, inputs)
+    closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
     statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index
@@ -114,6 +117,8 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
+    losses, watches = read_losses(inlined(closed, len(arrays), fixed), anatomy.sites)
+    anatomy = dataclasses.replace(anatomy, losses=losses, watches={**anatomy.watches, **watches})
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
