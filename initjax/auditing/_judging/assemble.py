@@ -161,6 +161,7 @@ def _described(
         feature_means=forward.get("feature_means", np.zeros(0)),
         feature_variances=forward.get("feature_variances", np.zeros(0)),
         log_gradient=row.log_gradient,
+        log_typical=float(backward.get("log_typical", math.nan)),
     )
 
 

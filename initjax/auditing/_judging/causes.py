@@ -69,7 +69,7 @@ _ROWS = (
     Cause("batch", "the batch is too small to measure anything", inputs.batch),
     Cause(
         "zero",
-        "a kernel is zero and lets no gradient through",
+        "a kernel or a scale is zero and lets no gradient through",
         weights.zero,
         ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
         f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 from collections.abc import Sequence
 
 from initjax.auditing._judging.layers import JudgedLayer
@@ -40,6 +42,32 @@ def chains_of(layers: Sequence[JudgedLayer]) -> tuple[Chain, ...]:
             at = layers[at].source
         chains.append(tuple(chain[::-1]))
     return tuple(sorted(chains, key=len, reverse=True))
+
+
+def lone_parts(chain: Chain, layers: Sequence[JudgedLayer]) -> list[Chain]:
+    """The parts of a chain in which each layer is read by nothing but the next.
+
+    What is also added to a residual stream, masked or read by another layer gets gradients from
+    there, too: those of the next layer alone say nothing about it.
+    """
+    known = {
+        (layer.path, layers[layer.source].path) for layer in layers if layer.source is not None
+    }
+    uses = collections.Counter(layer.source for layer in layers)
+    numbers = {layer.row: number for number, layer in enumerate(layers)}
+
+    def alone(layer: JudgedLayer) -> bool:
+        site = layer.site
+        readers = all((reader, site.path) in known for reader in site.readers)
+        return readers and uses[numbers[layer.row]] == 1 and not site.mixed and not site.added
+
+    parts = [[chain[0]]]
+    for layer, following in itertools.pairwise(chain):
+        if alone(layer):
+            parts[-1].append(following)
+        else:
+            parts.append([following])
+    return [tuple(part) for part in parts if len(part) > 1]
 
 
 def _enters(one: JudgedLayer, other: JudgedLayer) -> bool:

@@ -145,6 +145,8 @@ class JudgedLayer(Layer):
     feature_variances: np.ndarray = dataclasses.field(compare=False)
     log_gradient: float
     """The logarithm of the squared norm of the gradient with respect to the pre-activations."""
+    log_typical: float
+    """The same if all examples had the gradient of the median one: a few may be amplified."""
 
     @property
     def path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -12,13 +13,13 @@ from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import blocked
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
-from initjax.auditing._judging.graph import Chain
+from initjax.auditing._judging.graph import Chain, lone_parts
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 _LARGE_SIGNAL = 1e3  # root mean square
-_STEP = 0.5  # of the weights' standard deviation
+_STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
 
 
 def vanishing(evidence: Evidence) -> list[Finding]:
@@ -34,54 +35,101 @@ def exploding(evidence: Evidence) -> list[Finding]:
 def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
     """The change of the gradient between the ends of the chain where it is largest."""
     worst: tuple[float, Chain] = (0.0, ())
-    outputs = names_of(evidence.readouts)
-    for chain in (_without_small_end(chain, outputs) for chain in evidence.chains):
-        growth = chain[0].log_gradient - chain[-1].log_gradient
-        if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
-            ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
-            growth = sum(math.log(ratio) if ratio > 0 else math.nan for ratio in ratios)
-        if len(chain) > 1 and abs(growth) > abs(worst[0]):
-            worst = growth, chain
+    for chain in evidence.chains:
+        for part in lone_parts(chain, evidence.layers):
+            growth = _growth(part)
+            if abs(growth) > abs(worst[0]):
+                worst = growth, part
     growth, chain = worst
     limit = math.log(_RATIO)
     if not chain:
-        chain = tuple(layer for layer in evidence.layers if math.isfinite(layer.log_gradient))
+        chain = _ends(evidence)
         if len(chain) < 3:
             return []
-        growth = chain[0].log_gradient - chain[-1].log_gradient
+        growth = _typical(chain[0], chain[-1])
         limit = math.log(_BAD_RATIO)
     if abs(growth) < limit or cause != ("vanishing" if growth < 0 else "exploding"):
         return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
-    steps = len(chain) - 1
-    layers = "layer" if steps == 1 else "layers"
-    each = math.exp(max(-700.0, growth / steps))
     hidden = [layer for layer in chain if layer.activation] or chain
-    gain = float(np.median([layer.weight_variance for layer in hidden]))
     middle = hidden[len(hidden) // 2]
-    predicted = middle.predicted_gradient_ratio
-    expected = f" (theory: {predicted:.3g}x)" if math.isfinite(predicted) else ""
-    message = (
-        f"From {chain[-1].name} back to {chain[0].name}, the gradient's squared norm"
-        f" {'shrinks' if growth < 0 else 'grows'} by a factor of {_factor(growth)} in {steps}"
-        f" {layers}, {each:.3g}x per layer{expected}; the median gain is {gain:.3g}"
-    )
-    if middle.activation:
-        message += f" before {middle.activation}"
     remedy = f"Draw the kernels with {recommended(middle.activation, len(chain))}"
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
-    return finding(level, cause, chain, message, remedy)
+    return finding(level, cause, chain, _slower(chain, hidden, middle), remedy)
 
 
-def _without_small_end(chain: Chain, outputs: Sequence[str]) -> Chain:
-    """A chain without its last layer, if that is an output or a gate that is small on purpose, as a
-    readout of zeros is, or the head of a policy."""
-    *hidden, last = chain
-    output = last.role == "last" or last.name in outputs
-    if not (last.site.gates or (output and len(hidden) > 1)):
-        return chain
-    return tuple(hidden) if _small(last, hidden) else chain
+def _slower(chain: Chain, hidden: Sequence[JudgedLayer], middle: JudgedLayer) -> str:
+    """Which layer gets how much less or more of the gradient than which, in words."""
+    first, last, steps = chain[0], chain[-1], len(chain) - 1
+    growth = first.log_gradient - last.log_gradient
+    if not math.isfinite(growth):
+        growth = _predicted(chain)
+    smaller = growth < 0
+    message = (
+        f"The gradient at {first.name} is {_factor(growth / 2)} times"
+        f" {'smaller' if smaller else 'larger'} than at {last.name}, so"
+        f" {f'{first.name} learns too slowly' if smaller else 'no learning rate suits both'}"
+    )
+    if steps > 1:
+        each = math.exp(max(-700.0, growth / steps))
+        predicted = middle.predicted_gradient_ratio
+        expected = f", theory {predicted:.3g}x" if math.isfinite(predicted) else ""
+        message += (
+            f": its squared norm {'shrinks' if smaller else 'grows'} by a factor of"
+            f" {_factor(growth)} in {steps} layers ({each:.3g}x per layer{expected})"
+        )
+    gain = float(np.median([layer.weight_variance for layer in hidden]))
+    message += f"; the median gain is {gain:.3g}"
+    return message + (f" before {middle.activation}" if middle.activation else "")
+
+
+def _growth(chain: Chain) -> float:
+    """The logarithm of the gradient's squared norm at a chain's first layer by that at its last.
+
+    One kernel that is much smaller than the others does no harm: the gradient of its own weights is
+    as large as ever, so it is learned first, as a readout of zeros is. So the step of the gradient
+    that shrinks it most counts as one of the others do.
+    """
+    steps = [_typical(one, other) for one, other in itertools.pairwise(chain)]
+    growth = sum(steps)
+    if not math.isfinite(growth):  # behind a kernel of zeros there is nothing to measure
+        return _predicted(chain)
+    smallest = min(steps)
+    if growth >= 0 or smallest >= 0:
+        return growth
+    steps.remove(smallest)
+    return growth - smallest + (min(0.0, float(np.median(steps))) if steps else 0.0)
+
+
+def _typical(one: JudgedLayer, other: JudgedLayer) -> float:
+    """The logarithm of the ratio of two gradients' squared norms.
+
+    Judged by the median example, where that says less: a row of zeros that a normalization
+    amplifies, or one hard example, may outweigh a whole batch.
+    """
+    mean = one.log_gradient - other.log_gradient
+    median = one.log_typical - other.log_typical
+    if not math.isfinite(median):
+        return mean
+    if mean * median < 0:
+        return 0.0
+    return min(mean, median, key=abs)
+
+
+def _predicted(chain: Chain) -> float:
+    ratios = [layer.predicted_gradient_ratio for layer in chain[:-1]]
+    return sum(math.log(ratio) if ratio > 0 else math.nan for ratio in ratios)
+
+
+def _ends(evidence: Evidence) -> Chain:
+    """All layers that get a gradient, for networks without a chain, up to a readout that is not
+    small on purpose."""
+    layers = [layer for layer in evidence.layers if math.isfinite(layer.log_gradient)]
+    ends = set(names_of(evidence.readouts))
+    while len(layers) > 2 and layers[-1].name in ends and _small(layers[-1], layers[:-1]):
+        layers.pop()
+    return tuple(layers)
 
 
 def _small(end: JudgedLayer, others: Sequence[JudgedLayer]) -> bool:
@@ -96,8 +144,13 @@ def _factor(log: float) -> str:
 
 
 def _large_signals(evidence: Evidence) -> list[Finding]:
+    outputs = set(names_of(evidence.readouts))  # may be as large as their targets
     large = [
-        layer for layer in evidence.layers if layer.rms > _LARGE_SIGNAL and layer.role != "last"
+        layer
+        for layer in evidence.layers
+        if layer.rms > _LARGE_SIGNAL
+        and layer.role not in ("last", "normalized")
+        and layer.name not in outputs
     ]
     if not large:
         return []
@@ -108,14 +161,15 @@ def _large_signals(evidence: Evidence) -> list[Finding]:
 
 
 def update(evidence: Evidence) -> list[Finding]:
-    """First steps as large as the weights, which readouts that are small on purpose may take."""
-    ends = set(names_of(evidence.readouts))
-    hidden = [layer for layer in evidence.layers if layer.name not in ends]
+    """First steps as large as the weights, if they change what the layer computes as much.
+
+    Kernels that are small on purpose, such as those of a policy, a gate or an adapter, may take
+    them: as long as the pre-activations hardly move, nothing is lost.
+    """
     found = [
         layer
         for layer in evidence.layers
-        if layer.update_ratio > _STEP
-        and not (layer.name in ends and hidden and _small(layer, hidden))
+        if layer.update_ratio > _STEP and not _change(layer) < _STEP
     ]
     if not found:
         return []
@@ -126,3 +180,14 @@ def update(evidence: Evidence) -> list[Finding]:
     )
     remedy = "Lower the learning rate, or draw the weights at a larger scale"
     return finding("warning", "update", found, message, remedy)
+
+
+def _change(layer: JudgedLayer) -> float:
+    """By how much the first step may change the pre-activations, relative to one or to their size.
+
+    Each weight moves with the sign of its input at best.
+    """
+    variance = max(0.0, layer.weight_square - layer.weight_mean**2)
+    step = layer.update_ratio * math.sqrt(variance)
+    change = step * layer.fan_in * math.sqrt(layer.input_square) * abs(layer.site.scale)
+    return change / (layer.rms if layer.role == "normalized" else max(1.0, layer.rms))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from initjax.auditing._activations import recommended
+from initjax.auditing._judging.blocked import zero_factors
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
@@ -90,7 +91,7 @@ def unused(evidence: Evidence) -> list[Finding]:
 
 
 def zero(evidence: Evidence) -> list[Finding]:
-    """Kernels of zeros: on purpose at the ends of the network and of branches, and as gates."""
+    """Kernels and scales of zeros; at ends of the network and of branches they are on purpose."""
     layers, meant = evidence.layers, set(names_of(evidence.readouts))
     # Other gates wait for one that is closed, as the scales of adaptive normalization do.
     gates = [layer for layer in layers if layer.weight_least == 0 and layer.site.gates]
@@ -113,7 +114,7 @@ def zero(evidence: Evidence) -> list[Finding]:
         elif not passing:
             waiting.append(layer)
     if not stuck and not waiting:
-        return []
+        return zero_factors(evidence)
     named = stuck or waiting
     remedy = f"Draw the kernel at random: {recommended(named[0].activation)}"
     message = f"{_members(named, 'All weights')} of {some(names_of(named))} are zero, so all units"

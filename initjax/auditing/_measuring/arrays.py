@@ -135,12 +135,14 @@ def _of_cotangent(geometry: Geometry, cotangent: Any) -> dict[str, Any]:
     # A gradient of a mean over many examples may have squares that float32 can't hold.
     scale = _scale(gradient)
     scaled = gradient / _along(scale, gradient)
-    square = _square(scaled)
+    size = np.float32(math.log(math.prod(gradient.shape[1:]) or 1))
     with np.errstate(divide="ignore"):
-        logarithm = xp.log(square) + np.float32(math.log(math.prod(gradient.shape[1:]) or 1))
+        logarithm = xp.log(_square(scaled)) + size
+        typical = xp.log(_median(_of_examples(scaled, geometry.output_axes))) + size
     members = _by_member(scaled, geometry.output_axes, geometry.output_members)
     return {
         "log_square": logarithm + 2 * xp.log(scale),
+        "log_typical": typical + 2 * xp.log(scale),
         "sample": _strided(members),
     }
 
@@ -193,6 +195,18 @@ def _share(array: Any) -> Any:
     xp = array.__array_namespace__()
     count = xp.count_nonzero(array, axis=tuple(range(1, array.ndim)))
     return count.astype(np.float32) / np.float32(math.prod(array.shape[1:]) or 1)
+
+
+def _of_examples(array: Any, axes: tuple[int, ...]) -> Any:
+    """The mean square of each example, (turns, examples)."""
+    rows = _examples_first(array, axes)
+    return _dot(rows, rows).mean(2) / np.float32(rows.shape[3] or 1)
+
+
+def _median(rows: Any) -> Any:
+    """Of each turn; the upper of two."""
+    xp = rows.__array_namespace__()
+    return xp.sort(rows, axis=1)[:, rows.shape[1] // 2]
 
 
 def _examples_first(array: Any, axes: tuple[int, ...]) -> Any:

@@ -49,8 +49,9 @@ def _described(numbers: Record) -> Record:
     if "called" in numbers:
         called = numbers.pop("called") > 0
         numbers["rank"] = np.where(called, numbers["rank"], math.nan)
-        size = np.where(np.isnan(numbers["log_square"]), math.inf, numbers["log_square"])
-        numbers["log_square"] = np.where(called, size, math.nan)
+        for name in ("log_square", "log_typical"):
+            size = np.where(np.isnan(numbers[name]), math.inf, numbers[name])
+            numbers[name] = np.where(called, size, math.nan)
     gone = np.isnan(numbers.pop("ran", np.zeros(1)))
     if gone.any():
         for name, array in numbers.items():
@@ -102,7 +103,7 @@ def over_turns(record: dict[str, np.ndarray], turns: int) -> dict[str, Any]:
     for name, array in record.items():
         known = ~np.isnan(array)
         count = known.sum(axes)
-        if name == "log_square":  # of the squares, which a float may not hold
+        if name.startswith("log"):  # of the squares, which a float may not hold
             largest = np.where(known, array, -math.inf).max(axes, initial=-math.inf)
             unit = np.where(np.isfinite(largest), largest, 0)
             parts = np.exp(np.where(known, array, -math.inf) - unit).sum(axes)

@@ -134,6 +134,8 @@ class Anatomy:
     """Descriptions of what could not be read, and the parameters that enter there."""
     leaves: frozenset[int]
     """The parameters that the results depend on."""
+    factors: frozenset[int] = frozenset()
+    """The parameters that multiply what sites give, as the scale of a norm does."""
     losses: Losses = dataclasses.field(default_factory=Losses)
     """What the loss is made of."""
     watches: dict[Hashable, Watch] = dataclasses.field(default_factory=dict)

@@ -12,6 +12,7 @@ from initjax._flattening import Structure, described, flatten, no_parameters
 from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
+from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -108,7 +109,7 @@ def trace(
             )
         return result
 
-    closed = jax.make_jaxpr(flat)(arrays, inputs)
+    closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
     statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index

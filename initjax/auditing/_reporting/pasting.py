@@ -31,6 +31,12 @@ _REDRAWN = frozenset(["zero", "symmetry", "duplicate", "not_centered", "wrong_fa
 _REDRAWN_IF_UNSUITABLE = frozenset(
     ["saturated", "vanishing", "exploding", "dead", "collapse", "depth"]
 )
+# Remedies that are the same line in every model, by how they begin.
+_LINES = {
+    "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
+    "Subtract the targets' mean": "y = (y - y.mean(0)) / y.std(0)",
+    "Replace the softmax by a sigmoid": "y = jax.nn.sigmoid(z)  # in place of softmax(z)",
+}
 
 
 class Written(NamedTuple):
@@ -97,16 +103,23 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         for layer in evidence.layers
         if layer.name in named or (leaves and leaves.issuperset(layer.leaves))
     ]
+    for start, line in _LINES.items():
+        if finding.remedy.startswith(start):
+            return line
+    if divided := re.match(r"Divide the input by ([\d.e+-]*\d)", finding.remedy):
+        return f"x = x / {divided[1]}"
+    if constant := re.fullmatch(r"Start .* at (zero|one)\.", finding.remedy):
+        if finding.cause == "dead":
+            leaves = {source.leaf for layer in layers for source in layer.site.bias_sources}
+        ones = {"zero": "initjax.zeros", "one": "initjax.ones"}[constant[1]]
+        return _initialized([(name, ones) for name in _patterns(leaves, evidence)], model)
+    draws = re.search(r"\b([Dd]raw|[Rr]edraw) the", finding.remedy)
     fixed = f"{model.name}, repair = initjax.fix(loss_fn, {model.name}, *batch, key={_KEY})"
     if finding.cause in _REDRAWN:
         covered = {leaf for layer in layers for leaf in layer.leaves}
         return _redrawn(layers, evidence, model) or fixed if covered >= leaves else ""
-    if finding.cause in _REDRAWN_IF_UNSUITABLE:
+    if finding.cause in _REDRAWN_IF_UNSUITABLE and draws:
         return _suited(layers, evidence, model, fixed)
-    if finding.cause == "input_scale":
-        squares = [layer.input_square for layer in layers]
-        worst = max(squares) if max(squares, default=0) > 1 else min(squares, default=0)
-        return f"x = x / {math.sqrt(worst):.3g}" if worst > 0 else ""
     if finding.cause == "branch_scale":
         outputs = _patterns({leaf for layer in layers for leaf in layer.leaves}, evidence)
         listed = outputs[0] if len(outputs) == 1 else outputs
@@ -123,7 +136,8 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         tenths = max(1, math.ceil(math.log10(2 * max(ratios, default=1.0))))
         return f"learning_rate = learning_rate / {10**tenths}"
     if finding.cause == "unused" and model.style == "plain" and model.assignable:
-        return "; ".join(f"del {_item(model, leaf)}" for leaf in sorted(leaves)[:_MOST_RULES])
+        items = [_item(model, leaf) for leaf in sorted(leaves, reverse=True)]  # of lists, too
+        return f"del {', '.join(items)}" if len(items) <= _MOST_RULES else ""
     return ""
 
 
@@ -140,11 +154,6 @@ def _suited(
     """
     hidden = [layer for layer in layers if layer.activation] or list(layers)
     unsuitable = [layer for layer in hidden if not _has_right_gain(layer, len(hidden))]
-    biased = [layer for layer in hidden if layer.bias_variance > layer.rms**2 / 2]
-    if biased:
-        biases = {s.leaf for layer in biased for s in layer.site.bias_sources}
-        rules = [(pattern, "initjax.zeros") for pattern in _patterns(biases, evidence)]
-        return _initialized(rules, model) if biases else ""
     if not unsuitable:
         return ""
     advice = re.search(r"use (\w+) or \w+, since", recommended(unsuitable[0].activation))

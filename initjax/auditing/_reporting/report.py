@@ -16,7 +16,7 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
 from initjax.auditing._reporting.glossary import REASONS, explained
-from initjax.auditing._reporting.page import report_page
+from initjax.auditing._reporting.page import picture, report_page
 from initjax.auditing._reporting.schema import VERSION, plain, plain_layer
 from initjax.auditing._reporting.table import LEGEND, layers_table, table_lines
 from initjax.auditing._reporting.wrapping import wrapped
@@ -177,13 +177,19 @@ class Report:
         return f"<Report: {about}; print(report) shows all>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """What a notebook shows, with the picture if Matplotlib is installed."""
+        return self._page(picture(self.plot) if self.layers else "")
+
+    def _page(self, picture: str = "") -> str:
+        """HTML of the report; `picture` is HTML that comes last."""
         return report_page(
+            self._verdict(),
             self._title(),
             self.findings,
             self.layers,
             self._levels(),
             text.remarks(self.network, self.layers, self.unread),
+            picture,
         )
 
     def _levels(self) -> list[Verdict]:

@@ -40,14 +40,15 @@ def verdict(findings: Sequence[Finding], layers: Sequence[Layer]) -> str:
     else:
         start = f"This network won't train{' well' * (worst.cause not in _NOTHING_LEARNED)}"
     shorter = dict(zip((layer.name for layer in layers), short_names(layers), strict=True))
+    things = "layers" if shorter.keys() >= set(worst.layers) else "places"
     names = [shorter.get(name, name) for name in worst.layers]
     if not all(any(map(str.isalpha, name)) for name in names):
         names = list(worst.layers)
-    return f"{start}: {_what(worst.cause, names)}."
+    return f"{start}: {_what(worst.cause, names, things)}."
 
 
-def _what(cause: str, names: Sequence[str]) -> str:
-    """What is wrong, and where, without numbers."""
+def _what(cause: str, names: Sequence[str], things: str) -> str:
+    """What is wrong, and where, without numbers; `things` is what names are many of."""
     meaning = CAUSES[cause].meaning
     if len(names) == 1:
         for subject in _SUBJECTS:
@@ -55,7 +56,7 @@ def _what(cause: str, names: Sequence[str]) -> str:
                 return meaning.replace(subject, f"`{names[0]}`", 1)
     if not names:
         return meaning
-    where = some(names) if len(names) <= _MOST_NAMED else f"{len(names)} places"
+    where = some(names) if len(names) <= _MOST_NAMED else f"{len(names)} {things}"
     return f"{meaning} ({where})"
 
 

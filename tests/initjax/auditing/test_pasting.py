@@ -207,6 +207,9 @@ def test_inputs_and_learning_rates():
     assert code.startswith("x = x / ") and "input_scale" not in causes(
         initjax.audit(mlp, healthy(), names["x"])
     )
+    found = initjax.audit(mlp, healthy(), X + 60)
+    code, names = pasted(found, "input_offset", x=X + 60)
+    assert "input_offset" not in causes(initjax.audit(mlp, healthy(), names["x"]))
     found = initjax.audit(mlp, healthy(), X, optimizer=optax.sgd(300.0))
     code, names = pasted(found, "update", learning_rate=300.0)
     again = initjax.audit(mlp, healthy(), X, optimizer=optax.sgd(names["learning_rate"]))

@@ -1,7 +1,9 @@
 """A report fits on the screen and shows no number that was not measured."""
 
+import base64
 import dataclasses
 import html.parser
+import importlib.util
 import json
 import math
 import pathlib
@@ -24,6 +26,7 @@ from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.text import causes_table, unread_lines
+from initjax.auditing._reporting.wrapping import shortened
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
@@ -232,7 +235,7 @@ def test_to_dict_holds_everything_and_is_json(count):
         assert found["layers"][0]["rms"] == 1.2e30
 
 
-def test_a_notebook_escapes_markup_in_names():
+def test_a_notebook_escapes_markup_in_names(no_matplotlib):
     evil = "<script>alert('&')</script>"
     finding = Finding("failure", "zero", (evil,), f"{evil} is zero", f"draw {evil}")
     shown = report(
@@ -245,6 +248,13 @@ def test_a_notebook_escapes_markup_in_names():
     assert "#b3261e" in page and "#00724f" in report([layer("a")])._repr_html_()
     fixed = Repair(shown, shown, (Change(evil, evil, ()),), ((evil, evil),), evil, evil)
     assert "<script" not in fixed._repr_html_()
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    find = importlib.util.find_spec
+    hidden = lambda name, *_: None if name == "matplotlib" else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
 
 
 class Tags(html.parser.HTMLParser):
@@ -269,7 +279,7 @@ class Tags(html.parser.HTMLParser):
             self.rows[-1].append(data)
 
 
-def test_a_notebook_shows_the_same_numbers_in_any_theme():
+def test_a_notebook_shows_the_same_numbers_in_any_theme(no_matplotlib):
     shown = report(many(60), FINDINGS)
     page = Tags(shown._repr_html_())
     lines = shown.to_text(500).splitlines()
@@ -286,7 +296,19 @@ def test_a_notebook_shows_the_same_numbers_in_any_theme():
     assert sides == ["", *["text-align:left"] * 2, *["text-align:right"] * 10]
 
 
-def test_a_notebook_shows_a_repair_with_both_audits():
+def test_a_notebook_shows_what_the_terminal_shows_and_a_picture():
+    code = "params = initjax.initialize(params, key, {'<a>': initjax.zeros})"
+    ill = [*FINDINGS, Finding("warning", "depth", ("a",), "Too deep.", "Cut it.", (), code)]
+    page = report([layer("a", predicted_range=(0.5, 0.9))], ill)._repr_html_()
+    assert "This network won" in page.partition("</p>")[0] and "initjax audit: 1 failure" in page
+    assert page.count("<li>") == 3 and "<b>Cut it.</b><pre" in page and "{&#x27;&lt;a&gt;" in page
+    assert "gain: weight scale" in page
+    source = page.partition("base64,")[2].partition('"')[0]
+    assert base64.b64decode(source).startswith(b"\x89PNG")
+    assert not Tags(page).open
+
+
+def test_a_notebook_shows_a_repair_with_both_audits(no_matplotlib):
     ill, well = report(many(3), FINDINGS), report(many(3))
     fixed = Repair(ill, well, (Change("in", "0.1 to 1", (2.5,)),), (("b", "why"),), "unit", "care")
     page = Tags(fixed._repr_html_())
@@ -493,9 +515,24 @@ def test_the_table_of_causes_has_a_row_for_each_cause():
     assert rows[0] == "| `not_finite` | a number is infinite or NaN |  |"
 
 
-def test_the_middle_of_a_long_path_is_left_out():
-    path = "/".join([LONG] * 3)
+@pytest.mark.parametrize(("times", "end"), [(1, "/kernel:"), (3, "")])
+def test_the_middle_of_a_long_path_is_left_out(times, end):
+    path = "/".join([LONG] * times)
     ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"redraw {path}")
     lines = str(report([layer(path)], [ill])).splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("~" in line and line.endswith("/query_projection/kernel:") for line in lines)
+    assert any("~" in line and line.endswith(end) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "width", "short"),
+    [
+        ("Block_0..7/MultiHeadDotProductAttention_0/query x8", 24, "Block_0..7/M~_0/query x8"),
+        ("EncDecBlock_0/EncDecAttention_0/query", 18, "En~ck_0/E~_0/query"),
+        ("a_very_long_single_name_of_a_kernel_12", 18, "a_ver~_a_kernel_12"),
+        ("dense/kernel", 18, "dense/kernel"),
+        ("dense/kernel", 1, "~"),
+    ],
+)
+def test_the_middle_parts_of_a_name_are_shortened_first(path, width, short):
+    assert shortened(path, width) == short
