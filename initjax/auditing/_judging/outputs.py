@@ -19,6 +19,7 @@ _CLASS_FLOOR = 0.1  # of the loss of guessing, below which a cross entropy can't
 # has to get rid of it, and regressions with Adam then spend their first thousand steps on it.
 _DISTANCE, _BAD_DISTANCE = 300.0, 1e4
 _TARGETS, _BAD_TARGETS = 100.0, 1000.0  # root mean square, from which SGD with usual steps diverges
+_STUCK = 0.97  # of a class's own examples; trained networks then never learn that class
 _CLIPPED = 0.25  # of the outputs
 _SATURATED = 17.0  # rounds a sigmoid to 1 in float32
 
@@ -171,10 +172,11 @@ def bounded_output(evidence: Evidence) -> list[Finding]:
         message = _class_floor(evidence, term)
         if message:
             message = f"{outputs} go through {term.bound} before the cross entropy; {message}"
-        elif term.bound == "relu" and found["dead"] > 0 and term.kind == "cross entropy":
+        elif term.bound == "relu" and float(found.get("stuck", found["dead"] > 0)) > _STUCK:
             message = (
-                f"{outputs} go through relu before the cross entropy, and {found['dead']:.0%} of"
-                " the classes have a logit of zero for all examples and get no gradient"
+                f"{outputs} go through relu before the cross entropy, and there are classes whose"
+                f" logit is zero in {found.get('stuck', 1):.0%} of their own examples, so that"
+                " nothing raises it"
             )
         else:
             continue

@@ -65,11 +65,14 @@ def no_layers(evidence: Evidence) -> list[Finding]:
     if evidence.layers:
         return []
     message = "No matrix product, convolution or embedding of params with the batch was found"
-    remedy = (
-        "Check whether loss_fn uses the params that it is given"
-        if evidence.traced.has_batch
-        else "Pass the data as *batch, so that data and parameters can be told apart"
-    )
+    unread = evidence.traced.anatomy.unread
+    if any(unread.values()):
+        message += f": they are in what an audit can't read, {some(sorted(unread))}"
+        remedy = "To audit these layers, call the same functions without it, in plain JAX"
+    elif evidence.traced.has_batch:
+        remedy = "Check whether loss_fn uses the params that it is given"
+    else:
+        remedy = "Pass the data as *batch, so that data and parameters can be told apart"
     return finding("warning", "no_layers", [], message, remedy)
 
 

@@ -52,13 +52,21 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
     cuts: list[str] = []
     risks: list[tuple[Path, Risk]] = []
     visits = list(_visits(graph.results[0], reader))
-    denominators = [through_layout(value) for visit in visits for value in visit.divisors]
+    around = _Around(
+        divisors=[through_layout(value) for visit in visits for value in visit.divisors],
+        factors=[value for visit in visits for value in visit.factors],
+        indices=[
+            visit.node.operands[1]
+            for visit in visits
+            if visit.node.name == "gather" and not visit.node.operands[1].parametric
+        ],
+    )
     for visit in visits:
         node = visit.node
         cut = _cut(node)
         if cut and cut not in cuts:
             cuts.append(cut)
-        term = _term(visit, reader, denominators) if len(terms) < _MOST else None
+        term = _term(visit, reader, around) if len(terms) < _MOST else None
         terms += [term] if term is not None else []
         if len(risks) < _MOST:
             risks += [(node.path, risk) for risk in _risks(node, reader)]
@@ -93,6 +101,25 @@ class _Visit(NamedTuple):
     """The number that multiplies it, by absolute value."""
     divisors: tuple[Value, ...]
     """What it is divided by, apart from numbers."""
+
+
+class _Around(NamedTuple):
+    """What stands beside the way back from the loss, and depends on no parameter or is a factor."""
+
+    divisors: list[Value]
+    factors: list[Value]
+    indices: list[Value]
+    """Of elements that are taken out, as that of the right class is."""
+
+    def labels(self, logits: Value, instances: int) -> Value | None:
+        """The classes of a cross entropy, as numbers or one-hot; None if they aren't found."""
+        for value in self.factors:
+            if value.shape == logits.shape and not value.parametric:
+                return value
+        for value in self.indices:
+            if value.shape and value.aval.size == instances * value.shape[-1]:
+                return value
+        return None
 
 
 def _visits(loss: Value, reader: _Reader) -> Iterator[_Visit]:
@@ -173,30 +200,36 @@ _FLAT = frozenset("argmax argmin round floor ceil sign lt le gt ge eq ne".split(
 # Terms
 
 
-def _term(visit: _Visit, reader: _Reader, denominators: list[Value]) -> Term | None:
+def _term(visit: _Visit, reader: _Reader, around: _Around) -> Term | None:
     """The term of a loss that a node is, if it is one that was not found before."""
     node = visit.node
     if node.name in ("log", "log1p") and visit.linear:
         found = _softmax_in(node.operands[0]) if node.name == "log" else None
         if found is not None:
             logits, classes, instances = found
-            guess = classes > 1 and _mean(visit, instances, denominators)
-            return _watched("cross entropy", logits, None, reader, classes, guess)
+            guess = classes > 1 and _mean(visit, instances, around.divisors)
+            rectified = range_of(logits, reader.ranges) == (0, math.inf)
+            labels = around.labels(logits, instances) if rectified else None
+            more = {"labels": labels} if labels is not None else {}
+            return _watched("cross entropy", logits, more, reader, classes, guess)
         logit = _logistic_in(node)
         if logit is not None:
-            return _watched("binary cross entropy", logit, None, reader)
-        if range_of(node.operands[0], reader.ranges)[0] > 0 and _clipped(node.operands[0]):
-            return _watched("logarithm", node.operands[0], None, reader)
+            return _watched("binary cross entropy", logit, {}, reader)
+        if range_of(node.operands[0], reader.ranges)[0] > 0 and _clipped(node.operands[0], reader):
+            return _watched("logarithm", node.operands[0], {}, reader)
     if node.name in ("abs", "square") or _squares(node):
         pair = _difference_in(node.operands[0])
         if pair is not None and place_of(pair[1]) is not None and _layers_before(pair[0], reader):
-            return _watched("distance", *pair, reader)
+            return _watched("distance", pair[0], {"targets": pair[1]}, reader)
     return None
 
 
-def _clipped(value: Value) -> bool:
-    node = through_layout(value).node
-    return node is not None and node.name in ("max", "min", "clamp")
+def _clipped(value: Value, reader: _Reader) -> bool:
+    """Whether a value is clipped that might be negative without it."""
+    node = _passive(value)
+    maker = through_layout(value).node
+    clip = maker is not None and maker.name in ("max", "min", "clamp")
+    return clip and (node is None or range_of(node.results[0], reader.ranges)[0] < 0)
 
 
 def _squares(node: Node) -> bool:
@@ -209,19 +242,17 @@ def _squares(node: Node) -> bool:
 def _watched(
     kind: Kind,
     output: Value,
-    target: Value | None,
+    others: dict[str, Value],
     reader: _Reader,
     classes: int = 0,
     guess: bool = False,
 ) -> Term | None:
-    """A term, and the watch of its outputs and targets; None for one that is known."""
-    place = place_of(output)
-    if (kind, output) in reader.outputs or place is None:
+    """A term, and the watch of its outputs and of others; None for one that is known."""
+    found = {name: place_of(value) for name, value in {"outputs": output, **others}.items()}
+    places = {name: place for name, place in found.items() if place is not None}
+    if (kind, output) in reader.outputs or "outputs" not in places:
         return None
     reader.outputs.add((kind, output))
-    places = {"outputs": place}
-    if target is not None and (of_targets := place_of(target)) is not None:
-        places["targets"] = of_targets
     limits = range_of(output, reader.ranges)
     name = f"outputs {len(reader.watches)}"
     reader.watches[name] = Watch(places, of_outputs, limits, first_rows)
@@ -232,7 +263,7 @@ def _watched(
         bound=_bound(output, reader) if limits != ANY else "",
         classes=classes,
         guess=guess,
-        given=target is not None and _given(target),
+        given="targets" in others and _given(others["targets"]),
         watch=name,
     )
 
