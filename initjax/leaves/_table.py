@@ -9,6 +9,7 @@ Row = tuple[str, str, str]
 
 _LONGEST = 40  # rows that are shown
 _PATH, _SHAPE = 26, 16  # columns
+_NARROWEST = 40
 _FEWEST = 3  # leaves that share a row
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -27,7 +28,8 @@ def table(header: Row, rows: Sequence[Row], width: int) -> str:
     hidden = len(shown) - _LONGEST
     half = _LONGEST // 2 if hidden > 1 else len(shown)
     cells = [header, *shown[:half], *(shown[len(shown) - half :] if hidden > 1 else ())]
-    first = min(_PATH, max(columns(path) for path, _, _ in cells))
+    width = max(width, _NARROWEST)
+    first = min(_PATH, width // 3, max(columns(path) for path, _, _ in cells))
     second = min(_SHAPE, max(columns(shape) for _, shape, _ in cells))
     lines = []
     for number, (path, shape, text) in enumerate(cells):

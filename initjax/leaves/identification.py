@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from initjax._flattening import no_parameters
 from initjax.leaves._arrays import as_array, broken, constant, leaves_of, unwritten
 from initjax.leaves._copies import copies
 from initjax.leaves._families import FEWEST, Fit, fits, numbers_of, rounding_of
@@ -19,6 +18,7 @@ from initjax.leaves._table import table
 
 _PRINT = 512  # numbers by which leaves are compared with each other
 _FILLED = 0.9  # the part of rows that aren't zero, from which on the others may be padding
+_SMALL = 0.1  # a ratio of which two digits are told
 _UNSURE = 0.1  # a coincidence that is told
 _MOST_RULES = 3
 _SPECS = {
@@ -127,9 +127,7 @@ def identify(params: Any) -> Identification:
       in/kernel   784x128  he_normal, 1.00 of its scale
       out/kernel  128x10   orthogonal(0.01)
     """
-    leaves = leaves_of(params)
-    if not leaves:
-        raise no_parameters("identify", params)
+    leaves = leaves_of("identify", params)
     arrays = {path: as_array(leaf) for path, leaf in leaves.items()}
     fans = _fans({path: array.shape for path, (array, _) in arrays.items() if array is not None})
     found = [
@@ -191,6 +189,8 @@ def _identified(
         # What is made in one piece of a stack isn't a specification.
         spec, comma, _ = special.spec.partition("), ")
         return told(special.law, text, [spec + (")" if comma else "")])
+    if array.dtype.itemsize == 1:
+        return told("too few numbers", "too coarse to tell: numbers of 8 bits")
     if array.size < FEWEST:
         return told("too few numbers", f"too few numbers to tell: {array.size}")
     return told(**_drawn(array, shape, fans, special))
@@ -266,7 +266,9 @@ def _one(fit: Fit, scale: Named, outer: str) -> str:
         text = outer.format(_spec(fit))
         if scale.nearest is None:
             return text
-        return f"{text}, {scale.ratio:.2f} of the scale of {scale.nearest.text}"
+        usual = _SMALL < scale.ratio < 100
+        ratio = f"{scale.ratio:.2f}" if usual else f"{scale.ratio:.2g}"
+        return f"{text}, {ratio} of the scale of {scale.nearest.text}"
     notes = {rule.note for rule in scale.rules}
     if len(notes) == 1:  # said once
         names = _listed([outer.format(rule.name) for rule in scale.rules], "or")
