@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from initjax.auditing._judging import (
+    attending,
     first_layer,
     inputs,
     linearity,
@@ -45,6 +46,7 @@ def _paper(text: str, number: str) -> str:
 _GLOROT = "[Glorot and Bengio 2010](https://proceedings.mlr.press/v9/glorot10a.html)"
 _LECUN = "[LeCun et al. 1998](http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf)"
 _DEPTH = _paper("Schoenholz et al. 2017", "1611.01232")
+_ATTENTION = _paper("Giorlandino and Goldt 2026", "2505.24333")
 _ROWS = (
     Cause("not_finite", "a number is infinite or NaN", weights.not_finite, "everything"),
     Cause(
@@ -172,6 +174,20 @@ _ROWS = (
         signals.branch_scale,
         ("saturated", "vanishing", "exploding", "output_scale"),
         "`initjax.residual_scaling`",
+    ),
+    Cause(
+        "attention_one_hot",
+        "attention scores are so large that each query reads only a few tokens",
+        attending.one_hot,
+        (),
+        _ATTENTION,
+    ),
+    Cause(
+        "attention_uniform",
+        "attention makes tokens alike, so that later blocks can't tell them apart",
+        attending.uniform,
+        ("collapse", "depth"),
+        _ATTENTION,
     ),
     Cause(
         "saturated",
