@@ -81,7 +81,7 @@ _ROWS = (
         "zero",
         "a kernel or a scale is zero and lets no gradient through",
         weights.zero,
-        ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
+        ("collapse", "depth"),
         f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",
     ),
     Cause(
