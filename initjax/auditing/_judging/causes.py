@@ -103,6 +103,7 @@ _ROWS = (
         (
             "input_scale",
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
@@ -118,6 +119,7 @@ _ROWS = (
         inputs.input_scale,
         (
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",

@@ -179,7 +179,7 @@ def test_attention_is_recognized_however_it_is_written(name, key):
     assert keys == ({"k", "q"} if name == "additive" else {"k"})
     assert found.tokens is not None
     assert found.tokens.value.shape[-1] == WIDTH  # what the layer of the keys reads
-    biased = name in ("causal", "ALiBi", "capped", "masked later")
+    biased = name in ("causal", "ALiBi", "capped", "masked later", "RoPE and QK normalization")
     assert (found.content is not found.scores) == biased
 
 
