@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 from initjax.auditing._judging import (
     attending,
+    first_layer,
     inputs,
+    linearity,
     outputs,
     propagation,
     signals,
@@ -108,6 +110,7 @@ _ROWS = (
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
@@ -124,10 +127,23 @@ _ROWS = (
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
         f"{_LECUN}, section 4.3",
+    ),
+    Cause(
+        "first_layer",
+        "the sines of the first layer hardly turn over the inputs",
+        first_layer.first_layer,
+        (),
+        _paper("Sitzmann et al. 2020", "2006.09661"),
+    ),
+    Cause(
+        "no_activation",
+        "the whole network is one linear function, in spite of its hidden layers",
+        linearity.no_activation,
     ),
     Cause(
         "not_centered",

@@ -385,13 +385,14 @@ def test_the_verdict_is_the_worst_finding():
         ("symmetry", "failure", ["a/b/kernel"],
          "This network won't train: all units of `b` compute the same function."),
         ("zero", "failure", ["a/b/kernel", "a/c/kernel", "other"],
-         "This network won't train: a kernel is zero and lets no gradient through (b, c and"
-         " other)."),
+         f"This network won't train: {CAUSES['zero'].meaning} (b, c and other)."),
+        ("zero", "failure", ["a/c/kernel"],
+         "This network won't train: `c` is zero and lets no gradient through."),
         ("depth", "warning", list("abcd"),
          "This network may train badly: the network is too deep for its signal to get through"
          " (4 places)."),
         ("output_scale", "failure", [],
-         "This network won't train well: the logits are too large."),
+         f"This network won't train well: {CAUSES['output_scale'].meaning}."),
         ("vanishing", "warning", ["a/b/kernel"],
          "This network may train badly: gradients shrink from layer to layer (b)."),
         ("batch", "warning", [],
@@ -459,6 +460,12 @@ def test_blocks_that_differ_in_a_text_are_not_folded():
     names = [f"b_{n}" for n in range(14)]
     folded = fold(rows(names, text=lambda name: "tanh" if name == "b_7" else "relu"))
     assert [row.texts[0] for row in folded] == ["b_0..6 x7", "b_7", "b_8..13 x6"]
+
+
+def test_rows_at_fault_that_are_equal_are_folded():
+    zeros = [Row(f"b_{n}", ("relu", number(compact, 0.0)), "failure") for n in range(14)]
+    assert [row.texts for row in fold(zeros)] == [["b_0..13 x14", "relu", "0"]]
+    assert fold(zeros)[0].level == "failure"
 
 
 def test_every_word_of_a_report_is_explained():
