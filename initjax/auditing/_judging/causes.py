@@ -105,6 +105,7 @@ _ROWS = (
         (
             "input_scale",
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
@@ -121,6 +122,7 @@ _ROWS = (
         inputs.input_scale,
         (
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
