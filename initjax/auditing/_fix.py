@@ -30,6 +30,7 @@ Method = Literal["variance", "units", "gradient"]
 
 # Causes that no other weights would remove.
 _NOT_OF_SCALE = frozenset(["unused", "batch"])
+_OF_THE_LOSS = frozenset(["constant_output", "double_softmax", "bounded_output", "target_scale"])
 _WARNINGS: dict[Method, str] = {
     "variance": "",
     "units": (
@@ -149,7 +150,7 @@ def fix(
         target = _target(method, critical)
         with jax.default_matmul_precision("highest"):  # which is read when a function is traced
             exact = trace("fix", loss_fn, params, batch, has_aux)
-            draft = rescale(draft, exact, inputs, before.layers, method == "units", critical)
+            draft = rescale(draft, exact, inputs, before, method == "units", critical)
     params = traced.whole.unflatten(draft.leaves)
     after = _without_scaled_fans(prepared.report(params, batch), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)
@@ -169,6 +170,11 @@ def _nothing_to_do(before: Report, method: Method | None) -> str:
         return (
             "none: the audit found nothing to repair, so nothing was changed; name a method to"
             " apply it anyway"
+        )
+    if method is None and causes <= _NOT_OF_SCALE | _OF_THE_LOSS:
+        return (
+            "none: what the audit found is no matter of weights, so nothing was changed; see what"
+            " it says to change"
         )
     return ""
 
