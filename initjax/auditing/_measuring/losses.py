@@ -43,7 +43,8 @@ def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -
     targets = arrays.get("targets")
     if targets is None:
         return found
-    targets = xp.broadcast_to(targets.astype(xp.float32), outputs.shape)
+    # A column of outputs may stand against a row of targets, by mistake.
+    outputs, targets = xp.broadcast_arrays(outputs, targets.astype(xp.float32))
     beyond = xp.maximum(low - targets, 0) + xp.maximum(targets - high, 0)
     scale = xp.maximum(xp.abs(targets).max(), xp.abs(outputs).max())
     scale = xp.where(scale > 0, scale, 1)  # without it, squares may overflow
