@@ -34,6 +34,7 @@ _REDRAWN = frozenset(["zero", "symmetry", "duplicate", "not_centered", "wrong_fa
 _REDRAWN_IF_UNSUITABLE = frozenset(
     ["saturated", "vanishing", "exploding", "dead", "collapse", "depth"]
 )
+_OF_CHAINS = frozenset(["vanishing", "exploding", "depth"])
 # Remedies that are the same line in every model, by how they begin.
 LINES = {
     "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
@@ -122,7 +123,8 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         covered = {leaf for layer in layers for leaf in layer.leaves}
         return _redrawn(layers, evidence, model) or fixed if covered >= leaves else ""
     if finding.cause in _REDRAWN_IF_UNSUITABLE and draws:
-        return _suited(layers, evidence, model, fixed)
+        depth = len(layers) if finding.cause in _OF_CHAINS else 0
+        return _suited(layers, depth, evidence, model, fixed)
     if finding.cause == "branch_scale":
         outputs = _patterns({leaf for layer in layers for leaf in layer.leaves}, evidence)
         listed = outputs[0] if len(outputs) == 1 else outputs
@@ -145,24 +147,27 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
 
 
 def _suited(
-    layers: Sequence[JudgedLayer], evidence: Evidence, model: Written, otherwise: str
+    layers: Sequence[JudgedLayer], depth: int, evidence: Evidence, model: Written, otherwise: str
 ) -> str:
     """Code that gives layers an initializer that suits their activations, if they have another.
 
     Args:
       layers: those of a finding.
+      depth: how many of them follow each other.
       evidence: what they are judged by.
       model: how it is written.
-      otherwise: code for layers that no few patterns name.
+      otherwise: code for layers that only many patterns would name.
+
+    Returns:
+      The code; empty if all have a suitable one.
     """
     hidden = [layer for layer in layers if layer.activation] or list(layers)
-    unsuitable = [layer for layer in hidden if not _has_right_gain(layer, len(hidden))]
+    unsuitable = [layer for layer in hidden if not _has_right_gain(layer, depth)]
     if not unsuitable:
         return ""
     advice = re.search(r"use (\w+) or \w+, since", recommended(unsuitable[0].activation))
     if advice:
         return f"z = jax.nn.{advice[1]}(z)  # in place of {unsuitable[0].activation}"
-    depth = len(hidden)
     chosen = (_redrawn(few, evidence, model, depth) for few in (unsuitable, hidden, layers))
     return next(filter(None, chosen), otherwise)
 
