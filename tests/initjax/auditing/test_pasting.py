@@ -4,6 +4,8 @@ import collections
 import functools
 import pathlib
 import textwrap
+import types
+from typing import Any
 
 import equinox as eqx
 import flax.linen as nn
@@ -16,7 +18,7 @@ from flax.core import freeze
 
 import initjax
 from initjax.auditing._judging import causes as causes_of_faults
-from initjax.auditing._reporting.pasting import LINES, written
+from initjax.auditing._reporting.pasting import LINES, patterns_of, written
 from initjax.auditing._reporting.wrapping import code_lines
 
 X = jax.random.normal(jax.random.key(1), (64, 12))
@@ -210,6 +212,27 @@ def test_inputs_and_learning_rates():
     code, names = pasted(found, "update", learning_rate=300.0)
     again = initjax.audit(mlp, healthy(), X, optimizer=optax.sgd(names["learning_rate"]))
     assert "update" not in causes(again)
+
+
+NAMES = ["b/0/k", "b/0/q", "b/1/k", "b/1/q", "in/k", "out/[x]"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "others", "patterns"),
+    [
+        ("b/0/k b/1/k", "", ["b/*/k"]),
+        ("b/0/k b/1/k b/0/q b/1/q", "", ["b/*/k", "b/*/q"]),
+        ("b/0/k b/1/k in/k", "", ["*/k"]),
+        ("b/0/k in/k", "", ["b/0/k", "in/k"]),
+        ("b/0/k", "", ["b/0/k"]),
+        ("b/0/k in/k", "b/1/k", ["*/k"]),
+        ("out/[x]", "", ["out/[[]x]"]),
+    ],
+)
+def test_patterns_match_what_they_should(wanted, others, patterns):
+    evidence: Any = types.SimpleNamespace(traced=types.SimpleNamespace(names=NAMES))
+    leaves, more = ({NAMES.index(name) for name in text.split()} for text in (wanted, others))
+    assert patterns_of(leaves, evidence, more) == patterns
 
 
 def test_remedies_that_have_a_line_are_those_of_checks():
