@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from initjax._flattening import flatten
 
-PART = 2**24  # numbers that are looked at together
+PART = 2**18  # numbers that are looked at together, in a processor's cache
 _HUGE, _TINY = 1e20, 1e-30  # what memory that nothing was written to often holds
 
 
@@ -42,19 +43,28 @@ def as_array(leaf: Any) -> tuple[np.ndarray | None, str]:
         return None, f"can't be read ({str(error).splitlines()[0][:60]})"
 
 
+def constant(array: np.ndarray) -> bool:
+    """Whether all numbers are equal."""
+    first = array.reshape(-1)[0]
+    return all(bool((part == first).all()) for part in parts(array))
+
+
 def broken(array: np.ndarray) -> int:
     """How many numbers are infinite or NaN."""
     return sum(int((~np.isfinite(part)).sum()) for part in parts(array))
 
 
-def parts(array: np.ndarray) -> list[np.ndarray]:
+def parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers, some at a time."""
     flat = array.reshape(-1)
-    return [flat[start : start + PART] for start in range(0, flat.size, PART)]
+    for start in range(0, flat.size, PART):
+        yield flat[start : start + PART]
 
 
 def unwritten(array: np.ndarray) -> bool:
     """Whether finite numbers look like memory that nothing was written to."""
-    some = np.abs(array.reshape(-1)[:PART].astype(np.float64))
+    flat = array.reshape(-1)
+    some = np.abs(flat[:: -(-flat.size // PART)].astype(np.float64))
     some = some[some > 0]
     if not some.size:
         return False

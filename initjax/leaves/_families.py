@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from initjax.leaves._arrays import parts
+
 LEVEL = 5e-4  # the share of draws of a law for which it is rejected, and for its scale once more
 FEWEST = 32  # numbers from which on a law is tested
 SAMPLE = 2**16  # numbers that are compared with a law
@@ -301,8 +303,9 @@ def rounding_of(dtype: np.dtype) -> float:
 
 def _ends(flat: np.ndarray) -> tuple[float, float]:
     """The smallest and the largest number."""
-    parts = [flat[start : start + 2**24] for start in range(0, flat.size, 2**24)]
-    if flat.dtype.itemsize < 4:  # NumPy compares wider numbers faster
-        parts = (part.astype(np.float32) for part in parts)
-    ends = [(float(part.min()), float(part.max())) for part in parts]
-    return min(low for low, _ in ends), max(high for _, high in ends)
+    low, high = math.inf, -math.inf
+    for part in parts(flat):
+        if part.dtype.itemsize < 4:  # NumPy compares wider numbers faster
+            part = part.astype(np.float32)
+        low, high = min(low, float(part.min())), max(high, float(part.max()))
+    return low, high

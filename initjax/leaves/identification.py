@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import no_parameters
-from initjax.leaves._arrays import as_array, broken, leaves_of, unwritten
+from initjax.leaves._arrays import as_array, broken, constant, leaves_of, unwritten
 from initjax.leaves._copies import copies
 from initjax.leaves._families import FEWEST, Fit, fits, numbers_of, rounding_of
 from initjax.leaves._rules import Named, named
@@ -177,7 +177,7 @@ def _identified(
     if lost := broken(array):
         return told("not finite", f"not finite: {lost} of {array.size} numbers")
     if array.dtype.kind == "c":
-        if (array == array.reshape(-1)[0]).all():
+        if constant(array):
             return told("constant", f"constant {array.reshape(-1)[0]:.6g}")
         return told("skipped", "complex: skipped")
     if unwritten(array):
@@ -239,7 +239,7 @@ def _drawn(
         text += f"; the scale fits {_listed(fitting, 'or')}"
     return {
         "law": "too few numbers",
-        "laws": [fit.law for fit in found],
+        "laws": [fit.law for fit in found] + ([] if special is None else [special.law]),
         "text": text,
         "rules": rules,
         "ratio": scale.ratio,

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import inputs, outputs, propagation, signals, weights
+from initjax.auditing._judging import (
+    attending,
+    first_layer,
+    inputs,
+    linearity,
+    outputs,
+    propagation,
+    signals,
+    weights,
+)
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -37,6 +46,7 @@ def _paper(text: str, number: str) -> str:
 _GLOROT = "[Glorot and Bengio 2010](https://proceedings.mlr.press/v9/glorot10a.html)"
 _LECUN = "[LeCun et al. 1998](http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf)"
 _DEPTH = _paper("Schoenholz et al. 2017", "1611.01232")
+_ATTENTION = _paper("Giorlandino and Goldt 2026", "2505.24333")
 _ROWS = (
     Cause("not_finite", "a number is infinite or NaN", weights.not_finite, "everything"),
     Cause(
@@ -99,6 +109,7 @@ _ROWS = (
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
@@ -114,10 +125,23 @@ _ROWS = (
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
         f"{_LECUN}, section 4.3",
+    ),
+    Cause(
+        "first_layer",
+        "the sines of the first layer hardly turn over the inputs",
+        first_layer.first_layer,
+        (),
+        _paper("Sitzmann et al. 2020", "2006.09661"),
+    ),
+    Cause(
+        "no_activation",
+        "the whole network is one linear function, in spite of its hidden layers",
+        linearity.no_activation,
     ),
     Cause(
         "not_centered",
@@ -150,6 +174,20 @@ _ROWS = (
         signals.branch_scale,
         ("saturated", "vanishing", "exploding", "output_scale"),
         "`initjax.residual_scaling`",
+    ),
+    Cause(
+        "attention_one_hot",
+        "attention scores are so large that each query reads only a few tokens",
+        attending.one_hot,
+        (),
+        _ATTENTION,
+    ),
+    Cause(
+        "attention_uniform",
+        "attention makes tokens alike, so that later blocks can't tell them apart",
+        attending.uniform,
+        ("collapse", "depth"),
+        _ATTENTION,
     ),
     Cause(
         "saturated",

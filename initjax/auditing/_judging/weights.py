@@ -10,6 +10,7 @@ import numpy as np
 
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
+from initjax.auditing._judging.draws import law_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
@@ -26,7 +27,6 @@ _CHANCE = 5.0  # standard deviations of the mean of centered weights
 # weights together have in a square kernel; it then doubles the mean square behind a rectifier.
 _COMMON, _MOSTLY_COMMON = 4.0, 25.0
 _SHOWN_GROUPS = 3
-_KOLMOGOROV = 1.95  # of the largest distance times the root of the sample's size: exceeded by 0.1%
 
 
 def not_finite(evidence: Evidence) -> list[Finding]:
@@ -65,11 +65,14 @@ def no_layers(evidence: Evidence) -> list[Finding]:
     if evidence.layers:
         return []
     message = "No matrix product, convolution or embedding of params with the batch was found"
-    remedy = (
-        "Check whether loss_fn uses the params that it is given"
-        if evidence.traced.has_batch
-        else "Pass the data as *batch, so that data and parameters can be told apart"
-    )
+    unread = evidence.traced.anatomy.unread
+    if any(unread.values()):
+        message += f": they are in what an audit can't read, {some(sorted(unread))}"
+        remedy = "To audit these layers, call the same functions without it, in plain JAX"
+    elif evidence.traced.has_batch:
+        remedy = "Check whether loss_fn uses the params that it is given"
+    else:
+        remedy = "Pass the data as *batch, so that data and parameters can be told apart"
     return finding("warning", "no_layers", [], message, remedy)
 
 
@@ -248,27 +251,14 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         " that all units share"
     )
     remedy = f"Draw the kernel with mean zero, such as with {recommended(worst.activation)}"
-    if _uniform_from_zero(evidence.measured.prints[worst.leaves[0]][0]):
+    law = law_of(evidence, worst)
+    if law is not None and law.law == "uniform from zero":
         remedy += (
             "; these weights look like a draw of uniform(scale), which is U[0, scale): for a"
             " symmetric draw use random_uniform(-scale, scale)"
         )
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)
-
-
-def _uniform_from_zero(numbers: np.ndarray) -> bool:
-    """Whether numbers look as if drawn from U[0, a), by a test of Kolmogorov and Smirnov at 0.1%.
-
-    Given the largest, which estimates a, the others are independent and uniform below it.
-    """
-    *others, largest = np.sort(numbers.ravel().astype(np.float64)).tolist()
-    if len(others) < 8 or others[0] < 0 or not largest > 0:
-        return False
-    shares = np.array(others) / largest
-    steps = np.arange(len(others) + 1) / len(others)
-    distance = max((steps[1:] - shares).max(), (shares - steps[:-1]).max())
-    return distance * math.sqrt(len(others)) < _KOLMOGOROV
 
 
 def wrong_fan(evidence: Evidence) -> list[Finding]:

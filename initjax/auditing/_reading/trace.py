@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._measuring.attention import watch_of
+from initjax.auditing._reading.attention import attentions
 from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
@@ -64,7 +66,8 @@ def trace(
       The traced function.
 
     Raises:
-      TypeError: loss_fn is not callable, or params is a model and not its parameters.
+      TypeError: loss_fn is not callable or can't be traced, or params is a model and not its
+        parameters.
       ValueError: there are no floating parameters, loss_fn does not return one floating number, or
         the output of a layer is empty.
     """
@@ -109,7 +112,18 @@ def trace(
             )
         return result
 
-    closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
+    try:
+        closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerIntegerConversionError,
+        jax.errors.TracerArrayConversionError,
+    ) as error:
+        raise TypeError(
+            f"{owner}: loss_fn needs the value of a number or an array while it is traced, as for"
+            " range() or an if; don't pass such a value, but close over it:"
+            f" {owner}(lambda params, x: loss_fn(params, x, 3), params, x)"
+        ) from error
     statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index
@@ -117,8 +131,15 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
-    losses, watches = read_losses(inlined(closed, len(arrays), fixed), anatomy.sites)
-    anatomy = dataclasses.replace(anatomy, losses=losses, watches={**anatomy.watches, **watches})
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    attended = [(each.site, watch_of(each)) for each in attentions(graph, anatomy.sites)]
+    anatomy = dataclasses.replace(
+        anatomy,
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
+    )
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))

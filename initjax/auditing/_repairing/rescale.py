@@ -201,6 +201,8 @@ def _with_factors(draft: Draft, traced: Traced, site: Site, record: dict[str, An
         return draft.without_change(name, "small" if small else "right")
     leaf = draft.leaves[source.leaf]
     stacked = len(source.stacked)
+    if leaf.shape[:stacked] != factor.shape[:stacked]:  # reshaped on the way to the loops
+        return draft.without_change(name, "layout")
     if factor.ndim > stacked:  # unit by unit
         what = "each unit to variance one"
         if "bias" in record:

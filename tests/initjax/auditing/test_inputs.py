@@ -74,6 +74,39 @@ def test_collinear_inputs_are_no_collapse():
     assert report.layers[1].correlation > 0.999
 
 
+def siren_loss(p, x, y):
+    z = jnp.sin(30 * jnp.sin(30 * (x @ p[0])) @ p[1])
+    return jnp.square(z @ p[2] - y).mean()
+
+
+def fourier_loss(p, x, y):
+    z = 2 * jnp.pi * x @ jax.lax.stop_gradient(p[0])
+    features = jnp.concatenate([jnp.sin(z), jnp.cos(z)], axis=-1)
+    return jnp.square(jax.nn.relu(features @ p[1]) @ p[2] - y).mean()
+
+
+def test_a_first_layer_of_sines_must_turn():
+    x = RNG.uniform(-1, 1, (128, 2)).astype(np.float32)
+    y = np.sin(4 * x[:, :1])
+    first, hidden, last = (
+        [initjax.siren(first=first)(key, shape) for key, shape in zip(KEYS, shapes, strict=True)]
+        for first, shapes in [
+            (True, [(2, 32), (32, 32), (32, 1)]),
+            (False, [(2, 32), (32, 32), (32, 1)]),
+            (False, [(2, 32), (64, 32), (32, 1)]),
+        ]
+    )
+    siren = initjax.auditor(siren_loss, hidden, x, y)
+    assert siren([first[0], *hidden[1:]], x, y).findings == ()
+    (finding,) = siren(hidden, x, y).findings
+    assert finding.cause == "first_layer" and "siren(first=True)" in finding.remedy
+    fourier = initjax.auditor(fourier_loss, [hidden[0], *last[1:]], x, y)
+    bands = [jax.random.normal(KEYS[0], (2, 32)) * scale for scale in (1.0, 0.01)]
+    assert [
+        [finding.cause for finding in fourier([band, *last[1:]], x, y).findings] for band in bands
+    ] == [[], ["first_layer"]]
+
+
 def test_a_normalization_over_the_batch_takes_out_scale_and_shift():
     def normalized(p, x):
         return loss(p, x, lambda z: (z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5))

@@ -93,6 +93,16 @@ def relu(tree, x=X):
 
 
 SHIFT = normal(5, 1, INPUTS)
+
+
+def sine(tree, x=X):
+    return deep(jnp.sin)(tree, x, Y)
+
+
+def identity(tree, x=X):
+    return deep(jnp.asarray)(tree, x, Y)
+
+
 ALIKE = X / 6 + SHIFT  # examples that differ little
 
 
@@ -124,6 +134,8 @@ def constant(leaf):
         ("input_scale", "warning", tanh, params(), X / 100),
         ("input_offset", "warning", tanh, params(), X / 10 + SHIFT),
         ("input_offset", "failure", relu, params(gain=2.0), X / 100 + SHIFT),
+        ("first_layer", "warning", sine, params(in_kernel=lambda k: k / 50), X),
+        ("no_activation", "warning", identity, params(gain=1.0), X),
         ("not_centered", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
         ("not_centered", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),

@@ -171,4 +171,6 @@ def test_a_rectifier_on_logits_is_a_fault_if_it_silences_a_class():
     loss_fn = _entropy("one-hot", jax.nn.relu)
     assert not _causes(loss_fn)
     dead = {**_PARAMS, "classes": _PARAMS["classes"].at[:, 1].set(-0.1)}
-    assert "25% of the classes" in _causes(loss_fn, dead)["bounded_output"].message
+    for output in ("one-hot", "integers", "vmap"):
+        found = _causes(_entropy(output, jax.nn.relu), dead)
+        assert "100% of their own examples" in found["bounded_output"].message
