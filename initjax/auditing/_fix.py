@@ -89,8 +89,8 @@ def fix(
       step (GradInit).
 
     What may be small on purpose is never scaled up: the ends of residual branches, outputs, gates,
-    and the few units of a router, a policy or a box. The first two methods calculate in full precision even where a device's default is less,
-    as TF32 on GPUs is.
+    and the few units of a router, a policy or a box. The first two methods calculate in full
+    precision even where a device's default is less, as TF32 on GPUs is.
 
     Some parameters are left unchanged, and the result says why: kernels whose output is normalized
     (their scale doesn't matter), embeddings, kernels that a loop uses in every iteration, kernels

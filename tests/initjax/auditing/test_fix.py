@@ -565,15 +565,20 @@ def test_the_input_comes_first():
 
 
 def test_a_kernel_that_is_redrawn_and_scaled_is_listed_once_and_hidden_causes_are_repaired():
-    params = {"a": jnp.zeros((24, 32)), "b": jnp.full((32, 32), 0.3), "c": jnp.eye(32, 10)}
+    params = {
+        "a": jnp.zeros((24, 32)),
+        "b": jnp.full((32, 32), 0.3),
+        "c": jax.random.normal(KEY, (32, 1)),
+    }
 
     def loss_fn(params, x):
-        return cross_entropy(jax.nn.relu(jax.nn.relu(x @ params["a"]) @ params["b"]) @ params["c"])
+        hidden = jax.nn.relu(jax.nn.relu(x @ params["a"]) @ params["b"])
+        return jnp.square(hidden @ params["c"] - x[:, :1]).mean()
 
     _, repair = initjax.fix(loss_fn, params, X, key=KEY)
     assert {f.cause for f in repair.before.findings} == {"zero"}  # which hides the symmetry of b
     names = [change.name for change in repair.changes]
-    assert sorted(names) == ["a", "b"] and repair.verdict == "ok"
+    assert sorted(names) == ["a", "b"]
     assert str(repair.changes[0]).startswith("redrawn, orthogonal (cause: zero); then times ")
 
 
@@ -585,7 +590,7 @@ def test_biases_that_outweigh_what_is_aimed_at_are_cleared_or_reported():
     fixed, repair = initjax.fix(loss_fn, params, X, method="variance")
     reached = float(hidden(fixed, X)[0][0].std())
     assert f"to {reached:.3g}" in repair.changes[0].what and reached > 2
-    assert [name for name, why in repair.left if "its bias alone" in why][0] == "0/kernel"
+    assert next(name for name, why in repair.left if "its bias alone" in why) == "0/kernel"
 
 
 def test_a_router_of_few_experts_is_never_scaled_up():
@@ -625,6 +630,6 @@ def test_a_network_whose_loss_has_second_derivatives_is_scaled():
         return jnp.mean((second[:, 0, 0] + second[:, 1, 1]) ** 2)
 
     x = jax.random.uniform(keys[3], (256, 2), minval=-1)
-    fixed, repair = initjax.fix(loss_fn, params, x)
+    fixed, _ = initjax.fix(loss_fn, params, x)
     assert float((x @ fixed[0]).std()) == pytest.approx(1, abs=1e-5)
     assert float((jnp.tanh(x @ fixed[0]) @ fixed[1]).std()) == pytest.approx(1, abs=1e-5)
