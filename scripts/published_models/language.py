@@ -325,7 +325,7 @@ class Houlsby(nn.Module):
 
 
 def houlsby() -> Case:
-    return linen("Houlsby adapters", Houlsby(), periodic_tokens(), optax.adam(1e-2), 32)
+    return linen("Houlsby adapters", Houlsby(), periodic_tokens(), FAST_ADAM, 32)
 
 
 class GatedMLP(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import inputs, propagation, signals, weights
+from initjax.auditing._judging import fans, inputs, propagation, signals, weights
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -105,7 +105,7 @@ _ROWS = (
     Cause(
         "wrong_fan",
         "the initializer used a wrong fan_in or fan_out for this layer",
-        weights.wrong_fan,
+        fans.wrong_fan,
         ("saturated", "vanishing", "exploding", "depth", "output_scale"),
         "`initjax.compute_fans`",
     ),

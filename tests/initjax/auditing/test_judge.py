@@ -202,15 +202,27 @@ def square(z):
 
 
 def test_a_fan_miscounted_from_the_kernels_shape_is_found():
-    def heads(p, x):
-        h = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, p["in"]))
-        return square(h.reshape(len(x), -1) @ p["out"])
+    """In every layer; once it does no harm."""
 
-    model = Model(heads, {"in": jnp.ones((INPUTS, 8, 16)), "out": jnp.ones((128, 4))}, X)
+    def heads(p, x):
+        for kernel in p["heads"]:
+            x = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, kernel)).reshape(len(x), -1)
+        return square(x @ p["out"])
+
+    shape = (INPUTS, 16, 2)
+    model = Model(heads, {"heads": [jnp.ones(shape)] * 4, "out": jnp.ones((32, 4))}, X)
     right = initjax.he_normal(**initjax.einsum_fans("bd,dnh->bnh"))
-    for init, found in ((initjax.he_normal(), [("wrong_fan", "warning")]), (right, [])):
-        tree = {"in": init(jax.random.key(1), (INPUTS, 8, 16)), "out": normal(2, 128, 4)}
-        assert causes(model(tree, X)) == found
+    for inits, found in (
+        ([initjax.he_normal()] * 4, [("wrong_fan", "warning")]),
+        ([initjax.he_normal(), right, right, right], []),
+        ([right] * 4, []),
+    ):
+        kernels = [init(jax.random.key(i), shape) for i, init in enumerate(inits)]
+        report = model({"heads": kernels, "out": normal(2, 32, 4)}, X)
+        assert causes(report) == found
+        for finding in report.findings:
+            assert "heads/0" in finding.message and "fan_in 512 instead of 32" in finding.message
+            assert "einsum_fans(equation)" in finding.remedy
 
 
 @pytest.mark.parametrize("window", [(), (3, 3)])
@@ -218,15 +230,18 @@ def test_kernels_stored_as_out_in_are_told_how_to_say_so(window):
     """Each kernel with the fan that its initializer used, and one layout that fits them all."""
 
     def loss(p, x):
-        for kernel in (p["a"], p["b"]):
-            if window:
-                x = jax.nn.relu(jax.lax.conv(x, kernel, (1, 1), "VALID"))
-            else:
-                x = jax.nn.relu(x @ kernel.T)
-        return square(x)
+        for kernel in p.values():
+            z = jax.lax.conv(x, kernel, (1, 1), "SAME") if window else x @ kernel.T
+            x = jax.nn.relu(z)
+        return cross_entropy(z if not window else z.mean((2, 3)))
 
-    shapes = {"a": (64, 8, *window), "b": (24, 64, *window)}
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 8, *(8,) * len(window))), "float32")
+    widths = (8, 32, 32, 32, 32, CLASSES) if window else (256, 64, CLASSES)
+    shapes = {
+        name: (outputs, inputs, *window)
+        for name, inputs, outputs in zip("abcde", widths, widths[1:], strict=False)
+    }
+    x = np.random.default_rng(0).normal(size=(64, widths[0], *(6,) * len(window)))
+    x = jnp.asarray(x, "float32")
 
     def finding(**layout):
         init = initjax.he_normal(**layout)
@@ -235,10 +250,10 @@ def test_kernels_stored_as_out_in_are_told_how_to_say_so(window):
         return [finding for finding in findings if finding.cause == "wrong_fan"]
 
     (found,) = finding()
-    used = {(): ("64 instead of 8", "24 instead of 64"), (3, 3): ("1536 instead of 72", "4608 ")}
+    used = {(): ("64 instead of 256", "10 instead of 64"), (3, 3): ("768 instead of ", "3072 ")}
     first, second = used[window]
     assert f"initializer of a used fan_in {first}" in found.message
-    assert f"that of b used fan_in {second}" in found.message
+    assert re.search(f"that of b(, c and d)? used fan_in {second}", found.message)
     assert found.remedy == (
         "Pass the layout of a kernel (out, in) to the initializer: in_axis=1, out_axis=0."
     )
