@@ -2,7 +2,8 @@
 
 `zeros` and `ones` are initializers; the other names are factories that make one. An initializer is
 a value: it can be hashed, compared and pickled, and its `repr` is a specification that `parse`
-reads. `audit` finds problems in a model's initialization, and `fix` repairs them.
+reads. `audit` finds problems in a model's initialization, and `fix` repairs them. `identify` says
+what parameters look drawn from.
 """
 
 import importlib
@@ -78,6 +79,7 @@ from initjax.trees import initialize, rescale
 
 if TYPE_CHECKING:
     from initjax.auditing import (
+        Attention,
         Change,
         Finding,
         Layer,
@@ -89,11 +91,24 @@ if TYPE_CHECKING:
         auditor,
         fix,
     )
+    from initjax.leaves import (
+        ComparedLeaf,
+        Comparison,
+        Identification,
+        IdentifiedLeaf,
+        compare_leaves,
+        identify,
+    )
 
 __all__ = [
     "NAMES",
+    "Attention",
     "Change",
+    "ComparedLeaf",
+    "Comparison",
     "Finding",
+    "Identification",
+    "IdentifiedLeaf",
     "Initializer",
     "Layer",
     "LowRank",
@@ -105,6 +120,7 @@ __all__ = [
     "auditor",
     "bounded_normal",
     "class_frequency_bias",
+    "compare_leaves",
     "compute_fans",
     "constant",
     "conv_fans",
@@ -128,6 +144,7 @@ __all__ = [
     "he_uniform",
     "hippo",
     "icnr",
+    "identify",
     "identity",
     "in_blocks",
     "initialize",
@@ -184,14 +201,34 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_TYPES = ("Change", "Finding", "Layer", "Network", "Parameter", "Repair", "Report")
-_AUDITING = (*_TYPES, "audit", "auditor", "fix")
+_AUDITING = (
+    "Attention",
+    "Change",
+    "Finding",
+    "Layer",
+    "Network",
+    "Parameter",
+    "Repair",
+    "Report",
+    "audit",
+    "auditor",
+    "fix",
+)
+_LEAVES = (
+    "ComparedLeaf",
+    "Comparison",
+    "Identification",
+    "IdentifiedLeaf",
+    "compare_leaves",
+    "identify",
+)
+_LATER = dict.fromkeys(_AUDITING, "initjax.auditing") | dict.fromkeys(_LEAVES, "initjax.leaves")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the audit and its types, which are as large as all the rest, at the first use."""
-    if name in _AUDITING:
-        value = getattr(importlib.import_module("initjax.auditing"), name)
+    """Imports the audit and its kin, which are as large as all the rest, at the first use."""
+    if name in _LATER:
+        value = getattr(importlib.import_module(_LATER[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'initjax' has no attribute {name!r}")

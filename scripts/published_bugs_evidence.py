@@ -8,7 +8,7 @@ correctly if a finding of the most severe level has one of the causes that were 
 the first audit. Everything that is reported about a repair or a false friend counts as a false
 alarm.
 
-Each fault is trained against its repair: 200 steps with 5 seeds. The error is the share of wrong
+Each fault is trained against its repair: 200 steps with 3 seeds. The error is the share of wrong
 classes, or the mean squared error over the variance of the targets, whatever the loss and its scale
 are. A fault must cost something: where it does not, it is harmless here, and an audit that reports
 nothing is right. Needs Equinox (`pip install equinox`). About 10 minutes on 2 cores of a CPU.
@@ -24,7 +24,7 @@ from benchmarks import _results
 if TYPE_CHECKING:
     from published_bugs.cases import Bug, Friend, Recipe
 
-_STEPS, _EVERY, _SEEDS = 200, 20, 5
+_STEPS, _EVERY, _SEEDS = 200, 20, 3
 _PEERS = """\
 What the tools' authors report about faults as published in the benchmarks, which are not the same
 networks: of 52 programs in Keras, found / right cause: UMLAUT 50 / 14 (it warns always),

@@ -152,6 +152,16 @@ def test_an_audit_and_a_repair_have_typed_results(params: Params, key: jax.Array
         assert getattr(auditing, name) is getattr(initjax, name)
 
 
+def test_leaves_are_typed(params: Params):
+    found = initjax.identify(params)
+    assert_type(found, initjax.Identification)
+    assert_type(found.leaves, tuple[initjax.IdentifiedLeaf, ...])
+    compared = initjax.compare_leaves(params, params)
+    assert_type(compared, initjax.Comparison)
+    assert_type(compared.leaves, tuple[initjax.ComparedLeaf, ...])
+    assert_type(compared.unchanged, tuple[str, ...])
+
+
 def test_theory_gives_numbers_and_named_tuples(tmp_path: pathlib.Path):
     assert_type(theory.moments("relu"), theory.Moments)
     assert_type(theory.gain("relu"), float)

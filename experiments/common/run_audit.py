@@ -138,6 +138,7 @@ def in_flags(audited: _Audited) -> _Audited:
     """An audit or a repair whose remedies name initializers as the command line takes them.
 
     Such as "Draw the kernels with --init=he_normal" for "Draw the kernels with he_normal()".
+    Code is left out, since a command does the same.
     """
     if isinstance(audited, initjax.Repair):
         before, after = in_flags(audited.before), in_flags(audited.after)
@@ -148,7 +149,7 @@ def in_flags(audited: _Audited) -> _Audited:
         remedy = _CALL.sub(
             lambda call: description.quoted([f"--{flag}={_spec(call)}"]), finding.remedy
         )
-        return dataclasses.replace(finding, remedy=remedy)
+        return dataclasses.replace(finding, remedy=remedy, code="")
 
     return dataclasses.replace(audited, findings=tuple(map(replaced, audited.findings)))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.auditing._reading.expressions import IDENTITY, Expression
+from initjax.auditing._reading.expressions import IDENTITY, Expression, bare
 from initjax.theory._integrals import single
 from initjax.theory._pieces import evaluate
 
@@ -86,6 +86,19 @@ def outgrows_lines(activation: Expression) -> bool:
     """Whether it grows faster than in proportion, as an exponential or a square does."""
     sizes = np.abs(_samples(activation).growth)
     return not sizes.max() <= 2.5 * sizes[np.abs(_GROWTH) <= 10].max()
+
+
+@functools.lru_cache(maxsize=256)
+def frequency(activation: Expression) -> float:
+    """The radians by which a sine or cosine turns for a unit of its input; NaN if it is neither."""
+    wave = bare(activation)
+    if getattr(wave.primitive, "name", "") not in ("sin", "cos"):
+        return math.nan
+    (inside,) = wave.inputs
+    if not isinstance(inside, Expression) or bare(inside) != IDENTITY:
+        return math.nan
+    zero, one = np.asarray(inside(np.array([0, 1], np.float32))).tolist()
+    return abs(one - zero)
 
 
 # Its name, and what suits it

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import described, flatten
+from initjax.auditing._judging.attention import public_attention
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
@@ -20,6 +21,7 @@ from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
 from initjax.auditing._reading.trace import Traced, trace, without_constants
 from initjax.auditing._reading.trainable import trainable_leaves
+from initjax.auditing._reporting.pasting import with_code, written
 from initjax.auditing._reporting.report import Report
 from initjax.auditing._reporting.text import unread_lines
 
@@ -186,8 +188,9 @@ class Prepared:
         return Report(
             tuple(map(public, evidence.all_layers)),
             evidence.network,
-            tuple(judge(evidence)),
+            with_code(judge(evidence), evidence, written(params, traced.whole.places)),
             unread_lines(traced.names, traced.anatomy.unread),
+            tuple(map(public_attention, evidence.attention)),
         )
 
 

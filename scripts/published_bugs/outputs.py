@@ -59,10 +59,10 @@ class Convolutional(nn.Module):
             "kernel_init": nn.initializers.truncated_normal(0.1),
             "bias_init": nn.initializers.constant(0.1),
         }
-        for channels in (8, 16):
+        for channels in (6, 12):
             x = nn.relu(nn.Conv(channels, (5, 5), **drawn)(x))
             x = nn.max_pool(x, (2, 2), (2, 2))
-        x = nn.relu(nn.Dense(64, **drawn)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(32, **drawn)(x.reshape(len(x), -1)))
         x = nn.Dense(self.outputs, **drawn)(nn.Dropout(0.5, deterministic=False)(x))
         return x if self.head is None else self.head(x)
 
@@ -138,9 +138,9 @@ CONSTANT = (
     ),
     Bug(
         "SO33969059 (DeepLocalize)",
-        "regression, softmax over one unit, MSE -> linear",
+        "regression, softmax over one unit, U(-.05, .05), MSE -> linear, and Glorot",
         _share,
-        _share.but(model=mlp((3, 3, 2, 1), (tanh, tanh, None), keras_uniform)),
+        _share.but(model=mlp((3, 3, 2, 1), (tanh, tanh, None))),
         ("constant_output",),
     ),
     Bug(

@@ -158,6 +158,8 @@ def _described(
         weight_mean=float(forward["weight_mean"]),
         weight_zeros=float(forward["weight_zeros"]),
         input_largest=float(forward["input_largest"]),
+        feature_means=forward.get("feature_means", np.zeros(0)),
+        feature_variances=forward.get("feature_variances", np.zeros(0)),
         log_gradient=row.log_gradient,
         log_typical=float(backward.get("log_typical", math.nan)),
     )

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from initjax.auditing._judging.names import Parameter
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.reasons import Reason
@@ -138,6 +140,9 @@ class JudgedLayer(Layer):
     """The part of the weights that are zero."""
     input_largest: float
     """The largest absolute input."""
+    feature_means: np.ndarray = dataclasses.field(compare=False)
+    """The mean of every feature of an input that is made from the batch alone; else none."""
+    feature_variances: np.ndarray = dataclasses.field(compare=False)
     log_gradient: float
     """The logarithm of the squared norm of the gradient with respect to the pre-activations."""
     log_typical: float

@@ -94,11 +94,18 @@ def _excess(layer: JudgedLayer) -> float:
 
 
 def collapse(evidence: Evidence) -> list[Finding]:
-    """Layers to which all examples look alike."""
+    """Layers to which all examples look alike, though the first of their chain tells them apart.
+
+    Inputs on one half-line, such as positive numbers, are collinear in every layer without biases.
+    """
+    apart: list[bool] = []  # by layer: whether the first of its chain tells examples apart
+    for layer in evidence.layers:
+        own = not layer.correlation > _ALIKE
+        apart.append(own if layer.source is None else apart[layer.source])
     found = [
         layer
-        for layer in evidence.layers
-        if layer.correlation > _ALIKE and layer.activation and layer.source is not None
+        for layer, before in zip(evidence.layers, apart, strict=True)
+        if layer.correlation > _ALIKE and before and layer.activation
     ]
     if not found:
         return []

@@ -31,6 +31,8 @@ class Geometry(NamedTuple):
     output_members: int
     activation: Expression | None
     """What follows, unless it is the identity."""
+    features: tuple[int, ...]
+    """The axes of the input along which the features of the batch are; none behind other layers."""
 
 
 Flat = Callable[[Expression, Any], Any]
@@ -42,7 +44,10 @@ def geometry_of(site: Site) -> Geometry:
     # An output that was laid out differently since no longer has the axes of members first.
     members = site.members if len(site.output_axes) == len(site.unit_axes) else 0
     activation = None if site.activation == IDENTITY else site.activation
-    return Geometry(site.weight_units, site.members, site.output_axes, members, activation)
+    features = site.features if site.reads_batch else ()
+    return Geometry(
+        site.weight_units, site.members, site.output_axes, members, activation, features
+    )
 
 
 def layer_statistics(
@@ -67,6 +72,8 @@ def layer_statistics(
         forward |= weight_statistics(geometry, taps["weight"])
     if "input" in taps:
         forward["input_scale"], forward["input_square"] = _scale_and_square(taps["input"])
+        if geometry.features:
+            forward |= _of_features(taps["input"], geometry.features)
     else:  # an embedding's rows are picked by ones
         forward["input_scale"] = forward["input_square"] = xp.ones_like(forward["square"])
     if "bias" in taps:
@@ -138,6 +145,15 @@ def _of_cotangent(geometry: Geometry, cotangent: Any) -> dict[str, Any]:
         "log_typical": typical + 2 * xp.log(scale),
         "sample": _strided(members),
     }
+
+
+def _of_features(array: Any, axes: tuple[int, ...]) -> dict[str, Any]:
+    """The mean and the variance of every feature over examples and positions."""
+    features, _ = _units_last(_float32(array), axes)
+    features = features.reshape(len(array), -1, _count(array.shape, axes))
+    means = features.mean(1)
+    centered = features - means[:, None, :]
+    return {"feature_means": means, "feature_variances": (centered * centered).mean(1)}
 
 
 def _float32(array: Any) -> Any:

@@ -45,7 +45,11 @@ def _statistics(depth: int, leaf: Any, gradient: Any, update: Any) -> tuple[dict
     prints = np.zeros((0, 0), np.float32)
     if leaf is None:
         return {}, prints
-    found = {"finite": _all_finite(leaf), "learning": (gradient != 0).any()}
+    found = {
+        "finite": _all_finite(leaf),
+        "learning": (gradient != 0).any(),
+        "zero": (leaf == 0).all(),
+    }
     if update is not None:
         found |= {"stddev": _stddev(leaf), "update": _stddev(update)}
     if leaf.ndim - depth >= 2 and not np.issubdtype(leaf.dtype, np.complexfloating):

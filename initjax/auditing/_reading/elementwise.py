@@ -40,6 +40,8 @@ def elementwise(
       path: the position of the equation.
     """
     arithmetic = row.arithmetic
+    if arithmetic == "product":
+        _note_factor(reading, tags)
     if arithmetic and len(tags) == 2:
         output = _pre_activation(reading, eqn, arithmetic, tags, path)
         if output is not None:
@@ -188,6 +190,13 @@ def _proportional(arithmetic: str, tags: Sequence[Tag]) -> bool:
     if arithmetic in _MULTIPLICATIVE and sum([tag.data for tag in varying]) > 1:
         return False
     return all([tag.linear or tag.statistic for tag in varying])
+
+
+def _note_factor(reading: Reading, tags: Sequence[Tag]) -> None:
+    """Notes that a parameter, or a multiple of it, multiplies what comes from sites."""
+    for factor, other in zip(tags, reversed(tags), strict=True):
+        if other.behind_sites and factor.pure and all(s.how == "whole" for s in factor.sources):
+            reading.factors.update([source.leaf for source in factor.sources])
 
 
 def _note_meeting(reading: Reading, arithmetic: str, data: Sequence[Tag]) -> None:

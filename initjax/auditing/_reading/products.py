@@ -32,6 +32,8 @@ class Product(NamedTuple):
     """How many of these axes, counted from the first, number parallel layers, as under vmap."""
     fan_in: float
     """How many products a unit sums, averaged over positions."""
+    features: tuple[int, ...] = ()
+    """The axes of the data that are summed over, without those of a window."""
 
 
 ProductRule = Callable[[Any, Sequence[Tag]], Product | None]
@@ -82,7 +84,8 @@ def _dense(eqn: Any, weight: int) -> Product:
     # An axis before the summed ones also numbers members, or heads, if other units follow.
     leading = [axis for axis in range(min(contracting[weight], default=0)) if axis not in taken]
     members = len(batch[0]) + (len(leading) if len(leading) < free else 0)
-    return Product("dense", weight, units, tuple(weight_units), members, fan_in)
+    features = tuple(contracting[1 - weight])
+    return Product("dense", weight, units, tuple(weight_units), members, fan_in, features)
 
 
 def _convolution(eqn: Any) -> Product:
@@ -96,7 +99,8 @@ def _convolution(eqn: Any) -> Product:
         )
         for axis in range(len(image) - 2)
     )
-    return Product("convolution", 1, (numbers.out_spec[1],), (numbers.rhs_spec[0],), 0, fan_in)
+    units, weight_units = (numbers.out_spec[1],), (numbers.rhs_spec[0],)
+    return Product("convolution", 1, units, weight_units, 0, fan_in, (numbers.lhs_spec[1],))
 
 
 def _embedding(eqn: Any) -> Product:

@@ -27,6 +27,8 @@ class Reading:
     sites: dict[Path, Site] = dataclasses.field(default_factory=dict)
     unread: dict[str, frozenset[int]] = dataclasses.field(default_factory=dict)
     """What could not be read, and the parameters that enter there."""
+    factors: set[int] = dataclasses.field(default_factory=set)
+    """The parameters that multiply what sites give, as the scale of a norm does."""
     constant_products: bool = False
     """Whether parameters are multiplied by constants in products that would be sites if the
     constants were data."""

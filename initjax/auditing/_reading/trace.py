@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._measuring.attention import watch_of
+from initjax.auditing._reading.attention import attentions
+from initjax.auditing._reading.inlined import inlined
+from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
+from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -106,7 +111,7 @@ def trace(
             )
         return result
 
-    closed = jax.make_jaxpr(flat)(arrays, inputs)
+    closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
     statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index
@@ -114,6 +119,15 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    attended = [(each.site, watch_of(each)) for each in attentions(graph, anatomy.sites)]
+    anatomy = dataclasses.replace(
+        anatomy,
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
+    )
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))

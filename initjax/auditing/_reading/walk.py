@@ -63,7 +63,7 @@ def find(jaxpr: Any, num_parameters: int, fixed: Collection[int] = ()) -> Anatom
             reading, leaves = read(_CLOSED_OVER, _CLOSED_OVER)
     sites = dict(sorted(reading.sites.items()))
     _finish(sites, reading.ruled)
-    return Anatomy(sites, reading.unread, leaves)
+    return Anatomy(sites, reading.unread, leaves, factors=frozenset(reading.factors))
 
 
 def _finish(sites: dict[Path, Site], ruled: Collection[Path]) -> None:

@@ -77,6 +77,7 @@ class Repair:
         width = max(checked_integer("repair.to_text", "width", width, 0), text.LEAST_WIDTH)
         narrow = min(width, text.WIDTH)
         lines = [
+            *wrapped(self._outcome(), narrow, rest=""),
             *wrapped(f"initjax fix: {self._summary()}", narrow),
             *wrapped(f"target: {self.target}", narrow),
             *_change_lines(self.changes, narrow),
@@ -126,14 +127,25 @@ class Repair:
         """What a notebook shows."""
         rows = [[change.name, str(change)] for change in self.changes]
         parts = [
-            page.headline(self.verdict, f"initjax fix: {self._summary()}"),
+            page.headline(self.verdict, self._outcome()),
+            page.paragraph(f"initjax fix: {self._summary()}"),
             page.paragraph(f"target: {self.target}"),
             page.table(["parameter", "change"], rows, 2) if rows else "",
             *map(page.paragraph, self._remarks()),
-            page.folded("after", self.after._repr_html_(), True),
-            page.folded("before", self.before._repr_html_(), False),
+            page.folded("after", self.after._page(), True),
+            page.folded("before", self.before._page(), False),
+            page.picture(self.plot) if self.after.layers else "",
         ]
         return "".join(parts)
+
+    def _outcome(self) -> str:
+        """The first line: what the repair came to, in plain words."""
+        if self.changes:
+            start = "Repaired" if self.verdict == "ok" else "Repaired in part"
+        else:
+            start = "Nothing to repair" if self.verdict == "ok" else "Nothing could be repaired"
+        said = text.verdict(self.after.findings, self.after.layers)
+        return f"{start}. {said}"
 
     def _summary(self) -> str:
         if not self.changes:

@@ -2,52 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+import importlib.util
+import io
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reporting.table import layers_table
+from initjax.auditing._reporting.table import LEGEND, layers_table, legend
 
+if TYPE_CHECKING:
+    from initjax._figure import Figure
+
+_DOTS = 110  # an inch of a picture
 _GROUNDS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}  # of white text
 _BADGE = "color:#fff;padding:0.1em 0.4em;border-radius:0.3em;font-weight:bold"
 _TABLE = "text-align:right;font-variant-numeric:tabular-nums"
 _SCROLLED = "max-height:36em;overflow:auto"
+_CODE = "margin:0.3em 0;white-space:pre-wrap"
+_FITTED = "max-width:100%"
+_PICTURE = "Signals and gradients layer by layer, measured and predicted"
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
 def report_page(
+    verdict: str,
     title: str,
     findings: Sequence[Finding],
     layers: Sequence[Layer],
     levels: Sequence[str],
     remarks: Sequence[str],
+    picture: str = "",
 ) -> str:
-    """A report: its verdict, its findings and the table of its layers.
+    """A report: its verdict, what to do, the table of its layers, and a picture of them.
 
     Args:
-      title: the headline.
+      verdict: the headline.
+      title: what stands below it.
       findings: failures first.
-      layers: one row each.
+      layers: one row each; those that are alike share one.
       levels: of each layer: 'ok', 'warning' or 'failure'.
       remarks: what is said below the table.
+      picture: HTML, which comes last.
     """
-    items = [
-        f"{_badge(finding.level, finding.cause)} {escape(finding.message)}"
-        f" <i>{escape(finding.remedy)}</i>"
-        for finding in findings
-    ]
-    parts = [headline(findings[0].level if findings else "ok", title)]
-    if items:
-        parts.append(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
+    parts = [headline(findings[0].level if findings else "ok", verdict), paragraph(title)]
+    if findings:
+        parts.append(f"<ol>{''.join(map(_item, findings))}</ol>")
     if layers:
         shown = layers_table(layers, levels)
         marks = [
             "" if row.level == "ok" else _badge(row.level, mark)
             for row, mark in zip(shown.rows, shown.marks, strict=True)
         ]
-        parts.append(table(shown.header, [row.texts for row in shown.rows], 2, marks))
-    return "".join([*parts, *map(paragraph, remarks)])
+        rows = [row.texts for row in shown.rows]
+        parts += [table(shown.header, rows, 2, marks), paragraph(legend(shown, LEGEND))]
+    parts += map(paragraph, remarks)
+    return "".join([*parts, picture])
+
+
+def picture(plot: Callable[[], Figure]) -> str:
+    """A figure as HTML, drawn where Matplotlib is installed; else empty."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return ""
+    file = io.BytesIO()
+    plot().savefig(file, format="png", dpi=_DOTS)
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f'<p><img alt="{_PICTURE}" style="{_FITTED}" src="{source}"/></p>'
+
+
+def _item(finding: Finding) -> str:
+    """One thing to do: what was measured, the remedy, and its code."""
+    text = f"{_badge(finding.level, finding.cause)} {escape(finding.message)}"
+    code = f'<pre style="{_CODE}">{escape(finding.code)}</pre>' if finding.code else ""
+    return f"<li>{text} <b>{escape(finding.remedy)}</b>{code}</li>"
 
 
 def headline(verdict: str, title: str) -> str:

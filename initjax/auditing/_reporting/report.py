@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 from initjax._extras import require_matplotlib
 from initjax._flattening import described
 from initjax._values import checked_integer
+from initjax.auditing._judging.attention import Attention
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.names import label
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
+from initjax.auditing._reporting.attention import ATTENTION_LEGEND, attention_table
 from initjax.auditing._reporting.glossary import REASONS, explained
-from initjax.auditing._reporting.page import report_page
+from initjax.auditing._reporting.page import picture, report_page
+from initjax.auditing._reporting.schema import VERSION, plain, plain_layer
 from initjax.auditing._reporting.table import LEGEND, layers_table, table_lines
 from initjax.auditing._reporting.wrapping import wrapped
 
 if TYPE_CHECKING:
     from initjax._figure import Figure
-
-# For code that works with the parameters; not part of the data that is saved.
-_NOT_SAVED = ("parameters", "source", "logits", "saturating")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Report:
     """What is wrong; failures first."""
     unread: tuple[str, ...]
     """Parts of the computation that could not be read, with the parameters that enter there."""
+    attention: tuple[Attention, ...] = ()
+    """The softmax attentions, in the order of execution."""
 
     @property
     def verdict(self) -> Verdict:
@@ -83,31 +85,25 @@ class Report:
             raise AssertionError("\n".join(lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain data for JSON.
+        """Returns everything as plain data for JSON, for programs that read audits.
 
         Numbers that were not measured, or that are infinite or NaN, are None.
 
         Returns:
-          A dictionary with these keys:
-
-          - 'verdict': 'ok', 'warning' or 'failure'.
-          - 'network': a dictionary with the fields of `Network`.
-          - 'findings': a list of dictionaries with 'level', 'cause', 'layers', 'message' and
-            'remedy', as in `Finding`.
-          - 'layers': a list of dictionaries with the fields of `Layer` except 'parameters',
-            'source', 'logits' and 'saturating'. 'unpredicted' is a readable string.
-          - 'unread': a list of strings.
+          A dictionary. 'version' is 1; it counts up if a key goes or changes its meaning. 'verdict'
+          and 'summary' are strings, 'network' is a dictionary, 'findings', 'layers' and 'attention'
+          are lists of dictionaries, and 'unread' is a list of strings. The README of the audit
+          documents every key.
         """
-        reasons = [REASONS.get(layer.unpredicted, layer.unpredicted) for layer in self.layers]
         return {
+            "version": VERSION,
             "verdict": self.verdict,
-            "network": _plain_fields(self.network),
-            "findings": [_plain_fields(finding) for finding in self.findings],
-            "layers": [
-                {**_plain_fields(layer), "unpredicted": reason}
-                for layer, reason in zip(self.layers, reasons, strict=True)
-            ],
+            "summary": self._verdict(),
+            "network": plain(self.network),
+            "findings": [plain(finding) for finding in self.findings],
+            "layers": [plain_layer(layer) for layer in self.layers],
             "unread": list(self.unread),
+            "attention": [plain(attention) for attention in self.attention],
         }
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Figure:
@@ -154,6 +150,7 @@ class Report:
             [*wrapped(self._verdict(), narrow, rest=""), *wrapped(self._title(), narrow)],
             text.finding_lines(to_do, narrow, 1),
             table_lines(layers_table(self.layers, self._levels()), width, LEGEND),
+            table_lines(attention_table(self.attention, self._marked()), width, ATTENTION_LEGEND),
             [line for remark in remarks for line in wrapped(remark, narrow, rest="")],
             text.finding_lines(others, narrow, 1 + len(to_do)),
         ]
@@ -187,14 +184,33 @@ class Report:
         return f"<Report: {about}; print(report) shows all>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """What a notebook shows, with the picture if Matplotlib is installed."""
+        return self._page(picture(self.plot) if self.layers else "")
+
+    def _page(self, picture: str = "") -> str:
+        """HTML of the report; `picture` is HTML that comes last."""
         return report_page(
+            self._verdict(),
             self._title(),
             self.findings,
             self.layers,
             self._levels(),
             text.remarks(self.network, self.layers, self.unread),
+            picture,
         )
+
+    def _marked(self) -> list[Verdict]:
+        """The level of each attention: that of the findings about attention at its layers."""
+        levels: list[Verdict] = []
+        for attention in self.attention:
+            mine = {attention.name, *map(label, ((each,) for each in attention.parameters))}
+            found: list[Verdict] = [
+                finding.level
+                for finding in self.findings
+                if finding.cause.startswith("attention") and mine & set(finding.layers)
+            ]
+            levels.append(found[0] if found else "ok")
+        return levels
 
     def _levels(self) -> list[Verdict]:
         return [self.level(layer) for layer in self.layers]
@@ -204,14 +220,3 @@ class Report:
 
     def _title(self) -> str:
         return text.title(self.network, self.findings, len(self.layers))
-
-
-def _plain_fields(value: Any) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(value)]
-    return {name: _plain(getattr(value, name)) for name in names if name not in _NOT_SAVED}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return list(map(_plain, value)) if isinstance(value, tuple) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from initjax.auditing._judging.layers import Layer
@@ -61,7 +61,8 @@ def layers_table(layers: Sequence[Layer], levels: Sequence[str]) -> Table:
             number(compact, layer.predicted_gradient_ratio),
         )
         uses = f" x{layer.uses}" if layer.uses > 1 else ""
-        rows.append(Row(name + uses, cells, level, (layer.kind, layer.shape)))
+        alike = layer.kind, layer.shape, layer.weight_variance == 0, layer.gradient == 0
+        rows.append(Row(name + uses, cells, level, alike))
     return Table(header, fold(rows))
 
 
@@ -129,10 +130,15 @@ def table_lines(table: Table, width: int, explained: Mapping[str, str]) -> list[
     if hidden:
         remark = f"not shown: {hidden}; a width of {all_columns} shows all columns"
         lines += wrapped(remark, width, "  ")
-    legend = [f"{name}: {explained[name]}" for name in widths if explained.get(name)]
-    if any(row.layers > 1 for row in rows):
-        legend.append("a..b: smallest to largest")
-    return lines + wrapped("; ".join(legend), width, "  ", "  ")
+    return lines + wrapped(legend(table, explained, widths), width, "  ", "  ")
+
+
+def legend(table: Table, explained: Mapping[str, str], shown: Collection[str] | None = None) -> str:
+    """A few words about each column that is shown; None stands for all."""
+    names = [name for name in table.header if shown is None or name in shown]
+    parts = [f"{name}: {explained[name]}" for name in names if explained.get(name)]
+    folded = any(row.layers > 1 for row in table.rows)
+    return "; ".join([*parts, *["a..b: smallest to largest"] * folded])
 
 
 LEGEND = {name: column.legend for name, column in COLUMNS.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from initjax.auditing._judging.causes import CAUSES
@@ -17,11 +18,13 @@ from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.wrapping import code_lines, wrapped
 
 WIDTH, LEAST_WIDTH = 80, 40  # columns of a terminal
+_MOST_NAMED = 3  # layers in the first line
 MOST_TO_DO = 3  # findings that stand above the table
 HEALTHY = "ok: nothing is wrong"
 _NOTHING_LEARNED = frozenset(["not_finite", "zero", "symmetry", "constant_output"])
 _ABOUT_THE_AUDIT = frozenset(["no_layers", "batch"])
-_SUBJECTS = ("a layer", "a kernel", "a parameter")  # in the meaning of a cause
+# What one name stands for in the meaning of a cause.
+_SUBJECT = re.compile(r"\ba (layer|kernel or a scale|kernel|parameter)\b")
 
 
 # Findings
@@ -35,21 +38,26 @@ def verdict(findings: Sequence[Finding], layers: Sequence[Layer]) -> str:
     if worst.cause in _ABOUT_THE_AUDIT:
         start = "This audit can't say much"
     elif worst.level == "warning":
-        start = "This network may train worse than it could"
+        start = "This network may train badly"
     else:
         start = f"This network won't train{' well' * (worst.cause not in _NOTHING_LEARNED)}"
     shorter = dict(zip((layer.name for layer in layers), short_names(layers), strict=True))
-    return f"{start}: {_what(worst.cause, [shorter.get(name, name) for name in worst.layers])}."
+    things = "layers" if shorter.keys() >= set(worst.layers) else "places"
+    names = [shorter.get(name, name) for name in worst.layers]
+    if not all(any(map(str.isalpha, name)) for name in names):
+        names = list(worst.layers)
+    return f"{start}: {_what(worst.cause, names, things)}."
 
 
-def _what(cause: str, names: Sequence[str]) -> str:
-    """What is wrong, and where, without numbers."""
+def _what(cause: str, names: Sequence[str], things: str) -> str:
+    """What is wrong, and where, without numbers; `things` is what names are many of."""
     meaning = CAUSES[cause].meaning
-    if len(names) == 1:
-        for subject in _SUBJECTS:
-            if subject in meaning:
-                return meaning.replace(subject, f"`{names[0]}`", 1)
-    return f"{meaning} ({some(names, 2)})" if names else meaning
+    if len(names) == 1 and _SUBJECT.search(meaning):
+        return _SUBJECT.sub(lambda _: f"`{names[0]}`", meaning, count=1)
+    if not names:
+        return meaning
+    where = some(names) if len(names) <= _MOST_NAMED else f"{len(names)} {things}"
+    return f"{meaning} ({where})"
 
 
 def title(network: Network, findings: Sequence[Finding], layers: int) -> str:

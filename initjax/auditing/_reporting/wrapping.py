@@ -6,7 +6,7 @@ import itertools
 import textwrap
 import unicodedata
 
-_LEAST = 5  # columns of a part of a path, before the middle of the whole path is left out
+_LEAST = 4  # columns of a part of a path, before the middle of the whole path is left out
 _FIXED = "\1"  # stands for a space at which no line may break
 _SECOND = "\0"  # stands for the second column of a character
 
@@ -40,19 +40,25 @@ def aligned(text: str, width: int, right: bool = False) -> str:
 def shortened(path: str, width: int) -> str:
     """The path, with the middles of its long parts left out if it is too long.
 
-    The ends of parts stay, since numbers stand there.
+    The parts between the first and the last are shortened most. The ends of parts stay, since
+    numbers stand there.
     """
     parts = path.split("/")
-    for most in range(min(width, max(map(columns, parts))), _LEAST - 1, -1):
-        shorter = "/".join(_cut(part, most) for part in parts)
-        if columns(shorter) <= width:
-            return shorter
+    inner = range(1, len(parts) - 1)
+    for which, least in ((inner, _LEAST), (range(len(parts)), _LEAST), (inner, 1)):
+        for most in range(min(width, max(map(columns, parts))), least - 1, -1):
+            cut = [_cut(part, most) if n in which else part for n, part in enumerate(parts)]
+            if columns("/".join(cut)) <= width:
+                return "/".join(cut)
+        parts = [_cut(part, least) if n in which else part for n, part in enumerate(parts)]
     return _cut(path, width)
 
 
 def _cut(text: str, width: int) -> str:
     if columns(text) <= width:
         return text
+    if width < 2:
+        return "~"
     front = _start(text, (width - 1) // 3) or text[:1]
     return f"{front}~{_start(text[::-1], width - 1 - columns(front))[::-1]}"
 
@@ -88,9 +94,10 @@ def code_lines(code: str, width: int, indent: str) -> list[str]:
     lines: list[str] = []
     for line in code.splitlines():
         depth, breakable = 0, []
-        for one in line:
+        for before, one, after in zip(" " + line[:-1], line, line[1:] + " ", strict=True):
             depth += (one in "([{") - (one in ")]}")
-            breakable.append(_FIXED if one == " " and not depth else one)
+            stays = not depth or before == ":" or after.isdigit()
+            breakable.append(_FIXED if one == " " and stays else one)
         found = textwrap.wrap(
             "".join(breakable),
             width,

@@ -1,6 +1,7 @@
 """Every cause is found in the simplest model that has it, and in no model without it."""
 
 import functools
+import pathlib
 import re
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 import initjax
 from initjax._flattening import paths
 from initjax.auditing._judging.causes import CAUSES
-from initjax.auditing._judging.copies import copies
+from initjax.leaves._copies import copies
 
 DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32
 X = np.random.default_rng(0).normal(size=(64, INPUTS)).astype(np.float32)
@@ -91,7 +92,18 @@ def relu(tree, x=X):
     return deep(jax.nn.relu)(tree, x, Y)
 
 
-ALIKE = X / 10 + normal(5, 1, INPUTS)  # examples that differ little
+SHIFT = normal(5, 1, INPUTS)
+
+
+def sine(tree, x=X):
+    return deep(jnp.sin)(tree, x, Y)
+
+
+def identity(tree, x=X):
+    return deep(jnp.asarray)(tree, x, Y)
+
+
+ALIKE = X / 6 + SHIFT  # examples that differ little
 
 
 def test_a_network_on_the_critical_line_is_healthy():
@@ -120,6 +132,10 @@ def constant(leaf):
         ("input_scale", "failure", tanh, params(), 255 * X),
         ("input_scale", "failure", relu, params(gain=2.0), 255 * X),
         ("input_scale", "warning", tanh, params(), X / 100),
+        ("input_offset", "warning", tanh, params(), X / 10 + SHIFT),
+        ("input_offset", "failure", relu, params(gain=2.0), X / 100 + SHIFT),
+        ("first_layer", "warning", sine, params(in_kernel=lambda k: k / 50), X),
+        ("no_activation", "warning", identity, params(gain=1.0), X),
         ("not_centered", "warning", relu, params(gain=2.0, in_kernel=lambda k: k + 0.1), X),
         ("not_centered", "failure", relu, params(gain=2.0, stack_kernel=np.abs), X),
         ("vanishing", "warning", tanh, params(gain=0.5), X),
@@ -151,6 +167,7 @@ def test_a_fault_of_a_deep_network_is_found(cause, level, network, tree, x):
         ("vanishing", tanh, params(gain=0.2), X),
         ("exploding", relu, params(gain=8.0), X),
         ("input_scale", tanh, params(), 255 * X),
+        ("input_offset", tanh, params(), 290 + 10 * X),
         ("output_scale", tanh, params(out_kernel=lambda k: 50 * k), X),
         ("collapse", tanh, params(gain=1.0, biases=0.15), ALIKE),
     ],
@@ -309,8 +326,8 @@ def test_a_non_finite_loss_is_distinguished_from_non_finite_layers():
 
 
 def test_every_cause_has_a_test_of_its_own():
-    with open(__file__) as file:
-        text = file.read()
+    tests = pathlib.Path(__file__).parent.glob("test_*.py")
+    text = " ".join("\n".join(test.read_text() for test in tests).split()).replace("( ", "(")
     assert [cause for cause in CAUSES if f'("{cause}", "' not in text] == []
 
 

@@ -1,9 +1,12 @@
 """A report fits on the screen and shows no number that was not measured."""
 
+import base64
 import dataclasses
 import html.parser
+import importlib.util
 import json
 import math
+import pathlib
 import textwrap
 import unicodedata
 from typing import Any
@@ -12,6 +15,7 @@ import jax
 import pytest
 
 import initjax
+import initjax.auditing
 from initjax import theory
 from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
@@ -19,8 +23,10 @@ from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.folding import Row, fold, number
 from initjax.auditing._reporting.glossary import COLUMNS, REASONS
 from initjax.auditing._reporting.naming import short_names
+from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.text import causes_table, unread_lines
+from initjax.auditing._reporting.wrapping import shortened
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
@@ -182,6 +188,35 @@ def test_numbers_that_were_not_measured_are_left_blank():
     assert text.startswith("Nothing is wrong: no fault was found in 1 layer.\n") and "none" in text
 
 
+TYPES = {
+    "number or null": (int, float, type(None)), "integer": int, "string": str, "object": dict,
+    "list of objects": dict, "list of strings": str, "list of integers": int,
+    "list of numbers or nulls": (int, float, type(None)),
+}  # fmt: skip
+
+
+def test_the_readme_documents_every_key_of_to_dict():
+    folder = pathlib.Path(initjax.auditing.__file__).parent
+    # The table is what schema_table() returns.
+    assert schema_table() in (folder / "README.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in schema_table().splitlines()[2:]]
+    documented = {key.strip("`"): kind for key, kind, _ in rows}
+    found = report(many(6), FINDINGS, unread=["lu"]).to_dict()
+    shown = {}
+    for name, value in found.items():
+        shown[name] = value
+        start, objects = (f"{name}[]", value) if isinstance(value, list) else (name, [value])
+        for one in filter(lambda each: isinstance(each, dict), objects):
+            shown |= {f"{start}.{key}": item for key, item in one.items()}
+    assert set(shown) == set(documented)
+    for key, value in shown.items():
+        kind = documented[key]
+        assert isinstance(value, list) == kind.startswith("list")
+        for one in value if isinstance(value, list) else [value]:
+            assert isinstance(one, TYPES[kind]) and not isinstance(one, bool), key
+    assert found["version"] == 1 and found["summary"].startswith("This network won't train")
+
+
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_to_dict_holds_everything_and_is_json(count):
     found = report(many(count), FINDINGS, unread=["lu"]).to_dict()
@@ -200,7 +235,7 @@ def test_to_dict_holds_everything_and_is_json(count):
         assert found["layers"][0]["rms"] == 1.2e30
 
 
-def test_a_notebook_escapes_markup_in_names():
+def test_a_notebook_escapes_markup_in_names(no_matplotlib):
     evil = "<script>alert('&')</script>"
     finding = Finding("failure", "zero", (evil,), f"{evil} is zero", f"draw {evil}")
     shown = report(
@@ -213,6 +248,13 @@ def test_a_notebook_escapes_markup_in_names():
     assert "#b3261e" in page and "#00724f" in report([layer("a")])._repr_html_()
     fixed = Repair(shown, shown, (Change(evil, evil, ()),), ((evil, evil),), evil, evil)
     assert "<script" not in fixed._repr_html_()
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    find = importlib.util.find_spec
+    hidden = lambda name, *_: None if name == "matplotlib" else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
 
 
 class Tags(html.parser.HTMLParser):
@@ -237,7 +279,7 @@ class Tags(html.parser.HTMLParser):
             self.rows[-1].append(data)
 
 
-def test_a_notebook_shows_the_same_numbers_in_any_theme():
+def test_a_notebook_shows_the_same_numbers_in_any_theme(no_matplotlib):
     shown = report(many(60), FINDINGS)
     page = Tags(shown._repr_html_())
     lines = shown.to_text(500).splitlines()
@@ -254,7 +296,19 @@ def test_a_notebook_shows_the_same_numbers_in_any_theme():
     assert sides == ["", *["text-align:left"] * 2, *["text-align:right"] * 10]
 
 
-def test_a_notebook_shows_a_repair_with_both_audits():
+def test_a_notebook_shows_what_the_terminal_shows_and_a_picture():
+    code = "params = initjax.initialize(params, key, {'<a>': initjax.zeros})"
+    ill = [*FINDINGS, Finding("warning", "depth", ("a",), "Too deep.", "Cut it.", (), code)]
+    page = report([layer("a", predicted_range=(0.5, 0.9))], ill)._repr_html_()
+    assert "This network won" in page.partition("</p>")[0] and "initjax audit: 1 failure" in page
+    assert page.count("<li>") == 3 and "<b>Cut it.</b><pre" in page and "{&#x27;&lt;a&gt;" in page
+    assert "gain: weight scale" in page
+    source = page.partition("base64,")[2].partition('"')[0]
+    assert base64.b64decode(source).startswith(b"\x89PNG")
+    assert not Tags(page).open
+
+
+def test_a_notebook_shows_a_repair_with_both_audits(no_matplotlib):
     ill, well = report(many(3), FINDINGS), report(many(3))
     fixed = Repair(ill, well, (Change("in", "0.1 to 1", (2.5,)),), (("b", "why"),), "unit", "care")
     page = Tags(fixed._repr_html_())
@@ -328,12 +382,16 @@ def test_the_verdict_is_the_worst_finding():
         ("symmetry", "failure", ["a/b/kernel"],
          "This network won't train: all units of `b` compute the same function."),
         ("zero", "failure", ["a/b/kernel", "a/c/kernel", "other"],
-         "This network won't train: a kernel is zero and lets no gradient through (b, c and 1"
-         " more)."),
+         f"This network won't train: {CAUSES['zero'].meaning} (b, c and other)."),
+        ("zero", "failure", ["a/c/kernel"],
+         "This network won't train: `c` is zero and lets no gradient through."),
+        ("depth", "warning", list("abcd"),
+         "This network may train badly: the network is too deep for its signal to get through"
+         " (4 places)."),
         ("output_scale", "failure", [],
-         "This network won't train well: the logits are too large."),
+         f"This network won't train well: {CAUSES['output_scale'].meaning}."),
         ("vanishing", "warning", ["a/b/kernel"],
-         "This network may train worse than it could: gradients shrink from layer to layer (b)."),
+         "This network may train badly: gradients shrink from layer to layer (b)."),
         ("batch", "warning", [],
          "This audit can't say much: the batch is too small to measure anything."),
     ],
@@ -401,6 +459,12 @@ def test_blocks_that_differ_in_a_text_are_not_folded():
     assert [row.texts[0] for row in folded] == ["b_0..6 x7", "b_7", "b_8..13 x6"]
 
 
+def test_rows_at_fault_that_are_equal_are_folded():
+    zeros = [Row(f"b_{n}", ("relu", number(compact, 0.0)), "failure") for n in range(14)]
+    assert [row.texts for row in fold(zeros)] == [["b_0..13 x14", "relu", "0"]]
+    assert fold(zeros)[0].level == "failure"
+
+
 def test_every_word_of_a_report_is_explained():
     shown = report([layer("a", unpredicted="sort")], unread=["pallas_call (kernel), which takes a"])
     for word in (*COLUMNS, *CAUSES, *REASONS, *REASONS.values(), "sort", "pallas_call"):
@@ -458,9 +522,24 @@ def test_the_table_of_causes_has_a_row_for_each_cause():
     assert rows[0] == "| `not_finite` | a number is infinite or NaN |  |"
 
 
-def test_the_middle_of_a_long_path_is_left_out():
-    path = "/".join([LONG] * 3)
+@pytest.mark.parametrize(("times", "end"), [(1, "/kernel:"), (3, "")])
+def test_the_middle_of_a_long_path_is_left_out(times, end):
+    path = "/".join([LONG] * times)
     ill = Finding("warning", "depth", (path,), f"{path}: too deep", f"redraw {path}")
     lines = str(report([layer(path)], [ill])).splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("~" in line and line.endswith("/query_projection/kernel:") for line in lines)
+    assert any("~" in line and line.endswith(end) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "width", "short"),
+    [
+        ("Block_0..7/MultiHeadDotProductAttention_0/query x8", 24, "Block_0..7/M~_0/query x8"),
+        ("EncDecBlock_0/EncDecAttention_0/query", 18, "En~ck_0/E~_0/query"),
+        ("a_very_long_single_name_of_a_kernel_12", 18, "a_ver~_a_kernel_12"),
+        ("dense/kernel", 18, "dense/kernel"),
+        ("dense/kernel", 1, "~"),
+    ],
+)
+def test_the_middle_parts_of_a_name_are_shortened_first(path, width, short):
+    assert shortened(path, width) == short

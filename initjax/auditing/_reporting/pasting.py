@@ -1,0 +1,337 @@
+"""The remedy of a finding as a line of Python that can be pasted, written as the model is."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import fnmatch
+import glob
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from initjax.auditing._activations import recommended
+from initjax.auditing._judging.evidence import Evidence
+from initjax.auditing._judging.findings import Finding
+from initjax.auditing._judging.layers import JudgedLayer
+from initjax.fans import compute_fans
+
+Style = Literal["linen", "nnx", "equinox", "plain"]
+
+_MOST_RULES = 3  # patterns in one call
+_WINDOW = 1.9  # padding makes the fan-in that is measured smaller than that of the window
+_SCALED = 3.0  # the mean square of a weight, by that of some numbers of its parameter
+_RIGHT = 0.1  # a gain this close to what would be drawn needs no draw
+_NAMED_BY_LINEN = re.compile(r"\['[A-Z]\w*_\d+'\]")  # such as Dense_0
+_ITEMS = re.compile(r"(\['[^']*'\]|\[\d+\])*")
+_ANY_NUMBER = re.compile(r"\d+")
+_KEY = "jax.random.key(0)"
+# Causes that new draws remove, and those of which only layers with an unsuitable gain are drawn.
+_REDRAWN = frozenset(["zero", "symmetry", "duplicate", "not_centered", "wrong_fan", "not_finite"])
+_REDRAWN_IF_UNSUITABLE = frozenset(
+    ["saturated", "vanishing", "exploding", "dead", "collapse", "depth"]
+)
+# Remedies that are the same line in every model, by how they begin.
+LINES = {
+    "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
+    "Subtract the targets' mean": "y = (y - y.mean(0)) / y.std(0)",
+    "Replace the softmax by a sigmoid": "y = jax.nn.sigmoid(z)  # in place of softmax(z)",
+}
+
+
+class Written(NamedTuple):
+    """How the user's model is written."""
+
+    style: Style
+    name: str
+    """What the tree is called in code."""
+    places: tuple[str, ...]
+    """The paths of its arrays in Python, such as "['dense']['kernel']"."""
+    assignable: bool
+    """Whether it is made of dictionaries and lists, whose items can be replaced."""
+
+
+def written(params: Any, places: Sequence[str]) -> Written:
+    """Says how a model is written, from the types in its tree.
+
+    Args:
+      params: the tree as the user gave it.
+      places: the paths of its arrays in Python.
+    """
+    nodes = [*_nodes(params)]
+    modules = {base.__module__ for kind in set(map(type, nodes)) for base in kind.__mro__}
+    if any(module.startswith("flax.nnx") for module in modules):
+        whole = any(base.__name__ == "Module" for base in type(params).__mro__)
+        return Written("nnx", "model" if whole else "params", tuple(places), False)
+    if any(module.startswith("equinox") for module in modules):
+        return Written("equinox", "model", tuple(places), False)
+    linen = any(module.startswith("flax.core") for module in modules)
+    linen = linen or (isinstance(params, Mapping) and isinstance(params.get("params"), Mapping))
+    linen = linen or any(_NAMED_BY_LINEN.search(place) for place in places)
+    fixed = any(
+        isinstance(node, tuple) or (isinstance(node, Mapping) and not isinstance(node, dict))
+        for node in nodes
+    )
+    assignable = not fixed and all(map(_ITEMS.fullmatch, places))
+    return Written("linen" if linen else "plain", "params", tuple(places), assignable)
+
+
+def _nodes(tree: Any) -> Iterator[Any]:
+    """The tree itself, and what its dictionaries, lists and tuples hold."""
+    yield tree
+    children = tree.values() if isinstance(tree, Mapping) else tree
+    if isinstance(children, Iterable) and isinstance(tree, Mapping | list | tuple):
+        for child in children:
+            yield from _nodes(child)
+
+
+def with_code(
+    findings: Iterable[Finding], evidence: Evidence, model: Written
+) -> tuple[Finding, ...]:
+    """The findings, with code where a line of it helps and the check gave none."""
+    return tuple(
+        each if each.code else dataclasses.replace(each, code=_code(each, evidence, model))
+        for each in findings
+    )
+
+
+def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
+    leaves = {parameter.index for parameter in finding.parameters}
+    named = set(finding.layers)
+    layers = [
+        layer
+        for layer in evidence.layers
+        if layer.name in named or (leaves and leaves.issuperset(layer.leaves))
+    ]
+    for start, line in LINES.items():
+        if finding.remedy.startswith(start):
+            return line
+    if divided := re.match(r"Divide the input by ([\d.e+-]*\d)", finding.remedy):
+        return f"x = x / {divided[1]}"
+    if constant := re.fullmatch(r"Start .* at (zero|one)\.", finding.remedy):
+        if finding.cause == "dead":
+            leaves = {source.leaf for layer in layers for source in layer.site.bias_sources}
+        ones = {"zero": "initjax.zeros", "one": "initjax.ones"}[constant[1]]
+        return _initialized([(name, ones) for name in _patterns(leaves, evidence)], model)
+    draws = re.search(r"\b([Dd]raw|[Rr]edraw) the", finding.remedy)
+    fixed = f"{model.name}, repair = initjax.fix(loss_fn, {model.name}, *batch, key={_KEY})"
+    if finding.cause in _REDRAWN:
+        covered = {leaf for layer in layers for leaf in layer.leaves}
+        return _redrawn(layers, evidence, model) or fixed if covered >= leaves else ""
+    if finding.cause in _REDRAWN_IF_UNSUITABLE and draws:
+        return _suited(layers, evidence, model, fixed)
+    if finding.cause == "branch_scale":
+        outputs = _patterns({leaf for layer in layers for leaf in layer.leaves}, evidence)
+        listed = outputs[0] if len(outputs) == 1 else outputs
+        call = f"initjax.residual_scaling({model.name}, {len(layers)}, outputs={_quoted(listed)})"
+        return f"{model.name} = {call}" if len(outputs) <= _MOST_RULES else ""
+    if finding.cause == "output_scale" and layers and len(layers[-1].leaves) == 1:
+        last = layers[-1]
+        factor = float(f"{1 / max(2.0, last.rms):.2g}")
+        (pattern,) = _patterns(set(last.leaves), evidence)
+        call = f"initjax.rescale({model.name}, {{{_quoted(pattern)}: {factor:g}}})"
+        return f"{model.name} = {call}"
+    if finding.cause == "update":
+        ratios = [layer.update_ratio for layer in layers if layer.update_ratio > 0]
+        tenths = max(1, math.ceil(math.log10(2 * max(ratios, default=1.0))))
+        return f"learning_rate = learning_rate / {10**tenths}"
+    if finding.cause == "unused" and model.style == "plain" and model.assignable:
+        items = [_item(model, leaf) for leaf in sorted(leaves, reverse=True)]  # of lists, too
+        return f"del {', '.join(items)}" if len(items) <= _MOST_RULES else ""
+    return ""
+
+
+def _suited(
+    layers: Sequence[JudgedLayer], evidence: Evidence, model: Written, otherwise: str
+) -> str:
+    """Code that gives layers an initializer that suits their activations, if they have another.
+
+    Args:
+      layers: those of a finding.
+      evidence: what they are judged by.
+      model: how it is written.
+      otherwise: code for layers that no few patterns name.
+    """
+    hidden = [layer for layer in layers if layer.activation] or list(layers)
+    unsuitable = [layer for layer in hidden if not _has_right_gain(layer, len(hidden))]
+    if not unsuitable:
+        return ""
+    advice = re.search(r"use (\w+) or \w+, since", recommended(unsuitable[0].activation))
+    if advice:
+        return f"z = jax.nn.{advice[1]}(z)  # in place of {unsuitable[0].activation}"
+    depth = len(hidden)
+    chosen = (_redrawn(few, evidence, model, depth) for few in (unsuitable, hidden, layers))
+    return next(filter(None, chosen), otherwise)
+
+
+def _has_right_gain(layer: JudgedLayer, depth: int) -> bool:
+    """Whether new draws would have the same scale, as far as that is known."""
+    from initjax.theory import gain
+
+    drawn = _initializer(layer.activation, depth)
+    name = re.search(r"gain='(.*)'", drawn)
+    if drawn.startswith("he_"):
+        expected = 2.0
+    elif drawn.startswith("lecun_"):
+        expected = float(gain(name[1])) ** 2 if name else 1.0
+    else:
+        return False
+    return abs(layer.weight_variance / expected - 1) < _RIGHT
+
+
+def _initializer(activation: str, depth: int) -> str:
+    """The call of the initializer that suits an activation, without further advice."""
+    return recommended(activation, depth).partition(")")[0] + ")"
+
+
+def _redrawn(
+    layers: Sequence[JudgedLayer], evidence: Evidence, model: Written, depth: int = 0
+) -> str:
+    """Code that draws the kernels of layers with what suits their activations."""
+    drawn: dict[int, str] = {}
+    modules: set[str] = set()
+    for layer in layers:
+        if not layer.whole or _is_scaled(layer, evidence):
+            return ""
+        for parameter in layer.parameters:
+            shape = evidence.traced.shapes[parameter.index].shape
+            (source,) = layer.site.sources
+            axes = _axes(layer, shape, layer.site.slices(source), model.style)
+            if layer.kind == "embedding":
+                initializer = "initjax.normal(0.02)"
+            elif axes is None:
+                return ""
+            else:
+                call = _initializer(layer.activation, depth)
+                initializer = f"initjax.{_with_axes(call, axes)}"
+            drawn[parameter.index] = initializer
+            modules.add(_module(layer, parameter.index, initializer, evidence, model))
+    if len(modules) == 1 and "" not in modules:
+        return modules.pop()
+    if len(drawn) == 1 and model.style == "plain" and model.assignable:
+        ((leaf, initializer),) = drawn.items()
+        item = _item(model, leaf)
+        dtype = "" if evidence.traced.shapes[leaf].dtype == "float32" else f", {item}.dtype"
+        return f"{item} = {initializer}({_KEY}, {item}.shape{dtype})"
+    groups: dict[str, set[int]] = collections.defaultdict(set)
+    for leaf, initializer in drawn.items():
+        groups[initializer].add(leaf)
+    rules: list[tuple[str, str]] = []
+    before: set[int] = set()  # a parameter is drawn by the first rule that matches it
+    for initializer, leaves in sorted(groups.items(), key=lambda group: len(group[1])):
+        rules += [(pattern, initializer) for pattern in _patterns(leaves, evidence, before)]
+        before |= leaves
+    return _initialized(rules, model)
+
+
+def _is_scaled(layer: JudgedLayer, evidence: Evidence) -> bool:
+    """Whether the model multiplies the parameter by a number before it is used."""
+    some = np.concatenate([np.ravel(part) for part in evidence.measured.prints[layer.leaves[0]]])
+    drawn = float(np.square(some, dtype=np.float64).mean())
+    used = layer.weight_square * layer.site.scale**2
+    return drawn > 0 and used > 0 and not 1 / _SCALED < used / drawn < _SCALED
+
+
+def _initialized(rules: Sequence[tuple[str, str]], model: Written) -> str:
+    if not 0 < len(rules) <= _MOST_RULES:
+        return ""
+    listed = ", ".join(f"{_quoted(pattern)}: {initializer}" for pattern, initializer in rules)
+    return f"{model.name} = initjax.initialize({model.name}, {_KEY}, {{{listed}}})"
+
+
+def _module(
+    layer: JudgedLayer, leaf: int, initializer: str, evidence: Evidence, model: Written
+) -> str:
+    """The line of a model's definition that draws a dense layer; empty if it isn't known."""
+    names, name = evidence.traced.names, evidence.traced.names[leaf]
+    shape = evidence.traced.shapes[leaf].shape
+    dense = name.endswith("/kernel") and layer.kind == "dense" and layer.whole and len(shape) == 2
+    if not dense or layer.fan_in != shape[0] or "axis" in initializer:
+        return ""
+    bias = "" if f"{name.removesuffix('kernel')}bias" in names else "use_bias=False, "
+    if model.style == "linen":
+        return f"nn.Dense({shape[1]}, {bias}kernel_init={initializer})"
+    if model.style == "nnx":
+        return f"nnx.Linear({shape[0]}, {shape[1]}, {bias}kernel_init={initializer}, rngs=rngs)"
+    return ""
+
+
+def _axes(
+    layer: JudgedLayer, shape: tuple[int, ...], stacked: int, style: Style
+) -> dict[str, Any] | None:
+    """The axes of a kernel, as an initializer takes them; None if they aren't known.
+
+    Args:
+      layer: whose fan-in is known from the program.
+      shape: of the parameter.
+      stacked: how many of its first axes number layers.
+      style: Equinox has kernels (out, in).
+    """
+    batch: dict[str, Any] = {"batch_axis": tuple(range(stacked))} if stacked else {}
+    own = range(stacked, len(shape))
+    usual: dict[str, Any] = {}
+    out_first: dict[str, Any] = {"in_axis": stacked + 1, "out_axis": stacked}
+    options = [out_first, usual] if style == "equinox" else [usual, out_first]
+    if layer.kind == "dense":
+        for cut in range(1, len(own)):
+            first, last = tuple(own[:cut]), tuple(own[cut:])
+            options += [{"in_axis": a, "out_axis": b} for a, b in ((first, last), (last, first))]
+        for middle in own[1:-1]:  # heads before or behind
+            others = tuple(axis for axis in own if axis != middle)
+            options.append({"in_axis": middle, "out_axis": others})
+    slack = _WINDOW if layer.kind == "convolution" else 1.01
+    for option in options:
+        try:
+            fan_in, _ = compute_fans(shape, **option, **batch)
+        except ValueError:  # too few axes
+            continue
+        whole = layer.kind != "dense" or _all_named(option, batch, len(shape))
+        if whole and 1 / slack < fan_in / layer.fan_in < slack:
+            return {**option, **batch}
+    return None
+
+
+def _all_named(option: Mapping[str, Any], batch: Mapping[str, Any], axes: int) -> bool:
+    """Whether no axis would be taken for that of a window."""
+    named = [option.get("in_axis", -2), option.get("out_axis", -1), *batch.values()]
+    return sum(1 if isinstance(axis, int) else len(axis) for axis in named) == axes
+
+
+def _with_axes(call: str, axes: Mapping[str, Any]) -> str:
+    """The call of an initializer, with the axes of its kernel if it takes them."""
+    if not axes or not re.match(r"(he|lecun|glorot)_", call):
+        return call
+    single = {
+        name: axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
+        for name, axis in axes.items()
+    }
+    more = ", ".join(f"{name}={axis}" for name, axis in single.items())
+    start, _, given = call.removesuffix(")").partition("(")
+    return f"{start}({f'{given}, ' if given else ''}{more})"
+
+
+def _patterns(leaves: set[int], evidence: Evidence, others: Collection[int] = ()) -> list[str]:
+    """Patterns that match the paths of these parameters, and only these and perhaps others."""
+    names = evidence.traced.names
+    wanted = {names[leaf] for leaf in leaves}
+    if len(wanted) > 1:
+        first = min(wanted)
+        numbers = "*".join(glob.escape(part) for part in _ANY_NUMBER.split(first))
+        for pattern in (numbers, f"*/{glob.escape(first.rpartition('/')[2])}"):
+            matched = set(fnmatch.filter(names, pattern))
+            if wanted <= matched <= wanted | {names[leaf] for leaf in others}:
+                return [pattern]
+    return sorted(glob.escape(name) for name in wanted)
+
+
+def _item(model: Written, leaf: int) -> str:
+    place = model.places[leaf]
+    return model.name + (place if '"' in place else place.replace("'", '"'))
+
+
+def _quoted(text: Any) -> str:
+    quoted = repr(text)
+    return quoted if '"' in quoted else quoted.replace("'", '"')
