@@ -59,8 +59,9 @@ class Structure:
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
     """The arrays of a tree, and all else.
 
-    Arrays are JAX's and NumPy's, shapes with a dtype, and Python's numbers. In a module of Equinox,
-    Python's numbers are no arrays, as for `equinox.is_array`. A parameter of an NNX module that
+    Arrays are JAX's and NumPy's, shapes with a dtype, and Python's numbers. Flags, True and False,
+    are none: programs branch on them. In a module of Equinox, Python's numbers are no arrays
+    either, as for `equinox.is_array`. A parameter of an NNX module that
     several paths lead to is there once, by its first path.
 
     Args:
@@ -82,7 +83,7 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
     found, inner = jax.tree_util.tree_flatten_with_path(tree)
     modules = inside(tree, _kinds(("equinox", "Module")))
     chosen = tuple(
-        is_array(leaf) or (isinstance(leaf, bool | int | float | complex) and module is None)
+        is_array(leaf) or (_is_number(leaf) and module is None)
         for (_, leaf), module in zip(found, modules, strict=True)
     )
     places = [jax.tree_util.keystr(path) for path, _ in found]
@@ -135,6 +136,10 @@ def is_array(leaf: Any) -> bool:
     except TypeError:  # another library's
         return False
     return dtype.kind in "biufcV" and dtype.type is not np.void
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, int | float | complex) and not isinstance(leaf, bool)
 
 
 def is_parameter(leaf: Any) -> bool:

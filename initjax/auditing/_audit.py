@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from initjax._flattening import described, flatten
+from initjax._flattening import Structure, described, flatten
 from initjax.auditing._judging.attention import public_attention
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
@@ -178,7 +178,9 @@ class Prepared:
         """Measures, predicts, judges, and puts the report together."""
         traced = self.traced
         arrays, structure = flatten(params)
-        inputs, _ = flatten(batch)
+        inputs, inputs_structure = flatten(batch)
+        _check_numbers("params", arrays, structure)
+        _check_numbers("batch", inputs, inputs_structure)
         evidence = gather(
             traced,
             self.measurer.measure(arrays, inputs, traced.constants),
@@ -283,6 +285,17 @@ def _difference(made_for: dict[str, Any], given: dict[str, Any]) -> str:
         "auditor: params or batch has a different structure than this auditor was made for"
         f"{': ' * bool(changes)}{' and '.join(changes)}; {again}"
     )
+
+
+def _check_numbers(name: str, arrays: list[Any], structure: Structure) -> None:
+    """Raises a TypeError for shapes in place of arrays."""
+    import jax
+
+    for array, place in zip(arrays, structure.places, strict=True):
+        if isinstance(array, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"an audit needs numbers, but {name}{place} is a shape, {_type(array)}; pass arrays"
+            )
 
 
 def _broken_parts(batch: tuple[Any, ...]) -> tuple[list[str], list[str]]:

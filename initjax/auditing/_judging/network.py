@@ -69,7 +69,7 @@ def _expected_loss(losses: Losses, layers: Sequence[JudgedLayer]) -> float:
     """The loss of guessing; NaN if the loss is no mean of a cross entropy, as with a policy's."""
     terms = [term for term in losses.terms if term.kind == "cross entropy"]
     classes = [term.classes for term in terms if term.guess]
-    if not terms:  # in a loop, say
+    if not terms and not losses.whole:
         classes = [layer.site.classes for layer in layers if layer.logits][-1:]
     return math.log(classes[0]) if classes else math.nan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +11,18 @@ from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.propagation import exploding
 from initjax.auditing._reading.terms import Term
 
 _LOGITS, _BAD_LOGITS = 3.0, 10.0  # root mean square
-_FLOOR, _BAD_FLOOR = 0.05, 0.5  # of the variance of the targets, that no outputs can explain
+_FLOOR, _BAD_FLOOR = 0.05, 0.3  # of the variance of the targets, that no outputs can explain
 _CLASS_FLOOR = 0.1  # of the loss of guessing, below which a cross entropy can't fall
 # Mean squared distance of outputs and targets, over the variance of the targets: a network first
 # has to get rid of it, and regressions with Adam then spend their first thousand steps on it.
 _DISTANCE, _BAD_DISTANCE = 300.0, 1e4
 _TARGETS, _BAD_TARGETS = 100.0, 1000.0  # root mean square, from which SGD with usual steps diverges
+_GROWN = 25.0  # mean square of the last layer's input
+_STUCK = 0.97  # of a class's own examples; trained networks then never learn that class
 _CLIPPED = 0.25  # of the outputs
 _SATURATED = 17.0  # rounds a sigmoid to 1 in float32
 
@@ -171,10 +175,11 @@ def bounded_output(evidence: Evidence) -> list[Finding]:
         message = _class_floor(evidence, term)
         if message:
             message = f"{outputs} go through {term.bound} before the cross entropy; {message}"
-        elif term.bound == "relu" and found["dead"] > 0 and term.kind == "cross entropy":
+        elif term.bound == "relu" and float(found.get("stuck", found["dead"] > 0)) > _STUCK:
             message = (
-                f"{outputs} go through relu before the cross entropy, and {found['dead']:.0%} of"
-                " the classes have a logit of zero for all examples and get no gradient"
+                f"{outputs} go through relu before the cross entropy, and there are classes whose"
+                f" logit is zero in {found.get('stuck', 1):.0%} of their own examples, so that"
+                " nothing raises it"
             )
         else:
             continue
@@ -214,13 +219,13 @@ def target_scale(evidence: Evidence) -> list[Finding]:
 
 def _distances(evidence: Evidence) -> list[tuple[Term, dict[str, Any]]]:
     """The distances from targets, of outputs that are no derivatives."""
+    uses = collections.Counter(leaf for layer in evidence.layers for leaf in layer.leaves)
     found = []
     for term in evidence.traced.anatomy.losses.terms:
-        if term.kind == "distance" and "error" in evidence.measured.watched[term.watch]:
-            leaves = [leaf for layer in _layers(evidence, term) for leaf in layer.leaves]
-            # A layer that is used twice may be a derivative by the inputs, of any size.
-            if len(leaves) == len(set(leaves)):
-                found.append((term, evidence.measured.watched[term.watch]))
+        # Weights that are used twice may make a derivative by the inputs, of any size.
+        once = all(uses[leaf] == 1 for layer in _layers(evidence, term) for leaf in layer.leaves)
+        if term.kind == "distance" and once:
+            found.append((term, evidence.measured.watched[term.watch]))
     return found
 
 
@@ -236,7 +241,15 @@ def _outputs_are_off(found: dict[str, Any]) -> bool:
 
 
 def output_scale(evidence: Evidence) -> list[Finding]:
-    """Outputs that are far too large: logits that are sure of wrong answers."""
+    """Outputs that are far too large, such as logits that are sure of wrong answers."""
+    found = _large_outputs(evidence)
+    ends = [layer for layer in _ends(evidence) if found and layer.name in found[0].layers]
+    # Where the signal has grown before them, the layers that made it grow are at fault.
+    grown = any(layer.input_square > _GROWN for layer in ends)
+    return [] if grown and exploding(evidence) else found
+
+
+def _large_outputs(evidence: Evidence) -> list[Finding]:
     found = [layer for layer in evidence.layers if layer.logits and layer.rms > _LOGITS]
     if found:
         layer, network = found[-1], evidence.network

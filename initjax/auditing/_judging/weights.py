@@ -9,7 +9,7 @@ import numpy as np
 
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
-from initjax.auditing._judging.draws import law_of
+from initjax.auditing._judging.draws import laws_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
@@ -62,11 +62,14 @@ def no_layers(evidence: Evidence) -> list[Finding]:
     if evidence.layers:
         return []
     message = "No matrix product, convolution or embedding of params with the batch was found"
-    remedy = (
-        "Check whether loss_fn uses the params that it is given"
-        if evidence.traced.has_batch
-        else "Pass the data as *batch, so that data and parameters can be told apart"
-    )
+    unread = evidence.traced.anatomy.unread
+    if any(unread.values()):
+        message += f": they are in what an audit can't read, {some(sorted(unread))}"
+        remedy = "To audit these layers, call the same functions without it, in plain JAX"
+    elif evidence.traced.has_batch:
+        remedy = "Check whether loss_fn uses the params that it is given"
+    else:
+        remedy = "Pass the data as *batch, so that data and parameters can be told apart"
     return finding("warning", "no_layers", [], message, remedy)
 
 
@@ -245,11 +248,10 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         " that all units share"
     )
     remedy = f"Draw the kernel with mean zero, such as with {recommended(worst.activation)}"
-    law = law_of(evidence, worst)
-    if law is not None and law.law == "uniform from zero":
-        remedy += (
-            "; these weights look like a draw of uniform(scale), which is U[0, scale): for a"
-            " symmetric draw use random_uniform(-scale, scale)"
-        )
+    laws = laws_of(evidence, worst)
+    if laws and laws[0].law == "uniform from zero":
+        scale = f"{laws[0].high:.2g}"
+        message += f"; they look drawn by uniform({scale}), which is U[0, {scale}) in JAX and not"
+        message += f" U[-{scale}, {scale})"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _MOST = 2**20  # numbers of an array that are looked at
+_FEW = 4  # examples of a class
 
 
 def first_rows(name: str, array: Any) -> Any:
@@ -21,7 +22,8 @@ def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -
 
     Args:
       limits: the range that the outputs can have.
-      arrays: 'outputs' and, of the same shape if at all, 'targets'.
+      arrays: 'outputs' and, if known, 'targets' of the same shape or 'labels': one-hot, or the
+        indices of the right classes, last of several for each example.
       flat: not used.
     """
     del flat
@@ -36,10 +38,13 @@ def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -
         "least": least.mean(),
         "dead": least.reshape(-1, outputs.shape[-1] if outputs.ndim > 1 else 1).all(0).mean(),
     }
+    if "labels" in arrays:
+        found["stuck"] = _stuck(xp, least, arrays["labels"])
     targets = arrays.get("targets")
     if targets is None:
         return found
-    targets = xp.broadcast_to(targets.astype(xp.float32), outputs.shape)
+    # A column of outputs may stand against a row of targets, by mistake.
+    outputs, targets = xp.broadcast_arrays(outputs, targets.astype(xp.float32))
     beyond = xp.maximum(low - targets, 0) + xp.maximum(targets - high, 0)
     scale = xp.maximum(xp.abs(targets).max(), xp.abs(outputs).max())
     scale = xp.where(scale > 0, scale, 1)  # without it, squares may overflow
@@ -55,6 +60,20 @@ def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -
         "floor": xp.square(beyond / scale).mean(),
         "beyond": (beyond > 0).mean(),
     }
+
+
+def _stuck(xp: Any, least: Any, labels: Any) -> Any:
+    """The largest part, over the classes, of a class's own examples whose logit is the least."""
+    classes = least.shape[-1]
+    rows = least.reshape(-1, classes)
+    if labels.shape == least.shape:
+        own = labels.reshape(-1, classes) == 1
+    else:
+        own = labels[..., -1].reshape(-1, 1) == xp.arange(classes)
+    own = own[: rows.shape[0]]
+    count = own.sum(0)
+    parts = (rows[: own.shape[0]] & own).sum(0) / xp.maximum(count, 1)
+    return xp.where(count >= _FEW, parts, 0).max()
 
 
 def invalid(name: str, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:

@@ -15,13 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.auditing._measuring.losses import first_rows, invalid, of_outputs
-from initjax.auditing._reading.expressions import Path
-from initjax.auditing._reading.inlined import Graph, Node, Value, place_of
+from initjax.auditing._reading.expressions import Path, floating
+from initjax.auditing._reading.formulas import (
+    before_clips,
+    cases_of,
+    difference_in,
+    exponent_of,
+    is_largest,
+    is_square,
+    logistic_in,
+    softmax_in,
+    summed,
+)
+from initjax.auditing._reading.inlined import Graph, Node, Value, body, place_of
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import (
     ANY,
     Range,
-    chosen,
     is_softmax,
     range_of,
     through_layout,
@@ -52,18 +62,30 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
     cuts: list[str] = []
     risks: list[tuple[Path, Risk]] = []
     visits = list(_visits(graph.results[0], reader))
-    denominators = [through_layout(value) for visit in visits for value in visit.divisors]
+    around = _Around(
+        divisors=[through_layout(value) for visit in visits for value in visit.divisors],
+        factors=[value for visit in visits for value in visit.factors],
+        indices=[
+            visit.node.operands[1]
+            for visit in visits
+            if visit.node.name == "gather" and not visit.node.operands[1].parametric
+        ],
+    )
     for visit in visits:
         node = visit.node
         cut = _cut(node)
         if cut and cut not in cuts:
             cuts.append(cut)
-        term = _term(visit, reader, denominators) if len(terms) < _MOST else None
+        term = _term(visit, reader, around) if len(terms) < _MOST else None
         terms += [term] if term is not None else []
         if len(risks) < _MOST:
             risks += [(node.path, risk) for risk in _risks(node, reader)]
     ordered = tuple(risk for _, risk in sorted(risks, key=lambda pair: pair[0]))
-    return Losses(tuple(terms), tuple(cuts), ordered), reader.watches
+    whole = not any(
+        visit.linear and primitive_of(visit.node.eqn).kind in ("while", "cond", "unknown")
+        for visit in visits
+    )
+    return Losses(tuple(terms), tuple(cuts), ordered, whole), reader.watches
 
 
 # The way back
@@ -90,9 +112,28 @@ class _Visit(NamedTuple):
     factors: tuple[Value, ...]
     """What multiplies it on the way, apart from numbers."""
     scale: float
-    """The number that multiplies it, by absolute value."""
+    """The number that multiplies it; NaN if that is not known, as for a part of a loop."""
     divisors: tuple[Value, ...]
     """What it is divided by, apart from numbers."""
+
+
+class _Around(NamedTuple):
+    """What stands beside the way back from the loss, and depends on no parameter or is a factor."""
+
+    divisors: list[Value]
+    factors: list[Value]
+    indices: list[Value]
+    """Of elements that are taken out, as that of the right class is."""
+
+    def labels(self, logits: Value, instances: int) -> Value | None:
+        """The classes of a cross entropy, as numbers or one-hot; None if they aren't found."""
+        for value in self.factors:
+            if value.shape == logits.shape and not value.parametric:
+                return value
+        for value in self.indices:
+            if value.shape and value.aval.size == instances * value.shape[-1]:
+                return value
+        return None
 
 
 def _visits(loss: Value, reader: _Reader) -> Iterator[_Visit]:
@@ -115,6 +156,10 @@ def _before(visit: _Visit, reader: _Reader) -> Iterator[_Visit]:
     """What the operands of a node are made by."""
     node, name = visit.node, visit.node.name
     kind = primitive_of(node.eqn).kind
+    if kind == "scan":  # the loss may be summed over chunks, or mapped over examples
+        for result in body(node).results:
+            if result.node is not None:
+                yield _Visit(result.node, visit.linear, visit.factors, math.nan, visit.divisors)
     if node.path in reader.sites or kind in ("scan", "while", "cond", "unknown"):
         return
     operands = [operand for operand in node.operands if operand.parametric]
@@ -130,10 +175,10 @@ def _before(visit: _Visit, reader: _Reader) -> Iterator[_Visit]:
             elif known is None:
                 divisors = (*divisors, other)
             else:
-                size = abs(float(known))
+                size = float(known)
                 scale = scale * size if name == "mul" else scale / size if size else math.nan
     elif name == "select_n":
-        operands = [case for case in chosen(*_which(node)) if case.parametric]
+        operands = cases_of(node)
     elif kind == "product" and others:
         factors = (*factors, others[0])
     elif not (
@@ -142,7 +187,9 @@ def _before(visit: _Visit, reader: _Reader) -> Iterator[_Visit]:
         linear = False
     for operand in operands:
         if operand.node is not None:
-            yield _Visit(operand.node, linear, factors, scale, divisors)
+            negative = name == "neg" or (name == "sub" and operand is not node.operands[0])
+            signed = -scale if negative else scale
+            yield _Visit(operand.node, linear, factors, signed, divisors)
 
 
 _LINEAR = frozenset(
@@ -151,19 +198,14 @@ _LINEAR = frozenset(
 """Besides products; a maximum is part of many formulas for log(1 + exp(x))."""
 
 
-def _which(node: Node) -> tuple[Value, tuple[Value, ...]]:
-    which, *cases = node.operands
-    return which, tuple(cases)
-
-
 def _cut(node: Node) -> str:
     """What of a node lets no gradient through; "" if it lets some."""
     if is_softmax(node) or node.name == "log":
         total = through_layout(node.operands[node.name == "div"]).node
-        if total is not None and total.name == "reduce_sum" and _exponent(total):
-            return "softmax over one unit" if _summed(total) == 1 else ""
+        if total is not None and total.name == "reduce_sum" and exponent_of(total):
+            return "softmax over one unit" if summed(total) == 1 else ""
     if node.name == "stop_gradient":  # of the largest number, it is part of a softmax
-        return "" if _largest(node.operands[0]) else node.name
+        return "" if is_largest(node.operands[0]) else node.name
     return node.name if node.name in _FLAT else ""
 
 
@@ -173,55 +215,56 @@ _FLAT = frozenset("argmax argmin round floor ceil sign lt le gt ge eq ne".split(
 # Terms
 
 
-def _term(visit: _Visit, reader: _Reader, denominators: list[Value]) -> Term | None:
+def _term(visit: _Visit, reader: _Reader, around: _Around) -> Term | None:
     """The term of a loss that a node is, if it is one that was not found before."""
     node = visit.node
     if node.name in ("log", "log1p") and visit.linear:
-        found = _softmax_in(node.operands[0]) if node.name == "log" else None
+        found = softmax_in(node.operands[0]) if node.name == "log" else None
         if found is not None:
-            logits, classes, instances = found
-            guess = classes > 1 and _mean(visit, instances, denominators)
-            return _watched("cross entropy", logits, None, reader, classes, guess)
-        logit = _logistic_in(node)
+            logits, classes, instances, power = found
+            if visit.scale * power < 0:  # as in the likelihood of a mixture
+                return None
+            guess = classes > 1 and _mean(visit, instances, around.divisors)
+            rectified = range_of(logits, reader.ranges) == (0, math.inf)
+            labels = around.labels(logits, instances) if rectified else None
+            more = {"labels": labels} if labels is not None else {}
+            return _watched("cross entropy", logits, more, reader, classes, guess)
+        logit = logistic_in(node)
         if logit is not None:
-            return _watched("binary cross entropy", logit, None, reader)
-        if range_of(node.operands[0], reader.ranges)[0] > 0 and _clipped(node.operands[0]):
-            return _watched("logarithm", node.operands[0], None, reader)
-    if node.name in ("abs", "square") or _squares(node):
-        pair = _difference_in(node.operands[0])
+            return _watched("binary cross entropy", logit, {}, reader)
+        if range_of(node.operands[0], reader.ranges)[0] > 0 and _clipped(node.operands[0], reader):
+            return _watched("logarithm", node.operands[0], {}, reader)
+    if node.name in ("abs", "square") or is_square(node):
+        pair = difference_in(node.operands[0])
         if pair is not None and place_of(pair[1]) is not None and _layers_before(pair[0], reader):
-            return _watched("distance", *pair, reader)
+            return _watched("distance", pair[0], {"targets": pair[1]}, reader)
     return None
 
 
-def _clipped(value: Value) -> bool:
-    node = through_layout(value).node
-    return node is not None and node.name in ("max", "min", "clamp")
-
-
-def _squares(node: Node) -> bool:
-    if node.name == "integer_pow":
-        return node.eqn.params["y"] % 2 == 0
-    twice = len(node.operands) == 2 and node.operands[0] is node.operands[1]
-    return twice and node.name in ("mul", "dot_general")
+def _clipped(value: Value, reader: _Reader) -> bool:
+    """Whether a value is clipped that might be negative without it."""
+    node = before_clips(value)
+    maker = through_layout(value).node
+    clip = maker is not None and maker.name in ("max", "min", "clamp")
+    return clip and (node is None or range_of(node.results[0], reader.ranges)[0] < 0)
 
 
 def _watched(
     kind: Kind,
     output: Value,
-    target: Value | None,
+    others: dict[str, Value],
     reader: _Reader,
     classes: int = 0,
     guess: bool = False,
 ) -> Term | None:
-    """A term, and the watch of its outputs and targets; None for one that is known."""
-    place = place_of(output)
-    if (kind, output) in reader.outputs or place is None:
+    """A term, and the watch of its outputs and of others; None for one that is known."""
+    found = {name: place_of(value) for name, value in {"outputs": output, **others}.items()}
+    places = {name: place for name, place in found.items() if place is not None}
+    if (kind, output) in reader.outputs or "outputs" not in places:
+        return None
+    if not floating(output.aval.dtype):
         return None
     reader.outputs.add((kind, output))
-    places = {"outputs": place}
-    if target is not None and (of_targets := place_of(target)) is not None:
-        places["targets"] = of_targets
     limits = range_of(output, reader.ranges)
     name = f"outputs {len(reader.watches)}"
     reader.watches[name] = Watch(places, of_outputs, limits, first_rows)
@@ -232,7 +275,7 @@ def _watched(
         bound=_bound(output, reader) if limits != ANY else "",
         classes=classes,
         guess=guess,
-        given=target is not None and _given(target),
+        given="targets" in others and _given(others["targets"]),
         watch=name,
     )
 
@@ -251,118 +294,6 @@ def _given(target: Value) -> bool:
             return False
         stack.extend(value.node.operands)
     return True
-
-
-def _softmax_in(value: Value) -> tuple[Value, int, int] | None:
-    """The logits, the number of classes and the number of softmaxes, if a value whose logarithm is
-    taken is a softmax or the sum of its exponentials."""
-    node = _passive(value)
-    if node is not None and is_softmax(node):
-        node = through_layout(node.operands[1]).node
-    if node is None or node.name != "reduce_sum":
-        return None
-    exponent = _exponent(node)
-    if exponent is None:
-        return None
-    return _unshifted(exponent), _summed(node), node.results[0].aval.size
-
-
-def _exponent(total: Node) -> Value | None:
-    """What is exponentiated, if a node sums exponentials."""
-    power = through_layout(total.operands[0]).node
-    while power is not None and power.name in ("mul", "select_n"):  # by a mask
-        operands = [operand for operand in power.operands if operand.parametric]
-        power = through_layout(operands[0]).node if len(operands) == 1 else None
-    return power.operands[0] if power is not None and power.name == "exp" else None
-
-
-def _summed(total: Node) -> int:
-    """Over how many numbers a node sums."""
-    shape = total.operands[0].shape
-    return math.prod(shape[axis] for axis in total.eqn.params["axes"])
-
-
-def _unshifted(value: Value) -> Value:
-    """A value without the subtraction of the largest number along an axis."""
-    node = value.node
-    if node is not None and node.name == "sub" and _largest(node.operands[1]):
-        return node.operands[0]
-    return value
-
-
-def _largest(value: Value) -> bool:
-    """Whether a value is the largest of others."""
-    node = _passive(value)
-    return node is not None and node.name == "reduce_max"
-
-
-def _passive(value: Value) -> Node | None:
-    """What makes a value, apart from clips, small numbers added, and other layouts."""
-    while (node := through_layout(value).node) is not None:
-        operands = [operand for operand in node.operands if operand.parametric]
-        if node.name == "select_n":
-            operands = [case for case in chosen(*_which(node)) if case.parametric]
-        if node.name not in _PASSIVE or len(operands) != 1:
-            break
-        if node.name == "add" and any(
-            other.number is not None and abs(float(other.number)) > 0.1 for other in node.operands
-        ):
-            break
-        value = operands[0]
-    return node
-
-
-_PASSIVE = frozenset("max min clamp add select_n abs".split())
-
-
-def _logistic_in(node: Node) -> Value | None:
-    """The logit, if a logarithm is that of a sigmoid, or of one minus a sigmoid."""
-    value = node.operands[0]
-    if node.name == "log1p":
-        inner = through_layout(value).node
-        if inner is not None and inner.name == "exp":  # log(1 + exp(x))
-            return _unsigned(inner.operands[0])
-        return _unsigned(_logit(inner)) if inner is not None and inner.name == "neg" else None
-    inner = _passive(value)
-    if inner is not None and inner.name == "sub" and inner.operands[0].number == 1:
-        inner = _passive(inner.operands[1])
-    if inner is not None and inner.name == "add" and 1 in [v.number for v in inner.operands]:
-        inner = through_layout(next(v for v in inner.operands if v.number is None)).node
-        return _unsigned(inner.operands[0]) if inner is not None and inner.name == "exp" else None
-    return inner.operands[0] if inner is not None and inner.name == "logistic" else None
-
-
-def _logit(node: Node) -> Value:
-    """The logit, if a node is minus a sigmoid; else what it is the negative of."""
-    inner = _passive(node.operands[0])
-    return inner.operands[0] if inner is not None and inner.name == "logistic" else node.operands[0]
-
-
-def _unsigned(value: Value) -> Value:
-    """A value whatever its sign is."""
-    while (node := value.node) is not None:
-        zero = node.name == "sub" and node.operands[1].number == 0
-        if node.name not in ("neg", "abs") and not zero:
-            break
-        value = node.operands[0]
-    return value
-
-
-def _difference_in(value: Value) -> tuple[Value, Value] | None:
-    """The outputs and the targets, if a value is their difference, perhaps times a weight."""
-    for _ in range(_MOST):
-        node = through_layout(value).node
-        if node is None:
-            return None
-        operands = [operand for operand in node.operands if operand.parametric]
-        others = [operand for operand in node.operands if not operand.parametric]
-        if node.name == "sub" and len(others) == 1:
-            return operands[0], others[0]
-        weighted = node.name == "mul" or (node.name == "div" and operands[0] is node.operands[0])
-        if node.name not in ("neg", "select_n") and not (weighted and operands):
-            return None
-        value = operands[0]
-    return None
 
 
 def _layers_before(value: Value, reader: _Reader) -> set[Path]:
@@ -415,7 +346,9 @@ def _mean(visit: _Visit, instances: int, denominators: list[Value]) -> bool:
                 return False
     if visit.divisors or any(factor.aval.size == 1 for factor in visit.factors):
         return True
-    return abs(visit.scale * instances - 1) < 0.01
+    if math.isnan(visit.scale):
+        return True
+    return abs(abs(visit.scale) * instances - 1) < 0.01
 
 
 def _is_mask(value: Value) -> bool:
@@ -452,7 +385,7 @@ def _risks(node: Node, reader: _Reader) -> Iterator[Risk]:
     if not operand.parametric or low > (least or 0) or (node.name == "div" and high < 0):
         return
     place = place_of(operand)
-    if place is None:
+    if place is None or not floating(operand.aval.dtype):
         return
     name = f"risk {len(reader.watches)}"
     reader.watches[name] = Watch({"operand": place}, invalid, node.name)

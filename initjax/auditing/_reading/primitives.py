@@ -176,7 +176,10 @@ PRIMITIVES: dict[str, Primitive] = {
         Primitive("other"),
     ),
     # Nested programs
-    **_rows("jit pjit closed_call core_call custom_vmap_call custom_lin", Primitive("call")),
+    **_rows(
+        "jit pjit closed_call core_call custom_lin custom_partitioning custom_vmap_call",
+        Primitive("call"),
+    ),
     **_rows("remat remat2 checkpoint", Primitive("call", recomputed=True)),
     **_rows("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr", Primitive("call", ruled=True)),
     "scan": Primitive("scan"),

@@ -18,7 +18,7 @@ from initjax.auditing._reading.primitives import primitive_of
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
 _TINY = 1e-300
-_DEEPEST = 200  # equations; a longer way back is not worth a deep recursion
+_DEEPEST = 50  # equations; a longer way back is not worth a deep recursion
 _COMPARISONS = frozenset("eq ne lt le gt ge is_finite and or not xor".split())
 _LAYOUTS = frozenset("gather reduce_max reduce_min sort stop_gradient reduce_precision".split())
 
@@ -37,13 +37,9 @@ def range_of(value: Value, known: dict[Value, Range], depth: int = 0) -> Range:
 
 
 def _range(value: Value, known: dict[Value, Range], depth: int) -> Range:
-    if value.constant is not None:
-        array = np.asarray(value.constant)
-        if array.dtype == bool or not array.size or not np.issubdtype(array.dtype, np.number):
-            return (0, 1) if array.dtype == bool else ANY
-        least, largest = float(np.min(array)), float(np.max(array))
-        return ANY if math.isnan(least) else (least, largest)
-    node = value.node
+    number, node = value.number, value.node
+    if number is not None and not np.isnan(number):
+        return float(number), float(number)
     if value.aval.dtype == bool:
         return 0, 1
     if node is None or depth > _DEEPEST:

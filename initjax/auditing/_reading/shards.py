@@ -160,12 +160,11 @@ def _summed_product(eqn: Any, product: Any, left: Any, right: Any) -> Any:
     """A product whose summed axes are split over shards: one layer, and not one for each shard."""
     import jax
 
-    (contracting, _), axes = product.params["dimension_numbers"], _axes(eqn)
-    gathered = [
-        jax.lax.all_gather(operand, axes, axis=own[0], tiled=True)
-        for operand, own in zip((left, right), contracting, strict=True)
-    ]
-    return product.primitive.bind(*gathered, **product.params)
+    (own, others), _ = product.params["dimension_numbers"]
+    for axis in _axes(eqn):
+        left = jax.lax.all_gather(left, axis, axis=own[0], tiled=True)
+        right = jax.lax.all_gather(right, axis, axis=others[0], tiled=True)
+    return product.primitive.bind(left, right, **product.params)
 
 
 def _equation(eqn: Any, operands: list[Any], where: _Checked | None) -> list[Any]:
@@ -177,7 +176,9 @@ def _equation(eqn: Any, operands: list[Any], where: _Checked | None) -> list[Any
     if name in _CASTS:
         return operands
     if name in _SUMS and _axes(eqn):  # as a sum over an axis of an array
-        return [jax.lax.all_gather(operand, _axes(eqn)).sum(0) for operand in operands]
+        for axis in _axes(eqn):
+            operands = [jax.lax.all_gather(operand, axis).sum(0) for operand in operands]
+        return operands
     if name == "all_gather_invariant":
         axis, tiled = params["all_gather_dimension"], params["tiled"]
         return [

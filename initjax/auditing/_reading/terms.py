@@ -50,3 +50,5 @@ class Losses(NamedTuple):
     of a primitive."""
     risks: tuple[Risk, ...] = ()
     """In the order of execution."""
+    whole: bool = True
+    """Whether all of it was read, and no part is in a branch, say."""

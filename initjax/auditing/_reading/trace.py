@@ -66,7 +66,8 @@ def trace(
       The traced function.
 
     Raises:
-      TypeError: loss_fn is not callable, or params is a model and not its parameters.
+      TypeError: loss_fn is not callable or can't be traced, or params is a model and not its
+        parameters.
       ValueError: there are no floating parameters, loss_fn does not return one floating number, or
         the output of a layer is empty.
     """
@@ -111,7 +112,18 @@ def trace(
             )
         return result
 
-    closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
+    try:
+        closed = without_shards(jax.make_jaxpr(flat)(arrays, inputs))
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerIntegerConversionError,
+        jax.errors.TracerArrayConversionError,
+    ) as error:
+        raise TypeError(
+            f"{owner}: loss_fn needs the value of a number or an array while it is traced, as for"
+            " range() or an if; don't pass such a value, but close over it:"
+            f" {owner}(lambda params, x: loss_fn(params, x, 3), params, x)"
+        ) from error
     statistics = statistic_leaves(whole.arrays.unflatten(arrays))
     fixed = [  # statistics, counts and keys are data
         index

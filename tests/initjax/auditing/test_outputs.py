@@ -1,5 +1,6 @@
 """What is found between the last layer and the loss."""
 
+import functools
 import math
 
 import jax
@@ -144,6 +145,29 @@ def test_losses_without_a_fault_are_healthy(loss_fn):
     assert not _causes(loss_fn)
 
 
+def test_a_loss_in_a_loop_is_read():
+    def chunk(p, total, chunk):
+        x, y = chunk
+        return total + _int_cross_entropy(jax.nn.softmax(_logits(p, x)), y).mean() / 4, None
+
+    chunks = _X.reshape(4, 16, 8), _LABELS.reshape(4, 16)
+    report = initjax.audit(
+        lambda p, x, y: jax.lax.scan(functools.partial(chunk, p), 0.0, (x, y))[0], _PARAMS, *chunks
+    )
+    assert "double_softmax" in [finding.cause for finding in report.findings]
+    assert report.network.expected_loss == pytest.approx(math.log(4))
+
+
+def test_fix_makes_outputs_smaller_and_leaves_weights_that_are_not_at_fault():
+    large = {**_PARAMS, "classes": 16 * _PARAMS["classes"]}
+    _, repair = initjax.fix(_entropy("binary"), large, _X)
+    assert "output_scale" in [finding.cause for finding in repair.before.findings]
+    assert [finding.cause for finding in repair.after.findings] == ["unused"]
+    params, repair = initjax.fix(_square(targets=1000 + _TARGETS), _PARAMS, _X)
+    assert params is _PARAMS
+    assert "no matter of weights" in repair.target
+
+
 def _masked(p, x, weights):
     loss = _int_cross_entropy(_logits(p, x), _LABELS)
     return (loss * weights).sum() / weights.sum()
@@ -171,4 +195,6 @@ def test_a_rectifier_on_logits_is_a_fault_if_it_silences_a_class():
     loss_fn = _entropy("one-hot", jax.nn.relu)
     assert not _causes(loss_fn)
     dead = {**_PARAMS, "classes": _PARAMS["classes"].at[:, 1].set(-0.1)}
-    assert "25% of the classes" in _causes(loss_fn, dead)["bounded_output"].message
+    for output in ("one-hot", "integers", "vmap"):
+        found = _causes(_entropy(output, jax.nn.relu), dead)
+        assert "100% of their own examples" in found["bounded_output"].message

@@ -1,0 +1,86 @@
+"""Programs that run on shards are read as the same programs on one device."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+
+from initjax import audit, lecun_normal
+from initjax.auditing._reading.trace import trace
+
+MESH = AbstractMesh((2, 4), ("data", "model"))
+
+
+@jax.custom_vjp
+def straight_through(z):
+    return jnp.round(4 * z) / 4
+
+
+straight_through.defvjp(lambda z: (straight_through(z), z), lambda z, g: (g * (jnp.abs(z) < 2),))
+
+
+@pytest.fixture
+def params(key):
+    keys = jax.random.split(key, 3)
+    shapes = {"in": (8, 16), "mid": (16, 16), "out": (16, 1)}
+    return {
+        name: lecun_normal()(k, shape)
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def forward(params, x, collect=lambda product: product):
+    h = jax.nn.relu(straight_through(x @ params["in"]))
+    return jnp.tanh(collect(h @ params["mid"])) @ params["out"]
+
+
+def whole(params, x):
+    return jnp.square(forward(params, x) - 1).mean()
+
+
+def sharded(params, x):
+    def loss(params, x):
+        return jax.lax.pmean(jnp.square(forward(params, x) - 1).mean(), ("data", "model"))
+
+    axes = P(("data", "model"))
+    return jax.shard_map(loss, mesh=MESH, in_specs=(P(), axes), out_specs=P())(params, x)
+
+
+def tensor_parallel(params, x):
+    def loss(params, x):
+        z = forward(params, x, lambda product: jax.lax.psum(product, "model"))
+        return jax.lax.pmean(jnp.square(z - 1).mean(), "data")
+
+    specs = {"in": P(None, "model"), "mid": P("model"), "out": P()}
+    f = jax.shard_map(loss, mesh=MESH, in_specs=(specs, P("data")), out_specs=P(), check_vma=False)
+    return jax.jit(f)(params, x)
+
+
+@pytest.mark.parametrize("loss_fn", [sharded, tensor_parallel])
+def test_shards_are_read_as_one_network(loss_fn, params, key):
+    x = jax.random.normal(key, (64, 8))
+    report, expected = audit(loss_fn, params, x), audit(whole, params, x)
+    assert report.verdict == expected.verdict == "ok"
+    assert not report.unread
+    for layer, other in zip(report.layers, expected.layers, strict=True):
+        assert (layer.name, layer.units, layer.fan_in) == (other.name, other.units, other.fan_in)
+        assert layer.rms == pytest.approx(other.rms, rel=1e-5)
+        assert layer.gradient == pytest.approx(other.gradient, rel=1e-4, nan_ok=True)
+        assert layer.activation == other.activation
+
+
+def test_what_vmap_cannot_do_is_named_as_unread(params, key):
+    def loss_fn(params, x):
+        def loss(params, x):
+            grouped = jax.lax.psum(whole(params, x), "data", axis_index_groups=[[0], [1]])
+            return jax.lax.pmean(grouped, ("data", "model"))
+
+        f = jax.shard_map(
+            loss, mesh=MESH, in_specs=(P(), P("data")), out_specs=P(), check_vma=False
+        )
+        return f(params, x)
+
+    x = jax.random.normal(key, (64, 8))
+    traced = trace("audit", loss_fn, params, (x,), False)
+    assert "shard_map" in traced.anatomy.unread
