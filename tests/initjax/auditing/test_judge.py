@@ -385,7 +385,7 @@ def test_a_finding_tells_code_which_parameters_it_is_about():
 
 
 def test_findings_are_sorted_by_level_and_causes_are_explained():
-    found = relu(params(gain=4.0)).findings
+    found = relu(params(gain=8.0, stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
     assert [finding.level for finding in found] == sorted(finding.level for finding in found)
     assert len(found) > 1
     assert all(CAUSES[finding.cause].meaning for finding in found)
@@ -541,6 +541,49 @@ def test_a_large_first_step_is_reported_where_it_changes_what_a_layer_computes()
         report = Model(loss, tree, X, optimizer=optax.adam(rate))(tree, X)
         assert causes(report) == found
     assert report.findings[0].layers == ("one",)
+
+
+def test_a_branch_that_a_small_scale_silences_does_not_explode():
+    """What enters it gets its gradient from the stream, too. At full scale it does explode."""
+
+    def loss(p, x):
+        h = x @ p["in"]
+        for block in p["blocks"]:
+            h = h + p["scale"] * (jax.nn.relu(h @ block["up"]) @ block["down"])
+        return cross_entropy(h @ p["out"])
+
+    blocks = [{"up": normal(20 + i, 32, 64), "down": 8 * normal(30 + i, 64, 32)} for i in range(6)]
+    tree = {"in": normal(1, INPUTS, 32), "blocks": blocks, "out": 0.1 * normal(2, 32, CLASSES)}
+    model = Model(loss, {**tree, "scale": jnp.ones(32)}, X)
+    for scale in (1e-6, 1e-2):
+        assert causes(model({**tree, "scale": jnp.full(32, scale)}, X)) == []
+    found = causes(model({**tree, "scale": jnp.ones(32)}, X))
+    assert ("exploding", "failure") in found
+
+
+def test_one_example_that_a_norm_amplifies_is_not_the_whole_batch():
+    def loss(p, x):
+        h = x @ p["in"]
+        for kernel in p["hidden"]:
+            h = h - h.mean(-1, keepdims=True)
+            h = jax.nn.relu(h / jnp.sqrt((h**2).mean(-1, keepdims=True) + 1e-10) @ kernel)
+        return cross_entropy(h @ p["out"])
+
+    tree = {"in": normal(1, INPUTS, 32), "hidden": [2**0.5 * normal(2, 32, 32)]}
+    tree["out"] = normal(3, 32, CLASSES)
+    model = Model(loss, tree, X)
+    assert causes(model(tree, with_value(X, 0, 1e-5 * X[0]))) == []
+    exploding = {**tree, "in": 1e-6 * tree["in"]}
+    assert ("exploding", "failure") in causes(model(exploding, X))
+
+
+def test_one_small_kernel_is_learned_first_and_two_in_a_row_are_not():
+    def tree(*small):
+        factors = np.where(np.isin(np.arange(DEPTH), small), 0.01, 1)
+        return params(gain=2.0, stack_kernel=lambda k: k * factors[:, None, None].astype("f"))
+
+    assert causes(relu(tree(4))) == []
+    assert causes(relu(tree(4, 5))) == [("vanishing", "warning")]
 
 
 @pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])
