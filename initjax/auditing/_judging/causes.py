@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from initjax.auditing._judging import (
     attending,
+    fans,
     first_layer,
     inputs,
     linearity,
@@ -166,7 +167,7 @@ _ROWS = (
     Cause(
         "wrong_fan",
         "the initializer used a wrong fan_in or fan_out for this layer",
-        weights.wrong_fan,
+        fans.wrong_fan,
         ("saturated", "vanishing", "exploding", "depth", "output_scale"),
         "`initjax.compute_fans`",
     ),
