@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import inputs, propagation, signals, weights
+from initjax.auditing._judging import batches, inputs, propagation, signals, weights
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -48,6 +48,12 @@ _ROWS = (
     ),
     Cause("unused", "a parameter does not affect the loss", weights.unused),
     Cause("batch", "the batch is too small to measure anything", inputs.batch),
+    Cause(
+        "batch_coupling",
+        "the loss mixes up the examples of the batch",
+        batches.batch_coupling,
+    ),
+    Cause("sum_loss", "the loss is a sum over the batch", batches.sum_loss, ("update",)),
     Cause(
         "zero",
         "a kernel or a scale is zero and lets no gradient through",

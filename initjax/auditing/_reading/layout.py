@@ -31,7 +31,7 @@ def broadcast_axes(eqn: Any, axes: Axes) -> Axes:
 
 def reshaped_axes(eqn: Any, axes: Axes) -> Axes | None:
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    groups = _regrouped(before, after)
+    groups = regrouped(before, after)
     if groups is None:
         return None
     wanted = {axis for axis in axes if before[axis] != 1}
@@ -45,7 +45,7 @@ def reshaped_axes(eqn: Any, axes: Axes) -> Axes | None:
     return tuple(found)
 
 
-def _regrouped(before: Axes, after: Axes) -> list[tuple[list[int], list[int]]] | None:
+def regrouped(before: Axes, after: Axes) -> list[tuple[list[int], list[int]]] | None:
     """The smallest groups of neighboring axes whose elements stay together in a reshape.
 
     Each group holds old axes and the new axes of the same total size.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._reading.examples import Ends, ends_of
+from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
@@ -32,6 +34,8 @@ class Traced:
     shapes: list[Any]
     """The parameters' shapes and dtypes."""
     anatomy: Anatomy
+    ends: Ends
+    """What the loss does with the examples of the batch."""
     has_batch: bool
 
     @property
@@ -142,6 +146,7 @@ def trace(
         names=names,
         shapes=shapes,
         anatomy=anatomy,
+        ends=ends_of(inlined(closed, len(arrays), fixed), len(arrays)),
         has_batch=bool(inputs),
     )
     return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
