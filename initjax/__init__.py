@@ -79,6 +79,7 @@ from initjax.trees import initialize, rescale
 
 if TYPE_CHECKING:
     from initjax.auditing import (
+        Attention,
         Change,
         Finding,
         Layer,
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMES",
+    "Attention",
     "Change",
     "ComparedLeaf",
     "Comparison",
@@ -200,6 +202,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _AUDITING = (
+    "Attention",
     "Change",
     "Finding",
     "Layer",

@@ -10,6 +10,7 @@ The work is done in private packages, in this order: `_reading` (the program), `
 
 from initjax.auditing._audit import audit, auditor
 from initjax.auditing._fix import fix
+from initjax.auditing._judging.attention import Attention
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import Parameter
@@ -18,6 +19,7 @@ from initjax.auditing._repairing.repair import Change, Repair
 from initjax.auditing._reporting.report import Report
 
 __all__ = [
+    "Attention",
     "Change",
     "Finding",
     "Layer",

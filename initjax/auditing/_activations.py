@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.auditing._reading.expressions import IDENTITY, Expression
+from initjax.auditing._reading.expressions import IDENTITY, Expression, bare
 from initjax.theory._integrals import single
 from initjax.theory._pieces import evaluate
 
@@ -88,6 +88,19 @@ def outgrows_lines(activation: Expression) -> bool:
     return not sizes.max() <= 2.5 * sizes[np.abs(_GROWTH) <= 10].max()
 
 
+@functools.lru_cache(maxsize=256)
+def frequency(activation: Expression) -> float:
+    """The radians by which a sine or cosine turns for a unit of its input; NaN if it is neither."""
+    wave = bare(activation)
+    if getattr(wave.primitive, "name", "") not in ("sin", "cos"):
+        return math.nan
+    (inside,) = wave.inputs
+    if not isinstance(inside, Expression) or bare(inside) != IDENTITY:
+        return math.nan
+    zero, one = np.asarray(inside(np.array([0, 1], np.float32))).tolist()
+    return abs(one - zero)
+
+
 # Its name, and what suits it
 
 
@@ -103,7 +116,7 @@ def name_of(activation: Expression | None) -> str:
     """
     if not isinstance(activation, Expression):
         return ""
-    if activation == IDENTITY:
+    if bare(activation) == IDENTITY:  # multiplied by a number, or shifted by one
         return "identity"
     mine = _samples(activation).named
     for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten
+from initjax.auditing._judging.attention import public_attention
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
@@ -191,6 +192,7 @@ class Prepared:
             evidence.network,
             with_code(judge(evidence), evidence, written(params, traced.whole.places)),
             unread_lines(traced.names, traced.anatomy.unread),
+            tuple(map(public_attention, evidence.attention)),
         )
 
 

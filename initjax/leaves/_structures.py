@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from initjax.leaves._arrays import constant
 from initjax.leaves._families import (
     FEWEST,
     LEVEL,
@@ -25,7 +26,7 @@ from initjax.leaves._families import (
 
 _SPARSE = 0.3  # the part of zeros from which on they are a pattern
 _MOST = 2**20  # numbers of a matrix that is compared with what an initializer makes
-_VECTORS = 64  # that are compared with each other
+_VECTORS = 128  # that are compared with each other
 _FACTORS = (2, 3, 4)  # of subpixels
 
 
@@ -48,12 +49,13 @@ def structure(array: np.ndarray) -> Structure | None:
       array: of real numbers, at least one.
     """
     first = float(array.reshape(-1)[0])
-    if (array == array.reshape(-1)[0]).all():
+    if constant(array):
         return Structure("constant", _constant(first), first)
     if array.size <= 2:
         return None
     tolerance = 4 * rounding_of(array.dtype)
-    for look in (_patterns, _sequences, _subpixels, _orthogonal, _splines, _directions):
+    looks = (_patterns, _sequences, _subpixels, _orthogonal, _splines, _directions)
+    for look in looks if array.dtype.itemsize > 1 else looks[:1]:
         found = look(array, tolerance)
         if found is not None:
             return found
@@ -142,10 +144,9 @@ def _sequences(array: np.ndarray, tolerance: float) -> Structure | None:
     square = array.ndim > 1 and array.shape[-1] == array.shape[-2]
     if square and any(abs(row[0] - start) <= tolerance for start in (-1, -0.5)):
         specs += [f"hippo({measure!r}, 'state')" for measure in ("legs", "legt", "fourier")]
-    matrix = 2 if square else 1
-    for axes in range(1, matrix + 1):
+    for axes in range(1, (2 if square else 1) + 1 if specs else 1):
         part = array.reshape(-1, *array.shape[array.ndim - axes :])
-        if part[0].size > _MOST or not (part == part[:1]).all():
+        if part[0].size > _MOST or not (part[:2] == part[0]).all() or not (part == part[0]).all():
             continue
         found = _made(specs, part[0], tolerance)
         if found is not None:
@@ -164,7 +165,8 @@ def _subpixels(array: np.ndarray, tolerance: float) -> Structure | None:
         tiled = array.reshape(*array.shape[:-1], factor**2, outputs)
         repeated = np.moveaxis(array.reshape(*array.shape[:-1], outputs, factor**2), -1, -2)
         for layout, groups in (("", tiled), (", 'pixel_shuffle'", repeated)):
-            if (groups == groups[..., :1, :]).all():
+            one = groups.reshape(-1, *groups.shape[-2:])[0]
+            if (one == one[:1]).all() and (groups == groups[..., :1, :]).all():
                 inner = groups[..., 0, :]
                 return Structure("subpixels", f"icnr({{}}, {factor}{layout})", 1.0, inner)
     return None
@@ -252,7 +254,7 @@ def _directions(array: np.ndarray, tolerance: float) -> Structure | None:
         vectors = np.moveaxis(array, axis, -1).reshape(-1, length)
         if length < 2 or vectors.shape[0] < 4 or vectors.size < 32:
             continue
-        some = vectors[:: -(-vectors.shape[0] // 1024)].astype(np.float64)
+        some = vectors[:: -(-vectors.shape[0] // _VECTORS)].astype(np.float64)
         norms = np.sqrt(np.square(some).sum(axis=1))
         scale = float(norms.mean())
         if scale == 0 or np.abs(norms / scale - 1).max() > max(1e-5, tolerance / 2):

@@ -207,6 +207,8 @@ def error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     The share of wrong classes; for targets of 0 and 1, that at the best threshold; for others the
     mean squared error over the variance of the targets, at most 10.
     """
+    if targets.shape[-1] == 10 and targets.ndim == 2:  # one-hot digits
+        targets = jnp.argmax(targets, -1)
     if jnp.issubdtype(targets.dtype, jnp.integer):
         return jnp.mean(jnp.argmax(outputs, -1) != targets)
     outputs = outputs.reshape(targets.shape).astype(jnp.float32)

@@ -102,7 +102,7 @@ def test_any_text_is_parsed_or_raises_a_value_error(spec):
 
 
 TYPES = {"Initializer", "Change", "Finding", "Layer", "LowRank", "Network", "Parameter", "Repair"}
-TYPES |= {"Report"}
+TYPES |= {"Attention", "Report"}
 
 
 def test_every_public_initializer_has_a_name_and_every_name_is_public():

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from initjax.auditing._judging import batches, inputs, propagation, signals, weights
+from initjax.auditing._judging import (
+    attending,
+    batches,
+    first_layer,
+    inputs,
+    linearity,
+    outputs,
+    propagation,
+    signals,
+    weights,
+)
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 
@@ -37,6 +47,7 @@ def _paper(text: str, number: str) -> str:
 _GLOROT = "[Glorot and Bengio 2010](https://proceedings.mlr.press/v9/glorot10a.html)"
 _LECUN = "[LeCun et al. 1998](http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf)"
 _DEPTH = _paper("Schoenholz et al. 2017", "1611.01232")
+_ATTENTION = _paper("Giorlandino and Goldt 2026", "2505.24333")
 _ROWS = (
     Cause("not_finite", "a number is infinite or NaN", weights.not_finite, "everything"),
     Cause(
@@ -46,19 +57,39 @@ _ROWS = (
         ("batch",),
         "`initjax.audit`: what counts as a layer",
     ),
-    Cause("unused", "a parameter does not affect the loss", weights.unused),
-    Cause("batch", "the batch is too small to measure anything", inputs.batch),
     Cause(
         "batch_coupling",
         "the loss mixes up the examples of the batch",
         batches.batch_coupling,
+        ("sum_loss", "bounded_output", "double_softmax", "target_scale", "output_scale"),
     ),
+    Cause(
+        "constant_output",
+        "the loss does not change with the outputs, and every gradient is zero",
+        outputs.constant_output,
+        (
+            "symmetry",
+            "bounded_output",
+            "double_softmax",
+            "target_scale",
+            "output_scale",
+            "zero",
+            "saturated",
+            "vanishing",
+            "exploding",
+            "dead",
+            "collapse",
+            "depth",
+        ),
+    ),
+    Cause("unused", "a parameter does not affect the loss", weights.unused),
+    Cause("batch", "the batch is too small to measure anything", inputs.batch),
     Cause("sum_loss", "the loss is a sum over the batch", batches.sum_loss, ("update",)),
     Cause(
         "zero",
         "a kernel or a scale is zero and lets no gradient through",
         weights.zero,
-        ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
+        ("collapse", "depth"),
         f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",
     ),
     Cause(
@@ -82,10 +113,12 @@ _ROWS = (
         (
             "input_scale",
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
@@ -97,14 +130,28 @@ _ROWS = (
         inputs.input_scale,
         (
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
             "dead",
+            "first_layer",
             "collapse",
             "output_scale",
         ),
         f"{_LECUN}, section 4.3",
+    ),
+    Cause(
+        "first_layer",
+        "the sines of the first layer hardly turn over the inputs",
+        first_layer.first_layer,
+        (),
+        _paper("Sitzmann et al. 2020", "2006.09661"),
+    ),
+    Cause(
+        "no_activation",
+        "the whole network is one linear function, in spite of its hidden layers",
+        linearity.no_activation,
     ),
     Cause(
         "not_centered",
@@ -137,6 +184,20 @@ _ROWS = (
         signals.branch_scale,
         ("saturated", "vanishing", "exploding", "output_scale"),
         "`initjax.residual_scaling`",
+    ),
+    Cause(
+        "attention_one_hot",
+        "attention scores are so large that each query reads only a few tokens",
+        attending.one_hot,
+        (),
+        _ATTENTION,
+    ),
+    Cause(
+        "attention_uniform",
+        "attention makes tokens alike, so that later blocks can't tell them apart",
+        attending.uniform,
+        ("collapse", "depth"),
+        _ATTENTION,
     ),
     Cause(
         "saturated",
@@ -180,7 +241,26 @@ _ROWS = (
         (),
         _DEPTH,
     ),
-    Cause("output_scale", "the logits are too large", propagation.output_scale),
+    Cause(
+        "double_softmax",
+        "a cross entropy takes probabilities for logits",
+        outputs.double_softmax,
+        ("bounded_output",),
+    ),
+    Cause(
+        "bounded_output",
+        "the outputs can't reach the targets",
+        outputs.bounded_output,
+        ("target_scale",),
+    ),
+    Cause(
+        "target_scale",
+        "the targets are far from unit scale",
+        outputs.target_scale,
+        ("output_scale",),
+        f"{_LECUN}, section 4.3",
+    ),
+    Cause("output_scale", "the outputs are too large", outputs.output_scale),
     Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
 )
 CAUSES: dict[str, Cause] = {row.name: row for row in _ROWS}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from initjax.auditing._judging.assemble import layers
+from initjax.auditing._judging.attention import JudgedAttention, attentions_of
 from initjax.auditing._judging.graph import Chain, chains_of, readouts_of
 from initjax.auditing._judging.layers import JudgedLayer, that_ran
 from initjax.auditing._judging.names import Parameter
@@ -29,6 +30,8 @@ class Evidence:
     """Chains of layers of which each is the only input of the next, longest first."""
     readouts: tuple[JudgedLayer, ...]
     """The layers whose output enters no other layer."""
+    attention: tuple[JudgedAttention, ...]
+    """In the order of execution."""
     nan: tuple[str, ...]
     """The parts of the batch that hold NaN."""
     infinite: tuple[str, ...]
@@ -65,9 +68,10 @@ def gather(
         measured=measured,
         all_layers=tuple(found),
         layers=ran,
-        network=network_of(measured, ran, chains),
+        network=network_of(traced.anatomy.losses, measured, ran, chains),
         chains=chains,
         readouts=readouts_of(ran),
+        attention=attentions_of(traced, measured, ran),
         nan=tuple(nan),
         infinite=tuple(infinite),
         trainable=tuple(trainable),

@@ -13,6 +13,7 @@ from initjax.auditing._judging.graph import Chain
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._measuring.passes import Measurements
 from initjax.auditing._reading.expressions import Expression
+from initjax.auditing._reading.terms import Losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,9 @@ class Network:
 
 
 def network_of(
-    measured: Measurements, layers: Sequence[JudgedLayer], chains: Sequence[Chain]
+    losses: Losses, measured: Measurements, layers: Sequence[JudgedLayer], chains: Sequence[Chain]
 ) -> Network:
     """The numbers of the whole network."""
-    logits = [layer for layer in layers if layer.logits]
     depth, correlation_depth = 0, math.nan
     if chains:
         inner = [layer for layer in chains[0] if layer.expression is not None]
@@ -56,13 +56,22 @@ def network_of(
     jacobian = measured.jacobian or (math.nan, math.nan)
     return Network(
         loss=measured.loss,
-        expected_loss=math.log(logits[-1].site.classes) if logits else math.nan,
+        expected_loss=_expected_loss(losses, layers),
         jacobian=jacobian[0],
         jacobian_condition=jacobian[1],
         depth=depth,
         correlation_depth=correlation_depth,
         gradient_growth=math.exp(max(-700.0, min(700.0, growth))) if ends else math.nan,
     )
+
+
+def _expected_loss(losses: Losses, layers: Sequence[JudgedLayer]) -> float:
+    """The loss of guessing; NaN if the loss is no mean of a cross entropy, as with a policy's."""
+    terms = [term for term in losses.terms if term.kind == "cross entropy"]
+    classes = [term.classes for term in terms if term.guess]
+    if not terms and not losses.whole:
+        classes = [layer.site.classes for layer in layers if layer.logits][-1:]
+    return math.log(classes[0]) if classes else math.nan
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,7 +19,6 @@ from initjax.auditing._judging.names import some
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 _LARGE_SIGNAL = 1e3  # root mean square
-_LOGITS, _BAD_LOGITS = 3.0, 10.0  # root mean square
 _STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
 
 
@@ -159,22 +158,6 @@ def _large_signals(evidence: Evidence) -> list[Finding]:
     message += f" {large[-1].rms:.3g}"
     remedy = f"Draw the kernels with {recommended(large[0].activation)}"
     return finding("failure", "exploding", large, message, remedy)
-
-
-def output_scale(evidence: Evidence) -> list[Finding]:
-    """Logits that are sure of wrong answers."""
-    found = [layer for layer in evidence.layers if layer.logits and layer.rms > _LOGITS]
-    if not found:
-        return []
-    layer = found[-1]
-    message = (
-        f"The logits of {layer.name} have root mean square {layer.rms:.3g}; the loss is"
-        f" {evidence.network.loss:.4g}, and guessing would give"
-        f" {evidence.network.expected_loss:.4g}"
-    )
-    remedy = f"Divide the last kernel by {max(2.0, layer.rms):.2g}, or start it at zero"
-    level = "failure" if layer.rms > _BAD_LOGITS else "warning"
-    return finding(level, "output_scale", found, message, remedy)
 
 
 def update(evidence: Evidence) -> list[Finding]:

@@ -10,11 +10,13 @@ import numpy as np
 
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
+from initjax.auditing._judging.draws import laws_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
+from initjax.auditing._judging.undefined import undefined_gradient, undefined_loss
 from initjax.fans import compute_fans
 from initjax.leaves._copies import copies
 
@@ -25,7 +27,6 @@ _CHANCE = 5.0  # standard deviations of the mean of centered weights
 # weights together have in a square kernel; it then doubles the mean square behind a rectifier.
 _COMMON, _MOSTLY_COMMON = 4.0, 25.0
 _SHOWN_GROUPS = 3
-_KOLMOGOROV = 1.95  # of the largest distance times the root of the sample's size: exceeded by 0.1%
 
 
 def not_finite(evidence: Evidence) -> list[Finding]:
@@ -52,15 +53,10 @@ def not_finite(evidence: Evidence) -> list[Finding]:
         remedy = f"Draw the kernels before it with {recommended(first[0].activation)}"
         return finding("failure", "not_finite", first, message, remedy)
     if not math.isfinite(loss):
-        message = f"The loss is {loss}, although all pre-activations are finite"
-        remedy = "Look for a logarithm of zero, a division by zero or an overflow in the loss"
-        return finding("failure", "not_finite", [], message, remedy)
+        return undefined_loss(evidence)
     lost = [layer for layer in layers if layer.log_gradient == math.inf]
     if lost:
-        message = f"The gradient at {some(names_of(lost))} is infinite or NaN, although the loss is"
-        message += " finite"
-        remedy = "Look for the derivative of a square root, a norm or a quotient at zero"
-        return finding("failure", "not_finite", lost, message, remedy)
+        return undefined_gradient(evidence, lost)
     return []
 
 
@@ -255,27 +251,13 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         " that all units share"
     )
     remedy = f"Draw the kernel with mean zero, such as with {recommended(worst.activation)}"
-    if _uniform_from_zero(evidence.measured.prints[worst.leaves[0]][0]):
-        remedy += (
-            "; these weights look like a draw of uniform(scale), which is U[0, scale): for a"
-            " symmetric draw use random_uniform(-scale, scale)"
-        )
+    laws = laws_of(evidence, worst)
+    if laws and laws[0].law == "uniform from zero":
+        scale = f"{laws[0].high:.2g}"
+        message += f"; they look drawn by uniform({scale}), which is U[0, {scale}) in JAX and not"
+        message += f" U[-{scale}, {scale})"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)
-
-
-def _uniform_from_zero(numbers: np.ndarray) -> bool:
-    """Whether numbers look as if drawn from U[0, a), by a test of Kolmogorov and Smirnov at 0.1%.
-
-    Given the largest, which estimates a, the others are independent and uniform below it.
-    """
-    *others, largest = np.sort(numbers.ravel().astype(np.float64)).tolist()
-    if len(others) < 8 or others[0] < 0 or not largest > 0:
-        return False
-    shares = np.array(others) / largest
-    steps = np.arange(len(others) + 1) / len(others)
-    distance = max((steps[1:] - shares).max(), (shares - steps[:-1]).max())
-    return distance * math.sqrt(len(others)) < _KOLMOGOROV
 
 
 def wrong_fan(evidence: Evidence) -> list[Finding]:

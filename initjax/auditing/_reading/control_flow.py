@@ -126,6 +126,7 @@ def _after_turn(before: Tag, after: Tag) -> Tag:
         data=data,
         batch=before.batch | after.batch,
         sources=before.sources if after.sources == before.sources else frozenset(),
+        affine=before.affine and after.affine,
         signal=None if changed else before.signal,
         lost="loop" if changed else before.lost,
     )

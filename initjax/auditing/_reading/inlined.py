@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from initjax.auditing._reading.expressions import Path, number
-from initjax.auditing._reading.primitives import inner_programs, primitive_of
+from initjax.auditing._reading.primitives import inner_programs, primitive_of, scan_counts
 from initjax.auditing._reading.watches import Place
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)  # a text would hold the whole program
 class Value:
     """One value of a program. Equal only to itself."""
 
@@ -51,7 +51,7 @@ class Value:
         return number(self.constant)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Node:
     """An equation that calls no other program once, or the whole of a loop or a branch."""
 
@@ -106,19 +106,18 @@ def body(node: Node, which: int = 0) -> Graph:
       which: the number of the program: of a branch, or 0 and 1 for test and body of a while loop.
 
     Returns:
-      The graph. An argument counts as depending on what any operand of the node depends on, since a
-      loop may carry it there.
+      The graph. What a loop may carry counts as depending on what any operand of the node depends
+      on; constants and slices of a scan depend on what the operand itself does.
     """
     program = inner_programs(node.eqn)[which]
-    arguments = [
-        Value(
-            var.aval,
-            position=index,
-            parametric=any(operand.parametric for operand in node.operands),
-            data=any(operand.data for operand in node.operands),
-        )
-        for index, var in enumerate(program.jaxpr.invars)
-    ]
+    counts = scan_counts(node.eqn.params) if node.name == "scan" else (0, len(node.operands))
+    arguments = []
+    for index, var in enumerate(program.jaxpr.invars):
+        carried = 0 <= index - counts[0] < counts[1]
+        makers = node.operands if carried else node.operands[index : index + 1]
+        parametric = any(operand.parametric for operand in makers)
+        data = any(operand.data for operand in makers)
+        arguments.append(Value(var.aval, position=index, parametric=parametric, data=data))
     return _graph(program, arguments, (*node.path, which))
 
 

@@ -30,7 +30,49 @@ def broadcast_axes(eqn: Any, axes: Axes) -> Axes:
 
 
 def reshaped_axes(eqn: Any, axes: Axes) -> Axes | None:
-    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    return _reshaped(eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape, axes)
+
+
+def axes_before(eqn: Any, axes: Axes, operand: int = 0) -> Axes | None:
+    """The axes of an operand along which some axes of the result run.
+
+    Args:
+      eqn: an equation that rearranges its first operand, or is elementwise, or joins arrays.
+      axes: of its result.
+      operand: which operand.
+
+    Returns:
+      The axes, without those of size one; None if they are part of an axis, or not known.
+    """
+    name, shape = eqn.primitive.name, eqn.invars[operand].aval.shape
+    if name == "transpose":
+        axes = tuple(eqn.params["permutation"][axis] for axis in axes)
+    elif name == "broadcast_in_dim":
+        targets = list(map(int, eqn.params["broadcast_dimensions"]))
+        axes = tuple(targets.index(axis) for axis in axes if axis in targets)
+    elif name in ("reshape", "squeeze", "expand_dims"):
+        return _reshaped(eqn.outvars[0].aval.shape, shape, axes)
+    elif not shape:
+        return ()
+    elif len(shape) != len(eqn.outvars[0].aval.shape):
+        return None
+    return tuple(axis for axis in axes if shape[axis] > 1)
+
+
+def product_axes_before(eqn: Any, axes: Axes, operand: int) -> Axes:
+    """The axes of an operand of a matrix product along which some axes of the result run."""
+    contracting, batch = eqn.params["dimension_numbers"]
+    ranks = [len(var.aval.shape) for var in eqn.invars]
+    free = [
+        [axis for axis in range(ranks[side]) if axis not in (*contracting[side], *batch[side])]
+        for side in range(2)
+    ]
+    own = [*batch[operand], *((None,) * len(free[0]) if operand else ()), *free[operand]]
+    found = [own[axis] for axis in axes if axis < len(own)]
+    return tuple(axis for axis in found if axis is not None)
+
+
+def _reshaped(before: Axes, after: Axes, axes: Axes) -> Axes | None:
     groups = regrouped(before, after)
     if groups is None:
         return None

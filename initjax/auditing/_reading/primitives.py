@@ -46,6 +46,8 @@ class Primitive(NamedTuple):
     """Whether it is elementwise and its result is proportional to its only operand."""
     arithmetic: Literal["", "sum", "difference", "product", "quotient", "choice"] = ""
     """Which operation it performs on two operands; 'choice' selects one of several by the first."""
+    affine: bool = False
+    """Whether its result is a sum of elements of its operands, or holds some of them."""
     root: bool = False
     """Whether it turns a variance into a standard deviation, or into the reciprocal of one."""
     lost: str = ""
@@ -78,7 +80,7 @@ def _rows(names: str, row: Primitive) -> dict[str, Primitive]:
 
 def _layout(move_axes: MoveAxes, **properties: Any) -> Primitive:
     rule = softmax.moved(move_axes)
-    return Primitive("layout", move_axes=move_axes, softmax=rule, **properties)
+    return Primitive("layout", affine=True, move_axes=move_axes, softmax=rule, **properties)
 
 
 def _softmax_step(rule: SoftmaxRule = softmax.combined, **properties: Any) -> Primitive:
@@ -96,17 +98,17 @@ def _select(which: Any, *cases: Any) -> Any:
 
 PRIMITIVES: dict[str, Primitive] = {
     # Arithmetic
-    "add": _softmax_step(arithmetic="sum", exact=np.add),
-    "add_any": _softmax_step(arithmetic="sum", exact=np.add),
-    "sub": _softmax_step(arithmetic="difference", exact=np.subtract),
+    "add": _softmax_step(arithmetic="sum", affine=True, exact=np.add),
+    "add_any": _softmax_step(arithmetic="sum", affine=True, exact=np.add),
+    "sub": _softmax_step(arithmetic="difference", affine=True, exact=np.subtract),
     "mul": _softmax_step(softmax.multiplied, arithmetic="product", exact=np.multiply),
     "div": _softmax_step(softmax.divided, arithmetic="quotient"),
     "select_n": _softmax_step(arithmetic="choice", exact=_select),
     # Other elementwise functions
-    "convert_element_type": _softmax_step(linear=True, exact=np.asarray),
-    "reduce_precision": _softmax_step(linear=True),
-    "stop_gradient": _softmax_step(linear=True),
-    "neg": Primitive("elementwise", linear=True, exact=np.negative),
+    "convert_element_type": _softmax_step(linear=True, affine=True, exact=np.asarray),
+    "reduce_precision": _softmax_step(linear=True, affine=True),
+    "stop_gradient": _softmax_step(linear=True, affine=True),
+    "neg": Primitive("elementwise", linear=True, affine=True, exact=np.negative),
     "abs": _softmax_step(exact=np.abs),
     "max": _softmax_step(exact=np.maximum),
     "min": _softmax_step(exact=np.minimum),
@@ -144,16 +146,17 @@ PRIMITIVES: dict[str, Primitive] = {
         Primitive("same"),
     ),
     # Reductions and pools
-    "reduce_sum": _reduction(statistic=True, softmax=softmax.summed),
+    "reduce_sum": _reduction(statistic=True, affine=True, softmax=softmax.summed),
     **_rows("reduce_max reduce_min reduce_prod", _reduction(statistic=True)),
     **_rows(
-        "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_and reduce_or"
+        "argmax argmin cumlogsumexp cummax cummin cumprod reduce_and reduce_or"
         " reduce_precision_sum",
         _reduction(),
     ),
+    "cumsum": _reduction(affine=True),
+    "reduce_window_sum": Primitive("other", affine=True, lost="pooling"),
     **_rows(
-        "reduce_window reduce_window_max reduce_window_sum reduce_window_min",
-        Primitive("other", lost="pooling"),
+        "reduce_window reduce_window_max reduce_window_min", Primitive("other", lost="pooling")
     ),
     # Products, lookups and joints
     "dot_general": Primitive("product", product=products.dense, lost="attention"),
@@ -161,7 +164,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "gather": Primitive(
         "other", cuts=True, product=products.embedding, softmax=softmax.moved(layout.unknown_axes)
     ),
-    **_rows("concatenate pad stack", Primitive("other", cuts=True, lost="join")),
+    **_rows("concatenate pad stack", Primitive("other", cuts=True, affine=True, lost="join")),
     # Understood, but theory does not follow the results
     "dynamic_update_slice": Primitive("other", cuts=True),
     **_rows(

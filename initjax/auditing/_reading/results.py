@@ -28,7 +28,24 @@ def result(reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], path
     together = join(tags)
     sources = provenance.sources_after(eqn, row, tags, together.pure, reading.sizes)
     tag = together._replace(signal=None, masked=None, softmax=None, sources=sources, once=True)
-    return _RULES[row.kind](reading, eqn, row, tags, tag, path)
+    affine = together.affine and _keeps_affine(row, tags)
+    return _RULES[row.kind](reading, eqn, row, tags, tag, path)._replace(affine=affine)
+
+
+def _keeps_affine(row: Primitive, tags: Sequence[Tag]) -> bool:
+    """Whether an equation's result is a linear function of what its operands are made from."""
+    behind = [tag.behind_sites for tag in tags]
+    if not any(behind):
+        return True
+    if row.arithmetic == "quotient":
+        return not behind[1]
+    if row.arithmetic == "choice" or row.kind == "layout":  # by the condition, or by indices
+        chosen_by = behind[:1] if row.arithmetic else behind[1:]
+        return not any(chosen_by)
+    if row.arithmetic == "product" or row.kind == "product":
+        one, other = tags
+        return not all(behind) and one.batch.isdisjoint(other.batch)
+    return row.affine
 
 
 def _laid_out(

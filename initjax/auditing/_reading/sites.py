@@ -11,7 +11,10 @@ from collections.abc import Hashable
 
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.tags import Source, Tag
+from initjax.auditing._reading.terms import Losses
 from initjax.auditing._reading.watches import Watch
+
+Loops = tuple[tuple[Path, int | None], ...]
 
 
 @dataclasses.dataclass
@@ -34,7 +37,7 @@ class Site:
     """How many products a unit sums, averaged over positions; padding does not count."""
     fan_out: float
     """How many products an input enters, on average."""
-    loops: tuple[tuple[Path, int | None], ...]
+    loops: Loops
     """The loops around it, outermost first, with their lengths; None for a while loop."""
     backward: frozenset[Path]
     """The loops among them that start with the last slice."""
@@ -123,6 +126,23 @@ class Site:
         return not self.ruled and all(length is not None for _, length in self.loops)
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentionSite:
+    """Where an attention is in a program."""
+
+    path: Path
+    """The equation of its exponentials."""
+    loops: Loops
+    """The loops around it, outermost first, with their lengths; None for a while loop."""
+    query_sites: frozenset[Path]
+    """The layers behind the queries; none for queries that are parameters, and where one layer
+    gives the scores, as in additive attention."""
+    key_sites: frozenset[Path]
+    value_sites: frozenset[Path]
+    head_size: int
+    """How many products a score sums; 0 if it is not a product of queries and keys."""
+
+
 @dataclasses.dataclass
 class Anatomy:
     """What reading a program has found."""
@@ -135,5 +155,9 @@ class Anatomy:
     """The parameters that the results depend on."""
     factors: frozenset[int] = frozenset()
     """The parameters that multiply what sites give, as the scale of a norm does."""
+    losses: Losses = dataclasses.field(default_factory=Losses)
+    """What the loss is made of."""
     watches: dict[Hashable, Watch] = dataclasses.field(default_factory=dict)
     """Values to be measured besides those of sites."""
+    attentions: tuple[AttentionSite, ...] = ()
+    """In the order of execution. Those that can be measured have a watch under their path."""

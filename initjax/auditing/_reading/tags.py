@@ -75,6 +75,8 @@ class Tag(NamedTuple):
     """The sites directly upstream, with no other site between; None is the batch."""
     linear: bool = True
     """Whether it is proportional to the values of `near`."""
+    affine: bool = True
+    """Whether it is a linear function, perhaps with an offset, of the sites of `near` together."""
     statistic: bool = False
     """Whether it is a statistic of `near`, such as a mean."""
     root: bool = False
@@ -116,6 +118,7 @@ def join(tags: Sequence[Tag]) -> Tag:
         sites=union([tag.sites for tag in tags]),
         near=union([tag.near for tag in tags]),
         linear=all([tag.linear for tag in tags]),
+        affine=all([tag.affine for tag in tags]),
         statistic=any([tag.statistic for tag in tags]),
         root=any([tag.root for tag in tags]),
     )

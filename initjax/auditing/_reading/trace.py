@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax.auditing._measuring.attention import watch_of
+from initjax.auditing._reading.attention import attentions
 from initjax.auditing._reading.examples import Ends, ends_of
 from initjax.auditing._reading.inlined import inlined
+from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
@@ -131,6 +134,15 @@ def trace(
         if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
     ]
     anatomy = find(closed, len(arrays), fixed)
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    attended = [(each.site, watch_of(each)) for each in attentions(graph, anatomy.sites)]
+    anatomy = dataclasses.replace(
+        anatomy,
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
+    )
     for site in anatomy.sites.values():
         if not site.size:
             name = " and ".join(names[source.leaf] for source in sorted(site.sources))
@@ -146,7 +158,7 @@ def trace(
         names=names,
         shapes=shapes,
         anatomy=anatomy,
-        ends=ends_of(inlined(closed, len(arrays), fixed), len(arrays)),
+        ends=ends_of(graph, len(arrays)),
         has_batch=bool(inputs),
     )
     return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))

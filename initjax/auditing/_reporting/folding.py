@@ -56,8 +56,8 @@ def fold(rows: Sequence[Row]) -> list[Row]:
     """Folds the rows of three or more blocks that follow each other and are alike.
 
     Blocks are alike if their rows have the same names but for numbers that count up, the same texts
-    and the same levels. Each row of such a block gets the ranges of its numbers. Rows at fault stay
-    as they are, and so does a short table.
+    and the same levels. Each row of such a block gets the ranges of its numbers. Rows at fault
+    stay as they are unless they are equal, and so does a short table.
 
     Args:
       rows: in the order of execution.
@@ -74,7 +74,9 @@ def fold(rows: Sequence[Row]) -> list[Row]:
         size, times = _block(keys, counts, at)
         for first in range(at, at + size):
             mine = rows[first : at + size * times : size]
-            shown += [_merged(mine)] if times > 1 and mine[0].level == "ok" else mine
+            one = _merged(mine)
+            same = one.level == "ok" or all(row.texts[1:] == one.texts[1:] for row in mine)
+            shown += [one] if times > 1 and same else mine
         at += size * times
     return shown
 

@@ -156,6 +156,60 @@ REASONS: dict[Reason | str, str] = {
 """Why predictions restart at a layer, as the report says it."""
 
 
+_CONDENSED = "Giorlandino and Goldt 2026, https://arxiv.org/abs/2505.24333"
+_COLLAPSED = "Dong, Cordonnier and Loukas 2021, https://arxiv.org/abs/2103.03404"
+ATTENTION_COLUMNS: dict[str, Column] = {
+    "keys": Column(
+        "open to a query",
+        "How many keys a query would read at equal scores: all but those that a mask or a position"
+        " bias hides.",
+        "",
+        "",
+    ),
+    "scores": Column(
+        "their stddev",
+        "The standard deviation of the scores of one query over its keys, masks and position biases"
+        " left out.",
+        "about 1 or less; not above limit",
+        _CONDENSED,
+    ),
+    "limit": Column(
+        "for scores",
+        "sqrt(2 ln keys). With scores of a larger stddev, most of the weight is on a few keys.",
+        "",
+        _CONDENSED,
+    ),
+    "reads": Column(
+        "keys with weight",
+        "How many keys a query reads: 1 / (sum of squared weights).",
+        "more than a few",
+        _CONDENSED,
+    ),
+    "reads*": Column("", "The prediction of reads, from scores and keys.", "", _CONDENSED),
+    "entropy": Column(
+        "of weights; 1: even",
+        "The entropy of the weights, relative to that of equal scores.",
+        "",
+        "",
+    ),
+    "cosine": Column(
+        "of two tokens before",
+        "The mean cosine of two tokens of a sequence, as the layer of the keys reads them. Where it"
+        " comes near 1 from block to block, tokens become alike.",
+        "below 0.99",
+        _COLLAPSED,
+    ),
+    "after": Column(
+        "and after attention",
+        "The mean cosine of two tokens of what the attention gives, in one head, before it is added"
+        " to anything.",
+        "",
+        _COLLAPSED,
+    ),
+    "after*": Column("*: predicted", "The prediction of after, from cosine.", "", _CONDENSED),
+}
+
+
 def explained(word: str, primitives: Iterable[str]) -> str:
     """What a word of a report means.
 
@@ -166,8 +220,9 @@ def explained(word: str, primitives: Iterable[str]) -> str:
     Raises:
       ValueError: the report has no such word; the message lists those that it has.
     """
-    if word in COLUMNS:
-        column = COLUMNS[word]
+    columns = COLUMNS | ATTENTION_COLUMNS
+    if word in columns:
+        column = columns[word]
         good = f" Good: {column.good}." if column.good else ""
         more = f" See {column.explained}." if column.explained else ""
         return f"{word} (a column): {column.meaning}{good}{more}"
@@ -190,10 +245,10 @@ def explained(word: str, primitives: Iterable[str]) -> str:
             f"{word} (an operation of JAX): the audit doesn't know what it does to a signal. Where"
             " parameters enter it, their layers aren't measured; behind it, predictions restart."
         )
-    valid = [*COLUMNS, *CAUSES, *REASONS, *names]
+    valid = [*columns, *CAUSES, *REASONS, *names]
     near = difflib.get_close_matches(word, [*valid, *REASONS.values()], 1)
     did_you = f" Did you mean {near[0]!r}?" if near else ""
-    words = {"Columns": COLUMNS, "causes": CAUSES, "where predictions restart": REASONS}
+    words = {"Columns": columns, "causes": CAUSES, "where predictions restart": REASONS}
     words |= {"operations": names}
     listed = [f"{kind}: {', '.join(those)}" for kind, those in words.items() if those]
     raise ValueError(

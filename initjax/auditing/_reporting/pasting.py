@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
@@ -21,6 +23,7 @@ Style = Literal["linen", "nnx", "equinox", "plain"]
 
 _MOST_RULES = 3  # patterns in one call
 _WINDOW = 1.9  # padding makes the fan-in that is measured smaller than that of the window
+_SCALED = 3.0  # the mean square of a weight, by that of some numbers of its parameter
 _RIGHT = 0.1  # a gain this close to what would be drawn needs no draw
 _NAMED_BY_LINEN = re.compile(r"\['[A-Z]\w*_\d+'\]")  # such as Dense_0
 _ITEMS = re.compile(r"(\['[^']*'\]|\[\d+\])*")
@@ -32,7 +35,7 @@ _REDRAWN_IF_UNSUITABLE = frozenset(
     ["saturated", "vanishing", "exploding", "dead", "collapse", "depth"]
 )
 # Remedies that are the same line in every model, by how they begin.
-_LINES = {
+LINES = {
     "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
     "Subtract the targets' mean": "y = (y - y.mean(0)) / y.std(0)",
     "Replace the softmax by a sigmoid": "y = jax.nn.sigmoid(z)  # in place of softmax(z)",
@@ -103,7 +106,7 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         for layer in evidence.layers
         if layer.name in named or (leaves and leaves.issuperset(layer.leaves))
     ]
-    for start, line in _LINES.items():
+    for start, line in LINES.items():
         if finding.remedy.startswith(start):
             return line
     if divided := re.match(r"Divide the input by ([\d.e+-]*\d)", finding.remedy):
@@ -191,9 +194,12 @@ def _redrawn(
     drawn: dict[int, str] = {}
     modules: set[str] = set()
     for layer in layers:
+        if not layer.whole or _is_scaled(layer, evidence):
+            return ""
         for parameter in layer.parameters:
             shape = evidence.traced.shapes[parameter.index].shape
-            axes = _axes(layer, shape, len(parameter.slice), model.style)
+            (source,) = layer.site.sources
+            axes = _axes(layer, shape, layer.site.slices(source), model.style)
             if layer.kind == "embedding":
                 initializer = "initjax.normal(0.02)"
             elif axes is None:
@@ -219,6 +225,14 @@ def _redrawn(
         rules += [(pattern, initializer) for pattern in _patterns(leaves, evidence, before)]
         before |= leaves
     return _initialized(rules, model)
+
+
+def _is_scaled(layer: JudgedLayer, evidence: Evidence) -> bool:
+    """Whether the model multiplies the parameter by a number before it is used."""
+    some = np.concatenate([np.ravel(part) for part in evidence.measured.prints[layer.leaves[0]]])
+    drawn = float(np.square(some, dtype=np.float64).mean())
+    used = layer.weight_square * layer.site.scale**2
+    return drawn > 0 and used > 0 and not 1 / _SCALED < used / drawn < _SCALED
 
 
 def _initialized(rules: Sequence[tuple[str, str]], model: Written) -> str:

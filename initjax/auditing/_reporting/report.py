@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from initjax._extras import require_matplotlib
 from initjax._flattening import described
 from initjax._values import checked_integer
+from initjax.auditing._judging.attention import Attention
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
 from initjax.auditing._judging.layers import Layer
+from initjax.auditing._judging.names import label
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
+from initjax.auditing._reporting.attention import ATTENTION_LEGEND, attention_table
 from initjax.auditing._reporting.glossary import REASONS, explained
 from initjax.auditing._reporting.page import picture, report_page
 from initjax.auditing._reporting.schema import VERSION, plain, plain_layer
@@ -39,6 +42,8 @@ class Report:
     """What is wrong; failures first."""
     unread: tuple[str, ...]
     """Parts of the computation that could not be read, with the parameters that enter there."""
+    attention: tuple[Attention, ...] = ()
+    """The softmax attentions, in the order of execution."""
 
     @property
     def verdict(self) -> Verdict:
@@ -86,9 +91,9 @@ class Report:
 
         Returns:
           A dictionary. 'version' is 1; it counts up if a key goes or changes its meaning. 'verdict'
-          and 'summary' are strings, 'network' is a dictionary, 'findings' and 'layers' are lists of
-          dictionaries, and 'unread' is a list of strings. The README of the audit documents every
-          key.
+          and 'summary' are strings, 'network' is a dictionary, 'findings', 'layers' and 'attention'
+          are lists of dictionaries, and 'unread' is a list of strings. The README of the audit
+          documents every key.
         """
         return {
             "version": VERSION,
@@ -98,6 +103,7 @@ class Report:
             "findings": [plain(finding) for finding in self.findings],
             "layers": [plain_layer(layer) for layer in self.layers],
             "unread": list(self.unread),
+            "attention": [plain(attention) for attention in self.attention],
         }
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Figure:
@@ -144,6 +150,7 @@ class Report:
             [*wrapped(self._verdict(), narrow, rest=""), *wrapped(self._title(), narrow)],
             text.finding_lines(to_do, narrow, 1),
             table_lines(layers_table(self.layers, self._levels()), width, LEGEND),
+            table_lines(attention_table(self.attention, self._marked()), width, ATTENTION_LEGEND),
             [line for remark in remarks for line in wrapped(remark, narrow, rest="")],
             text.finding_lines(others, narrow, 1 + len(to_do)),
         ]
@@ -190,7 +197,21 @@ class Report:
             self._levels(),
             text.remarks(self.network, self.layers, self.unread),
             picture,
+            attention_table(self.attention, self._marked()),
         )
+
+    def _marked(self) -> list[Verdict]:
+        """The level of each attention: that of the findings about attention at its layers."""
+        levels: list[Verdict] = []
+        for attention in self.attention:
+            mine = {attention.name, *map(label, ((each,) for each in attention.parameters))}
+            found: list[Verdict] = [
+                finding.level
+                for finding in self.findings
+                if finding.cause.startswith("attention") and mine & set(finding.layers)
+            ]
+            levels.append(found[0] if found else "ok")
+        return levels
 
     def _levels(self) -> list[Verdict]:
         return [self.level(layer) for layer in self.layers]

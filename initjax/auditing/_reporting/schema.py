@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from initjax.auditing._judging.attention import Attention
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.network import Network
@@ -38,7 +39,14 @@ _TOP = (
     ("network", "object", "numbers of the whole network"),
     ("findings", "list of objects", "what is wrong, failures first"),
     ("layers", "list of objects", "all layers in the order of execution, none folded"),
+    ("attention", "list of objects", "all softmax attentions in the order of execution"),
     ("unread", "list of strings", "parts of the computation that could not be read"),
+)
+_KINDS = (
+    ("network", Network),
+    ("findings[]", Finding),
+    ("layers[]", Layer),
+    ("attention[]", Attention),
 )
 _UNPREDICTED = (
     "in words, why predictions restart from this layer's measured input; empty if its input follows"
@@ -69,7 +77,7 @@ def _plain(value: Any) -> Any:
 def schema_table() -> str:
     """The table of keys in Markdown, as the README has it."""
     rows = [*_TOP]
-    for prefix, kind in (("network", Network), ("findings[]", Finding), ("layers[]", Layer)):
+    for prefix, kind in _KINDS:
         meanings = {**_meanings(kind), "unpredicted": _UNPREDICTED}
         rows += [
             (f"{prefix}.{field.name}", _TYPES[str(field.type)], meanings.get(field.name, ""))

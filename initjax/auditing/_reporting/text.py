@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from initjax.auditing._judging.causes import CAUSES
@@ -22,7 +23,8 @@ MOST_TO_DO = 3  # findings that stand above the table
 HEALTHY = "ok: nothing is wrong"
 _NOTHING_LEARNED = frozenset(["not_finite", "zero", "symmetry", "constant_output"])
 _ABOUT_THE_AUDIT = frozenset(["no_layers", "batch"])
-_SUBJECTS = ("a layer", "a kernel", "a parameter")  # in the meaning of a cause
+# What one name stands for in the meaning of a cause.
+_SUBJECT = re.compile(r"\ba (layer|kernel or a scale|kernel|parameter)\b")
 
 
 # Findings
@@ -50,10 +52,8 @@ def verdict(findings: Sequence[Finding], layers: Sequence[Layer]) -> str:
 def _what(cause: str, names: Sequence[str], things: str) -> str:
     """What is wrong, and where, without numbers; `things` is what names are many of."""
     meaning = CAUSES[cause].meaning
-    if len(names) == 1:
-        for subject in _SUBJECTS:
-            if subject in meaning:
-                return meaning.replace(subject, f"`{names[0]}`", 1)
+    if len(names) == 1 and _SUBJECT.search(meaning):
+        return _SUBJECT.sub(lambda _: f"`{names[0]}`", meaning, count=1)
     if not names:
         return meaning
     where = some(names) if len(names) <= _MOST_NAMED else f"{len(names)} {things}"

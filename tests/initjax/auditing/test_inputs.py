@@ -19,7 +19,7 @@ def params(features):
 
 def loss(p, x, normalize=lambda z: z):
     z = jax.nn.relu(normalize(x @ p[0]))
-    return jnp.square(jax.nn.relu(z @ p[1]) @ p[2] - x[:, :1] / 4).mean()
+    return jnp.square(jax.nn.relu(z @ p[1]) @ p[2] - jnp.sin(x[:, :1])).mean()
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,50 @@ def test_collinear_inputs_are_no_collapse():
     report = initjax.audit(loss, params(1), RNG.uniform(size=(128, 1)).astype(np.float32))
     assert report.findings == ()
     assert report.layers[1].correlation > 0.999
+
+
+def test_small_embeddings_are_named_and_not_the_units_that_they_leave_to_the_biases():
+    def embedded(p, tokens):
+        z = jax.nn.relu(p["table"][tokens].mean(1) @ p["kernels"][0] + p["bias"])
+        return jnp.square(z @ p["kernels"][1] - 1).mean()
+
+    bias = RNG.uniform(-0.1, 0.1, 32)
+    p = {"table": 1e-6 * X, "kernels": params(16)[:2], "bias": bias.astype(np.float32)}
+    (finding,) = initjax.audit(embedded, p, RNG.integers(0, 128, (64, 8))).findings
+    assert finding.cause == "input_scale" and finding.layers == ("table", "kernels/0")
+
+
+def siren_loss(p, x, y):
+    z = jnp.sin(30 * jnp.sin(30 * (x @ p[0])) @ p[1])
+    return jnp.square(z @ p[2] - y).mean()
+
+
+def fourier_loss(p, x, y):
+    z = 2 * jnp.pi * x @ jax.lax.stop_gradient(p[0])
+    features = jnp.concatenate([jnp.sin(z), jnp.cos(z)], axis=-1)
+    return jnp.square(jax.nn.relu(features @ p[1]) @ p[2] - y).mean()
+
+
+def test_a_first_layer_of_sines_must_turn():
+    x = RNG.uniform(-1, 1, (128, 2)).astype(np.float32)
+    y = np.sin(4 * x[:, :1])
+    first, hidden, last = (
+        [initjax.siren(first=first)(key, shape) for key, shape in zip(KEYS, shapes, strict=True)]
+        for first, shapes in [
+            (True, [(2, 32), (32, 32), (32, 1)]),
+            (False, [(2, 32), (32, 32), (32, 1)]),
+            (False, [(2, 32), (64, 32), (32, 1)]),
+        ]
+    )
+    siren = initjax.auditor(siren_loss, hidden, x, y)
+    assert siren([first[0], *hidden[1:]], x, y).findings == ()
+    (finding,) = siren(hidden, x, y).findings
+    assert finding.cause == "first_layer" and "siren(first=True)" in finding.remedy
+    fourier = initjax.auditor(fourier_loss, [hidden[0], *last[1:]], x, y)
+    bands = [jax.random.normal(KEYS[0], (2, 32)) * scale for scale in (1.0, 0.01)]
+    assert [
+        [finding.cause for finding in fourier([band, *last[1:]], x, y).findings] for band in bands
+    ] == [[], ["first_layer"]]
 
 
 def test_a_normalization_over_the_batch_takes_out_scale_and_shift():

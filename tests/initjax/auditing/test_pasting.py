@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import pathlib
 import textwrap
 
 import equinox as eqx
@@ -14,7 +15,8 @@ from flax import nnx
 from flax.core import freeze
 
 import initjax
-from initjax.auditing._reporting.pasting import written
+from initjax.auditing._judging import causes as causes_of_faults
+from initjax.auditing._reporting.pasting import LINES, written
 from initjax.auditing._reporting.wrapping import code_lines
 
 X = jax.random.normal(jax.random.key(1), (64, 12))
@@ -214,6 +216,12 @@ def test_inputs_and_learning_rates():
     code, names = pasted(found, "update", learning_rate=300.0)
     again = initjax.audit(mlp, healthy(), X, optimizer=optax.sgd(names["learning_rate"]))
     assert "update" not in causes(again)
+
+
+def test_remedies_that_have_a_line_are_those_of_checks():
+    folder = pathlib.Path(causes_of_faults.__file__).parent
+    checks = "".join(path.read_text() for path in folder.glob("*.py"))
+    assert all(start in checks for start in LINES)
 
 
 def test_how_a_model_is_written():

@@ -17,11 +17,11 @@ import pytest
 import initjax
 import initjax.auditing
 from initjax import theory
-from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
+from initjax.auditing import Attention, Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.folding import Row, fold, number
-from initjax.auditing._reporting.glossary import COLUMNS, REASONS
+from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS, COLUMNS, REASONS
 from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
@@ -201,7 +201,10 @@ def test_the_readme_documents_every_key_of_to_dict():
     assert schema_table() in (folder / "README.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in schema_table().splitlines()[2:]]
     documented = {key.strip("`"): kind for key, kind, _ in rows}
-    found = report(many(6), FINDINGS, unread=["lu"]).to_dict()
+    numbers = [1.0 for field in dataclasses.fields(Attention) if str(field.type) == "float"]
+    attention = Attention("attention", *numbers, parameters=())
+    audited = report(many(6), FINDINGS, unread=["lu"])
+    found = dataclasses.replace(audited, attention=(attention,)).to_dict()
     shown = {}
     for name, value in found.items():
         shown[name] = value
@@ -382,13 +385,14 @@ def test_the_verdict_is_the_worst_finding():
         ("symmetry", "failure", ["a/b/kernel"],
          "This network won't train: all units of `b` compute the same function."),
         ("zero", "failure", ["a/b/kernel", "a/c/kernel", "other"],
-         "This network won't train: a kernel is zero and lets no gradient through (b, c and"
-         " other)."),
+         f"This network won't train: {CAUSES['zero'].meaning} (b, c and other)."),
+        ("zero", "failure", ["a/c/kernel"],
+         "This network won't train: `c` is zero and lets no gradient through."),
         ("depth", "warning", list("abcd"),
          "This network may train badly: the network is too deep for its signal to get through"
          " (4 places)."),
         ("output_scale", "failure", [],
-         "This network won't train well: the logits are too large."),
+         f"This network won't train well: {CAUSES['output_scale'].meaning}."),
         ("vanishing", "warning", ["a/b/kernel"],
          "This network may train badly: gradients shrink from layer to layer (b)."),
         ("batch", "warning", [],
@@ -458,9 +462,23 @@ def test_blocks_that_differ_in_a_text_are_not_folded():
     assert [row.texts[0] for row in folded] == ["b_0..6 x7", "b_7", "b_8..13 x6"]
 
 
+def test_rows_at_fault_that_are_equal_are_folded():
+    zeros = [Row(f"b_{n}", ("relu", number(compact, 0.0)), "failure") for n in range(14)]
+    assert [row.texts for row in fold(zeros)] == [["b_0..13 x14", "relu", "0"]]
+    assert fold(zeros)[0].level == "failure"
+
+
 def test_every_word_of_a_report_is_explained():
     shown = report([layer("a", unpredicted="sort")], unread=["pallas_call (kernel), which takes a"])
-    for word in (*COLUMNS, *CAUSES, *REASONS, *REASONS.values(), "sort", "pallas_call"):
+    for word in (
+        *COLUMNS,
+        *ATTENTION_COLUMNS,
+        *CAUSES,
+        *REASONS,
+        *REASONS.values(),
+        "sort",
+        "pallas_call",
+    ):
         text = shown.explain(word)
         assert REASONS.get(word, word) in text or word == "batch"
         assert len(text.split()) > 5 and "](" not in text

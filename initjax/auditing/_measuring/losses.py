@@ -1,0 +1,96 @@
+"""Statistics of what a model gives, and of what it is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MOST = 2**20  # numbers of an array that are looked at
+_FEW = 4  # examples of a class
+
+
+def first_rows(name: str, array: Any) -> Any:
+    """The first rows of a large array."""
+    del name
+    if array.ndim == 0 or array.size <= _MOST:
+        return array
+    rows = max(16, _MOST * array.shape[0] // array.size)
+    return array[:rows]
+
+
+def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+    """Statistics of outputs, and of targets if there are any.
+
+    Args:
+      limits: the range that the outputs can have.
+      arrays: 'outputs' and, if known, 'targets' of the same shape or 'labels': one-hot, or the
+        indices of the right classes, last of several for each example.
+      flat: not used.
+    """
+    del flat
+    outputs = arrays["outputs"]
+    xp = outputs.__array_namespace__()
+    outputs = outputs.astype(xp.float32)
+    low, high = limits
+    least = outputs <= low
+    found = {
+        "stddev": outputs.std(),
+        "rms": xp.sqrt(xp.square(outputs).mean()),
+        "least": least.mean(),
+        "dead": least.reshape(-1, outputs.shape[-1] if outputs.ndim > 1 else 1).all(0).mean(),
+    }
+    if "labels" in arrays:
+        found["stuck"] = _stuck(xp, least, arrays["labels"])
+    targets = arrays.get("targets")
+    if targets is None:
+        return found
+    # A column of outputs may stand against a row of targets, by mistake.
+    outputs, targets = xp.broadcast_arrays(outputs, targets.astype(xp.float32))
+    beyond = xp.maximum(low - targets, 0) + xp.maximum(targets - high, 0)
+    scale = xp.maximum(xp.abs(targets).max(), xp.abs(outputs).max())
+    scale = xp.where(scale > 0, scale, 1)  # without it, squares may overflow
+    several = targets.ndim and targets.shape[0] > 1
+    return {
+        **found,
+        "target_mean": targets.mean(),
+        "target_rms": scale * xp.sqrt(xp.square(targets / scale).mean()),
+        "target_least": targets.min(),
+        "target_largest": targets.max(),
+        "spread": (targets / scale).var(axis=0 if several else None).mean(),
+        "error": xp.square((outputs - targets) / scale).mean(),
+        "floor": xp.square(beyond / scale).mean(),
+        "beyond": (beyond > 0).mean(),
+    }
+
+
+def _stuck(xp: Any, least: Any, labels: Any) -> Any:
+    """The largest part, over the classes, of a class's own examples whose logit is the least."""
+    classes = least.shape[-1]
+    rows = least.reshape(-1, classes)
+    if labels.shape == least.shape:
+        own = labels.reshape(-1, classes) == 1
+    else:
+        own = labels[..., -1].reshape(-1, 1) == xp.arange(classes)
+    own = own[: rows.shape[0]]
+    count = own.sum(0)
+    parts = (rows[: own.shape[0]] & own).sum(0) / xp.maximum(count, 1)
+    return xp.where(count >= _FEW, parts, 0).max()
+
+
+def invalid(name: str, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+    """Where an operation is not defined.
+
+    Args:
+      name: of the operation's primitive.
+      arrays: its 'operand'.
+      flat: not used.
+    """
+    del flat
+    operand = arrays["operand"]
+    undefined = {
+        "log": operand <= 0,
+        "log1p": operand <= -1,
+        "sqrt": operand < 0,
+        "rsqrt": operand <= 0,
+        "div": operand == 0,
+    }[name]
+    return {"undefined": undefined.mean(), "zero": (operand == 0).mean()}

@@ -1,0 +1,54 @@
+"""What a loss is made of, as far as it can be read."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from initjax.auditing._reading.expressions import Path
+
+Kind = Literal["cross entropy", "binary cross entropy", "logarithm", "distance"]
+"""A logarithm is that of a number which is clipped, and neither a sigmoid nor a softmax."""
+
+
+class Term(NamedTuple):
+    """One term of a loss: what the model gives there, and what it is compared with."""
+
+    kind: Kind
+    layers: frozenset[Path]
+    """The sites that the outputs are made of, with no other site between."""
+    range: tuple[float, float]
+    """The range that the outputs can have; of a cross entropy, the logits."""
+    bound: str
+    """What limits that range, such as 'tanh'; "" if nothing does."""
+    classes: int
+    """How many classes a cross entropy has."""
+    guess: bool
+    """Whether the loss has the mean of a cross entropy in it: then guessing gives ln(classes)."""
+    given: bool
+    """Whether the targets are given by the batch or drawn, and not computed by another model."""
+    watch: str
+    """The watch of the outputs, and of the targets if there are any."""
+
+
+class Risk(NamedTuple):
+    """An operation of the loss that is not defined for all numbers that may enter it."""
+
+    name: str
+    """Of its primitive."""
+    twice: bool
+    """Whether it is the logarithm of a number that is never positive, such as a logarithm."""
+    layers: frozenset[Path]
+    watch: str
+
+
+class Losses(NamedTuple):
+    """What a loss is made of."""
+
+    terms: tuple[Term, ...] = ()
+    cuts: tuple[str, ...] = ()
+    """What no gradient passes on the way back from the loss: 'softmax over one unit', or the name
+    of a primitive."""
+    risks: tuple[Risk, ...] = ()
+    """In the order of execution."""
+    whole: bool = True
+    """Whether all of it was read, and no part is in a branch, say."""

@@ -1,0 +1,176 @@
+"""What is found between the last layer and the loss."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import initjax
+from initjax.auditing._reading.trace import trace
+
+_OTHERS = ("unused", "vanishing")  # tanh(z / 30) may well be a hidden layer's
+_KEYS = jax.random.split(jax.random.key(0), 6)
+_X = jax.random.normal(_KEYS[0], (64, 8))
+_LABELS = jax.random.randint(_KEYS[1], (64,), 0, 4)
+_ONE_HOT = jax.nn.one_hot(_LABELS, 4)
+_TARGETS = _X[:, 0]
+_PARAMS = {
+    "body": initjax.he_normal()(_KEYS[2], (8, 16)),
+    "classes": initjax.lecun_normal()(_KEYS[3], (16, 4)),
+    "number": initjax.lecun_normal()(_KEYS[4], (16, 1)),
+}
+_int_cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+def _logits(p, x):
+    return jax.nn.relu(x @ p["body"]) @ p["classes"]
+
+
+def _number(p, x):
+    return (jax.nn.relu(x @ p["body"]) @ p["number"])[:, 0]
+
+
+def _entropy(output, before=lambda z: z):
+    """The cross entropy of a function of the logits, by name."""
+    losses = {
+        "integers": lambda z: _int_cross_entropy(z, _LABELS).mean(),
+        "one-hot": lambda z: optax.softmax_cross_entropy(z, _ONE_HOT).mean(),
+        "by hand": lambda z: -jnp.mean(jnp.sum(_ONE_HOT * jnp.log(jax.nn.softmax(z) + 1e-7), -1)),
+        "vmap": lambda z: jax.vmap(lambda z, y: -jax.nn.log_softmax(z)[y])(z, _LABELS).mean(),
+        "binary": lambda z: optax.sigmoid_binary_cross_entropy(z, _ONE_HOT).mean(),
+        "softplus": lambda z: (jax.nn.softplus(z) - _ONE_HOT * z).mean(),
+        "sigmoid by hand": lambda z: (
+            -jnp.mean(
+                _ONE_HOT * jnp.log(jax.nn.sigmoid(z))
+                + (1 - _ONE_HOT) * jnp.log(1 - jax.nn.sigmoid(z))
+            )
+        ),
+    }
+    return lambda p, x: losses[output](before(_logits(p, x)))
+
+
+def _square(before=lambda z: z, targets=_TARGETS):
+    return lambda p, x: jnp.square(before(_number(p, x)) - targets).mean()
+
+
+def _one_unit(p, x):
+    return jax.nn.softmax(_number(p, x)[:, None])[:, 0]
+
+
+def _raw_entropy(p, x, least=-math.inf):
+    z = _logits(p, x)
+    yes, no = jnp.maximum(z, least), jnp.maximum(1 - z, least)
+    return -jnp.mean(_ONE_HOT * jnp.log(yes) + (1 - _ONE_HOT) * jnp.log(no))
+
+
+def _causes(loss_fn, params=_PARAMS):
+    findings = initjax.audit(loss_fn, params, _X).findings
+    return {finding.cause: finding for finding in findings if finding.cause not in _OTHERS}
+
+
+@pytest.mark.parametrize(
+    ("cause", "text", "loss_fn"),
+    [
+        (
+            "constant_output",
+            "a softmax over one unit",
+            lambda p, x: -jnp.log(_one_unit(p, x)).mean() + 1e-3 * jnp.square(p["body"]).sum(),
+        ),
+        (
+            "constant_output",
+            "a softmax over one unit",
+            lambda p, x: jnp.square(_one_unit(p, x) - (_TARGETS > 0)).mean(),
+        ),
+        ("constant_output", "only through round", _square(jnp.round)),
+        ("constant_output", "where relu is flat", _square(lambda z: jax.nn.relu(z - 99))),
+        (
+            "constant_output",
+            "does not change",
+            lambda p, x: jnp.clip(_square()(p, x), 100, 200),
+        ),
+        (
+            "double_softmax",
+            f"below {math.log(1 + 3 / math.e):.4f}",
+            _entropy("integers", jax.nn.softmax),
+        ),
+        ("double_softmax", "a sigmoid again", _entropy("binary", jax.nn.sigmoid)),
+        ("bounded_output", "below 0.3408, and guessing gives 1.386", _entropy("vmap", jnp.tanh)),
+        ("bounded_output", "between 0 and 1", _square(jax.nn.sigmoid, 100 * _TARGETS**2)),
+        ("bounded_output", "above 0, but", _square(jax.nn.relu)),
+        ("bounded_output", "clipped at 1e-07", lambda p, x: _raw_entropy(p, x, 1e-7)),
+        ("target_scale", "mean 1e+03", _square(targets=1000 + _TARGETS)),
+        ("target_scale", "standard deviation 9.9", _square(targets=1e-4 * _TARGETS)),
+        ("output_scale", "before a sigmoid", _entropy("softplus", lambda z: 16 * z)),
+        ("not_finite", "takes the logarithm of what classes gives", _raw_entropy),
+        (
+            "not_finite",
+            "takes a logarithm twice",
+            lambda p, x: -jnp.log(jax.nn.log_softmax(_logits(p, x))).mean(),
+        ),
+        (
+            "not_finite",
+            "a square root at zero",
+            lambda p, x: jnp.linalg.norm(_number(p, x) * 0) + _square()(p, x),
+        ),
+    ],
+)
+def test_a_fault_between_the_last_layer_and_the_loss_is_named(cause, text, loss_fn):
+    found = _causes(loss_fn)
+    assert list(found) == [cause]
+    assert text in found[cause].message
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        *(_entropy(name) for name in ("by hand", "sigmoid by hand", "softplus")),
+        _entropy("integers", jax.nn.log_softmax),
+        _entropy("integers", lambda z: 30 * jnp.tanh(z / 30)),
+        _entropy("integers", lambda z: -jnp.square(z)),
+        _square(jax.nn.sigmoid, (_TARGETS > 0).astype(float)),
+        _square(targets=3.0 * _LABELS),
+        lambda p, x: optax.huber_loss(_number(p, x), 20 + 10 * _TARGETS).mean(),
+        lambda p, x: (
+            jax.nn.softplus(-_number(p, x)).mean() + jax.nn.softplus(_number(p, -x)).mean()
+        ),
+        lambda p, x: jnp.square(jax.nn.relu(x @ p["body"]) @ p["body"].T - x).mean(),
+        lambda p, x: jnp.square(jnp.linalg.norm(_logits(p, x), axis=-1) - 1).mean(),
+    ],
+    ids=range(12),
+)
+def test_losses_without_a_fault_are_healthy(loss_fn):
+    assert not _causes(loss_fn)
+
+
+def _masked(p, x, weights):
+    loss = _int_cross_entropy(_logits(p, x), _LABELS)
+    return (loss * weights).sum() / weights.sum()
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "guess"),
+    [
+        (lambda p, x, w: _entropy("integers")(p, x), True),
+        (lambda p, x, w: _entropy("one-hot")(p, x) + 1e-3 * jnp.square(p["body"]).sum(), True),
+        (_masked, True),
+        (lambda p, x, w: jnp.mean(_int_cross_entropy(_logits(p, x), _LABELS), where=w > 0), True),
+        (lambda p, x, w: (w * _int_cross_entropy(_logits(p, x), _LABELS)).mean(), False),
+        (lambda p, x, w: 64 * _entropy("integers")(p, x), False),
+    ],
+    ids=["integers", "one-hot", "weights", "mask", "advantages", "sum"],
+)
+def test_only_a_mean_cross_entropy_is_compared_with_guessing(loss_fn, guess):
+    traced = trace("audit", loss_fn, _PARAMS, (_X, _TARGETS), False)
+    (term,) = traced.anatomy.losses.terms
+    assert (term.kind, term.classes, term.guess) == ("cross entropy", 4, guess)
+
+
+def test_a_rectifier_on_logits_is_a_fault_if_it_silences_a_class():
+    loss_fn = _entropy("one-hot", jax.nn.relu)
+    assert not _causes(loss_fn)
+    dead = {**_PARAMS, "classes": _PARAMS["classes"].at[:, 1].set(-0.1)}
+    for output in ("one-hot", "integers", "vmap"):
+        found = _causes(_entropy(output, jax.nn.relu), dead)
+        assert "100% of their own examples" in found["bounded_output"].message
