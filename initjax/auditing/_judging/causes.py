@@ -83,6 +83,11 @@ _ROWS = (
         ),
     ),
     Cause("unused", "a parameter does not affect the loss", weights.unused),
+    Cause(
+        "no_gradient",
+        "a parameter affects the loss, but gets no gradient",
+        weights.no_gradient,
+    ),
     Cause("batch", "the batch is too small to measure anything", inputs.batch),
     Cause("sum_loss", "the loss is a sum over the batch", batches.sum_loss, ("update",)),
     Cause(
