@@ -171,7 +171,7 @@ def fix(
         target = _target(method, critical)
         with jax.default_matmul_precision("highest"):  # which is read when a function is traced
             exact = trace("fix", loss_fn, params, batch, has_aux)
-            draft = rescale(draft, exact, inputs, before.layers, method == "units", critical)
+            draft = rescale(draft, exact, inputs, before, method == "units", critical)
     params = traced.whole.unflatten(draft.leaves)
     after = _without_scaled_fans(prepared.report(params, batch), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)

@@ -12,6 +12,7 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
+from initjax.auditing._reporting.report import Report
 
 Reason = Literal[
     "zero",
@@ -58,12 +59,12 @@ REASONS: dict[Reason, str] = {
 _SMALL = 0.05  # of the usual gain, below which a gate is meant to start closed or neutral
 
 
-def reasons(traced: Traced, layers: Sequence[Layer], by_unit: bool) -> dict[Path, Reason]:
+def reasons(traced: Traced, before: Report, by_unit: bool) -> dict[Path, Reason]:
     """The sites that can't or needn't be rescaled, and why.
 
     Args:
       traced: the program.
-      layers: what was measured of it.
+      before: its audit.
       by_unit: whether each unit would be scaled and centered, and not each kernel scaled.
     """
     sites = traced.anatomy.sites
@@ -73,12 +74,19 @@ def reasons(traced: Traced, layers: Sequence[Layer], by_unit: bool) -> dict[Path
     )
     last = next((s.path for s in reversed(sites.values()) if s.softmax), list(sites)[-1])
     ends = {last, *(path for path, site in sites.items() if is_head(site, sites))}
-    small = small_on_purpose(traced, layers)
+    small = small_on_purpose(traced, before.layers)
+    too_large = {
+        parameter.index
+        for finding in before.findings
+        if finding.cause == "output_scale"
+        for parameter in finding.parameters
+    }
     found: dict[Path, Reason] = {}
     for path, site in sites.items():
         if path in again:
             continue
-        reason = _reason(site, uses, path == last, by_unit, path in ends)
+        large = any(source.leaf in too_large for source in site.sources)
+        reason = _reason(site, uses, path == last and not large, by_unit, path in ends)
         beside = site.gates or not site.readers
         if reason is None and beside and any(source.leaf in small for source in site.sources):
             reason = "small"

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from initjax.auditing._judging.layers import Layer
 from initjax.auditing._measuring.rerun import Hook, rerun
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
@@ -23,6 +21,7 @@ from initjax.auditing._repairing.critical import Curve, critical_variance
 from initjax.auditing._repairing.draft import Draft, like, scaled
 from initjax.auditing._repairing.reasons import is_head, reasons, repeats
 from initjax.auditing._repairing.repair import Change
+from initjax.auditing._reporting.report import Report
 
 _LOGITS = 0.45  # standard deviation of logits that adds 0.1 to the initial loss
 _LARGE_LOGITS = 1.0
@@ -33,7 +32,7 @@ def rescale(
     draft: Draft,
     traced: Traced,
     inputs: list[Any],
-    layers: Sequence[Layer],
+    before: Report,
     by_unit: bool,
     critical: bool,
 ) -> Draft:
@@ -43,14 +42,14 @@ def rescale(
       draft: the parameters.
       traced: the program.
       inputs: the arrays that the forward pass is run on.
-      layers: what was measured of the program.
+      before: the audit of the program.
       by_unit: whether to scale each unit, and center it where it has a bias, and not each kernel.
       critical: whether to aim at chi_1 = 1 and not at unit variance.
     """
     import jax
 
     sites = traced.anatomy.sites
-    excluded, again = reasons(traced, layers, by_unit), repeats(sites)
+    excluded, again = reasons(traced, before, by_unit), repeats(sites)
     already_left = {name for name, _ in draft.left}
     branches = sum(
         math.prod(length or 1 for _, length in site.loops)
