@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from initjax.auditing._judging import (
     attending,
+    batches,
     fans,
     first_layer,
     inputs,
@@ -58,6 +59,12 @@ _ROWS = (
         "`initjax.audit`: what counts as a layer",
     ),
     Cause(
+        "batch_coupling",
+        "the loss mixes up the examples of the batch",
+        batches.batch_coupling,
+        ("sum_loss", "bounded_output", "double_softmax", "target_scale", "output_scale"),
+    ),
+    Cause(
         "constant_output",
         "the loss does not change with the outputs, and every gradient is zero",
         outputs.constant_output,
@@ -77,7 +84,13 @@ _ROWS = (
         ),
     ),
     Cause("unused", "a parameter does not affect the loss", weights.unused),
+    Cause(
+        "no_gradient",
+        "a parameter affects the loss, but gets no gradient",
+        weights.no_gradient,
+    ),
     Cause("batch", "the batch is too small to measure anything", inputs.batch),
+    Cause("sum_loss", "the loss is a sum over the batch", batches.sum_loss, ("update",)),
     Cause(
         "zero",
         "a kernel or a scale is zero and lets no gradient through",
