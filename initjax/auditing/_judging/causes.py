@@ -38,7 +38,9 @@ class Cause(NamedTuple):
 
     def explains(self, cause: str) -> bool:
         """Whether another cause follows from this one."""
-        return self.hides == "everything" or cause in self.hides
+        if self.hides == "everything":  # but what the input alone shows, and may have led to it
+            return cause not in ("input_offset", "input_scale")
+        return cause in self.hides
 
 
 def _paper(text: str, number: str) -> str:
