@@ -124,8 +124,17 @@ def _predicted(chain: Chain) -> float:
 
 def _ends(evidence: Evidence) -> Chain:
     """All layers that get a gradient, for networks without a chain, up to a readout that is not
-    small on purpose."""
-    layers = [layer for layer in evidence.layers if math.isfinite(layer.log_gradient)]
+    small on purpose.
+
+    Queries and keys don't count: their gradient is small wherever scores are, which is no fault.
+    """
+    scoring = {layer.path for each in evidence.attention for layer in each.queries}
+    scoring -= {path for each in evidence.attention for path in each.site.value_sites}
+    layers = [
+        layer
+        for layer in evidence.layers
+        if math.isfinite(layer.log_gradient) and layer.path not in scoring
+    ]
     ends = set(names_of(evidence.readouts))
     while len(layers) > 2 and layers[-1].name in ends and _small(layers[-1], layers[:-1]):
         layers.pop()

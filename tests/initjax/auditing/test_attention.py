@@ -311,6 +311,24 @@ def test_only_attention_that_does_harm_is_at_fault(cause, options, gain, remedy,
         assert any("blocks[5]" in line for line in marked)  # in the table of attentions
 
 
+def test_small_scores_are_no_vanishing_gradient(key):
+    names = jax.random.split(key, 7)
+    shapes = {**dict.fromkeys("qkvo", (WIDTH, WIDTH)), "up": (WIDTH, WIDTH), "down": (WIDTH, WIDTH)}
+    params = {
+        name: _normal(key, *shape, gain=0.005 if name in "qkvo" else 1.0)
+        for key, (name, shape) in zip(names, shapes.items(), strict=False)
+    }
+    params["head"] = _normal(names[-1], WIDTH, 1)
+
+    def loss_fn(params, x):
+        x = x + _attend(jax.nn.softmax, params, _rms_norm(x)) @ params["o"]
+        x = x + jax.nn.gelu(_rms_norm(x) @ params["up"]) @ params["down"]
+        return jnp.square(_rms_norm(x).mean(1) @ params["head"] - 1).mean()
+
+    x = jax.random.normal(key, (64, TOKENS, WIDTH))
+    assert initjax.audit(loss_fn, params, x).verdict == "ok"
+
+
 class _Linen(nn.Module):
     @nn.compact
     def __call__(self, x):
