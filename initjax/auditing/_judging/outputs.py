@@ -246,7 +246,10 @@ def output_scale(evidence: Evidence) -> list[Finding]:
     ends = [layer for layer in _ends(evidence) if found and layer.name in found[0].layers]
     # Where the signal has grown before them, the layers that made it grow are at fault.
     grown = any(layer.input_square > _GROWN for layer in ends)
-    return [] if grown and exploding(evidence) else found
+    explained = grown and any(
+        other.level == "failure" or found[0].level == "warning" for other in exploding(evidence)
+    )
+    return [] if explained else found
 
 
 def _large_outputs(evidence: Evidence) -> list[Finding]:
