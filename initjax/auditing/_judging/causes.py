@@ -81,7 +81,7 @@ _ROWS = (
         "zero",
         "a kernel or a scale is zero and lets no gradient through",
         weights.zero,
-        ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
+        ("collapse", "depth"),
         f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",
     ),
     Cause(
@@ -105,6 +105,7 @@ _ROWS = (
         (
             "input_scale",
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
@@ -121,6 +122,7 @@ _ROWS = (
         inputs.input_scale,
         (
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",

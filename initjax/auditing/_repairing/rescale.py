@@ -19,7 +19,7 @@ from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.critical import Curve, critical_variance
 from initjax.auditing._repairing.draft import Draft, like, scaled
-from initjax.auditing._repairing.reasons import is_output, reasons
+from initjax.auditing._repairing.reasons import is_head, reasons, repeats
 from initjax.auditing._repairing.repair import Change
 from initjax.auditing._reporting.report import Report
 
@@ -49,7 +49,7 @@ def rescale(
     import jax
 
     sites = traced.anatomy.sites
-    excluded = reasons(traced, before, by_unit)
+    excluded, again = reasons(traced, before, by_unit), repeats(sites)
     already_left = {name for name, _ in draft.left}
     branches = sum(
         math.prod(length or 1 for _, length in site.loops)
@@ -61,7 +61,7 @@ def rescale(
     chosen: list[Site] = []
     for path, site in sites.items():
         name = _name(traced, site)
-        if name in already_left:
+        if name in already_left or path in again:
             continue
         if path in excluded:
             draft = draft.without_change(name, excluded[path])
@@ -74,7 +74,7 @@ def rescale(
         hooks[site.output] = (
             functools.partial(_rescale_units, site)
             if by_unit
-            else functools.partial(_rescale_kernel, site, branches, is_output(site, sites), curve)
+            else functools.partial(_rescale_kernel, site, branches, is_head(site, sites), curve)
         )
     if not chosen:
         return draft
@@ -145,7 +145,7 @@ def _rescale_kernel(
         aim = jnp.exp(jnp.interp(jnp.log(square), *curve)) ** 0.5
     else:
         aim = jnp.float32(1)
-    if end:  # an output may be small on purpose
+    if end:  # which may be small on purpose
         aim = jnp.minimum(stddev, aim)
     goal = jnp.square(aim / unit)
     # |factor * product + bias|^2 = goal, or without the bias if that alone is larger.
@@ -154,8 +154,9 @@ def _rescale_kernel(
     solved = (jnp.sqrt(jnp.maximum(root, 0)) - covariance) / jnp.where(variance > 0, variance, 1)
     factor = jnp.where(goal > extra, solved, alone)
     factor = jnp.where((variance > 0) & jnp.isfinite(factor) & (factor > 0), factor, 1)
-    rescaled = (factor * product + bias).astype(results[0].dtype)
-    return [rescaled], {"factor": factor, "before": stddev, "after": aim}
+    rescaled = factor * product + bias
+    record = {"factor": factor, "before": stddev, "after": (rescaled / unit).std() * unit}
+    return [rescaled.astype(results[0].dtype)], {**record, "aim": aim}
 
 
 def _rescale_units(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
@@ -195,6 +196,8 @@ def _with_factors(draft: Draft, traced: Traced, site: Site, record: dict[str, An
         draft = draft.without_change(name, "constant")
     if not (before[ran] > 0).any():
         return draft
+    if "aim" in record and (after > 1.01 * np.ravel(record["aim"]))[ran].any():
+        draft = draft.without_change(name, "bias")
     if np.abs(factor - 1).max() < _RIGHT:
         small = site.residual or site.softmax or after[ran[0]] < 0.99
         return draft.without_change(name, "small" if small else "right")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reporting.table import LEGEND, layers_table, legend
+from initjax.auditing._reporting.attention import ATTENTION_LEGEND
+from initjax.auditing._reporting.table import LEGEND, Table, layers_table, legend
 
 if TYPE_CHECKING:
     from initjax._figure import Figure
@@ -35,6 +36,7 @@ def report_page(
     levels: Sequence[str],
     remarks: Sequence[str],
     picture: str = "",
+    attention: Table | None = None,
 ) -> str:
     """A report: its verdict, what to do, the table of its layers, and a picture of them.
 
@@ -46,18 +48,15 @@ def report_page(
       levels: of each layer: 'ok', 'warning' or 'failure'.
       remarks: what is said below the table.
       picture: HTML, which comes last.
+      attention: the table of attentions.
     """
     parts = [headline(findings[0].level if findings else "ok", verdict), paragraph(title)]
     if findings:
         parts.append(f"<ol>{''.join(map(_item, findings))}</ol>")
     if layers:
-        shown = layers_table(layers, levels)
-        marks = [
-            "" if row.level == "ok" else _badge(row.level, mark)
-            for row, mark in zip(shown.rows, shown.marks, strict=True)
-        ]
-        rows = [row.texts for row in shown.rows]
-        parts += [table(shown.header, rows, 2, marks), paragraph(legend(shown, LEGEND))]
+        parts += _shown(layers_table(layers, levels), 2, LEGEND)
+    if attention is not None and attention.rows:
+        parts += _shown(attention, 1, ATTENTION_LEGEND)
     parts += map(paragraph, remarks)
     return "".join([*parts, picture])
 
@@ -77,6 +76,16 @@ def _item(finding: Finding) -> str:
     text = f"{_badge(finding.level, finding.cause)} {escape(finding.message)}"
     code = f'<pre style="{_CODE}">{escape(finding.code)}</pre>' if finding.code else ""
     return f"<li>{text} <b>{escape(finding.remedy)}</b>{code}</li>"
+
+
+def _shown(shown: Table, names: int, explained: Mapping[str, str]) -> list[str]:
+    """A table with marks at rows at fault, and its legend."""
+    marks = [
+        "" if row.level == "ok" else _badge(row.level, mark)
+        for row, mark in zip(shown.rows, shown.marks, strict=True)
+    ]
+    rows = [row.texts for row in shown.rows]
+    return [table(shown.header, rows, names, marks), paragraph(legend(shown, explained))]
 
 
 def headline(verdict: str, title: str) -> str:

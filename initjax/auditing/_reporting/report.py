@@ -197,6 +197,7 @@ class Report:
             self._levels(),
             text.remarks(self.network, self.layers, self.unread),
             picture,
+            attention_table(self.attention, self._marked()),
         )
 
     def _marked(self) -> list[Verdict]:

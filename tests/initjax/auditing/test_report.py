@@ -17,11 +17,11 @@ import pytest
 import initjax
 import initjax.auditing
 from initjax import theory
-from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
+from initjax.auditing import Attention, Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.folding import Row, fold, number
-from initjax.auditing._reporting.glossary import COLUMNS, REASONS
+from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS, COLUMNS, REASONS
 from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
@@ -201,7 +201,10 @@ def test_the_readme_documents_every_key_of_to_dict():
     assert schema_table() in (folder / "README.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in schema_table().splitlines()[2:]]
     documented = {key.strip("`"): kind for key, kind, _ in rows}
-    found = report(many(6), FINDINGS, unread=["lu"]).to_dict()
+    numbers = [1.0 for field in dataclasses.fields(Attention) if str(field.type) == "float"]
+    attention = Attention("attention", *numbers, parameters=())
+    audited = report(many(6), FINDINGS, unread=["lu"])
+    found = dataclasses.replace(audited, attention=(attention,)).to_dict()
     shown = {}
     for name, value in found.items():
         shown[name] = value
@@ -467,7 +470,15 @@ def test_rows_at_fault_that_are_equal_are_folded():
 
 def test_every_word_of_a_report_is_explained():
     shown = report([layer("a", unpredicted="sort")], unread=["pallas_call (kernel), which takes a"])
-    for word in (*COLUMNS, *CAUSES, *REASONS, *REASONS.values(), "sort", "pallas_call"):
+    for word in (
+        *COLUMNS,
+        *ATTENTION_COLUMNS,
+        *CAUSES,
+        *REASONS,
+        *REASONS.values(),
+        "sort",
+        "pallas_call",
+    ):
         text = shown.explain(word)
         assert REASONS.get(word, word) in text or word == "batch"
         assert len(text.split()) > 5 and "](" not in text
