@@ -189,6 +189,7 @@ def bounded_output(evidence: Evidence) -> list[Finding]:
 
 
 def _between(low: float, high: float) -> str:
+    low = 0.0 if 0 < low < 1e-200 else low  # an exponential is never zero
     if math.isfinite(high - low):
         return f"between {low:g} and {high:g}"
     return f"above {low:g}" if math.isfinite(low) else f"below {high:g}"
