@@ -15,7 +15,7 @@ from initjax.auditing._reporting.wrapping import aligned, columns, shortened, wr
 MARKS = {"ok": " ", "warning": "!", "failure": "x"}
 _MOST_ROWS = 40
 _TEXTS = ("layer", "then")  # columns that aren't numbers
-_LONGEST_NAME, _LONGEST_THEN = 18, 12  # for longer ones, no column is left out
+_LONGEST_NAME, _LONGEST_THEN = 22, 12  # for longer ones, no column is left out
 # The columns of a table that are left out first where it is too wide.
 _LEAST_NEEDED = (
     "spread", "z", "grad", "step", "theory", "chi_1", "then", "corr", "dead", "flat",

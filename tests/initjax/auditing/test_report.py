@@ -480,9 +480,13 @@ def test_every_word_of_a_report_is_explained():
         "pallas_call",
     ):
         text = shown.explain(word)
-        assert REASONS.get(word, word) in text or word == "batch"
+        assert REASONS.get(word, word) in text
         assert len(text.split()) > 5 and "](" not in text
     assert "2 before relu" in shown.explain("gain")
+    both = shown.explain("batch").splitlines()
+    assert [text.partition(":")[0] for text in both] == [
+        "batch (a cause)", "the batch (where predictions restart)",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match=r"no 'chi'.* Did you mean 'chi_1'\?.*vanishing.*sort"):
         shown.explain("chi")
     wrong: Any = 3
