@@ -10,8 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from initjax.auditing._judging.findings import Finding
-from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reporting.table import LEGEND, layers_table, legend
+from initjax.auditing._reporting.table import Table, legend
 
 if TYPE_CHECKING:
     from initjax._figure import Figure
@@ -31,33 +30,32 @@ def report_page(
     verdict: str,
     title: str,
     findings: Sequence[Finding],
-    layers: Sequence[Layer],
-    levels: Sequence[str],
+    tables: Iterable[Table],
     remarks: Sequence[str],
     picture: str = "",
 ) -> str:
-    """A report: its verdict, what to do, the table of its layers, and a picture of them.
+    """A report: its verdict, what to do, its tables and a picture.
 
     Args:
       verdict: the headline.
       title: what stands below it.
       findings: failures first.
-      layers: one row each; those that are alike share one.
-      levels: of each layer: 'ok', 'warning' or 'failure'.
-      remarks: what is said below the table.
+      tables: of layers and of attentions.
+      remarks: what is said below the tables.
       picture: HTML, which comes last.
     """
     parts = [headline(findings[0].level if findings else "ok", verdict), paragraph(title)]
     if findings:
         parts.append(f"<ol>{''.join(map(_item, findings))}</ol>")
-    if layers:
-        shown = layers_table(layers, levels)
-        marks = [
-            "" if row.level == "ok" else _badge(row.level, mark)
-            for row, mark in zip(shown.rows, shown.marks, strict=True)
-        ]
-        rows = [row.texts for row in shown.rows]
-        parts += [table(shown.header, rows, 2, marks), paragraph(legend(shown, LEGEND))]
+    for shown in tables:
+        if shown.rows:
+            marks = [
+                "" if row.level == "ok" else _badge(row.level, mark)
+                for row, mark in zip(shown.rows, shown.marks, strict=True)
+            ]
+            names = sum(name in ("then", shown.header[0]) for name in shown.header)
+            rows = [row.texts for row in shown.rows]
+            parts += [table(shown.header, rows, names, marks), paragraph(legend(shown))]
     parts += map(paragraph, remarks)
     return "".join([*parts, picture])
 
