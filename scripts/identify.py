@@ -74,7 +74,7 @@ def identified(draws: Any) -> list[initjax.IdentifiedLeaf]:
 
 def drawn(spec: str, shape: Sequence[int], count: int) -> Any:
     """So many draws of an initializer."""
-    keys = jax.random.split(jax.random.key(0), count)
+    keys = jax.random.split(initjax.named_key(jax.random.key(0), f"{spec} {shape}"), count)
     return jax.vmap(lambda key: initjax.parse(spec)(key, tuple(shape)))(keys)
 
 

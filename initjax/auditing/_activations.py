@@ -116,7 +116,7 @@ def name_of(activation: Expression | None) -> str:
     """
     if not isinstance(activation, Expression):
         return ""
-    if activation == IDENTITY:
+    if bare(activation) == IDENTITY:  # multiplied by a number, or shifted by one
         return "identity"
     mine = _samples(activation).named
     for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits

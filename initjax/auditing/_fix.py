@@ -28,8 +28,24 @@ if TYPE_CHECKING:
 
 Method = Literal["variance", "units", "gradient"]
 
-# Causes that no other weights would remove.
-_NOT_OF_SCALE = frozenset(["unused", "batch"])
+# Causes that no other weights would remove: the model, the loss or the data must change.
+_NOT_OF_WEIGHTS = frozenset(
+    [
+        "unused",
+        "batch",
+        "constant_output",
+        "double_softmax",
+        "bounded_output",
+        "target_scale",
+        "batch_coupling",
+        "sum_loss",
+        "no_activation",
+        "first_layer",
+        "attention_uniform",
+    ]
+)
+# Causes that come first: scales that fit these inputs do not fit inputs of the right scale.
+_OF_INPUT = ("input_scale", "input_offset")
 _WARNINGS: dict[Method, str] = {
     "variance": "",
     "units": (
@@ -138,7 +154,13 @@ def fix(
     if nothing:
         return params, Repair(before, before, (), (), nothing, "")
     method, inputs = method or "variance", flatten(batch)[0]
-    draft = redraw(Draft(tuple(flatten(params)[0])), traced, before, key)
+    draft = Draft(tuple(flatten(params)[0]))
+    redrawn = redraw(draft, traced, before, key)
+    while len(redrawn.changes) > len(draft.changes):  # a cause that these hid may show now
+        draft = redrawn
+        report = prepared.report(traced.whole.unflatten(draft.leaves), batch)
+        redrawn = redraw(draft, traced, report, key)
+    draft = redrawn
     draft = center(draft, traced, before)
     draft = clear_biases(draft, traced, before)
     if method == "gradient":
@@ -149,7 +171,7 @@ def fix(
         target = _target(method, critical)
         with jax.default_matmul_precision("highest"):  # which is read when a function is traced
             exact = trace("fix", loss_fn, params, batch, has_aux)
-            draft = rescale(draft, exact, inputs, before.layers, method == "units", critical)
+            draft = rescale(draft, exact, inputs, before, method == "units", critical)
     params = traced.whole.unflatten(draft.leaves)
     after = _without_scaled_fans(prepared.report(params, batch), draft)
     left = tuple((name, REASONS[reason]) for name, reason in draft.left)
@@ -165,11 +187,19 @@ def _nothing_to_do(before: Report, method: Method | None) -> str:
         return "none: non-finite values can't be rescaled; fix those first"
     if not before.layers:
         return "none: no layer was found, so there is nothing to repair"
-    if method is None and causes <= _NOT_OF_SCALE:
+    if method is not None:
+        return ""
+    for finding in before.findings:
+        if finding.cause in _OF_INPUT:
+            return f"none: the input comes first, then call fix again. {finding.remedy}"
+    if not causes:
         return (
             "none: the audit found nothing to repair, so nothing was changed; name a method to"
             " apply it anyway"
         )
+    if causes <= _NOT_OF_WEIGHTS:
+        remedies = " ".join(dict.fromkeys(finding.remedy for finding in before.findings))
+        return f"none: no other weights would help, so nothing was changed. {remedies}"
     return ""
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from initjax._flattening import flatten
+from initjax._flattening import flatten, no_parameters
+from initjax._values import is_traced
 
 PART = 2**18  # numbers that are looked at together, in a processor's cache
-_HUGE, _TINY = 1e20, 1e-30  # what memory that nothing was written to often holds
+_HUGE, _DECADES = 1e20, 20  # of random bits read as numbers
 
 
-def leaves_of(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree by path; paths that occur twice are numbered."""
+def leaves_of(owner: str, tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by path; paths that occur twice are numbered.
+
+    Raises:
+      TypeError, ValueError: there are none, or JAX traces them; the error names the owner.
+    """
     leaves, structure = flatten(tree)
+    if not leaves:
+        raise no_parameters(owner, tree)
+    if any(map(is_traced, leaves)):
+        raise TypeError(f"{owner}: parameters are traced by JAX; call it outside of jax.jit")
     found: dict[str, Any] = {}
     for name, leaf in zip(structure.names, leaves, strict=True):
         unique, number = name, 2
@@ -37,8 +45,6 @@ def as_array(leaf: Any) -> tuple[np.ndarray | None, str]:
         return None, "a PRNG key"
     try:
         return np.asarray(leaf), ""
-    except jax.errors.TracerArrayConversionError:
-        raise
     except Exception as error:  # deleted, or on devices of other processes
         return None, f"can't be read ({str(error).splitlines()[0][:60]})"
 
@@ -66,7 +72,4 @@ def unwritten(array: np.ndarray) -> bool:
     flat = array.reshape(-1)
     some = np.abs(flat[:: -(-flat.size // PART)].astype(np.float64))
     some = some[some > 0]
-    if not some.size:
-        return False
-    tiny = float((some < _TINY).mean())
-    return bool(some.max() > _HUGE) or (tiny > 0.01 and math.log10(some.max() / some.min()) > 20)
+    return bool(some.size and some.max() > _HUGE and some.max() / some.min() > 10.0**_DECADES)

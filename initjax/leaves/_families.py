@@ -2,7 +2,8 @@ r"""Tests whether numbers were drawn from one of the laws that initializers use.
 
 A law is rejected if its numbers look like this in fewer than one of 2000 cases (`LEVEL`). Three
 kinds of tests share that level: the distance of Kolmogorov and Smirnov, the largest number, and
-whether rows and columns have the same means and mean squares, as those of independent numbers do.
+whether the numbers look independent: rows and columns have the same means and mean squares, and
+neighbors are not correlated.
 
 A scale that is not known is estimated first. Below their largest number, uniform numbers are
 uniform again, so for them the test stays exact; for normal numbers of mean zero, the distance is
@@ -23,7 +24,7 @@ LEVEL = 5e-4  # the share of draws of a law for which it is rejected, and for it
 FEWEST = 32  # numbers from which on a law is tested
 SAMPLE = 2**16  # numbers that are compared with a law
 _BLOCK = 1024  # rows and columns whose means are compared
-_DISTANCE, _LARGEST, _ALIKE = 0.6, 0.2, 0.05  # the shares of the level for each test
+_DISTANCE, _LARGEST, _ALIKE = 0.5, 0.2, 0.05  # the shares of the level for each test
 _LARGEST_DRAWN = {4: 5.0, 2: 2.5}  # standard deviations; JAX's normal numbers end not far beyond
 _CUT, _CUT_STDDEV = 2.0, 0.87962566103423978  # of a truncated normal distribution
 _WITH_A_MEAN = 1.6
@@ -75,12 +76,16 @@ def fits(numbers: Numbers) -> list[Fit]:
     simple = [uniform(numbers), uniform_from_zero(numbers), *normals(numbers)]
     found = [fit for fit in simple if fit is not None]
     x = numbers.sample
-    centered = abs(x.mean()) < _CENTERED * math.sqrt(np.square(x).mean() / len(x))
-    if not found or (len(x) < _MANY and not centered):
+    if not found or (len(x) < _MANY and not _centered(x)):
         found += [fit for fit in _with_offsets(numbers) if fit is not None]
         laws = {fit.law for fit in found}
         found = [fit for fit in found if not laws & {_SPECIAL_CASES.get(fit.law)}]
     return found
+
+
+def _centered(x: np.ndarray) -> bool:
+    """Whether numbers may have mean zero."""
+    return abs(x.mean()) < _CENTERED * math.sqrt(np.square(x).mean() / len(x))
 
 
 def uniform(numbers: Numbers) -> Fit | None:
@@ -144,7 +149,7 @@ def _with_offsets(numbers: Numbers) -> list[Fit | None]:
     x, low, high = numbers.sample, numbers.low, numbers.high
     mean, stddev = float(x.mean()), float(x.std())
     found = [_between(numbers, "uniform off center", x, low, high)]
-    if stddev > 0:
+    if stddev > 0 and not _centered(x):
         found.append(
             _fitted(
                 numbers,
@@ -205,7 +210,7 @@ def _fitted(
     p_value = min(
         kolmogorov(shares, numbers.rounding, factor) / _DISTANCE,
         largest / _LARGEST,
-        *(p / _ALIKE for p in _alike(numbers.block)),
+        *(p / _ALIKE for p in (*_alike(numbers.block), *_uncorrelated(numbers.block))),
         1.0,
     )
     return Fit(law, p_value, stddev, low, high, mean) if p_value >= LEVEL else None
@@ -241,6 +246,21 @@ def _alike(block: np.ndarray) -> list[float]:
             fourth = np.square(np.square(centered)).mean() / variance**2 - 3
             widened = 1 + max(fourth, 0) / (2 * count)
             found.append(_chi_square(scores, others - 1, widened))
+    return found
+
+
+def _uncorrelated(block: np.ndarray) -> list[float]:
+    """How often neighbors, along each axis, are as correlated."""
+    centered = block - block.mean()
+    variance = np.square(centered).mean()
+    found = []
+    for one, other in (
+        (centered[:, :-1], centered[:, 1:]),
+        (centered[:-1], centered[1:]),
+    ):
+        if one.size >= FEWEST and variance > 0:
+            score = float((one * other).sum() / variance / math.sqrt(one.size))
+            found.append(math.erfc(abs(score) / 2**0.5))
     return found
 
 
@@ -281,7 +301,7 @@ def numbers_of(array: np.ndarray) -> Numbers:
         sample = flat[starts + (within * lengths).astype(np.int64)]
     matrix = array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(1, -1)
     rows, columns = (max(1, -(-size // _BLOCK)) for size in matrix.shape)
-    block = matrix[::rows, ::columns] if array.ndim > 1 else np.zeros((1, 1))
+    block = matrix[::rows, ::columns] if array.ndim > 1 else matrix[:, :SAMPLE]
     kind = array.dtype
     return Numbers(
         size=flat.size,

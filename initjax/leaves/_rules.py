@@ -38,9 +38,15 @@ class Rule(NamedTuple):
     scale: float
     """The bound of uniform numbers, the standard deviation of the others."""
     rank: int
-    text: str
-    """The specification, with words for how it counts fans."""
+    name: str
+    """The specification without the arguments that say how it counts fans."""
+    note: str = ""
+    """These in words, unless it counts as for most kernels."""
     by_fans: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} {self.note}".rstrip()
 
 
 class Named(NamedTuple):
@@ -124,7 +130,7 @@ def _rules(law: str, shape: tuple[int, ...], fans: Iterable[int]) -> Iterator[Ru
             seen.add(key)
             spec = f"{name}({', '.join(filter(None, (given, counting)))})"
             text = f"{name}({given})" if given else name
-            yield Rule(spec, scale, rank + more, f"{text} {note}".rstrip(), by_fans=True)
+            yield Rule(spec, scale, rank + more, text, note, by_fans=True)
 
 
 def _counts(shape: tuple[int, ...]) -> Iterator[tuple[int, str, str, float, float]]:

@@ -54,7 +54,8 @@ def structure(array: np.ndarray) -> Structure | None:
     if array.size <= 2:
         return None
     tolerance = 4 * rounding_of(array.dtype)
-    for look in (_patterns, _sequences, _subpixels, _orthogonal, _splines, _directions):
+    looks = (_patterns, _sequences, _subpixels, _orthogonal, _splines, _directions)
+    for look in looks if array.dtype.itemsize > 1 else looks[:1]:
         found = look(array, tolerance)
         if found is not None:
             return found

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from initjax._flattening import no_parameters
 from initjax.leaves._arrays import as_array, broken, leaves_of, parts, unwritten
 from initjax.leaves._table import table
 
@@ -108,10 +107,7 @@ def compare_leaves(before: Any, after: Any) -> Comparison:
       bias    2      unchanged
       kernel  4      changed by 0.01 of its root mean square
     """
-    old, new = leaves_of(before), leaves_of(after)
-    for tree, leaves in ((before, old), (after, new)):
-        if not leaves:
-            raise no_parameters("compare_leaves", tree)
+    old, new = leaves_of("compare_leaves", before), leaves_of("compare_leaves", after)
     both = [path for path in old if path in new]
     gone = [path for path in old if path not in new]
     found = [_compared(path, old[path], new[path]) for path in both]

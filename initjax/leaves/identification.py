@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from initjax._flattening import no_parameters
 from initjax.leaves._arrays import as_array, broken, constant, leaves_of, unwritten
 from initjax.leaves._copies import copies
 from initjax.leaves._families import FEWEST, Fit, fits, numbers_of, rounding_of
@@ -18,6 +17,8 @@ from initjax.leaves._structures import Structure, structure
 from initjax.leaves._table import table
 
 _PRINT = 512  # numbers by which leaves are compared with each other
+_FILLED = 0.9  # the part of rows that aren't zero, from which on the others may be padding
+_SMALL = 0.1  # a ratio of which two digits are told
 _UNSURE = 0.1  # a coincidence that is told
 _MOST_RULES = 3
 _SPECS = {
@@ -126,9 +127,7 @@ def identify(params: Any) -> Identification:
       in/kernel   784x128  he_normal, 1.00 of its scale
       out/kernel  128x10   orthogonal(0.01)
     """
-    leaves = leaves_of(params)
-    if not leaves:
-        raise no_parameters("identify", params)
+    leaves = leaves_of("identify", params)
     arrays = {path: as_array(leaf) for path, leaf in leaves.items()}
     fans = _fans({path: array.shape for path, (array, _) in arrays.items() if array is not None})
     found = [
@@ -190,6 +189,8 @@ def _identified(
         # What is made in one piece of a stack isn't a specification.
         spec, comma, _ = special.spec.partition("), ")
         return told(special.law, text, [spec + (")" if comma else "")])
+    if array.dtype.itemsize == 1:
+        return told("too few numbers", "too coarse to tell: numbers of 8 bits")
     if array.size < FEWEST:
         return told("too few numbers", f"too few numbers to tell: {array.size}")
     return told(**_drawn(array, shape, fans, special))
@@ -200,9 +201,12 @@ def _drawn(
 ) -> dict[str, Any]:
     """What is told of random numbers."""
     inner = array if special is None or special.inner is None else special.inner
+    filled = _without_zeros(inner) if special is None else inner
     outer = "{}" if special is None else special.spec
-    numbers = numbers_of(inner)
+    numbers = numbers_of(filled)
     found = fits(numbers)
+    padded = f"; {len(inner) - len(filled)} of {len(inner)} rows are zero"
+    padded = padded if len(filled) < len(inner) else ""
     if not found:
         text = "no law fits: trained, loaded, or drawn by a law that isn't known"
         zeros = 1 - np.count_nonzero(array) / array.size
@@ -227,7 +231,7 @@ def _drawn(
         return {
             "law": law,
             "laws": [fit.law],
-            "text": texts[0],
+            "text": texts[0] + padded,
             "rules": rules or [outer.format(_spec(fit))],
             "ratio": scale.ratio,
             "coincidence": 0.0 if fixed else scale.coincidence,
@@ -248,14 +252,29 @@ def _drawn(
     }
 
 
+def _without_zeros(array: np.ndarray) -> np.ndarray:
+    """The array without a few rows of zeros, such as that of padding in an embedding."""
+    if array.ndim != 2 or np.count_nonzero(array[:, 0]) == len(array):
+        return array
+    rows = array.any(axis=1)
+    return array[rows] if rows.mean() > _FILLED else array
+
+
 def _one(fit: Fit, scale: Named, outer: str) -> str:
     """The text for a law that is sure."""
     if not scale.rules:
         text = outer.format(_spec(fit))
         if scale.nearest is None:
             return text
-        return f"{text}, {scale.ratio:.2f} of the scale of {scale.nearest.text}"
-    shown = _listed([outer.format(rule.text) for rule in scale.rules], "or")
+        usual = _SMALL < scale.ratio < 100
+        ratio = f"{scale.ratio:.2f}" if usual else f"{scale.ratio:.2g}"
+        return f"{text}, {ratio} of the scale of {scale.nearest.text}"
+    notes = {rule.note for rule in scale.rules}
+    if len(notes) == 1:  # said once
+        names = _listed([outer.format(rule.name) for rule in scale.rules], "or")
+        shown = f"{names} {notes.pop()}".rstrip()
+    else:
+        shown = _listed([outer.format(rule.text) for rule in scale.rules], "or")
     text = f"{shown}, {scale.ratio:.2f} of its scale"
     if scale.coincidence > _UNSURE:
         text += f" (by chance: {scale.coincidence:.0%})"

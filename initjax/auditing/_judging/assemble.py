@@ -27,7 +27,7 @@ from initjax.auditing._judging.predictions import (
 from initjax.auditing._judging.sources import Place, places, stacks
 from initjax.auditing._measuring.passes import Measurements
 from initjax.auditing._measuring.statistics import over_turns
-from initjax.auditing._reading.expressions import IDENTITY, Path
+from initjax.auditing._reading.expressions import IDENTITY, Path, bare
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 
@@ -96,7 +96,7 @@ def _described(
 ) -> JudgedLayer:
     (site, turns, parameters, _, reason), forward, backward, forecast = row
     activation = forecast.expression
-    bends = activation is not None and activation != IDENTITY
+    bends = activation is not None and bare(activation) != IDENTITY
     leaf = parameters[0].index
     samples, units, members = (_count(forward[name]) for name in ("samples", "units", "members"))
     several = samples > 1

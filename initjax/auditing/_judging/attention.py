@@ -184,7 +184,8 @@ def _attention(
 
 def _reads_itself(queries: Sequence[JudgedLayer]) -> bool:
     """Whether queries and keys come from the same tokens."""
-    return len({tuple(tag.sites for tag in layer.site.inputs) for layer in queries}) == 1
+    read = [tuple((tag.sites, tag.batch) for tag in layer.site.inputs) for layer in queries]
+    return len(set(read)) == 1
 
 
 @functools.lru_cache(maxsize=1024)

@@ -81,7 +81,7 @@ _ROWS = (
         "zero",
         "a kernel or a scale is zero and lets no gradient through",
         weights.zero,
-        ("symmetry", "vanishing", "dead", "collapse", "depth", "update"),
+        ("collapse", "depth"),
         f"{_paper('Zhang et al. 2019', '1901.09321')}, for where zeros are right",
     ),
     Cause(
@@ -105,6 +105,7 @@ _ROWS = (
         (
             "input_scale",
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
@@ -121,6 +122,7 @@ _ROWS = (
         inputs.input_scale,
         (
             "branch_scale",
+            "attention_one_hot",
             "saturated",
             "vanishing",
             "exploding",
@@ -197,6 +199,26 @@ _ROWS = (
         _GLOROT,
     ),
     Cause(
+        "double_softmax",
+        "a cross entropy takes probabilities for logits",
+        outputs.double_softmax,
+        ("bounded_output",),
+    ),
+    Cause(
+        "bounded_output",
+        "the outputs can't reach the targets",
+        outputs.bounded_output,
+        ("target_scale",),
+    ),
+    Cause(
+        "target_scale",
+        "the targets are far from unit scale",
+        outputs.target_scale,
+        ("output_scale",),
+        f"{_LECUN}, section 4.3",
+    ),
+    Cause("output_scale", "the outputs are too large", outputs.output_scale),
+    Cause(
         "vanishing",
         "gradients shrink from layer to layer",
         propagation.vanishing,
@@ -207,7 +229,7 @@ _ROWS = (
         "exploding",
         "gradients or signals grow from layer to layer",
         propagation.exploding,
-        ("depth", "output_scale", "update"),
+        ("depth", "update"),
         _DEPTH,
     ),
     Cause(
@@ -231,26 +253,6 @@ _ROWS = (
         (),
         _DEPTH,
     ),
-    Cause(
-        "double_softmax",
-        "a cross entropy takes probabilities for logits",
-        outputs.double_softmax,
-        ("bounded_output",),
-    ),
-    Cause(
-        "bounded_output",
-        "the outputs can't reach the targets",
-        outputs.bounded_output,
-        ("target_scale",),
-    ),
-    Cause(
-        "target_scale",
-        "the targets are far from unit scale",
-        outputs.target_scale,
-        ("output_scale",),
-        f"{_LECUN}, section 4.3",
-    ),
-    Cause("output_scale", "the outputs are too large", outputs.output_scale),
     Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
 )
 CAUSES: dict[str, Cause] = {row.name: row for row in _ROWS}

@@ -121,6 +121,31 @@ def input_scale(evidence: Evidence) -> list[Finding]:
         message = f"The input of {some(names_of(small))} has root mean square {rms:.2g};"
         message += " initializers expect about 1"
         return finding("warning", "input_scale", small, message, f"Divide the input by {rms:.3g}")
+    return _small_embeddings(evidence)
+
+
+def outweighed(layer: JudgedLayer, evidence: Evidence) -> tuple[JudgedLayer, ...]:
+    """The embeddings that are so small that a layer's biases outweigh what it makes of them."""
+    near = {path for tag in layer.site.inputs for path in tag.near}
+    tables = tuple(
+        other for other in evidence.layers if other.kind == "embedding" and other.path in near
+    )
+    small = layer.input_square < _SMALL_INPUT and layer.bias_variance > layer.rms**2 / 2
+    return tables if small and near == {table.path for table in tables} else ()
+
+
+def _small_embeddings(evidence: Evidence) -> list[Finding]:
+    """Embeddings without which half of the units behind them are always on, and half always off."""
+    for layer in evidence.layers:
+        tables = outweighed(layer, evidence) if layer.dead > 0 else ()
+        if tables:
+            rms = math.sqrt(layer.input_square)
+            message = (
+                f"What {layer.name} gets from the embeddings {some(names_of(tables))} has root mean"
+                f" square {rms:.2g}, so its biases outweigh it; initializers expect about 1"
+            )
+            remedy = f"Draw the embeddings {1 / rms if rms else math.inf:.2g} times as large"
+            return finding("warning", "input_scale", [*tables, layer], message, remedy)
     return []
 
 

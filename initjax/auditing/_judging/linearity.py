@@ -20,24 +20,29 @@ def no_activation(evidence: Evidence) -> list[Finding]:
     layers = [layer for layer in evidence.layers if layer.kind != "embedding"]
     ends = [layer for layer in layers if layer in evidence.readouts]
     hidden = [layer for layer in layers if layer not in ends]
-    if not hidden or not ends or evidence.traced.anatomy.unread:
+    # Several outputs may be multiplied with each other, as in an attention at the end.
+    if not hidden or len(ends) != 1 or evidence.traced.anatomy.unread:
         return []
     if not all(layer.whole and layer.uses == 1 for layer in layers):
         return []
     if not all(tag.affine for layer in layers for tag in layer.site.inputs):
         return []
-    if min(layer.site.size for layer in hidden) < _rank(layers, ends):
+    if min(layer.site.size for layer in hidden) < _rank(layers, ends[0]):
         return []
     message = (
         f"No activation follows {some(names_of(hidden))}, so the whole network is a linear function"
-        f" of its input, which {some(names_of(ends))} could compute alone"
+        f" of its input, which {ends[0].name} could compute alone"
     )
     remedy = f"Apply an activation, such as relu, to the output of {some(names_of(hidden))}"
     return finding("warning", "no_activation", hidden, message, remedy)
 
 
-def _rank(layers: Sequence[JudgedLayer], ends: Sequence[JudgedLayer]) -> float:
-    """The largest rank that a linear function from the input to the outputs can have."""
-    entering = [layer for layer in layers if layer.site.reads_batch]
-    inputs = sum(layer.site.size * layer.fan_in / layer.fan_out for layer in entering)
-    return min(inputs, sum(layer.site.size for layer in ends)) if entering else 0
+def _rank(layers: Sequence[JudgedLayer], end: JudgedLayer) -> float:
+    """The largest rank that a linear function from the input to the output can have."""
+    paths = {layer.path for layer in layers}
+    inputs = sum(
+        layer.site.size * layer.fan_in / layer.fan_out
+        for layer in layers
+        if all(paths.isdisjoint(tag.near) for tag in layer.site.inputs)  # the first
+    )
+    return min(inputs, end.site.size)

@@ -11,6 +11,7 @@ from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.propagation import exploding
 from initjax.auditing._reading.terms import Term
 
 _LOGITS, _BAD_LOGITS = 3.0, 10.0  # root mean square
@@ -20,6 +21,7 @@ _CLASS_FLOOR = 0.1  # of the loss of guessing, below which a cross entropy can't
 # has to get rid of it, and regressions with Adam then spend their first thousand steps on it.
 _DISTANCE, _BAD_DISTANCE = 300.0, 1e4
 _TARGETS, _BAD_TARGETS = 100.0, 1000.0  # root mean square, from which SGD with usual steps diverges
+_GROWN = 25.0  # mean square of the last layer's input
 _STUCK = 0.97  # of a class's own examples; trained networks then never learn that class
 _CLIPPED = 0.25  # of the outputs
 _SATURATED = 17.0  # rounds a sigmoid to 1 in float32
@@ -239,7 +241,15 @@ def _outputs_are_off(found: dict[str, Any]) -> bool:
 
 
 def output_scale(evidence: Evidence) -> list[Finding]:
-    """Outputs that are far too large: logits that are sure of wrong answers."""
+    """Outputs that are far too large, such as logits that are sure of wrong answers."""
+    found = _large_outputs(evidence)
+    ends = [layer for layer in _ends(evidence) if found and layer.name in found[0].layers]
+    # Where the signal has grown before them, the layers that made it grow are at fault.
+    grown = any(layer.input_square > _GROWN for layer in ends)
+    return [] if grown and exploding(evidence) else found
+
+
+def _large_outputs(evidence: Evidence) -> list[Finding]:
     found = [layer for layer in evidence.layers if layer.logits and layer.rms > _LOGITS]
     if found:
         layer, network = found[-1], evidence.network

@@ -12,6 +12,8 @@ from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import blocked
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
+from initjax.auditing._judging.graph import layers_after
+from initjax.auditing._judging.inputs import outweighed
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 
@@ -67,7 +69,20 @@ def saturated(evidence: Evidence) -> list[Finding]:
 
 def dead(evidence: Evidence) -> list[Finding]:
     """Units that are flat on the whole batch, beyond what chance explains."""
-    found = [layer for layer in evidence.layers if _excess(layer) > _DEAD]
+    layers = evidence.layers
+    behind_zeros = {  # which get the same input from all examples
+        other.row
+        for layer in layers
+        if layer.weight_least == 0
+        for other in (layer, *layers_after(layer, layers))
+    }
+    found = [
+        layer
+        for layer in layers
+        if _excess(layer) > _DEAD
+        and layer.row not in behind_zeros
+        and not outweighed(layer, evidence)
+    ]
     if not found:
         return blocked(evidence, "dead")
     worst = max(found, key=_excess)

@@ -10,7 +10,7 @@ import numpy as np
 
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
-from initjax.auditing._judging.draws import law_of
+from initjax.auditing._judging.draws import laws_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
@@ -251,12 +251,11 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         " that all units share"
     )
     remedy = f"Draw the kernel with mean zero, such as with {recommended(worst.activation)}"
-    law = law_of(evidence, worst)
-    if law is not None and law.law == "uniform from zero":
-        remedy += (
-            "; these weights look like a draw of uniform(scale), which is U[0, scale): for a"
-            " symmetric draw use random_uniform(-scale, scale)"
-        )
+    laws = laws_of(evidence, worst)
+    if laws and laws[0].law == "uniform from zero":
+        scale = f"{laws[0].high:.2g}"
+        message += f"; they look drawn by uniform({scale}), which is U[0, {scale}) in JAX and not"
+        message += f" U[-{scale}, {scale})"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)
 

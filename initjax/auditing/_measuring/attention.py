@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._reading.attention import Found
 from initjax.auditing._reading.inlined import place_of
 from initjax.auditing._reading.layout import Axes
@@ -72,7 +73,10 @@ def _strides(shape: tuple[int, ...], kept: Axes) -> tuple[int, ...]:
 
 
 def _sampled(strides: dict[str, tuple[int, ...]], name: str, array: Any) -> Any:
-    return array[tuple(slice(None, None, stride) for stride in strides[name])]
+    steps = tuple(slice(None, None, stride) for stride in strides[name])
+    if all(stride == 1 for stride in strides[name]):
+        return array
+    return automatic(lambda array: array[steps])(array)
 
 
 def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:

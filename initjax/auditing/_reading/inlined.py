@@ -18,7 +18,7 @@ from initjax.auditing._reading.primitives import inner_programs, primitive_of, s
 from initjax.auditing._reading.watches import Place
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)  # a text would hold the whole program
 class Value:
     """One value of a program. Equal only to itself."""
 
@@ -51,7 +51,7 @@ class Value:
         return number(self.constant)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Node:
     """An equation that calls no other program once, or the whole of a loop or a branch."""
 

@@ -31,7 +31,10 @@ class Draft:
     def with_change(self, index: int, leaf: Any, change: Change) -> Draft:
         """The draft with another value for one parameter."""
         leaves = (*self.leaves[:index], leaf, *self.leaves[index + 1 :])
-        return dataclasses.replace(self, leaves=leaves, changes=(*self.changes, change))
+        changes = {each.name: each for each in self.changes}
+        earlier = changes.get(change.name)
+        changes[change.name] = change if earlier is None else earlier.then(change)
+        return dataclasses.replace(self, leaves=leaves, changes=tuple(changes.values()))
 
     def without_change(self, name: str, reason: Reason) -> Draft:
         """The draft with the reason why a parameter is left unchanged."""

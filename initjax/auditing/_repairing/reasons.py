@@ -12,6 +12,7 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
+from initjax.auditing._reporting.report import Report
 
 Reason = Literal[
     "zero",
@@ -28,6 +29,7 @@ Reason = Literal[
     "layout",
     "not_run",
     "constant",
+    "bias",
     "small",
     "right",
 ]
@@ -47,6 +49,7 @@ REASONS: dict[Reason, str] = {
     "layout": "its units can't be found in the parameter's own layout",
     "not_run": "did not run on this batch, or not in every iteration of its loop",
     "constant": "its output is constant, so no factor can give it a variance",
+    "bias": "its bias alone varies more than the target; start the bias at zero",
     "small": "already small enough",
     "right": "already right",
 }
@@ -56,23 +59,36 @@ REASONS: dict[Reason, str] = {
 _SMALL = 0.05  # of the usual gain, below which a gate is meant to start closed or neutral
 
 
-def reasons(traced: Traced, layers: Sequence[Layer], by_unit: bool) -> dict[Path, Reason]:
+def reasons(traced: Traced, before: Report, by_unit: bool) -> dict[Path, Reason]:
     """The sites that can't or needn't be rescaled, and why.
 
     Args:
       traced: the program.
-      layers: what was measured of it.
+      before: its audit.
       by_unit: whether each unit would be scaled and centered, and not each kernel scaled.
     """
     sites = traced.anatomy.sites
-    uses = collections.Counter(s.leaf for site in sites.values() for s in site.sources)
+    again = repeats(sites)
+    uses = collections.Counter(
+        source.leaf for path, site in sites.items() if path not in again for source in site.sources
+    )
     last = next((s.path for s in reversed(sites.values()) if s.softmax), list(sites)[-1])
-    ends = {last, *(path for path, site in sites.items() if is_output(site, sites))}
-    small = small_on_purpose(traced, layers)
+    ends = {last, *(path for path, site in sites.items() if is_head(site, sites))}
+    small = small_on_purpose(traced, before.layers)
+    too_large = {
+        parameter.index
+        for finding in before.findings
+        if finding.cause == "output_scale"
+        for parameter in finding.parameters
+    }
     found: dict[Path, Reason] = {}
     for path, site in sites.items():
-        reason = _reason(site, uses, path == last, by_unit, path in ends)
-        if reason is None and site.gates and any(source.leaf in small for source in site.sources):
+        if path in again:
+            continue
+        large = any(source.leaf in too_large for source in site.sources)
+        reason = _reason(site, uses, path == last and not large, by_unit, path in ends)
+        beside = site.gates or not site.readers
+        if reason is None and beside and any(source.leaf in small for source in site.sources):
             reason = "small"
         if reason is not None:
             found[path] = reason
@@ -86,8 +102,41 @@ def is_output(site: Site, sites: dict[Path, Site]) -> bool:
     )
 
 
+_NARROW = 4  # times fewer units than inputs
+
+
+def is_head(site: Site, sites: dict[Path, Site]) -> bool:
+    """Whether a site may be small on purpose: an output, or a few units that no other site reads
+    through an activation, as those of a router, a policy or a box."""
+    few = not site.readers and site.fan_out * _NARROW <= site.fan_in
+    return is_output(site, sites) or few
+
+
+def repeats(sites: dict[Path, Site]) -> frozenset[Path]:
+    """The later uses of shared kernels on which no other layer depends, as where a loss has
+    derivatives of the network: the first use alone tells their scale."""
+    first: dict[int, Path] = {}
+    later: dict[int, set[Path]] = collections.defaultdict(set)
+    for path, site in sites.items():
+        for source in site.sources:
+            if first.setdefault(source.leaf, path) != path:
+                later[source.leaf].add(path)
+    every = set().union(*later.values()) if later else set()
+    fed = set().union(
+        *(tag.sites for path, site in sites.items() if path not in every for tag in site.inputs)
+    )
+    alone = [paths for leaf, paths in later.items() if not paths & fed]
+    return frozenset(
+        path
+        for paths in alone
+        for path in paths
+        if not any(sites[other].loops for other in paths) and len(sites[path].sources) == 1
+    )
+
+
 def small_on_purpose(traced: Traced, layers: Sequence[Layer]) -> frozenset[int]:
-    """The kernels of outputs, gates and ends of branches that are far smaller than others.
+    """The kernels of outputs, gates, ends of branches and others that no layer reads directly, if
+    they are far smaller than the rest.
 
     Args:
       traced: the program.
@@ -97,7 +146,7 @@ def small_on_purpose(traced: Traced, layers: Sequence[Layer]) -> frozenset[int]:
     ends = {
         source.leaf
         for site in sites.values()
-        if site.gates or site.added or is_output(site, sites)
+        if site.gates or site.added or not site.readers or is_output(site, sites)
         for source in site.sources
     }
     gains = [layer.weight_variance for layer in layers if layer.kind != "embedding"]

@@ -21,6 +21,7 @@ from initjax.leaves._copies import copies
 if TYPE_CHECKING:
     import jax
 
+_MANY = 0.25  # dead units, which no finding may name where another cause comes first
 _KILLING = 0.5  # variance of biases that is too much next to pre-activations of variance one
 
 
@@ -79,7 +80,7 @@ def clear_biases(draft: Draft, traced: Traced, report: Report) -> Draft:
     """Sets biases to zero that outweigh their inputs in layers with dead units."""
     dead = {name for f in report.findings if f.cause == "dead" for name in f.layers}
     for layer in report.layers:
-        if layer.name not in dead:
+        if layer.name not in dead and not (layer.dead or 0) > _MANY:
             continue
         sources = _site(traced, layer).bias_sources
         if [source.how for source in sources] != ["whole"]:

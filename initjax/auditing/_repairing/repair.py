@@ -34,6 +34,10 @@ class Change:
     """The numbers it was multiplied by: one, or one per slice of a stacked parameter. Empty if it
     was redrawn, centered, set to zero or scaled unit by unit."""
 
+    def then(self, later: Change) -> Change:
+        """Both changes of the same parameter, as one."""
+        return Change(self.name, f"{self}; then {later}", ())
+
     def __str__(self) -> str:
         factors = [f"{factor:.4g}" for factor in self.factors[:_MOST_FACTORS]]
         factors += ["..."] * (len(self.factors) > _MOST_FACTORS)
@@ -52,7 +56,7 @@ class Repair:
     after: Report
     """The audit of the repaired parameters."""
     changes: tuple[Change, ...]
-    """What was changed, in the order of the work; a parameter may appear twice."""
+    """What was changed, in the order of the work; each parameter appears once."""
     left: tuple[tuple[str, str], ...]
     """The parameters that were left unchanged, at least in part: pairs of a name and a reason."""
     target: str

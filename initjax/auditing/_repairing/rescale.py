@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from initjax.auditing._judging.layers import Layer
 from initjax.auditing._measuring.rerun import Hook, rerun
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.critical import Curve, critical_variance
 from initjax.auditing._repairing.draft import Draft, like, scaled
-from initjax.auditing._repairing.reasons import is_output, reasons
+from initjax.auditing._repairing.reasons import is_head, reasons, repeats
 from initjax.auditing._repairing.repair import Change
+from initjax.auditing._reporting.report import Report
 
 _LOGITS = 0.45  # standard deviation of logits that adds 0.1 to the initial loss
 _LARGE_LOGITS = 1.0
@@ -33,7 +32,7 @@ def rescale(
     draft: Draft,
     traced: Traced,
     inputs: list[Any],
-    layers: Sequence[Layer],
+    before: Report,
     by_unit: bool,
     critical: bool,
 ) -> Draft:
@@ -43,14 +42,14 @@ def rescale(
       draft: the parameters.
       traced: the program.
       inputs: the arrays that the forward pass is run on.
-      layers: what was measured of the program.
+      before: the audit of the program.
       by_unit: whether to scale each unit, and center it where it has a bias, and not each kernel.
       critical: whether to aim at chi_1 = 1 and not at unit variance.
     """
     import jax
 
     sites = traced.anatomy.sites
-    excluded = reasons(traced, layers, by_unit)
+    excluded, again = reasons(traced, before, by_unit), repeats(sites)
     already_left = {name for name, _ in draft.left}
     branches = sum(
         math.prod(length or 1 for _, length in site.loops)
@@ -62,7 +61,7 @@ def rescale(
     chosen: list[Site] = []
     for path, site in sites.items():
         name = _name(traced, site)
-        if name in already_left:
+        if name in already_left or path in again:
             continue
         if path in excluded:
             draft = draft.without_change(name, excluded[path])
@@ -75,7 +74,7 @@ def rescale(
         hooks[site.output] = (
             functools.partial(_rescale_units, site)
             if by_unit
-            else functools.partial(_rescale_kernel, site, branches, is_output(site, sites), curve)
+            else functools.partial(_rescale_kernel, site, branches, is_head(site, sites), curve)
         )
     if not chosen:
         return draft
@@ -146,7 +145,7 @@ def _rescale_kernel(
         aim = jnp.exp(jnp.interp(jnp.log(square), *curve)) ** 0.5
     else:
         aim = jnp.float32(1)
-    if end:  # an output may be small on purpose
+    if end:  # which may be small on purpose
         aim = jnp.minimum(stddev, aim)
     goal = jnp.square(aim / unit)
     # |factor * product + bias|^2 = goal, or without the bias if that alone is larger.
@@ -155,8 +154,9 @@ def _rescale_kernel(
     solved = (jnp.sqrt(jnp.maximum(root, 0)) - covariance) / jnp.where(variance > 0, variance, 1)
     factor = jnp.where(goal > extra, solved, alone)
     factor = jnp.where((variance > 0) & jnp.isfinite(factor) & (factor > 0), factor, 1)
-    rescaled = (factor * product + bias).astype(results[0].dtype)
-    return [rescaled], {"factor": factor, "before": stddev, "after": aim}
+    rescaled = factor * product + bias
+    record = {"factor": factor, "before": stddev, "after": (rescaled / unit).std() * unit}
+    return [rescaled.astype(results[0].dtype)], {**record, "aim": aim}
 
 
 def _rescale_units(site: Site, operands: list, results: list, slot: Any) -> tuple[list, Any]:
@@ -196,6 +196,8 @@ def _with_factors(draft: Draft, traced: Traced, site: Site, record: dict[str, An
         draft = draft.without_change(name, "constant")
     if not (before[ran] > 0).any():
         return draft
+    if "aim" in record and (after > 1.01 * np.ravel(record["aim"]))[ran].any():
+        draft = draft.without_change(name, "bias")
     if np.abs(factor - 1).max() < _RIGHT:
         small = site.residual or site.softmax or after[ran[0]] < 0.99
         return draft.without_change(name, "small" if small else "right")

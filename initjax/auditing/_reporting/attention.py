@@ -40,7 +40,7 @@ def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> T
         )
         for attention, name, level in zip(attentions, _short(attentions), levels, strict=True)
     ]
-    legend = {name: ATTENTION_COLUMNS[name].legend for name in header}
+    legend = {name: column.legend for name, column in ATTENTION_COLUMNS.items()}
     return Table(header, fold(rows), legend)
 
 

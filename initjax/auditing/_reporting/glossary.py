@@ -159,7 +159,6 @@ REASONS: dict[Reason | str, str] = {
 _CONDENSED = "Giorlandino and Goldt 2026, https://arxiv.org/abs/2505.24333"
 _COLLAPSED = "Dong, Cordonnier and Loukas 2021, https://arxiv.org/abs/2103.03404"
 ATTENTION_COLUMNS: dict[str, Column] = {
-    "attention": Column("", "What the paths of its layers have in common.", "", ""),
     "keys": Column(
         "open to a query",
         "How many keys a query would read at equal scores: all but those that a mask or a position"

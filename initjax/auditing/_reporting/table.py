@@ -28,7 +28,7 @@ class Table(NamedTuple):
     header: list[str]
     rows: list[Row]
     legend: Mapping[str, str]
-    """A few words about each column; empty where it needs none."""
+    """A few words about each column that needs them."""
 
     @property
     def marks(self) -> list[str]:
@@ -137,7 +137,7 @@ def table_lines(table: Table, width: int) -> list[str]:
 def legend(table: Table, shown: Collection[str] | None = None) -> str:
     """A few words about each column that is shown; None stands for all."""
     names = [name for name in table.header if shown is None or name in shown]
-    parts = [f"{name}: {table.legend[name]}" for name in names if table.legend[name]]
+    parts = [f"{name}: {table.legend[name]}" for name in names if table.legend.get(name)]
     folded = any(row.layers > 1 for row in table.rows)
     return "; ".join([*parts, *["a..b: smallest to largest"] * folded])
 

@@ -1,6 +1,7 @@
 """Attention in an audit: what is recognized, what is measured, and what is judged."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -179,7 +180,7 @@ def test_attention_is_recognized_however_it_is_written(name, key):
     assert keys == ({"k", "q"} if name == "additive" else {"k"})
     assert found.tokens is not None
     assert found.tokens.value.shape[-1] == WIDTH  # what the layer of the keys reads
-    biased = name in ("causal", "ALiBi", "capped", "masked later")
+    biased = name in ("causal", "ALiBi", "capped", "masked later", "RoPE and QK normalization")
     assert (found.content is not found.scores) == biased
 
 
@@ -301,15 +302,12 @@ def test_attention_of_flax_and_equinox_is_read(key):
     module = nnx.MultiHeadAttention(
         num_heads=HEADS, in_features=WIDTH, decode=False, rngs=nnx.Rngs(0)
     )
-    models = [
-        (lambda params, x: jnp.square(linen.apply(params, x)).mean(), linen.init(key, x)),
-        (lambda model, x: jnp.square(model(x)).mean(), module),
-        (
-            lambda model, x: jnp.square(model(x)).mean(),
-            _Equinox(eqx.nn.MultiheadAttention(HEADS, WIDTH, key=key)),
-        ),
+    models: list[tuple[Any, Any]] = [
+        (linen.apply, linen.init(key, x)),
+        (lambda model, x: model(x), module),
+        (lambda model, x: model(x), _Equinox(eqx.nn.MultiheadAttention(HEADS, WIDTH, key=key))),
     ]
-    for loss_fn, params in models:
-        ((found, queries, keys),) = _found(loss_fn, params, x)
+    for mix, params in models:
+        ((found, queries, keys),) = _found(_loss_of(mix), params, x)
         assert found.tokens is not None and found.tokens.value.shape == x.shape
         assert "query" in queries.pop() and "key" in keys.pop()

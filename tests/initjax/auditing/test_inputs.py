@@ -19,7 +19,7 @@ def params(features):
 
 def loss(p, x, normalize=lambda z: z):
     z = jax.nn.relu(normalize(x @ p[0]))
-    return jnp.square(jax.nn.relu(z @ p[1]) @ p[2] - x[:, :1] / 4).mean()
+    return jnp.square(jax.nn.relu(z @ p[1]) @ p[2] - jnp.sin(x[:, :1])).mean()
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,17 @@ def test_collinear_inputs_are_no_collapse():
     report = initjax.audit(loss, params(1), RNG.uniform(size=(128, 1)).astype(np.float32))
     assert report.findings == ()
     assert report.layers[1].correlation > 0.999
+
+
+def test_small_embeddings_are_named_and_not_the_units_that_they_leave_to_the_biases():
+    def embedded(p, tokens):
+        z = jax.nn.relu(p["table"][tokens].mean(1) @ p["kernels"][0] + p["bias"])
+        return jnp.square(z @ p["kernels"][1] - 1).mean()
+
+    bias = RNG.uniform(-0.1, 0.1, 32)
+    p = {"table": 1e-6 * X, "kernels": params(16)[:2], "bias": bias.astype(np.float32)}
+    (finding,) = initjax.audit(embedded, p, RNG.integers(0, 128, (64, 8))).findings
+    assert finding.cause == "input_scale" and finding.layers == ("table", "kernels/0")
 
 
 def siren_loss(p, x, y):

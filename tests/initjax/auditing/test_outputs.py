@@ -1,5 +1,6 @@
 """What is found between the last layer and the loss."""
 
+import functools
 import math
 
 import jax
@@ -142,6 +143,29 @@ def test_a_fault_between_the_last_layer_and_the_loss_is_named(cause, text, loss_
 )
 def test_losses_without_a_fault_are_healthy(loss_fn):
     assert not _causes(loss_fn)
+
+
+def test_a_loss_in_a_loop_is_read():
+    def chunk(p, total, chunk):
+        x, y = chunk
+        return total + _int_cross_entropy(jax.nn.softmax(_logits(p, x)), y).mean() / 4, None
+
+    chunks = _X.reshape(4, 16, 8), _LABELS.reshape(4, 16)
+    report = initjax.audit(
+        lambda p, x, y: jax.lax.scan(functools.partial(chunk, p), 0.0, (x, y))[0], _PARAMS, *chunks
+    )
+    assert "double_softmax" in [finding.cause for finding in report.findings]
+    assert report.network.expected_loss == pytest.approx(math.log(4))
+
+
+def test_fix_makes_outputs_smaller_and_leaves_weights_that_are_not_at_fault():
+    large = {**_PARAMS, "classes": 16 * _PARAMS["classes"]}
+    _, repair = initjax.fix(_entropy("binary"), large, _X)
+    assert "output_scale" in [finding.cause for finding in repair.before.findings]
+    assert [finding.cause for finding in repair.after.findings] == ["unused"]
+    params, repair = initjax.fix(_square(targets=1000 + _TARGETS), _PARAMS, _X)
+    assert params is _PARAMS
+    assert "no matter of weights" in repair.target
 
 
 def _masked(p, x, weights):

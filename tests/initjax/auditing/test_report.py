@@ -17,8 +17,7 @@ import pytest
 import initjax
 import initjax.auditing
 from initjax import theory
-from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
-from initjax.auditing._judging.attention import Attention
+from initjax.auditing import Attention, Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.folding import Row, fold, number

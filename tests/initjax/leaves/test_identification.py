@@ -198,3 +198,17 @@ def test_a_law_is_seldom_rejected_for_its_own_draws(law):
 def test_a_tree_without_arrays_is_an_error(tree):
     with pytest.raises((TypeError, ValueError), match="identify: params"):
         initjax.identify(tree)
+
+
+def test_rows_of_padding_are_told_apart(key):
+    table = initjax.normal(0.02)(key, (60, 64)).at[0].set(0)
+    assert leaf(table).rules == ("normal(0.02)",)
+    assert leaf(table).text == "normal(0.02), 1.00 of its scale; 1 of 60 rows are zero"
+
+
+def test_leaves_that_are_alike_share_a_row(key):
+    keys = jax.random.split(key, 12)
+    layers = [{"kernel": initjax.he_normal()(one, (96, 96)), "bias": jnp.zeros(96)} for one in keys]
+    text = str(initjax.identify({f"layer_{n}": layer for n, layer in enumerate(layers)}))
+    assert len(text.splitlines()) == 3
+    assert "layer_*/kernel" in text and "he_normal, 0.99 to 1.01 of its scale (12" in text
