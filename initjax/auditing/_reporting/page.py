@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DOTS = 110  # an inch of a picture
 _GROUNDS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}  # of white text
 _BADGE = "color:#fff;padding:0.1em 0.4em;border-radius:0.3em;font-weight:bold"
-_TABLE = "text-align:right;font-variant-numeric:tabular-nums"
+_TABLE = "white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums"
 _SCROLLED = "max-height:36em;overflow:auto"
 _CODE = "margin:0.3em 0;white-space:pre-wrap"
 _FITTED = "max-width:100%"

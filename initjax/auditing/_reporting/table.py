@@ -63,9 +63,14 @@ def layers_table(layers: Sequence[Layer], levels: Sequence[str]) -> Table:
             number(compact, layer.predicted_gradient_ratio),
         )
         uses = f" x{layer.uses}" if layer.uses > 1 else ""
-        alike = layer.kind, layer.shape, layer.weight_variance == 0, layer.gradient == 0
+        alike = layer.kind, layer.shape, _size(layer.weight_variance), layer.gradient == 0
         rows.append(Row(name + uses, cells, level, alike))
     return Table(header, fold(rows), {name: COLUMNS[name].legend for name in header})
+
+
+def _size(gain: float) -> int | None:
+    """The order of magnitude of a gain, in hundreds: an outlier is not alike."""
+    return round(math.log10(gain) / 2) if 0 < gain < math.inf else None
 
 
 def _then(layer: Layer) -> str:
