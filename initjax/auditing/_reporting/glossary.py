@@ -206,7 +206,9 @@ ATTENTION_COLUMNS: dict[str, Column] = {
         "",
         _COLLAPSED,
     ),
-    "after*": Column("predicted", "The prediction of after, from cosine.", "", _CONDENSED),
+    "after*": Column(
+        "predicted, as reads*", "The prediction of after, from cosine.", "", _CONDENSED
+    ),
 }
 
 
