@@ -159,13 +159,7 @@ def fix(
     if nothing:
         return params, Repair(before, before, (), (), nothing, "")
     method, inputs = method or "variance", flatten(batch)[0]
-    draft = Draft(tuple(flatten(params)[0]))
-    redrawn = redraw(draft, traced, before, key)
-    while len(redrawn.changes) > len(draft.changes):  # a cause that these hid may show now
-        draft = redrawn
-        report = prepared.report(traced.whole.unflatten(draft.leaves), batch)
-        redrawn = redraw(draft, traced, report, key)
-    draft = redrawn
+    draft = redraw(Draft(tuple(flatten(params)[0])), traced, before, key)
     draft = center(draft, traced, before)
     draft = clear_biases(draft, traced, before)
     if method == "gradient":
