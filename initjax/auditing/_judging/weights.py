@@ -90,6 +90,32 @@ def unused(evidence: Evidence) -> list[Finding]:
     return finding("warning", "unused", found, message, remedy)
 
 
+def no_gradient(evidence: Evidence) -> list[Finding]:
+    """Parameters that the loss depends on, but only through functions that pass no gradient."""
+    cuts, measured = evidence.traced.cuts, evidence.measured.parameters
+    found = [
+        index
+        for index in cuts
+        if evidence.trainable[index] and measured[index] and not measured[index]["learning"]
+    ]
+    if not found:
+        return []
+    parameters = [evidence.parameter(index) for index in found]
+    primitives = sorted({name for index in found for name in cuts[index]})
+    subject = "it gets" if len(found) == 1 else "they get"
+    names = some([label([parameter]) for parameter in parameters])
+    message = (
+        f"The loss depends on {names} only through {' and '.join(primitives)}, so {subject} no"
+        " gradient and won't be trained"
+    )
+    if "stop_gradient" in primitives:
+        remedy = "Remove stop_gradient between them and the loss"
+    else:
+        remedy = "Multiply what is chosen by the softmax of the scores, or use a straight-through"
+        remedy += " gradient"
+    return finding("warning", "no_gradient", parameters, message, remedy)
+
+
 def zero(evidence: Evidence) -> list[Finding]:
     """Kernels and scales of zeros; at ends of the network and of branches they are on purpose."""
     layers, meant = evidence.layers, set(names_of(evidence.readouts))

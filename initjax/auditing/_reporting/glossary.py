@@ -185,9 +185,9 @@ ATTENTION_COLUMNS: dict[str, Column] = {
         "more than a few",
         _CONDENSED,
     ),
-    "reads*": Column("", "The prediction of reads, from scores and keys.", "", _CONDENSED),
+    "reads*": Column("predicted", "The prediction of reads, from scores and keys.", "", _CONDENSED),
     "entropy": Column(
-        "of weights; 1: even",
+        "of weights (even: 1)",
         "The entropy of the weights, relative to that of equal scores.",
         "",
         "",
@@ -206,7 +206,9 @@ ATTENTION_COLUMNS: dict[str, Column] = {
         "",
         _COLLAPSED,
     ),
-    "after*": Column("*: predicted", "The prediction of after, from cosine.", "", _CONDENSED),
+    "after*": Column(
+        "predicted, as reads*", "The prediction of after, from cosine.", "", _CONDENSED
+    ),
 }
 
 
@@ -221,30 +223,30 @@ def explained(word: str, primitives: Iterable[str]) -> str:
       ValueError: the report has no such word; the message lists those that it has.
     """
     columns = COLUMNS | ATTENTION_COLUMNS
+    names = list(dict.fromkeys(primitives))
+    found = []
     if word in columns:
         column = columns[word]
         good = f" Good: {column.good}." if column.good else ""
-        more = f" See {column.explained}." if column.explained else ""
-        return f"{word} (a column): {column.meaning}{good}{more}"
+        found.append(f"{word} (a column): {column.meaning}{good}{_see(column.explained)}")
     if word in CAUSES:
         cause = CAUSES[word]
-        where = _LINK.sub(r"\1, \2", cause.explained)
-        more = f" See {where}." if where else ""
-        return f"{word} (a cause): {cause.meaning}.{more}"
+        found.append(f"{word} (a cause): {cause.meaning}.{_see(cause.explained)}")
     for code, text in REASONS.items():
         if word in (code, text):
-            return (
-                f"{text} (where predictions restart): the layer's input isn't"
-                f" a function of one other layer's output, but comes from {text}. The layer is"
-                " predicted from its measured input, so theory, z and chi_1 may be blank. It is"
-                " judged by all other numbers."
+            found.append(
+                f"{text} (where predictions restart): the layer's input isn't a function of one"
+                f" other layer's output, but comes from {text}. The layer is predicted from its"
+                " measured input, so theory, z and chi_1 may be blank. It is judged by all other"
+                " numbers."
             )
-    names = list(dict.fromkeys(primitives))
     if word in names:
-        return (
+        found.append(
             f"{word} (an operation of JAX): the audit doesn't know what it does to a signal. Where"
             " parameters enter it, their layers aren't measured; behind it, predictions restart."
         )
+    if found:
+        return "\n".join(found)
     valid = [*columns, *CAUSES, *REASONS, *names]
     near = difflib.get_close_matches(word, [*valid, *REASONS.values()], 1)
     did_you = f" Did you mean {near[0]!r}?" if near else ""
@@ -254,3 +256,9 @@ def explained(word: str, primitives: Iterable[str]) -> str:
     raise ValueError(
         f"report.explain: there is no {word!r} in a report.{did_you} {'; '.join(listed)}"
     )
+
+
+def _see(explained: str) -> str:
+    """Where there is more, without Markdown."""
+    where = _LINK.sub(r"\1, \2", explained)
+    return f" See {where}." if where else ""

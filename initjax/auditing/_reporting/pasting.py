@@ -21,7 +21,7 @@ from initjax.fans import compute_fans
 
 Style = Literal["linen", "nnx", "equinox", "plain"]
 
-_MOST_RULES = 3  # patterns in one call
+_MOST_RULES = 5  # patterns in one call
 _WINDOW = 1.9  # padding makes the fan-in that is measured smaller than that of the window
 _SCALED = 3.0  # the mean square of a weight, by that of some numbers of its parameter
 _RIGHT = 0.1  # a gain this close to what would be drawn needs no draw
@@ -34,6 +34,7 @@ _REDRAWN = frozenset(["zero", "symmetry", "duplicate", "not_centered", "wrong_fa
 _REDRAWN_IF_UNSUITABLE = frozenset(
     ["saturated", "vanishing", "exploding", "dead", "collapse", "depth"]
 )
+_OF_CHAINS = frozenset(["vanishing", "exploding", "depth"])
 # Remedies that are the same line in every model, by how they begin.
 LINES = {
     "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
@@ -115,23 +116,26 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         if finding.cause == "dead":
             leaves = {source.leaf for layer in layers for source in layer.site.bias_sources}
         ones = {"zero": "initjax.zeros", "one": "initjax.ones"}[constant[1]]
-        return _initialized([(name, ones) for name in _patterns(leaves, evidence)], model)
+        return _initialized([(name, ones) for name in patterns_of(leaves, evidence)], model)
     draws = re.search(r"\b([Dd]raw|[Rr]edraw) the", finding.remedy)
     fixed = f"{model.name}, repair = initjax.fix(loss_fn, {model.name}, *batch, key={_KEY})"
     if finding.cause in _REDRAWN:
         covered = {leaf for layer in layers for leaf in layer.leaves}
         return _redrawn(layers, evidence, model) or fixed if covered >= leaves else ""
+    if finding.cause.startswith("attention") and draws:
+        return _redrawn(layers, evidence, model)
     if finding.cause in _REDRAWN_IF_UNSUITABLE and draws:
-        return _suited(layers, evidence, model, fixed)
+        depth = len(layers) if finding.cause in _OF_CHAINS else 0
+        return _suited(layers, depth, evidence, model, fixed)
     if finding.cause == "branch_scale":
-        outputs = _patterns({leaf for layer in layers for leaf in layer.leaves}, evidence)
+        outputs = patterns_of({leaf for layer in layers for leaf in layer.leaves}, evidence)
         listed = outputs[0] if len(outputs) == 1 else outputs
         call = f"initjax.residual_scaling({model.name}, {len(layers)}, outputs={_quoted(listed)})"
         return f"{model.name} = {call}" if len(outputs) <= _MOST_RULES else ""
     if finding.cause == "output_scale" and layers and len(layers[-1].leaves) == 1:
         last = layers[-1]
         factor = float(f"{1 / max(2.0, last.rms):.2g}")
-        (pattern,) = _patterns(set(last.leaves), evidence)
+        (pattern,) = patterns_of(set(last.leaves), evidence)
         call = f"initjax.rescale({model.name}, {{{_quoted(pattern)}: {factor:g}}})"
         return f"{model.name} = {call}"
     if finding.cause == "update":
@@ -145,24 +149,27 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
 
 
 def _suited(
-    layers: Sequence[JudgedLayer], evidence: Evidence, model: Written, otherwise: str
+    layers: Sequence[JudgedLayer], depth: int, evidence: Evidence, model: Written, otherwise: str
 ) -> str:
     """Code that gives layers an initializer that suits their activations, if they have another.
 
     Args:
       layers: those of a finding.
+      depth: how many of them follow each other.
       evidence: what they are judged by.
       model: how it is written.
-      otherwise: code for layers that no few patterns name.
+      otherwise: code for layers that only many patterns would name.
+
+    Returns:
+      The code; empty if all have a suitable one.
     """
     hidden = [layer for layer in layers if layer.activation] or list(layers)
-    unsuitable = [layer for layer in hidden if not _has_right_gain(layer, len(hidden))]
+    unsuitable = [layer for layer in hidden if not _has_right_gain(layer, depth)]
     if not unsuitable:
         return ""
     advice = re.search(r"use (\w+) or \w+, since", recommended(unsuitable[0].activation))
     if advice:
         return f"z = jax.nn.{advice[1]}(z)  # in place of {unsuitable[0].activation}"
-    depth = len(hidden)
     chosen = (_redrawn(few, evidence, model, depth) for few in (unsuitable, hidden, layers))
     return next(filter(None, chosen), otherwise)
 
@@ -222,7 +229,7 @@ def _redrawn(
     rules: list[tuple[str, str]] = []
     before: set[int] = set()  # a parameter is drawn by the first rule that matches it
     for initializer, leaves in sorted(groups.items(), key=lambda group: len(group[1])):
-        rules += [(pattern, initializer) for pattern in _patterns(leaves, evidence, before)]
+        rules += [(pattern, initializer) for pattern in patterns_of(leaves, evidence, before)]
         before |= leaves
     return _initialized(rules, model)
 
@@ -291,6 +298,10 @@ def _axes(
         whole = layer.kind != "dense" or _all_named(option, batch, len(shape))
         if whole and 1 / slack < fan_in / layer.fan_in < slack:
             return {**option, **batch}
+    if layer.kind == "convolution" and style != "equinox":  # strides of a transposed one
+        divisor = compute_fans(shape, **batch)[0] / layer.fan_in
+        if divisor > 1 and abs(divisor / round(divisor) - 1) < _RIGHT:
+            return {"fan_in_divisor": round(divisor), **batch}
     return None
 
 
@@ -313,18 +324,30 @@ def _with_axes(call: str, axes: Mapping[str, Any]) -> str:
     return f"{start}({f'{given}, ' if given else ''}{more})"
 
 
-def _patterns(leaves: set[int], evidence: Evidence, others: Collection[int] = ()) -> list[str]:
+def patterns_of(leaves: set[int], evidence: Evidence, others: Collection[int] = ()) -> list[str]:
     """Patterns that match the paths of these parameters, and only these and perhaps others."""
     names = evidence.traced.names
     wanted = {names[leaf] for leaf in leaves}
-    if len(wanted) > 1:
-        first = min(wanted)
-        numbers = "*".join(glob.escape(part) for part in _ANY_NUMBER.split(first))
-        for pattern in (numbers, f"*/{glob.escape(first.rpartition('/')[2])}"):
-            matched = set(fnmatch.filter(names, pattern))
-            if wanted <= matched <= wanted | {names[leaf] for leaf in others}:
-                return [pattern]
-    return sorted(glob.escape(name) for name in wanted)
+    allowed = wanted | {names[leaf] for leaf in others}
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for name in sorted(wanted):
+        alike[_ANY_NUMBER.sub("#", name)].append(name)
+    ending = f"*/{glob.escape(min(wanted).rpartition('/')[2])}" if wanted else ""
+    if len(alike) > 1 and wanted <= set(fnmatch.filter(names, ending)) <= allowed:
+        return [ending]
+    found = []
+    for those in alike.values():
+        pattern = _pattern(those)
+        fits = len(those) > 1 and set(fnmatch.filter(names, pattern)) <= allowed
+        found += [pattern] if fits else map(glob.escape, those)
+    return found
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """A pattern for names that differ in numbers only."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    shared = (set(column) for column in zip(*parts, strict=True))
+    return "".join(glob.escape(part.pop()) if len(part) == 1 else "*" for part in shared)
 
 
 def _item(model: Written, leaf: int) -> str:

@@ -99,7 +99,8 @@ def _causes(loss_fn, params=_PARAMS):
         ("double_softmax", "a sigmoid again", _entropy("binary", jax.nn.sigmoid)),
         ("bounded_output", "below 0.3408, and guessing gives 1.386", _entropy("vmap", jnp.tanh)),
         ("bounded_output", "between 0 and 1", _square(jax.nn.sigmoid, 100 * _TARGETS**2)),
-        ("bounded_output", "above 0, but", _square(jax.nn.relu)),
+        ("bounded_output", "go through relu, so they lie above 0", _square(jax.nn.relu)),
+        ("bounded_output", "go through softplus", _square(jax.nn.softplus)),
         ("bounded_output", "clipped at 1e-07", lambda p, x: _raw_entropy(p, x, 1e-7)),
         ("target_scale", "mean 1e+03", _square(targets=1000 + _TARGETS)),
         ("target_scale", "standard deviation 9.9", _square(targets=1e-4 * _TARGETS)),
@@ -165,7 +166,7 @@ def test_fix_makes_outputs_smaller_and_leaves_weights_that_are_not_at_fault():
     assert [finding.cause for finding in repair.after.findings] == ["unused"]
     params, repair = initjax.fix(_square(targets=1000 + _TARGETS), _PARAMS, _X)
     assert params is _PARAMS
-    assert "no matter of weights" in repair.target
+    assert "no other weights would help" in repair.target
 
 
 def _masked(p, x, weights):
