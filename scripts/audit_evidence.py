@@ -10,7 +10,7 @@ mind: the counts show that it does what it was built for, not how often it is wr
 Training shows what a fault costs and what `initjax.fix` regains: 200 steps from the parameters as
 they are, and 200 from the repaired ones, with one seed. Shown are loss and accuracy on 1,000
 training examples. Healthy models are trained too, to show that they are healthy. Needs Equinox
-(`pip install equinox`). About 13 minutes on 2 cores of a CPU.
+(`pip install equinox`). About 30 minutes on 2 cores of a CPU.
 """
 
 import dataclasses

@@ -39,6 +39,9 @@ class _Row(NamedTuple):
     forward: dict[str, Any]
     backward: dict[str, Any]
     forecast: Forecast
+    on_a_line: bool
+    """Whether all that it computes follows from one feature without biases: then a layer behind it
+    sees at most two directions, those of positive and of negative numbers."""
 
     @property
     def log_gradient(self) -> float:
@@ -65,8 +68,11 @@ def layers(traced: Traced, measured: Measurements) -> list[JudgedLayer]:
     for place in places(traced):
         forward = _at(measured.forward[place.site.path], place)
         backward = _at(measured.backward.get(place.site.path, {}), place)
-        before = None if place.source is None else rows[place.source].forecast
-        rows.append(_Row(place, forward, backward, forecast_of(place.site, forward, before)))
+        source = None if place.source is None else rows[place.source]
+        forecast = forecast_of(place.site, forward, source and source.forecast)
+        line = _of_one_feature(place.site) if source is None else source.on_a_line
+        line = line and float(forward["bias_square"]) == 0
+        rows.append(_Row(place, forward, backward, forecast, line))
     ratios = _gradient_ratios(rows)
     logits = [number for number, row in enumerate(rows) if row.place.site.softmax]
     last = max(logits, default=len(rows) - 1)
@@ -74,6 +80,10 @@ def layers(traced: Traced, measured: Measurements) -> list[JudgedLayer]:
         _described(traced, measured, number, row, ratios[number], number == last)
         for number, row in enumerate(rows)
     ]
+
+
+def _of_one_feature(site: Site) -> bool:
+    return site.kind == "dense" and site.fan_in == 1 and not site.members
 
 
 def _at(record: dict[str, np.ndarray], place: Place) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def _described(
     ratios: tuple[float, float],
     last: bool,
 ) -> JudgedLayer:
-    (site, turns, parameters, _, reason), forward, backward, forecast = row
+    (site, turns, parameters, _, reason), forward, backward, forecast, line = row
     activation = forecast.expression
     bends = activation is not None and bare(activation) != IDENTITY
     leaf = parameters[0].index
@@ -140,7 +150,7 @@ def _described(
         rms_z=z_score(square, forecast),
         predicted_gradient_ratio=ratios[1],
         predicted_correlation=forecast.correlation if forecast.depth else math.nan,
-        predicted_dead=predicted_dead(activation, forward),
+        predicted_dead=predicted_dead(activation, forward, 2 if line and forecast.depth else None),
         predicted_saturated=normal_flat(activation) if activation and bends else math.nan,
         unpredicted=reason,
         histogram=tuple(forward["histogram"].tolist()) if samples else (),

@@ -132,11 +132,14 @@ def z_score(square: float, forecast: Forecast) -> float:
     return error / math.sqrt(forecast.deviation.variance + forecast.own_variance + _SLACK**2)
 
 
-def predicted_dead(expression: Expression | None, forward: dict[str, Any]) -> float:
+def predicted_dead(
+    expression: Expression | None, forward: dict[str, Any], directions: int | None = None
+) -> float:
     """The part of a rectifier's units that are flat on a whole batch if biases are zero.
 
     It follows from the measured correlation, minus what biases add to it: chance makes the inputs
-    of a narrow layer more alike than those of an infinite one.
+    of a narrow layer more alike than those of an infinite one. Examples that lie in a few
+    directions count as so many.
     """
     square, bias = float(forward["square"]), float(forward["bias_square"])
     samples, correlation = float(forward["samples"]), float(forward["correlation"])
@@ -145,4 +148,4 @@ def predicted_dead(expression: Expression | None, forward: dict[str, Any]) -> fl
     if not (math.isfinite(correlation) and square - bias > 1e-6 * square):
         return math.nan
     alike = (correlation * square - bias) / (square - bias)
-    return float(dead_fraction(min(1.0, max(0.0, alike)), int(samples)))
+    return float(dead_fraction(min(1.0, max(0.0, alike)), int(directions or samples)))

@@ -577,6 +577,17 @@ def test_one_example_that_a_norm_amplifies_is_not_the_whole_batch():
     assert ("exploding", "failure") in causes(model(exploding, X))
 
 
+def test_one_feature_has_two_directions_in_which_units_are_dead_by_chance():
+    def loss(p, x):
+        return square(jax.nn.relu(jax.nn.relu(x @ p["in"]) @ p["hidden"] + p["bias"]) @ p["out"])
+
+    tree = {"in": normal(1, 1, 64), "hidden": normal(2, 64, 64), "out": normal(3, 64, 1)}
+    model = Model(loss, {**tree, "bias": jnp.zeros(64)}, X[:, :1])
+    report = model({**tree, "bias": jnp.zeros(64)}, X[:, :1])
+    assert causes(report) == [] and report.layers[1].dead > 0.15
+    assert ("dead", "failure") in causes(model({**tree, "bias": jnp.full(64, -3.0)}, X[:, :1]))
+
+
 def test_one_small_kernel_is_learned_first_and_two_in_a_row_are_not():
     def tree(*small):
         factors = np.where(np.isin(np.arange(DEPTH), small), 0.01, 1)
