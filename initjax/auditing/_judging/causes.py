@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from initjax.auditing._judging import (
     attending,
     batches,
+    fans,
     first_layer,
     inputs,
     linearity,
@@ -37,7 +38,9 @@ class Cause(NamedTuple):
 
     def explains(self, cause: str) -> bool:
         """Whether another cause follows from this one."""
-        return self.hides == "everything" or cause in self.hides
+        if self.hides == "everything":  # but what the input alone shows, and may have led to it
+            return cause not in ("input_offset", "input_scale")
+        return cause in self.hides
 
 
 def _paper(text: str, number: str) -> str:
@@ -179,7 +182,7 @@ _ROWS = (
     Cause(
         "wrong_fan",
         "the initializer used a wrong fan_in or fan_out for this layer",
-        weights.wrong_fan,
+        fans.wrong_fan,
         ("saturated", "vanishing", "exploding", "depth", "output_scale"),
         "`initjax.compute_fans`",
     ),

@@ -11,8 +11,6 @@ from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS
 from initjax.auditing._reporting.table import Table, compact
 from initjax.auditing._reporting.wrapping import printable
 
-ATTENTION_LEGEND = {name: column.legend for name, column in ATTENTION_COLUMNS.items()}
-
 
 def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> Table:
     """The table of attentions, of which those that are alike are one row; columns with a star are
@@ -42,7 +40,8 @@ def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> T
         )
         for attention, name, level in zip(attentions, _short(attentions), levels, strict=True)
     ]
-    return Table(header, fold(rows))
+    legend = {name: column.legend for name, column in ATTENTION_COLUMNS.items()}
+    return Table(header, fold(rows), legend)
 
 
 def _short(attentions: Sequence[Attention]) -> list[str]:

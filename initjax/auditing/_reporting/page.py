@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 from initjax.auditing._judging.findings import Finding
-from initjax.auditing._judging.layers import Layer
-from initjax.auditing._reporting.attention import ATTENTION_LEGEND
-from initjax.auditing._reporting.table import LEGEND, Table, layers_table, legend
+from initjax.auditing._reporting.table import Table, legend
 
 if TYPE_CHECKING:
     from initjax._figure import Figure
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 _DOTS = 110  # an inch of a picture
 _GROUNDS = {"ok": "#00724f", "warning": "#8a5a00", "failure": "#b3261e"}  # of white text
 _BADGE = "color:#fff;padding:0.1em 0.4em;border-radius:0.3em;font-weight:bold"
-_TABLE = "text-align:right;font-variant-numeric:tabular-nums"
+_TABLE = "white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums"
 _SCROLLED = "max-height:36em;overflow:auto"
 _CODE = "margin:0.3em 0;white-space:pre-wrap"
 _FITTED = "max-width:100%"
@@ -32,31 +30,32 @@ def report_page(
     verdict: str,
     title: str,
     findings: Sequence[Finding],
-    layers: Sequence[Layer],
-    levels: Sequence[str],
+    tables: Iterable[Table],
     remarks: Sequence[str],
     picture: str = "",
-    attention: Table | None = None,
 ) -> str:
-    """A report: its verdict, what to do, the table of its layers, and a picture of them.
+    """A report: its verdict, what to do, its tables and a picture.
 
     Args:
       verdict: the headline.
       title: what stands below it.
       findings: failures first.
-      layers: one row each; those that are alike share one.
-      levels: of each layer: 'ok', 'warning' or 'failure'.
-      remarks: what is said below the table.
+      tables: of layers and of attentions.
+      remarks: what is said below the tables.
       picture: HTML, which comes last.
-      attention: the table of attentions.
     """
     parts = [headline(findings[0].level if findings else "ok", verdict), paragraph(title)]
     if findings:
         parts.append(f"<ol>{''.join(map(_item, findings))}</ol>")
-    if layers:
-        parts += _shown(layers_table(layers, levels), 2, LEGEND)
-    if attention is not None and attention.rows:
-        parts += _shown(attention, 1, ATTENTION_LEGEND)
+    for shown in tables:
+        if shown.rows:
+            marks = [
+                "" if row.level == "ok" else _badge(row.level, mark)
+                for row, mark in zip(shown.rows, shown.marks, strict=True)
+            ]
+            names = sum(name in ("then", shown.header[0]) for name in shown.header)
+            rows = [row.texts for row in shown.rows]
+            parts += [table(shown.header, rows, names, marks), paragraph(legend(shown))]
     parts += map(paragraph, remarks)
     return "".join([*parts, picture])
 
@@ -76,16 +75,6 @@ def _item(finding: Finding) -> str:
     text = f"{_badge(finding.level, finding.cause)} {escape(finding.message)}"
     code = f'<pre style="{_CODE}">{escape(finding.code)}</pre>' if finding.code else ""
     return f"<li>{text} <b>{escape(finding.remedy)}</b>{code}</li>"
-
-
-def _shown(shown: Table, names: int, explained: Mapping[str, str]) -> list[str]:
-    """A table with marks at rows at fault, and its legend."""
-    marks = [
-        "" if row.level == "ok" else _badge(row.level, mark)
-        for row, mark in zip(shown.rows, shown.marks, strict=True)
-    ]
-    rows = [row.texts for row in shown.rows]
-    return [table(shown.header, rows, names, marks), paragraph(legend(shown, explained))]
 
 
 def headline(verdict: str, title: str) -> str:

@@ -122,6 +122,8 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
     if finding.cause in _REDRAWN:
         covered = {leaf for layer in layers for leaf in layer.leaves}
         return _redrawn(layers, evidence, model) or fixed if covered >= leaves else ""
+    if finding.cause.startswith("attention") and draws:
+        return _redrawn(layers, evidence, model)
     if finding.cause in _REDRAWN_IF_UNSUITABLE and draws:
         depth = len(layers) if finding.cause in _OF_CHAINS else 0
         return _suited(layers, depth, evidence, model, fixed)
@@ -329,16 +331,23 @@ def patterns_of(leaves: set[int], evidence: Evidence, others: Collection[int] = 
     allowed = wanted | {names[leaf] for leaf in others}
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for name in sorted(wanted):
-        pattern = "*".join(glob.escape(part) for part in _ANY_NUMBER.split(name))
-        alike[pattern].append(name)
+        alike[_ANY_NUMBER.sub("#", name)].append(name)
     ending = f"*/{glob.escape(min(wanted).rpartition('/')[2])}" if wanted else ""
     if len(alike) > 1 and wanted <= set(fnmatch.filter(names, ending)) <= allowed:
         return [ending]
     found = []
-    for pattern, those in alike.items():
+    for those in alike.values():
+        pattern = _pattern(those)
         fits = len(those) > 1 and set(fnmatch.filter(names, pattern)) <= allowed
         found += [pattern] if fits else map(glob.escape, those)
     return found
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """A pattern for names that differ in numbers only."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    shared = (set(column) for column in zip(*parts, strict=True))
+    return "".join(glob.escape(part.pop()) if len(part) == 1 else "*" for part in shared)
 
 
 def _item(model: Written, leaf: int) -> str:

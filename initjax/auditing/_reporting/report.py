@@ -17,11 +17,11 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import label
 from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting import text
-from initjax.auditing._reporting.attention import ATTENTION_LEGEND, attention_table
+from initjax.auditing._reporting.attention import attention_table
 from initjax.auditing._reporting.glossary import REASONS, explained
 from initjax.auditing._reporting.page import picture, report_page
 from initjax.auditing._reporting.schema import VERSION, plain, plain_layer
-from initjax.auditing._reporting.table import LEGEND, layers_table, table_lines
+from initjax.auditing._reporting.table import Table, layers_table, table_lines
 from initjax.auditing._reporting.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -149,8 +149,7 @@ class Report:
         blocks = [
             [*wrapped(self._verdict(), narrow, rest=""), *wrapped(self._title(), narrow)],
             text.finding_lines(to_do, narrow, 1),
-            table_lines(layers_table(self.layers, self._levels()), width, LEGEND),
-            table_lines(attention_table(self.attention, self._marked()), width, ATTENTION_LEGEND),
+            *(table_lines(table, width) for table in self._tables()),
             [line for remark in remarks for line in wrapped(remark, narrow, rest="")],
             text.finding_lines(others, narrow, 1 + len(to_do)),
         ]
@@ -193,12 +192,16 @@ class Report:
             self._verdict(),
             self._title(),
             self.findings,
-            self.layers,
-            self._levels(),
+            self._tables(),
             text.remarks(self.network, self.layers, self.unread),
             picture,
-            attention_table(self.attention, self._marked()),
         )
+
+    def _tables(self) -> list[Table]:
+        return [
+            layers_table(self.layers, self._levels()),
+            attention_table(self.attention, self._marked()),
+        ]
 
     def _marked(self) -> list[Verdict]:
         """The level of each attention: that of the findings about attention at its layers."""

@@ -27,6 +27,8 @@ class Table(NamedTuple):
 
     header: list[str]
     rows: list[Row]
+    legend: Mapping[str, str]
+    """A few words about each column that needs them."""
 
     @property
     def marks(self) -> list[str]:
@@ -61,9 +63,14 @@ def layers_table(layers: Sequence[Layer], levels: Sequence[str]) -> Table:
             number(compact, layer.predicted_gradient_ratio),
         )
         uses = f" x{layer.uses}" if layer.uses > 1 else ""
-        alike = layer.kind, layer.shape, layer.weight_variance == 0, layer.gradient == 0
+        alike = layer.kind, layer.shape, _size(layer.weight_variance), layer.gradient == 0
         rows.append(Row(name + uses, cells, level, alike))
-    return Table(header, fold(rows))
+    return Table(header, fold(rows), {name: COLUMNS[name].legend for name in header})
+
+
+def _size(gain: float) -> int | None:
+    """The order of magnitude of a gain, in hundreds: an outlier is not alike."""
+    return round(math.log10(gain) / 2) if 0 < gain < math.inf else None
 
 
 def _then(layer: Layer) -> str:
@@ -80,13 +87,12 @@ def _gradient(layer: Layer) -> str | Number:
     return number(compact, layer.gradient)
 
 
-def table_lines(table: Table, width: int, explained: Mapping[str, str]) -> list[str]:
+def table_lines(table: Table, width: int) -> list[str]:
     """The lines of a table, with marks at rows at fault, and its legend.
 
     Args:
       table: what is shown; the middle of many rows is left out.
       width: columns of the terminal; the columns that are least needed are left out.
-      explained: a few words about each column.
     """
     if not table.rows:
         return []
@@ -130,18 +136,15 @@ def table_lines(table: Table, width: int, explained: Mapping[str, str]) -> list[
     if hidden:
         remark = f"not shown: {hidden}; a width of {all_columns} shows all columns"
         lines += wrapped(remark, width, "  ")
-    return lines + wrapped(legend(table, explained, widths), width, "  ", "  ")
+    return lines + wrapped(legend(table, widths), width, "  ", "  ")
 
 
-def legend(table: Table, explained: Mapping[str, str], shown: Collection[str] | None = None) -> str:
+def legend(table: Table, shown: Collection[str] | None = None) -> str:
     """A few words about each column that is shown; None stands for all."""
     names = [name for name in table.header if shown is None or name in shown]
-    parts = [f"{name}: {explained[name]}" for name in names if explained.get(name)]
+    parts = [f"{name}: {table.legend[name]}" for name in names if table.legend.get(name)]
     folded = any(row.layers > 1 for row in table.rows)
     return "; ".join([*parts, *["a..b: smallest to largest"] * folded])
-
-
-LEGEND = {name: column.legend for name, column in COLUMNS.items()}
 
 
 def _total(widths: Mapping[str, int]) -> int:

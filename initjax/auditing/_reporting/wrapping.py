@@ -93,21 +93,27 @@ def code_lines(code: str, width: int, indent: str) -> list[str]:
     """Lines of Python, of which long ones are broken between the arguments of a call."""
     lines: list[str] = []
     for line in code.splitlines():
-        depth, breakable = 0, []
-        for before, one, after in zip(" " + line[:-1], line, line[1:] + " ", strict=True):
-            depth += (one in "([{") - (one in ")]}")
-            stays = not depth or before == ":" or after.isdigit()
-            breakable.append(_FIXED if one == " " and stays else one)
-        found = textwrap.wrap(
-            "".join(breakable),
-            width,
-            initial_indent=indent,
-            subsequent_indent=indent + "    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        lines += [part.replace(_FIXED, " ") for part in found]
+        nicely = _broken(line, width, indent, ":")
+        lines += nicely if max(map(len, nicely)) <= width else _broken(line, width, indent)
     return lines
+
+
+def _broken(line: str, width: int, indent: str, before: str = "") -> list[str]:
+    """A line of Python, broken inside brackets, but not behind any of some characters."""
+    depth, marked = 0, []
+    for last, one, following in zip(" " + line[:-1], line, line[1:] + " ", strict=True):
+        depth += (one in "([{") - (one in ")]}")
+        stays = not depth or last in before or following.isdigit()
+        marked.append(_FIXED if one == " " and stays else one)
+    found = textwrap.wrap(
+        "".join(marked),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [part.replace(_FIXED, " ") for part in found]
 
 
 def _marked(text: str) -> str:

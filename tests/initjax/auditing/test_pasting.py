@@ -1,5 +1,6 @@
 """The code in a report works where it is pasted: audited again, the model has the fault no more."""
 
+import ast
 import collections
 import functools
 import pathlib
@@ -212,6 +213,18 @@ def test_inputs_and_learning_rates():
     code, names = pasted(found, "update", learning_rate=300.0)
     again = initjax.audit(mlp, healthy(), X, optimizer=optax.sgd(names["learning_rate"]))
     assert "update" not in causes(again)
+
+
+@pytest.mark.parametrize("width", [60, 72, 80])
+def test_long_code_is_broken_where_python_allows_it(width):
+    code = (
+        'params["w"] = initjax.initialize(params["w"], jax.random.key(0), {"blocks/attention/*/q":'
+        ' initjax.he_normal(in_axis=0, out_axis=(1, 2)), "b": initjax.zeros})'
+    )
+    lines = code_lines(code, width, "  ")
+    assert max(map(len, lines)) <= width
+    again = ast.parse(textwrap.dedent("\n".join(lines)))
+    assert ast.dump(again) == ast.dump(ast.parse(code))
 
 
 NAMES = ["b/0/k", "b/0/q", "b/1/k", "b/1/q", "in/k", "out/[x]"]

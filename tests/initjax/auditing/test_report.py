@@ -43,6 +43,12 @@ def layer(path, slice=(), use=1, **changes):
     return Layer(**{**values, **names, **changes})
 
 
+def attention():
+    """An attention with numbers of no meaning."""
+    fields = dataclasses.fields(Attention)
+    return Attention(**{field.name: UNITS.get(str(field.type), ()) for field in fields})
+
+
 def report(layers, findings=(), network=NETWORK, unread=()):
     return Report(tuple(layers), network, tuple(findings), tuple(unread))
 
@@ -201,10 +207,8 @@ def test_the_readme_documents_every_key_of_to_dict():
     assert schema_table() in (folder / "README.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in schema_table().splitlines()[2:]]
     documented = {key.strip("`"): kind for key, kind, _ in rows}
-    numbers = [1.0 for field in dataclasses.fields(Attention) if str(field.type) == "float"]
-    attention = Attention("attention", *numbers, parameters=())
-    audited = report(many(6), FINDINGS, unread=["lu"])
-    found = dataclasses.replace(audited, attention=(attention,)).to_dict()
+    full = dataclasses.replace(report(many(6), FINDINGS, unread=["lu"]), attention=(attention(),))
+    found = full.to_dict()
     shown = {}
     for name, value in found.items():
         shown[name] = value
@@ -302,10 +306,11 @@ def test_a_notebook_shows_the_same_numbers_in_any_theme(no_matplotlib):
 def test_a_notebook_shows_what_the_terminal_shows_and_a_picture():
     code = "params = initjax.initialize(params, key, {'<a>': initjax.zeros})"
     ill = [*FINDINGS, Finding("warning", "depth", ("a",), "Too deep.", "Cut it.", (), code)]
-    page = report([layer("a", predicted_range=(0.5, 0.9))], ill)._repr_html_()
+    shown = report([layer("a", predicted_range=(0.5, 0.9))], ill)
+    page = dataclasses.replace(shown, attention=(attention(),))._repr_html_()
     assert "This network won" in page.partition("</p>")[0] and "initjax audit: 1 failure" in page
     assert page.count("<li>") == 3 and "<b>Cut it.</b><pre" in page and "{&#x27;&lt;a&gt;" in page
-    assert "gain: weight scale" in page
+    assert "gain: weight scale" in page and "entropy: " in page and page.count("<table") == 2
     source = page.partition("base64,")[2].partition('"')[0]
     assert base64.b64decode(source).startswith(b"\x89PNG")
     assert not Tags(page).open
