@@ -29,6 +29,8 @@ _SHOWN = 3  # features
 def batch(evidence: Evidence) -> list[Finding]:
     """A batch of one example, or of many that are equal."""
     if not any(layer.samples > 1 for layer in evidence.layers):
+        if _one_in_each_turn(evidence):
+            return []
         message = (
             "The batch has only one example, so spread over examples, dead units, correlation and"
             " rank can't be measured"
@@ -41,6 +43,14 @@ def batch(evidence: Evidence) -> list[Finding]:
     else:
         return []
     return finding("warning", "batch", [], message, "Pass a batch of 64 different examples or more")
+
+
+def _one_in_each_turn(evidence: Evidence) -> bool:
+    """Whether a loop, as of lax.map, takes one example of the batch in each turn."""
+    traced = evidence.traced
+    inputs = [var.aval.shape for var in traced.jaxpr.invars[len(traced.names) :]]
+    counts = {shape[0] for shape in inputs if shape}
+    return any(length in counts for layer in evidence.layers for _, length in layer.site.loops)
 
 
 def _equal(evidence: Evidence) -> bool:

@@ -31,3 +31,14 @@ def test_shapes_and_needed_values_are_told_apart_from_arrays(key):
         audit(loss_fn, jax.eval_shape(lambda: params), x)
     with pytest.raises(TypeError, match="close over it"):
         audit(loss_fn, params, x, 3)
+
+
+def test_one_example_in_each_turn_of_a_loop_is_no_batch_of_one(key):
+    x = jax.random.normal(key, (64, 8))
+    params = {"in": lecun_normal()(key, (8, 16)), "out": lecun_normal()(key, (16, 1))}
+
+    def loss_fn(params, x):
+        z = jax.lax.map(lambda x: jnp.tanh(x @ params["in"]) @ params["out"], x)
+        return jnp.square(z - 1).mean()
+
+    assert audit(loss_fn, params, x).verdict == "ok"
