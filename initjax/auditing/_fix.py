@@ -88,14 +88,19 @@ def fix(
     - 'gradient': learns one scale per kernel that minimizes the loss after the optimizer's first
       step (GradInit).
 
-    What may be small on purpose is never scaled up: the ends of residual branches, outputs and
-    gates. The first two methods calculate in full precision even where a device's default is less,
-    as TF32 on GPUs is.
+    What may be small on purpose is never scaled up: the ends of residual branches, outputs, gates,
+    and the few units of a router, a policy or a box. The first two methods calculate in full
+    precision even where a device's default is less, as TF32 on GPUs is.
 
     Some parameters are left unchanged, and the result says why: kernels whose output is normalized
     (their scale doesn't matter), embeddings, kernels that a loop uses in every iteration, kernels
     shared by several layers, and kernels that are computed from parameters, unless only by scaling
-    one.
+    one. Kernels that only derivatives use again, as in a physics-informed loss, are scaled for
+    their first use.
+
+    What no weights can repair is left to you, and the result says what to change: the model or its
+    loss, or the input, if that is far from unit scale or from mean zero. Scale the input, and call
+    `fix` again.
 
     Scaling can't repair kernels that are zero, constant or copies of others. With a key, these are
     redrawn as orthogonal matrices and then scaled. Without a key, they are left unchanged and
@@ -190,7 +195,7 @@ def _nothing_to_do(before: Report, method: Method | None) -> str:
     if method is not None:
         return ""
     for finding in before.findings:
-        if finding.cause in _OF_INPUT:
+        if finding.cause in _OF_INPUT and finding.level == before.verdict:
             return f"none: the input comes first, then call fix again. {finding.remedy}"
     if not causes:
         return (
@@ -227,7 +232,8 @@ def _without_scaled_fans(after: Report, draft: Draft) -> Report:
 
 def _warning(method: Method, before: Report, after: Report) -> str:
     warning = _WARNINGS[method]
-    if method != "variance" and after.verdict not in ("ok", before.verdict):
+    levels = ("ok", "warning", "failure")
+    if method != "variance" and levels.index(after.verdict) > levels.index(before.verdict):
         warning += "; the verdict is worse than before: use method='variance' instead"
     elif method != "variance" and after.verdict == "failure":
         warning += "; this did not repair the network: try method='variance'"

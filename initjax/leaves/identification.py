@@ -21,6 +21,7 @@ _FILLED = 0.9  # the part of rows that aren't zero, from which on the others may
 _SMALL = 0.1  # a ratio of which two digits are told
 _UNSURE = 0.1  # a coincidence that is told
 _MOST_RULES = 3
+_MOST_KERNELS = 256  # of a stack that are tested one by one
 _SPECS = {
     "normal": "normal({stddev:.3g})",
     "truncated normal": "truncated_normal({before:.3g})",
@@ -207,6 +208,8 @@ def _drawn(
     found = fits(numbers)
     padded = f"; {len(inner) - len(filled)} of {len(inner)} rows are zero"
     padded = padded if len(filled) < len(inner) else ""
+    if not found and special is None and (each := _each(array)):
+        return each
     if not found:
         text = "no law fits: trained, loaded, or drawn by a law that isn't known"
         zeros = 1 - np.count_nonzero(array) / array.size
@@ -250,6 +253,22 @@ def _drawn(
         "coincidence": max(scale.coincidence for scale in scales),
         "p_value": max(fit.p_value for fit in found),
     }
+
+
+def _each(array: np.ndarray) -> dict[str, Any] | None:
+    """What is told of a stack of kernels that were drawn by one law at different scales."""
+    if array.ndim < 3 or not 1 < len(array) <= _MOST_KERNELS:
+        return None
+    found = [fits(numbers_of(kernel)) for kernel in array]
+    laws = {tuple(fit.law for fit in fitting) for fitting in found}
+    if len(laws) != 1 or len(found[0]) != 1:
+        return None
+    stddevs = [fitting[0].stddev for fitting in found]
+    law = found[0][0].law
+    text = f"{law}: {len(array)} kernels with standard deviations of {min(stddevs):.3g} to"
+    # The least of so many p values, as one.
+    p_value = min(1.0, len(found) * min(fitting[0].p_value for fitting in found))
+    return {"law": law, "text": f"{text} {max(stddevs):.3g}", "p_value": p_value}
 
 
 def _without_zeros(array: np.ndarray) -> np.ndarray:

@@ -308,7 +308,7 @@ class Houlsby(nn.Module):
         keys = iter(jax.random.split(jax.random.key(9), 50))
 
         def frozen(x, width):
-            return x @ (0.02 * jax.random.normal(next(keys), (x.shape[-1], width)))
+            return x @ jax.random.normal(next(keys), (x.shape[-1], width)) * x.shape[-1] ** -0.5
 
         def adapter(x):
             y = nn.Dense(16, kernel_init=init)(x)
@@ -325,7 +325,7 @@ class Houlsby(nn.Module):
 
 
 def houlsby() -> Case:
-    return linen("Houlsby adapters", Houlsby(), periodic_tokens(), optax.adam(1e-2), 32)
+    return linen("Houlsby adapters", Houlsby(), periodic_tokens(), FAST_ADAM, 32)
 
 
 class GatedMLP(nn.Module):

@@ -1,4 +1,4 @@
-"""Six models of the audit's zoo get the right verdict; `scripts/audit_evidence.py` audits all."""
+"""Nine models get the right verdict; `scripts/audit_evidence.py` audits all."""
 
 import importlib
 import pathlib
@@ -13,6 +13,7 @@ with pytest.MonkeyPatch.context() as patch:
     EVIDENCE = importlib.import_module("audit_evidence")
     FAULTY = importlib.import_module("audit_zoo.faulty")
     HEALTHY = importlib.import_module("audit_zoo.healthy")
+    PUBLISHED = importlib.import_module("published_models.registry").PUBLISHED
 
 
 def audited(case):
@@ -37,10 +38,18 @@ def test_a_planted_fault_is_found_and_named(name, framework, verdict, cause):
 
 @pytest.mark.parametrize(
     ("name", "framework"),
-    [("he_mlp", "Linen"), ("lstm", "Linen, RNN"), ("equinox_mlp", "Equinox")],
+    [
+        ("he_mlp", "Linen"),
+        ("lstm", "Linen, RNN"),
+        ("equinox_mlp", "Equinox"),
+        ("torch_gru", "plain JAX, lax.scan"),
+        ("a2c", "Linen"),
+        ("sac_actor", "Equinox"),
+    ],
 )
 def test_a_healthy_model_raises_no_alarm(name, framework):
-    case = getattr(HEALTHY, name)()
+    makes = {make.__name__: make for make in (*HEALTHY.HEALTHY, *PUBLISHED)}
+    case = makes[name]()
     assert case.framework == framework and case.causes == ()
     report = audited(case)
     assert (report.verdict, report.findings, report.unread) == ("ok", (), ())

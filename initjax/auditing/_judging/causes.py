@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 from initjax.auditing._judging import (
     attending,
+    batches,
+    fans,
     first_layer,
     inputs,
     linearity,
@@ -36,7 +38,9 @@ class Cause(NamedTuple):
 
     def explains(self, cause: str) -> bool:
         """Whether another cause follows from this one."""
-        return self.hides == "everything" or cause in self.hides
+        if self.hides == "everything":  # but what the input alone shows, and may have led to it
+            return cause not in ("input_offset", "input_scale")
+        return cause in self.hides
 
 
 def _paper(text: str, number: str) -> str:
@@ -55,6 +59,12 @@ _ROWS = (
         weights.no_layers,
         ("batch",),
         "`initjax.audit`: what counts as a layer",
+    ),
+    Cause(
+        "batch_coupling",
+        "the loss mixes up the examples of the batch",
+        batches.batch_coupling,
+        ("sum_loss", "bounded_output", "double_softmax", "target_scale", "output_scale"),
     ),
     Cause(
         "constant_output",
@@ -76,7 +86,13 @@ _ROWS = (
         ),
     ),
     Cause("unused", "a parameter does not affect the loss", weights.unused),
+    Cause(
+        "no_gradient",
+        "a parameter affects the loss, but gets no gradient",
+        weights.no_gradient,
+    ),
     Cause("batch", "the batch is too small to measure anything", inputs.batch),
+    Cause("sum_loss", "the loss is a sum over the batch", batches.sum_loss, ("update",)),
     Cause(
         "zero",
         "a kernel or a scale is zero and lets no gradient through",
@@ -166,7 +182,7 @@ _ROWS = (
     Cause(
         "wrong_fan",
         "the initializer used a wrong fan_in or fan_out for this layer",
-        weights.wrong_fan,
+        fans.wrong_fan,
         ("saturated", "vanishing", "exploding", "depth", "output_scale"),
         "`initjax.compute_fans`",
     ),

@@ -189,6 +189,7 @@ def bounded_output(evidence: Evidence) -> list[Finding]:
 
 
 def _between(low: float, high: float) -> str:
+    low = 0.0 if 0 < low < 1e-200 else low  # an exponential is never zero
     if math.isfinite(high - low):
         return f"between {low:g} and {high:g}"
     return f"above {low:g}" if math.isfinite(low) else f"below {high:g}"
@@ -246,7 +247,10 @@ def output_scale(evidence: Evidence) -> list[Finding]:
     ends = [layer for layer in _ends(evidence) if found and layer.name in found[0].layers]
     # Where the signal has grown before them, the layers that made it grow are at fault.
     grown = any(layer.input_square > _GROWN for layer in ends)
-    return [] if grown and exploding(evidence) else found
+    explained = grown and any(
+        other.level == "failure" or found[0].level == "warning" for other in exploding(evidence)
+    )
+    return [] if explained else found
 
 
 def _large_outputs(evidence: Evidence) -> list[Finding]:

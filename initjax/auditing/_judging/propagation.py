@@ -123,9 +123,26 @@ def _predicted(chain: Chain) -> float:
 
 
 def _ends(evidence: Evidence) -> Chain:
-    """All layers that get a gradient, for networks without a chain, up to a readout that is not
-    small on purpose."""
-    layers = [layer for layer in evidence.layers if math.isfinite(layer.log_gradient)]
+    """The layers that get a gradient, for networks without a chain.
+
+    Not those of side branches, such as adapters, which pass by what enters them, not queries and
+    keys, whose gradient is small wherever scores are, and not a readout at the end that is small on
+    purpose.
+    """
+    aside = {
+        layer.path
+        for chain in evidence.chains
+        for part in lone_parts(chain, evidence.layers)
+        if part[-1].role in ("branch end", "sum")
+        for layer in part
+    }
+    scoring = {layer.path for each in evidence.attention for layer in each.queries}
+    scoring -= {path for each in evidence.attention for path in each.site.value_sites}
+    layers = [
+        layer
+        for layer in evidence.layers
+        if math.isfinite(layer.log_gradient) and layer.path not in aside | scoring
+    ]
     ends = set(names_of(evidence.readouts))
     while len(layers) > 2 and layers[-1].name in ends and _small(layers[-1], layers[:-1]):
         layers.pop()

@@ -21,6 +21,7 @@ _GROWTH, _BAD_GROWTH = 30.0, 1e3  # of the mean square along a residual stream
 _DEAD, _BAD_DEAD = 0.1, 0.5  # above what is expected
 _SATURATED, _BAD_SATURATED = 0.25, 0.5  # above that of unit normal inputs
 _ALIKE = 0.999  # correlation of two examples
+_DEEP = 3  # layers: behind fewer, sigmoids have a common mean, which biases soon take out
 _SHALLOW = 8  # layers: depth is no problem in fewer
 _REACH = 6  # correlation depths through which a chain can be trained
 
@@ -120,7 +121,7 @@ def collapse(evidence: Evidence) -> list[Finding]:
     found = [
         layer
         for layer, before in zip(evidence.layers, apart, strict=True)
-        if layer.correlation > _ALIKE and before and layer.activation
+        if layer.correlation > _ALIKE and before and layer.activation and layer.depth >= _DEEP
     ]
     if not found:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import math
 from collections.abc import Sequence
 
@@ -17,10 +16,8 @@ from initjax.auditing._judging.graph import layers_after, layers_before
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
 from initjax.auditing._judging.undefined import undefined_gradient, undefined_loss
-from initjax.fans import compute_fans
 from initjax.leaves._copies import copies
 
-_FANS = 1.9  # a fan-in that is off by less than this factor is no fault
 _STRUCTURED = 0.4  # part of zeros in a kernel that was not simply drawn
 _CHANCE = 5.0  # standard deviations of the mean of centered weights
 # fan_in mean^2 / E[W^2] from which on the mean alone has a larger singular value than all random
@@ -91,6 +88,32 @@ def unused(evidence: Evidence) -> list[Finding]:
     message = f"The loss doesn't depend on {names}, so {subject} won't be trained"
     remedy = f"Use {object_}, or leave {object_} out of params"
     return finding("warning", "unused", found, message, remedy)
+
+
+def no_gradient(evidence: Evidence) -> list[Finding]:
+    """Parameters that the loss depends on, but only through functions that pass no gradient."""
+    cuts, measured = evidence.traced.cuts, evidence.measured.parameters
+    found = [
+        index
+        for index in cuts
+        if evidence.trainable[index] and measured[index] and not measured[index]["learning"]
+    ]
+    if not found:
+        return []
+    parameters = [evidence.parameter(index) for index in found]
+    primitives = sorted({name for index in found for name in cuts[index]})
+    subject = "it gets" if len(found) == 1 else "they get"
+    names = some([label([parameter]) for parameter in parameters])
+    message = (
+        f"The loss depends on {names} only through {' and '.join(primitives)}, so {subject} no"
+        " gradient and won't be trained"
+    )
+    if "stop_gradient" in primitives:
+        remedy = "Remove stop_gradient between them and the loss"
+    else:
+        remedy = "Multiply what is chosen by the softmax of the scores, or use a straight-through"
+        remedy += " gradient"
+    return finding("warning", "no_gradient", parameters, message, remedy)
 
 
 def zero(evidence: Evidence) -> list[Finding]:
@@ -258,71 +281,3 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         message += f" U[-{scale}, {scale})"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)
-
-
-def wrong_fan(evidence: Evidence) -> list[Finding]:
-    """Kernels whose scale fits fans that were counted wrongly from their shape."""
-    found, counts = [], []
-    used = {(layer.path, leaf) for layer in evidence.layers for leaf in layer.leaves}
-    uses = collections.Counter(leaf for _, leaf in used)
-    for layer in evidence.layers:
-        if layer.kind == "embedding" or not layer.whole or len(layer.shape) < 2:
-            continue
-        if layer.role == "branch end":  # scaled by the depth as well
-            continue
-        # An embedding that is the readout too was drawn for its rows, and zeros are not drawn.
-        if uses[layer.leaves[0]] > 1 or layer.weight_zeros > _STRUCTURED:
-            continue
-        gain = layer.weight_variance
-        if 1 / _FANS < gain < 2 * _FANS or _near(gain, 1 / 3) or layer.weight_square == 0:
-            continue
-        square = gain / layer.fan_in
-        counted = compute_fans(layer.shape)
-        averages = [(fans[0] + fans[1]) / 2 for fans in (counted, (layer.fan_in, layer.fan_out))]
-        options = [
-            ("fan_in", counted[0], layer.fan_in),
-            ("fan_out", counted[1], layer.fan_out),
-            ("fan_avg", *averages),
-        ]
-        # What a draw of so many normal numbers may be off by; other scales hit by coincidence.
-        chance = min(0.15, 0.02 + 5 * math.sqrt(2 / math.prod(layer.shape)))
-        for mode, theirs, right in options:
-            off = not 1 / _FANS < theirs / right < _FANS
-            meant = any(abs(theirs * square / scale - 1) < chance for scale in (1, 2))
-            if off and meant and not any(_near(right * square, scale) for scale in (1, 2)):
-                found.append(layer)
-                counts.append(f"{mode} {theirs:g} instead of {right:.4g}")
-                break
-    if not found:
-        return []
-    groups = {
-        count: [layer for layer, its in zip(found, counts, strict=True) if its == count]
-        for count in dict.fromkeys(counts)
-    }
-    message = "; ".join(
-        f"The initializer of {some(names_of(layers))} used {count}; the gain is"
-        f" {layers[0].weight_variance:.2g}"
-        for count, layers in list(groups.items())[:_SHOWN_GROUPS]
-    ).replace("; The initializer", "; that")
-    if (more := len(groups) - _SHOWN_GROUPS) > 0:
-        message += f"; and {more} more wrong count{'' if more == 1 else 's'}"
-    if all(map(_out_first, found)):
-        remedy = "Pass the layout of a kernel (out, in) to the initializer: in_axis=1, out_axis=0"
-    else:
-        remedy = (
-            "Pass the layout to the initializer: with conv_fans, conv_transpose_fans, einsum_fans,"
-            " stacked_fans or packed_fans, or with in_axis, out_axis and batch_axis"
-        )
-    return finding("warning", "wrong_fan", found, message, remedy)
-
-
-def _out_first(layer: JudgedLayer) -> bool:
-    """Whether the kernel is stored as (out, in, *window), as in Equinox and PyTorch."""
-    if len(layer.shape) > 2 and layer.kind != "convolution":
-        return False
-    # Padding makes the fan-in that is measured smaller than the window.
-    return 1 / _FANS < compute_fans(layer.shape, in_axis=1, out_axis=0)[0] / layer.fan_in < _FANS
-
-
-def _near(value: float, target: float) -> bool:
-    return abs(value / target - 1) < 0.15

@@ -16,6 +16,7 @@ from initjax.auditing._reading.scores import Tokens
 from initjax.auditing._reading.watches import Watch
 
 _SAMPLE = 2**17  # numbers of an array that a pass returns, unless one row is longer
+_HIDDEN = 80.0  # below the largest score, from which on a key has no weight
 _MASKED = -1e8  # scores below are those of a mask
 
 
@@ -26,6 +27,7 @@ class _Static(NamedTuple):
     """How many leading axes number turns of loops."""
     keys: Axes
     factor: float
+    mixed: bool
     axes: tuple[tuple[str, Axes, Axes], ...]
     """By name of an array of tokens: the axes of positions and of features."""
 
@@ -48,7 +50,7 @@ def watch_of(found: Found) -> Watch | None:
     }
     turns = sum(length is not None for _, length in found.site.loops)
     axes = [(name, each.positions, each.features) for name, each in tokens.items() if each]
-    static = _Static(turns, found.keys, found.factor, tuple(axes))
+    static = _Static(turns, found.keys, found.factor, found.mixed, tuple(axes))
     return Watch(known, attention_statistics, static, functools.partial(_sampled, strides))
 
 
@@ -103,6 +105,9 @@ def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> 
         bias = xp.where(xp.isfinite(scores), scores - content, np.float32(-np.inf))
     else:
         bias = xp.zeros_like(scores)
+    if static.mixed:  # masks are told by their size
+        hidden = scores < xp.max(scores, axis=-1, keepdims=True) - _HIDDEN
+        bias = xp.where(hidden, np.float32(-np.inf), bias)
     if "summed" in arrays:
         masked = rows("summed") == 0
         # A score far below the largest is zero there, too, but no mask hides only what is low.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
-from initjax.auditing._reading.layout import Axes, product_axes_before
+from initjax.auditing._reading.layout import Axes, axes_before, product_axes_before
 from initjax.auditing._reading.primitives import inner_programs, primitive_of
 from initjax.auditing._reading.scores import (
     Tokens,
@@ -43,6 +43,8 @@ class Found(NamedTuple):
     content: Value
     """The scores without masks and biases, before they are multiplied by `factor`."""
     factor: float
+    mixed: bool
+    """Whether the content holds a mask or a bias after all."""
     summed: Value | None
     """The exponentials as the softmax sums them, if they are masked only then."""
     tokens: Tokens | None
@@ -90,6 +92,8 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
         return None
     scores = _unshifted(exponential.operands[0], keys)
     use = _use([summed, *_powers_of(scores, keys)], keys)
+    if summed.node is exponential:
+        scores, keys = _before_layouts(scores, keys)
     content = content_of(scores, keys, {})
     if use is None or content is None or is_by_units(content, sites):
         return None
@@ -109,6 +113,7 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
         scores=scores,
         content=content.value,
         factor=content.factor,
+        mixed=content.mixed,
         summed=None if summed.node is exponential else summed,
         tokens=tokens,
         result=result,
@@ -151,6 +156,18 @@ def _unshifted(value: Value, keys: Axes) -> Value:
     return value
 
 
+def _before_layouts(scores: Value, keys: Axes) -> tuple[Value, Axes]:
+    """The scores where the last mask or bias is added, before axes other than keys are moved."""
+    node = scores.node
+    while node is not None and primitive_of(node.eqn).kind == "layout":
+        before = axes_before(node.eqn, keys)
+        operand, size = node.operands[0], node.results[0].aval.size
+        if before is None or len(before) != len(keys) or operand.aval.size != size:
+            break
+        scores, keys, node = operand, before, operand.node
+    return scores, keys
+
+
 def _powers_of(scores: Value, keys: Axes) -> Iterator[Value]:
     """The exponentials of scores, shifted by any number for each row."""
     found = [scores]
@@ -180,6 +197,11 @@ def _use(weights: Iterable[Value], keys: Axes) -> tuple[Value, Tokens] | None:
                 used = _product(node, operand, axes)
                 if used is not None:
                     return used
+                moved = tuple(  # heads are mixed
+                    axis
+                    for axis in all_axes(node.results[0])
+                    if set(product_axes_before(node.eqn, (axis,), operand)) & set(axes)
+                )
             elif node.name == "mul":
                 other = node.operands[1 - operand]
                 used = _pooled(node, other, axes) if other not in seen else None

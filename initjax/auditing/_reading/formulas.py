@@ -112,14 +112,32 @@ def difference_in(value: Value) -> tuple[Value, Value] | None:
         if node is None:
             return None
         operands = [operand for operand in node.operands if operand.parametric]
-        others = [operand for operand in node.operands if not operand.parametric]
+        others = [operand for operand in node.operands if is_stopped(operand)]
         if node.name == "sub" and len(others) == 1:
-            return operands[0], others[0]
+            (output,) = (operand for operand in node.operands if operand is not others[0])
+            return output, others[0]
         weighted = node.name == "mul" or (node.name == "div" and operands[0] is node.operands[0])
         if node.name not in ("neg", "select_n") and not (weighted and operands):
             return None
         value = operands[0]
     return None
+
+
+def is_stopped(value: Value) -> bool:
+    """Whether no gradient goes through a value: it has no parameters, or only behind a
+    stop_gradient."""
+    seen: set[Value] = set()
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        stopped = value.node is not None and value.node.name == "stop_gradient"
+        if value in seen or not value.parametric or stopped:
+            continue
+        if value.node is None or len(seen) > 4 * _LONGEST:
+            return False
+        seen.add(value)
+        stack.extend(value.node.operands)
+    return True
 
 
 def is_square(node: Node) -> bool:

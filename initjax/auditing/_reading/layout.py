@@ -73,7 +73,7 @@ def product_axes_before(eqn: Any, axes: Axes, operand: int) -> Axes:
 
 
 def _reshaped(before: Axes, after: Axes, axes: Axes) -> Axes | None:
-    groups = _regrouped(before, after)
+    groups = regrouped(before, after)
     if groups is None:
         return None
     wanted = {axis for axis in axes if before[axis] != 1}
@@ -87,7 +87,7 @@ def _reshaped(before: Axes, after: Axes, axes: Axes) -> Axes | None:
     return tuple(found)
 
 
-def _regrouped(before: Axes, after: Axes) -> list[tuple[list[int], list[int]]] | None:
+def regrouped(before: Axes, after: Axes) -> list[tuple[list[int], list[int]]] | None:
     """The smallest groups of neighboring axes whose elements stay together in a reshape.
 
     Each group holds old axes and the new axes of the same total size.

@@ -206,6 +206,8 @@ def _cut(node: Node) -> str:
             return "softmax over one unit" if summed(total) == 1 else ""
     if node.name == "stop_gradient":  # of the largest number, it is part of a softmax
         return "" if is_largest(node.operands[0]) else node.name
+    if node.name == "convert_element_type" and not floating(node.results[0].aval.dtype):
+        return "a conversion to integers" if floating(node.operands[0].aval.dtype) else ""
     return node.name if node.name in _FLAT else ""
 
 
@@ -282,6 +284,8 @@ def _watched(
 
 def _given(target: Value) -> bool:
     """Whether a target comes from the batch or from random numbers, without any product."""
+    if target.parametric:
+        return False
     seen: set[Value] = set()
     stack = [target]
     while stack:
@@ -315,19 +319,27 @@ def _layers_before(value: Value, reader: _Reader) -> set[Path]:
 
 def _bound(value: Value, reader: _Reader) -> str:
     """What limits the range of a value: the first equation of the model that does."""
+    both = all(math.isfinite(end) for end in range_of(value, reader.ranges))
     node = value.node
-    while node is not None:
+    while node is not None and not is_softmax(node):
+        operands = cases_of(node) if node.name == "select_n" else node.operands
         limited = [
             operand
-            for operand in node.operands
+            for operand in operands
             if operand.parametric and range_of(operand, reader.ranges) != ANY
         ]
-        if is_softmax(node) or not limited:
+        if any(operand.node is not None and operand.node.name == "log1p" for operand in limited):
+            return "softplus"
+        if not limited:
             break
         node = limited[0].node
     if node is None:
         return ""
-    return "softmax" if is_softmax(node) else _BOUNDS.get(node.name, node.name)
+    if is_softmax(node):
+        return "softmax"
+    if node.name == "max" and (both or 0 not in [operand.number for operand in node.operands]):
+        return "clip"
+    return _BOUNDS.get(node.name, node.name)
 
 
 _BOUNDS = {

@@ -63,6 +63,8 @@ class Content(NamedTuple):
     """What multiplies it in the scores."""
     products: tuple[tuple[Node, Axes | None], ...]
     """The products that it is made of, and the axes of their results that number the keys."""
+    mixed: bool = False
+    """Whether a mask or a bias is part of it, since something was done to both together."""
 
 
 def content_of(
@@ -104,7 +106,8 @@ def _made_of(value: Value, keys: Axes | None, known: dict[Value, Content | None]
         if scaled is not None:
             return part._replace(factor=part.factor * scaled)
     products = tuple(product for _, each in parts for product in each.products)
-    return Content(value, 1.0, products)
+    mixed = any(each.mixed or each.value is not operand for operand, each in parts)
+    return Content(value, 1.0, products, mixed)
 
 
 def _scaled(node: Node, operand: Value) -> float | None:

@@ -11,6 +11,8 @@ import numpy as np
 from initjax._flattening import Structure, described, flatten, no_parameters
 from initjax.auditing._measuring.attention import watch_of
 from initjax.auditing._reading.attention import attentions
+from initjax.auditing._reading.cuts import cuts_of
+from initjax.auditing._reading.examples import Ends, ends_of
 from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.losses import read_losses
 from initjax.auditing._reading.primitives import program_at
@@ -36,6 +38,10 @@ class Traced:
     shapes: list[Any]
     """The parameters' shapes and dtypes."""
     anatomy: Anatomy
+    ends: Ends
+    """What the loss does with the examples of the batch."""
+    cuts: dict[int, tuple[str, ...]]
+    """The parameters that get no gradient, with the primitives that cut it."""
     has_batch: bool
 
     @property
@@ -155,6 +161,8 @@ def trace(
         names=names,
         shapes=shapes,
         anatomy=anatomy,
+        ends=ends_of(graph, len(arrays)),
+        cuts=cuts_of(graph, len(arrays)),
         has_batch=bool(inputs),
     )
     return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))

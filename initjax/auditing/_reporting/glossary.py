@@ -185,9 +185,9 @@ ATTENTION_COLUMNS: dict[str, Column] = {
         "more than a few",
         _CONDENSED,
     ),
-    "reads*": Column("", "The prediction of reads, from scores and keys.", "", _CONDENSED),
+    "reads*": Column("predicted", "The prediction of reads, from scores and keys.", "", _CONDENSED),
     "entropy": Column(
-        "of weights; 1: even",
+        "of weights (even: 1)",
         "The entropy of the weights, relative to that of equal scores.",
         "",
         "",

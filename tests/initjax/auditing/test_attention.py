@@ -71,7 +71,18 @@ def _dropped(scores):
 
 def _with_sink(scores):
     sink = jnp.zeros((*scores.shape[:-1], 1))
-    return jax.nn.softmax(jnp.concatenate([scores, sink], -1))[..., :-1]
+    return jax.nn.softmax(jnp.concatenate([_causal(scores), sink], -1))[..., :-1]
+
+
+def _in_windows(scores):
+    """Swin masks after a reshape, and reshapes again."""
+    windows = scores.reshape(-1, 2, *scores.shape[1:]) - 100 * (jnp.arange(TOKENS) > 7)
+    return jax.nn.softmax(windows.reshape(scores.shape))
+
+
+def _talking_heads(scores):
+    mix = jnp.array([[1.0, 0.5], [-0.5, 1.0]])
+    return jnp.einsum("bhts,hg->bgts", jax.nn.softmax(scores), mix)
 
 
 WEIGH = {
@@ -86,6 +97,8 @@ WEIGH = {
     "ALiBi": _alibi,
     "dropout": _dropped,
     "sink": _with_sink,
+    "windows": _in_windows,
+    "talking heads": _talking_heads,
 }
 
 
@@ -180,7 +193,14 @@ def test_attention_is_recognized_however_it_is_written(name, key):
     assert keys == ({"k", "q"} if name == "additive" else {"k"})
     assert found.tokens is not None
     assert found.tokens.value.shape[-1] == WIDTH  # what the layer of the keys reads
-    biased = name in ("causal", "ALiBi", "capped", "masked later", "RoPE and QK normalization")
+    biased = name in (
+        "windows",
+        "causal",
+        "ALiBi",
+        "capped",
+        "masked later",
+        "RoPE and QK normalization",
+    )
     assert (found.content is not found.scores) == biased
 
 
@@ -229,6 +249,15 @@ def test_statistics_are_those_of_the_attention(key):
     mixed = np.einsum("bhts,bshd->bhtd", weights, np.asarray(v))
     np.testing.assert_allclose(found.correlation, cosine(mixed), atol=1e-4)
     assert found.parameters[0].path == "q" and found.parameters[1].path == "k"
+
+
+@pytest.mark.parametrize("weigh", [_in_windows, _with_sink])
+def test_masks_do_not_count_as_scores(weigh, key):
+    x = jax.random.normal(key, (8, TOKENS, WIDTH))
+    report = initjax.audit(_loss_of(functools.partial(_attend, weigh)), _parameters(key), x)
+    (found,) = report.attention
+    assert found.score_stddev < 1.3 and found.keys < 9
+    assert not any(finding.cause.startswith("attention") for finding in report.findings)
 
 
 def test_theory_predicts_what_queries_read(key):
@@ -280,6 +309,24 @@ def test_only_attention_that_does_harm_is_at_fault(cause, options, gain, remedy,
         assert remedy in found[0].remedy and "blocks" in found[0].message
         marked = [line for line in str(report).splitlines() if line[:1] in "!x" and "[5]" in line]
         assert any("blocks[5]" in line for line in marked)  # in the table of attentions
+
+
+def test_small_scores_are_no_vanishing_gradient(key):
+    names = jax.random.split(key, 7)
+    shapes = {**dict.fromkeys("qkvo", (WIDTH, WIDTH)), "up": (WIDTH, WIDTH), "down": (WIDTH, WIDTH)}
+    params = {
+        name: _normal(key, *shape, gain=0.005 if name in "qkvo" else 1.0)
+        for key, (name, shape) in zip(names, shapes.items(), strict=False)
+    }
+    params["head"] = _normal(names[-1], WIDTH, 1)
+
+    def loss_fn(params, x):
+        x = x + _attend(jax.nn.softmax, params, _rms_norm(x)) @ params["o"]
+        x = x + jax.nn.gelu(_rms_norm(x) @ params["up"]) @ params["down"]
+        return jnp.square(_rms_norm(x).mean(1) @ params["head"] - 1).mean()
+
+    x = jax.random.normal(key, (64, TOKENS, WIDTH))
+    assert initjax.audit(loss_fn, params, x).verdict == "ok"
 
 
 class _Linen(nn.Module):

@@ -72,7 +72,7 @@ def test_each_layer_stacked_by_a_loop_gets_its_own_factor():
     def loss_fn(params, x):
         return (signals(params, x)[0] @ params["out"]).mean()
 
-    fixed, repair = initjax.fix(loss_fn, params, X)
+    fixed, repair = initjax.fix(loss_fn, params, X, method="variance")
     (change,) = repair.changes
     assert change.name == "loop" and len(change.factors) == 5
     np.testing.assert_allclose(signals(fixed, X)[1], 1, atol=1e-5)
@@ -540,7 +540,7 @@ def test_a_scaled_kernel_is_not_reported_for_a_wrong_fan():
 
 
 def test_a_method_that_leaves_a_failure_says_so():
-    loss_fn, params, _ = perceptron(jnp.tanh, 12, stddev=0.005)
+    loss_fn, params, _ = perceptron(jnp.tanh, 12, stddev=5e-4)
     _, repair = initjax.fix(loss_fn, params, X, method="gradient", optimizer=optax.adam(1e-3))
     assert repair.verdict == "failure"
     assert "method='variance'" in repair.warning
@@ -551,3 +551,85 @@ def test_a_key_that_is_not_a_prng_key_raises_an_error(key):
     loss_fn, params, _ = perceptron(jnp.tanh, 1)
     with pytest.raises(TypeError, match="key must be a PRNG key"):
         initjax.fix(loss_fn, params, X, key=key)
+
+
+def test_the_input_comes_first():
+    loss_fn, params, _ = perceptron(jax.nn.relu, 2)
+
+    def of_pixels(params, x):
+        return loss_fn(params, 100 * x)
+
+    fixed, repair = initjax.fix(of_pixels, params, X)
+    assert fixed is params and repair.changes == ()
+    assert repair.target.startswith("none: the input comes first") and "Divide" in repair.target
+
+
+def test_a_kernel_that_is_redrawn_and_scaled_is_listed_once_and_hidden_causes_are_repaired():
+    params = {
+        "a": jnp.zeros((24, 32)),
+        "b": jnp.full((32, 32), 0.3),
+        "c": jax.random.normal(KEY, (32, 1)),
+    }
+
+    def loss_fn(params, x):
+        hidden = jax.nn.relu(jax.nn.relu(x @ params["a"]) @ params["b"])
+        return jnp.square(hidden @ params["c"] - x[:, :1]).mean()
+
+    _, repair = initjax.fix(loss_fn, params, X, key=KEY)
+    assert {f.cause for f in repair.before.findings} == {"zero"}  # which hides the symmetry of b
+    names = [change.name for change in repair.changes]
+    assert sorted(names) == ["a", "b"]
+    assert str(repair.changes[0]).startswith("redrawn, orthogonal (cause: zero); then times ")
+
+
+def test_biases_that_outweigh_what_is_aimed_at_are_cleared_or_reported():
+    loss_fn, params, hidden = perceptron(jax.nn.relu, 3, stddev=0.3, bias=10.0)
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    np.testing.assert_allclose([float(z.std()) for z in hidden(fixed, X)[0]], 1, atol=1e-5)
+    loss_fn, params, hidden = perceptron(jnp.sin, 2, stddev=0.3, bias=3.0)  # phases, on purpose
+    fixed, repair = initjax.fix(loss_fn, params, X, method="variance")
+    reached = float(hidden(fixed, X)[0][0].std())
+    assert f"to {reached:.3g}" in repair.changes[0].what and reached > 2
+    assert next(name for name, why in repair.left if "its bias alone" in why) == "0/kernel"
+
+
+def test_a_router_of_few_experts_is_never_scaled_up():
+    keys = jax.random.split(KEY, 5)
+    params = {
+        "in": 10 * jax.random.normal(keys[0], (24, 32)),
+        "router": 0.1 * jax.random.normal(keys[1], (32, 4)),
+        "up": jax.random.normal(keys[2], (4, 32, 64)) / 4,
+        "down": jax.random.normal(keys[3], (4, 64, 32)) / 8,
+        "out": jax.random.normal(keys[4], (32, 10)) / 6,
+    }
+
+    def loss_fn(params, x):
+        x = jax.nn.relu(x @ params["in"])
+        weights = jax.nn.softmax(x @ params["router"] / 100)
+        experts = jax.nn.relu(jnp.einsum("nd,edf->nef", x, params["up"]))
+        experts = jnp.einsum("nef,efd->ned", experts, params["down"])
+        return cross_entropy((x + jnp.einsum("ne,ned->nd", weights, experts)) @ params["out"])
+
+    fixed, repair = initjax.fix(loss_fn, params, X)
+    assert "in" in [change.name for change in repair.changes]
+    np.testing.assert_array_equal(fixed["router"], params["router"])
+
+
+def test_a_network_whose_loss_has_second_derivatives_is_scaled():
+    keys = jax.random.split(KEY, 4)
+    sizes = (2, 32, 32, 1)
+    params = [10 * jax.random.normal(keys[i], sizes[i : i + 2]) for i in range(3)]
+
+    def network(params, x):
+        for kernel in params[:-1]:
+            x = jnp.tanh(x @ kernel)
+        return (x @ params[-1])[0]
+
+    def loss_fn(params, x):
+        second = jax.vmap(jax.hessian(network, argnums=1), (None, 0))(params, x)
+        return jnp.mean((second[:, 0, 0] + second[:, 1, 1]) ** 2)
+
+    x = jax.random.uniform(keys[3], (256, 2), minval=-1)
+    fixed, _ = initjax.fix(loss_fn, params, x)
+    assert float((x @ fixed[0]).std()) == pytest.approx(1, abs=1e-5)
+    assert float((jnp.tanh(x @ fixed[0]) @ fixed[1]).std()) == pytest.approx(1, abs=1e-5)

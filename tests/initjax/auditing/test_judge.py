@@ -229,15 +229,27 @@ def square(z):
 
 
 def test_a_fan_miscounted_from_the_kernels_shape_is_found():
-    def heads(p, x):
-        h = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, p["in"]))
-        return square(h.reshape(len(x), -1) @ p["out"])
+    """In every layer; once it does no harm."""
 
-    model = Model(heads, {"in": jnp.ones((INPUTS, 8, 16)), "out": jnp.ones((128, 4))}, X)
+    def heads(p, x):
+        for kernel in p["heads"]:
+            x = jax.nn.relu(jnp.einsum("bd,dnh->bnh", x, kernel)).reshape(len(x), -1)
+        return square(x @ p["out"])
+
+    shape = (INPUTS, 16, 2)
+    model = Model(heads, {"heads": [jnp.ones(shape)] * 4, "out": jnp.ones((32, 4))}, X)
     right = initjax.he_normal(**initjax.einsum_fans("bd,dnh->bnh"))
-    for init, found in ((initjax.he_normal(), [("wrong_fan", "warning")]), (right, [])):
-        tree = {"in": init(jax.random.key(1), (INPUTS, 8, 16)), "out": normal(2, 128, 4)}
-        assert causes(model(tree, X)) == found
+    for inits, found in (
+        ([initjax.he_normal()] * 4, [("wrong_fan", "warning")]),
+        ([initjax.he_normal(), right, right, right], []),
+        ([right] * 4, []),
+    ):
+        kernels = [init(jax.random.key(i), shape) for i, init in enumerate(inits)]
+        report = model({"heads": kernels, "out": normal(2, 32, 4)}, X)
+        assert causes(report) == found
+        for finding in report.findings:
+            assert "heads/0" in finding.message and "fan_in 512 instead of 32" in finding.message
+            assert "einsum_fans(equation)" in finding.remedy
 
 
 @pytest.mark.parametrize("window", [(), (3, 3)])
@@ -245,15 +257,18 @@ def test_kernels_stored_as_out_in_are_told_how_to_say_so(window):
     """Each kernel with the fan that its initializer used, and one layout that fits them all."""
 
     def loss(p, x):
-        for kernel in (p["a"], p["b"]):
-            if window:
-                x = jax.nn.relu(jax.lax.conv(x, kernel, (1, 1), "VALID"))
-            else:
-                x = jax.nn.relu(x @ kernel.T)
-        return square(x)
+        for kernel in p.values():
+            z = jax.lax.conv(x, kernel, (1, 1), "SAME") if window else x @ kernel.T
+            x = jax.nn.relu(z)
+        return cross_entropy(z if not window else z.mean((2, 3)))
 
-    shapes = {"a": (64, 8, *window), "b": (24, 64, *window)}
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 8, *(8,) * len(window))), "float32")
+    widths = (8, 32, 32, 32, 32, CLASSES) if window else (256, 64, CLASSES)
+    shapes = {
+        name: (outputs, inputs, *window)
+        for name, inputs, outputs in zip("abcde", widths, widths[1:], strict=False)
+    }
+    x = np.random.default_rng(0).normal(size=(64, widths[0], *(6,) * len(window)))
+    x = jnp.asarray(x, "float32")
 
     def finding(**layout):
         init = initjax.he_normal(**layout)
@@ -262,10 +277,10 @@ def test_kernels_stored_as_out_in_are_told_how_to_say_so(window):
         return [finding for finding in findings if finding.cause == "wrong_fan"]
 
     (found,) = finding()
-    used = {(): ("64 instead of 8", "24 instead of 64"), (3, 3): ("1536 instead of 72", "4608 ")}
+    used = {(): ("64 instead of 256", "10 instead of 64"), (3, 3): ("768 instead of ", "3072 ")}
     first, second = used[window]
     assert f"initializer of a used fan_in {first}" in found.message
-    assert f"that of b used fan_in {second}" in found.message
+    assert re.search(f"that of b(, c and d)? used fan_in {second}", found.message)
     assert found.remedy == (
         "Pass the layout of a kernel (out, in) to the initializer: in_axis=1, out_axis=0."
     )
@@ -370,7 +385,7 @@ def test_a_finding_tells_code_which_parameters_it_is_about():
 
 
 def test_findings_are_sorted_by_level_and_causes_are_explained():
-    found = relu(params(gain=4.0)).findings
+    found = relu(params(gain=8.0, stack_kernel=lambda k: with_value(k, 3, k[7]))).findings
     assert [finding.level for finding in found] == sorted(finding.level for finding in found)
     assert len(found) > 1
     assert all(CAUSES[finding.cause].meaning for finding in found)
@@ -526,6 +541,49 @@ def test_a_large_first_step_is_reported_where_it_changes_what_a_layer_computes()
         report = Model(loss, tree, X, optimizer=optax.adam(rate))(tree, X)
         assert causes(report) == found
     assert report.findings[0].layers == ("one",)
+
+
+def test_a_branch_that_a_small_scale_silences_does_not_explode():
+    """What enters it gets its gradient from the stream, too. At full scale it does explode."""
+
+    def loss(p, x):
+        h = x @ p["in"]
+        for block in p["blocks"]:
+            h = h + p["scale"] * (jax.nn.relu(h @ block["up"]) @ block["down"])
+        return cross_entropy(h @ p["out"])
+
+    blocks = [{"up": normal(20 + i, 32, 64), "down": 8 * normal(30 + i, 64, 32)} for i in range(6)]
+    tree = {"in": normal(1, INPUTS, 32), "blocks": blocks, "out": 0.1 * normal(2, 32, CLASSES)}
+    model = Model(loss, {**tree, "scale": jnp.ones(32)}, X)
+    for scale in (1e-6, 1e-2):
+        assert causes(model({**tree, "scale": jnp.full(32, scale)}, X)) == []
+    found = causes(model({**tree, "scale": jnp.ones(32)}, X))
+    assert ("exploding", "failure") in found
+
+
+def test_one_example_that_a_norm_amplifies_is_not_the_whole_batch():
+    def loss(p, x):
+        h = x @ p["in"]
+        for kernel in p["hidden"]:
+            h = h - h.mean(-1, keepdims=True)
+            h = jax.nn.relu(h / jnp.sqrt((h**2).mean(-1, keepdims=True) + 1e-10) @ kernel)
+        return cross_entropy(h @ p["out"])
+
+    tree = {"in": normal(1, INPUTS, 32), "hidden": [2**0.5 * normal(2, 32, 32)]}
+    tree["out"] = normal(3, 32, CLASSES)
+    model = Model(loss, tree, X)
+    assert causes(model(tree, with_value(X, 0, 1e-5 * X[0]))) == []
+    exploding = {**tree, "in": 1e-6 * tree["in"]}
+    assert ("exploding", "failure") in causes(model(exploding, X))
+
+
+def test_one_small_kernel_is_learned_first_and_two_in_a_row_are_not():
+    def tree(*small):
+        factors = np.where(np.isin(np.arange(DEPTH), small), 0.01, 1)
+        return params(gain=2.0, stack_kernel=lambda k: k * factors[:, None, None].astype("f"))
+
+    assert causes(relu(tree(4))) == []
+    assert causes(relu(tree(4, 5))) == [("vanishing", "warning")]
 
 
 @pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])

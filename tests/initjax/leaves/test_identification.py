@@ -98,6 +98,14 @@ def test_other_shapes_have_other_rules(key):
     assert leaf(each).text == "orthogonal(), each of 3 kernels"
 
 
+def test_kernels_of_a_stack_may_have_their_own_scales(key):
+    scales = 0.02 / jnp.sqrt(jnp.arange(1.0, 5.0))
+    stack = initjax.normal(1.0)(key, (4, 48, 64)) * scales[:, None, None]
+    assert leaf(stack).law == "normal"
+    assert leaf(stack).text.startswith("normal: 4 kernels with standard deviations of 0.0")
+    assert leaf(stack.at[0].set(jnp.sort(stack[0]))).law == "none"
+
+
 def test_models_of_all_kinds_are_read(key):
     linen = nn.Dense(128).init(key, jnp.ones((1, 256)))
     texts = {leaf.path: leaf.text for leaf in initjax.identify(linen).leaves}

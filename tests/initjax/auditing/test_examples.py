@@ -1,0 +1,144 @@
+"""What a loss does with the examples of the batch."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from initjax import auditor, he_normal, lecun_normal
+from initjax.auditing._reading.trace import trace
+
+KEYS = jax.random.split(jax.random.key(0), 5)
+N, K = 32, 3
+X = jax.random.normal(KEYS[0], (N, 8))
+ONE = {"in": he_normal()(KEYS[1], (8, 16)), "out": lecun_normal()(KEYS[2], (16, 1))}
+CLASSES = {"in": ONE["in"], "out": lecun_normal()(KEYS[3], (16, K))}
+Y = jax.random.normal(KEYS[4], (N,))
+LABELS = jnp.arange(N) % K
+
+
+def net(p, x):
+    return jax.nn.relu(x @ p["in"]) @ p["out"]
+
+
+def bce(p, x, y):
+    return optax.sigmoid_binary_cross_entropy(net(p, x), 1.0 * (y > 0)).mean()
+
+
+def classes(axis):
+    def loss(p, x, labels):
+        return -jnp.take_along_axis(jax.nn.log_softmax(net(p, x), axis), labels[:, None], 1).mean()
+
+    return loss
+
+
+def clip(p, x, y):
+    z = net(p, x) @ (x @ jnp.ones((8, K))).T
+    return -(jnp.diag(jax.nn.log_softmax(z, 0)) + jnp.diag(jax.nn.log_softmax(z, 1))).mean()
+
+
+def sinkhorn(p, x, labels):
+    q = jnp.exp(net(p, x))
+    q = q / q.sum(0)
+    q = q / q.sum(1, keepdims=True)
+    return -(q * jax.nn.log_softmax(net(p, x))).sum(1).mean()
+
+
+def pooled(p, x, y):
+    weights = jax.nn.softmax(net(p, x), 0)
+    return jnp.square(weights.T @ x - 1).mean()
+
+
+def energy(p, x, y):
+    z = net(p, x)
+    return 2 * jnp.abs(z - y).mean() - jnp.abs(z - z.T).mean()
+
+
+def kernel(p, x, y):
+    return -jnp.exp(-jnp.square(net(p, x) - y)).mean()
+
+
+def squares(z, y):
+    return jnp.square(z - y)
+
+
+COUPLED = [
+    (lambda p, x, y: squares(net(p, x), y).mean(), ONE, Y, "broadcast"),
+    (lambda p, x, y: squares(net(p, x)[:, 0], y).mean(), ONE, Y[:, None], "broadcast"),
+    (bce, ONE, Y, "broadcast"),
+    (classes(0), CLASSES, LABELS, "softmax"),
+]
+MEANT = [
+    (lambda p, x, y: squares(net(p, x), y[:, None]).mean(), ONE, Y),
+    (lambda p, x, y: squares(net(p, x)[:, :1], y[None]).min(1).mean(), ONE, Y),
+    (classes(1), CLASSES, LABELS),
+    (clip, CLASSES, Y),
+    (sinkhorn, CLASSES, LABELS),
+    (pooled, CLASSES, Y),
+    (energy, ONE, Y),
+    (kernel, ONE, Y),
+    (lambda p, x, y: -(jax.nn.softmax(y) * jax.nn.log_softmax(net(p, x)[:, 0])).sum(), ONE, Y),
+]
+
+
+def ends(loss_fn, params, *batch):
+    return trace("audit", loss_fn, params, batch, False).ends
+
+
+@pytest.mark.parametrize(("loss_fn", "params", "target", "kind"), COUPLED)
+def test_examples_that_meet_by_mistake_are_found(loss_fn, params, target, kind):
+    coupling = ends(loss_fn, params, X, target).coupling
+    assert coupling is not None
+    assert (coupling.kind, coupling.examples) == (kind, N)
+
+
+@pytest.mark.parametrize(("loss_fn", "params", "target"), MEANT)
+def test_examples_that_meet_on_purpose_are_not(loss_fn, params, target):
+    assert ends(loss_fn, params, X, target) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("end", "summed"),
+    [
+        (lambda e, p, y: e.sum(), N),
+        (lambda e, p, y: 0.5 * e.sum(1).sum(), N),
+        (lambda e, p, y: e.mean(1).sum(), N),
+        (lambda e, p, y: e.sum(1).mean(), 0),
+        (lambda e, p, y: e.sum() / N, 0),
+        (lambda e, p, y: (e * (y > 0)[:, None]).sum() / (y > 0).sum(), 0),
+        (lambda e, p, y: e.sum() + jnp.square(p["out"]).sum(), 0),  # a prior
+        (lambda e, p, y: jnp.sqrt(e.sum()), 0),
+    ],
+)
+def test_sums_over_the_batch_are_told_from_means(end, summed):
+    def loss_fn(p, x, y):
+        return end(jnp.square(net(p, x) - 1), p, y)
+
+    assert ends(loss_fn, CLASSES, X, Y).summed == summed
+
+
+def test_the_axis_of_examples_is_followed_through_loops():
+    stack = {**ONE, "mid": he_normal()(KEYS[3], (2, 16, 16))}
+
+    def loss_fn(p, x, y):
+        h = jax.nn.relu(x @ p["in"])
+        h, _ = jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), h, p["mid"])
+        return squares(h @ p["out"], y).sum() / N**2
+
+    assert ends(loss_fn, stack, X, Y).coupling is not None
+
+
+def test_what_is_found_is_reported_with_its_numbers():
+    report = auditor(COUPLED[0][0], ONE, X, Y)(ONE, X, Y)
+    assert [(f.level, f.cause) for f in report.findings] == [("failure", "batch_coupling")]
+    assert "(32, 1) with targets of shape (32,)" in report.findings[0].message
+    assert "predictions[:, 0]" in report.findings[0].remedy
+
+
+def test_an_optimizer_decides_whether_a_sum_does_harm():
+    def loss_fn(p, x, y):
+        return squares(net(p, x)[:, 0], y).sum()
+
+    for optimizer, causes in [(optax.adam(1e-3), []), (optax.sgd(0.1), ["sum_loss"])]:
+        report = auditor(loss_fn, ONE, X, Y, optimizer=optimizer)(ONE, X, Y)
+        assert [finding.cause for finding in report.findings] == causes
