@@ -21,9 +21,10 @@ from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
 from initjax.auditing._reading.trace import Traced, trace, without_constants
 from initjax.auditing._reading.trainable import trainable_leaves
-from initjax.auditing._reporting.pasting import with_code, written
+from initjax.auditing._reporting.pasting import with_code
 from initjax.auditing._reporting.report import Report
 from initjax.auditing._reporting.text import unread_lines
+from initjax.auditing._reporting.written import written
 
 _KEPT = 8  # compiled programs that `audit` remembers
 

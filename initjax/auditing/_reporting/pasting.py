@@ -8,8 +8,8 @@ import fnmatch
 import glob
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,12 @@ from initjax.auditing._activations import recommended
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import JudgedLayer
-from initjax.fans import compute_fans
-
-Style = Literal["linen", "nnx", "equinox", "plain"]
+from initjax.auditing._reporting.kernel_axes import kernel_axes, with_axes
+from initjax.auditing._reporting.written import Written
 
 _MOST_RULES = 5  # patterns in one call
-_WINDOW = 1.9  # padding makes the fan-in that is measured smaller than that of the window
 _SCALED = 3.0  # the mean square of a weight, by that of some numbers of its parameter
 _RIGHT = 0.1  # a gain this close to what would be drawn needs no draw
-_NAMED_BY_LINEN = re.compile(r"\['[A-Z]\w*_\d+'\]")  # such as Dense_0
-_ITEMS = re.compile(r"(\['[^']*'\]|\[\d+\])*")
 _ANY_NUMBER = re.compile(r"\d+")
 _KEY = "jax.random.key(0)"
 # Causes that new draws remove, and those of which only layers with an unsuitable gain are drawn.
@@ -41,52 +37,6 @@ LINES = {
     "Subtract the targets' mean": "y = (y - y.mean(0)) / y.std(0)",
     "Replace the softmax by a sigmoid": "y = jax.nn.sigmoid(z)  # in place of softmax(z)",
 }
-
-
-class Written(NamedTuple):
-    """How the user's model is written."""
-
-    style: Style
-    name: str
-    """What the tree is called in code."""
-    places: tuple[str, ...]
-    """The paths of its arrays in Python, such as "['dense']['kernel']"."""
-    assignable: bool
-    """Whether it is made of dictionaries and lists, whose items can be replaced."""
-
-
-def written(params: Any, places: Sequence[str]) -> Written:
-    """Says how a model is written, from the types in its tree.
-
-    Args:
-      params: the tree as the user gave it.
-      places: the paths of its arrays in Python.
-    """
-    nodes = [*_nodes(params)]
-    modules = {base.__module__ for kind in set(map(type, nodes)) for base in kind.__mro__}
-    if any(module.startswith("flax.nnx") for module in modules):
-        whole = any(base.__name__ == "Module" for base in type(params).__mro__)
-        return Written("nnx", "model" if whole else "params", tuple(places), False)
-    if any(module.startswith("equinox") for module in modules):
-        return Written("equinox", "model", tuple(places), False)
-    linen = any(module.startswith("flax.core") for module in modules)
-    linen = linen or (isinstance(params, Mapping) and isinstance(params.get("params"), Mapping))
-    linen = linen or any(_NAMED_BY_LINEN.search(place) for place in places)
-    fixed = any(
-        isinstance(node, tuple) or (isinstance(node, Mapping) and not isinstance(node, dict))
-        for node in nodes
-    )
-    assignable = not fixed and all(map(_ITEMS.fullmatch, places))
-    return Written("linen" if linen else "plain", "params", tuple(places), assignable)
-
-
-def _nodes(tree: Any) -> Iterator[Any]:
-    """The tree itself, and what its dictionaries, lists and tuples hold."""
-    yield tree
-    children = tree.values() if isinstance(tree, Mapping) else tree
-    if isinstance(children, Iterable) and isinstance(tree, Mapping | list | tuple):
-        for child in children:
-            yield from _nodes(child)
 
 
 def with_code(
@@ -206,14 +156,14 @@ def _redrawn(
         for parameter in layer.parameters:
             shape = evidence.traced.shapes[parameter.index].shape
             (source,) = layer.site.sources
-            axes = _axes(layer, shape, layer.site.slices(source), model.style)
+            axes = kernel_axes(layer, shape, layer.site.slices(source), model.style)
             if layer.kind == "embedding":
                 initializer = "initjax.normal(0.02)"
             elif axes is None:
                 return ""
             else:
                 call = _initializer(layer.activation, depth)
-                initializer = f"initjax.{_with_axes(call, axes)}"
+                initializer = f"initjax.{with_axes(call, axes)}"
             drawn[parameter.index] = initializer
             modules.add(_module(layer, parameter.index, initializer, evidence, model))
     if len(modules) == 1 and "" not in modules:
@@ -264,64 +214,6 @@ def _module(
     if model.style == "nnx":
         return f"nnx.Linear({shape[0]}, {shape[1]}, {bias}kernel_init={initializer}, rngs=rngs)"
     return ""
-
-
-def _axes(
-    layer: JudgedLayer, shape: tuple[int, ...], stacked: int, style: Style
-) -> dict[str, Any] | None:
-    """The axes of a kernel, as an initializer takes them; None if they aren't known.
-
-    Args:
-      layer: whose fan-in is known from the program.
-      shape: of the parameter.
-      stacked: how many of its first axes number layers.
-      style: Equinox has kernels (out, in).
-    """
-    batch: dict[str, Any] = {"batch_axis": tuple(range(stacked))} if stacked else {}
-    own = range(stacked, len(shape))
-    usual: dict[str, Any] = {}
-    out_first: dict[str, Any] = {"in_axis": stacked + 1, "out_axis": stacked}
-    options = [out_first, usual] if style == "equinox" else [usual, out_first]
-    if layer.kind == "dense":
-        for cut in range(1, len(own)):
-            first, last = tuple(own[:cut]), tuple(own[cut:])
-            options += [{"in_axis": a, "out_axis": b} for a, b in ((first, last), (last, first))]
-        for middle in own[1:-1]:  # heads before or behind
-            others = tuple(axis for axis in own if axis != middle)
-            options.append({"in_axis": middle, "out_axis": others})
-    slack = _WINDOW if layer.kind == "convolution" else 1.01
-    for option in options:
-        try:
-            fan_in, _ = compute_fans(shape, **option, **batch)
-        except ValueError:  # too few axes
-            continue
-        whole = layer.kind != "dense" or _all_named(option, batch, len(shape))
-        if whole and 1 / slack < fan_in / layer.fan_in < slack:
-            return {**option, **batch}
-    if layer.kind == "convolution" and style != "equinox":  # strides of a transposed one
-        divisor = compute_fans(shape, **batch)[0] / layer.fan_in
-        if divisor > 1 and abs(divisor / round(divisor) - 1) < _RIGHT:
-            return {"fan_in_divisor": round(divisor), **batch}
-    return None
-
-
-def _all_named(option: Mapping[str, Any], batch: Mapping[str, Any], axes: int) -> bool:
-    """Whether no axis would be taken for that of a window."""
-    named = [option.get("in_axis", -2), option.get("out_axis", -1), *batch.values()]
-    return sum(1 if isinstance(axis, int) else len(axis) for axis in named) == axes
-
-
-def _with_axes(call: str, axes: Mapping[str, Any]) -> str:
-    """The call of an initializer, with the axes of its kernel if it takes them."""
-    if not axes or not re.match(r"(he|lecun|glorot)_", call):
-        return call
-    single = {
-        name: axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
-        for name, axis in axes.items()
-    }
-    more = ", ".join(f"{name}={axis}" for name, axis in single.items())
-    start, _, given = call.removesuffix(")").partition("(")
-    return f"{start}({f'{given}, ' if given else ''}{more})"
 
 
 def patterns_of(leaves: set[int], evidence: Evidence, others: Collection[int] = ()) -> list[str]:
