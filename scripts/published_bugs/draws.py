@@ -175,7 +175,7 @@ def _sequence_model(head: Init) -> Recipe:
             return nn.Dense(32, use_bias=False, kernel_init=head)(nn.RMSNorm()(x))
 
     model = linen(Copier(), data.tokens()[0])
-    return Recipe(model, cross_entropy, data.tokens(), SGD(0.3), framework="Linen")
+    return Recipe(model, cross_entropy, data.tokens(), optax.adam(3e-4), framework="Linen")
 
 
 def keras_fans_of_rank_3(key: jax.Array, shape: Sequence[int]) -> jax.Array:
