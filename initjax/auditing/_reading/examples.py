@@ -16,6 +16,7 @@ from typing import NamedTuple
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.layout import regrouped
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
+from initjax.auditing._reading.sequences import along_examples, weighs_within_examples
 
 Axes = frozenset[int]
 _NONE: Axes = frozenset()
@@ -37,12 +38,13 @@ class Coupling(NamedTuple):
     """Examples that enter each other's loss."""
 
     kind: str
-    """'softmax' over the examples, or 'broadcast' of predictions against all targets."""
+    """'softmax' over the examples, 'broadcast' of predictions against all targets, 'weights' that a
+    softmax over the examples makes, or a 'scan' or 'attention' along the examples."""
     examples: int
     prediction: tuple[int, ...]
-    """The shape of the prediction or of the softmax."""
+    """The shape of the prediction, of the softmax or of the sequences."""
     target: tuple[int, ...]
-    """The shape of the target; empty for a softmax."""
+    """The shape of the target; empty for others than a broadcast."""
 
 
 class Ends(NamedTuple):
@@ -66,7 +68,11 @@ def ends_of(graph: Graph, num_parameters: int) -> Ends:
     found = _examples(graph, num_parameters)
     if found is None:
         return _NOTHING
-    coupling = _softmax_over_examples(graph, found) or _broadcast_in_the_loss(graph, found)
+    coupling = (
+        _softmax_over_examples(graph, found)
+        or _broadcast_in_the_loss(graph, found)
+        or _sequence_over_examples(graph, found, num_parameters)
+    )
     return Ends(coupling, _summed_over_examples(graph, found))
 
 
@@ -266,9 +272,19 @@ def _softmax_over_examples(graph: Graph, found: Examples) -> Coupling | None:
         if power is None or not _of_a_layer(power.operands[0], found):
             continue
         normalized = _normalized(node, value, power.operands[0])
-        if normalized is not None and _goes_elementwise_to(normalized, graph.results[0]):
+        if normalized is None:
+            continue
+        if _goes_elementwise_to(normalized, graph.results[0]):
             return Coupling("softmax", found.examples, value.shape, ())
+        if weighs_within_examples(normalized, axis):
+            return Coupling("weights", found.examples, value.shape, ())
     return None
+
+
+def _sequence_over_examples(graph: Graph, found: Examples, num_parameters: int) -> Coupling | None:
+    batch = graph.arguments[num_parameters:]
+    along = along_examples(graph, batch, found.axes, found.examples)
+    return None if along is None else Coupling(along[0], found.examples, along[1], ())
 
 
 def _maker(value: Value, names: Sequence[str]) -> Node | None:
@@ -369,9 +385,12 @@ def _broadcast_in_the_loss(graph: Graph, found: Examples) -> Coupling | None:
             return None
         if any(_axis_was_added(root) for root in roots):
             return None
-    node, roots = made[0], [_before_broadcast(side) for side in made[0].operands]
-    if not _goes_elementwise_to(node.results[0], graph.results[0]) or _bends(node.results[0]):
+    reaching = [
+        node for node in made if _goes_elementwise_to(node.results[0], graph.results[0])
+    ]  # others are in what gets no gradient, as advantages are
+    if not reaching or any(_bends(node.results[0]) for node in made):
         return None
+    roots = [_before_broadcast(side) for side in reaching[0].operands]
     prediction, target = sorted(
         (root for root in roots if root.data), key=lambda root: not root.parametric
     )
