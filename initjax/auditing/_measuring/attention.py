@@ -33,7 +33,7 @@ class _Static(NamedTuple):
 
 
 def watch_of(found: Found) -> Watch | None:
-    """What a pass returns of an attention; None if it can't."""
+    """What a pass returns of an attention; None if it can't, or if there is nothing in it."""
     tokens = {"tokens": found.tokens, "result": found.result}
     values = {"scores": found.scores, "summed": found.summed}
     if found.content is not found.scores:
@@ -41,7 +41,7 @@ def watch_of(found: Found) -> Watch | None:
     values |= {name: each and each.value for name, each in tokens.items()}
     places = {name: place_of(value) for name, value in values.items() if value is not None}
     known = {name: place for name, place in places.items() if place is not None}
-    if len(known) < len(places):
+    if len(known) < len(places) or not all(value.aval.size for value in values.values() if value):
         return None
     strides = {
         name: _strides(value.shape, _kept(tokens.get(name), found.keys))

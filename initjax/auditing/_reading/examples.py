@@ -22,6 +22,7 @@ Axes = frozenset[int]
 _NONE: Axes = frozenset()
 _FEW = 8  # examples, which another axis may number by chance
 _REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or".split())
+_MANY = 1000  # terms of a loss; more come from sums of sums, which double at every step
 _SORTS = frozenset("sort top_k approx_top_k".split())
 
 
@@ -449,6 +450,8 @@ def _summed_over_examples(graph: Graph, found: Examples) -> int:
         return 0  # examples meet each other
     terms, summed = [(graph.results[0], 1.0)], []
     while terms:
+        if len(summed) > _MANY:
+            return 0
         value, factor = terms.pop()
         if not value.data:
             if value.parametric:
@@ -477,13 +480,13 @@ def _summed_over_examples(graph: Graph, found: Examples) -> int:
     if not summed or any(_averaged(factor, found.examples) for factor, _ in summed):
         return 0
     terms_of_layers = [value for _, value in summed if value.parametric]
-    plain = all(_of_single_examples(value, found) for value in terms_of_layers)
+    plain = _of_single_examples(terms_of_layers, found)
     return found.examples if terms_of_layers and plain else 0
 
 
-def _of_single_examples(value: Value, found: Examples) -> bool:
-    """Whether no statistic of the batch enters a value behind its last product."""
-    seen, waiting = {value}, [value]
+def _of_single_examples(values: Sequence[Value], found: Examples) -> bool:
+    """Whether no statistic of the batch enters values behind their last products."""
+    seen, waiting = set(values), list(values)
     while waiting:
         value = waiting.pop()
         if value.data and not found.axes.get(value):

@@ -156,7 +156,9 @@ def _before(visit: _Visit, reader: _Reader) -> Iterator[_Visit]:
     """What the operands of a node are made by."""
     node, name = visit.node, visit.node.name
     kind = primitive_of(node.eqn).kind
-    if kind == "scan":  # the loss may be summed over chunks, or mapped over examples
+    if (
+        kind == "scan" and node.eqn.params["length"]
+    ):  # the loss may be summed over chunks, or mapped over examples
         for result in body(node).results:
             if result.node is not None:
                 yield _Visit(result.node, visit.linear, visit.factors, math.nan, visit.divisors)
@@ -264,12 +266,12 @@ def _watched(
     places = {name: place for name, place in found.items() if place is not None}
     if (kind, output) in reader.outputs or "outputs" not in places:
         return None
-    if not floating(output.aval.dtype):
+    if not floating(output.aval.dtype) or not all(v.aval.size for v in (output, *others.values())):
         return None
     reader.outputs.add((kind, output))
     limits = range_of(output, reader.ranges)
     name = f"outputs {len(reader.watches)}"
-    reader.watches[name] = Watch(places, of_outputs, limits, first_rows)
+    reader.watches[name] = Watch(places, of_outputs, limits, first_rows(output.shape))
     return Term(
         kind=kind,
         layers=frozenset(_layers_before(output, reader)),
@@ -397,7 +399,7 @@ def _risks(node: Node, reader: _Reader) -> Iterator[Risk]:
     if not operand.parametric or low > (least or 0) or (node.name == "div" and high < 0):
         return
     place = place_of(operand)
-    if place is None or not floating(operand.aval.dtype):
+    if place is None or not floating(operand.aval.dtype) or not operand.aval.size:
         return
     name = f"risk {len(reader.watches)}"
     reader.watches[name] = Watch({"operand": place}, invalid, node.name)

@@ -1,5 +1,7 @@
 """What a loss does with the examples of the batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -167,6 +169,7 @@ def test_a_sequence_along_the_batch_is_reported_with_its_shape():
     ("end", "summed"),
     [
         (lambda e, p, y: e.sum(), N),
+        (lambda e, p, y: functools.reduce(lambda z, _: z + 0.5 * z, range(40), e.sum()), 0),  # long
         (lambda e, p, y: 0.5 * e.sum(1).sum(), N),
         (lambda e, p, y: e.mean(1).sum(), N),
         (lambda e, p, y: e.sum(1).mean(), 0),

@@ -199,3 +199,25 @@ def test_a_rectifier_on_logits_is_a_fault_if_it_silences_a_class():
     for output in ("one-hot", "integers", "vmap"):
         found = _causes(_entropy(output, jax.nn.relu), dead)
         assert "100% of their own examples" in found["bounded_output"].message
+
+
+def test_rows_are_sampled_alike_where_targets_are_broadcast():
+    x, targets = jnp.ones((3000, 8)), jnp.arange(3000.0)[:, None]
+    params = {"classes": jnp.ones((8, 512)) / 8}
+
+    def loss_fn(p, x):
+        return jnp.square(x @ p["classes"] - targets).mean()
+
+    assert initjax.audit(loss_fn, params, x).network.loss > 0
+
+
+def test_outputs_without_a_number_have_no_statistics():
+    def loss_fn(p, x):
+        none = _logits(p, x)[:, 4:]
+        never, _ = jax.lax.scan(
+            lambda total, w: (total + jnp.square(x @ w - 1).mean(), None), 0.0, p["never"]
+        )
+        return jnp.square(_number(p, x) - _TARGETS).mean() + jnp.square(none - 1).sum() + never
+
+    params = {**_PARAMS, "never": jnp.zeros((0, 8, 4))}
+    assert "target_scale" not in _causes(loss_fn, params)
