@@ -19,6 +19,7 @@ from initjax.auditing._judging.names import some
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 _LARGE_SIGNAL = 1e3  # root mean square
+_LARGE_GAIN = 10.0  # five times that of he_normal
 _STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
 
 
@@ -50,6 +51,8 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
         limit = math.log(_BAD_RATIO)
     if abs(growth) < limit or cause != ("vanishing" if growth < 0 else "exploding"):
         return []
+    if growth > 0 and growth - _by_logits(chain) < limit:
+        return []
     level = "failure" if abs(growth) > math.log(_BAD_RATIO) else "warning"
     hidden = [layer for layer in chain if layer.activation] or chain
     middle = hidden[len(hidden) // 2]
@@ -57,6 +60,13 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
     return finding(level, cause, chain, _slower(chain, hidden, middle), remedy)
+
+
+def _by_logits(chain: Chain) -> float:
+    """The part of a growth that a large kernel of logits causes alone: `output_scale` reports it,
+    and no other kernels would remove it."""
+    last = chain[-1]
+    return math.log(max(1.0, last.weight_variance)) if last.site.softmax else 0.0
 
 
 def _slower(chain: Chain, hidden: Sequence[JudgedLayer], middle: JudgedLayer) -> str:
@@ -173,8 +183,20 @@ def _large_signals(evidence: Evidence) -> list[Finding]:
         return []
     message = f"The pre-activations of {some(names_of(large))} have root mean square"
     message += f" {large[-1].rms:.3g}"
-    remedy = f"Draw the kernels with {recommended(large[0].activation)}"
-    return finding("failure", "exploding", large, message, remedy)
+    before = itertools.takewhile(lambda layer: layer is not large[-1], evidence.layers)
+    growing = [layer for layer in (*before, large[-1]) if _grows(layer)] or large
+    if growing is not large:
+        gain = float(np.median([layer.weight_variance for layer in growing]))
+        message += f"; the kernels of {some(names_of(growing))} make signals grow, with a median"
+        message += f" gain of {gain:.3g}"
+    remedy = f"Draw the kernels with {recommended(growing[0].activation)}"
+    return finding("failure", "exploding", growing, message, remedy)
+
+
+def _grows(layer: JudgedLayer) -> bool:
+    """Whether a layer makes a signal much larger, by its kernel, and nothing undoes that."""
+    size = math.sqrt(layer.input_square)
+    return layer.weight_variance > _LARGE_GAIN and layer.rms > 3 * size and not layer.role
 
 
 def update(evidence: Evidence) -> list[Finding]:
