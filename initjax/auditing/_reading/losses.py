@@ -33,6 +33,7 @@ from initjax.auditing._reading.ranges import (
     ANY,
     Range,
     is_softmax,
+    one_turn,
     range_of,
     through_layout,
 )
@@ -324,6 +325,10 @@ def _bound(value: Value, reader: _Reader) -> str:
     both = all(math.isfinite(end) for end in range_of(value, reader.ranges))
     node = value.node
     while node is not None and not is_softmax(node):
+        turn = one_turn(node.results[value.position]) if node.name == "scan" else None
+        if turn is not None:
+            value, node = turn, turn.node
+            continue
         operands = cases_of(node) if node.name == "select_n" else node.operands
         limited = [
             operand
@@ -334,7 +339,7 @@ def _bound(value: Value, reader: _Reader) -> str:
             return "softplus"
         if not limited:
             break
-        node = limited[0].node
+        value, node = limited[0], limited[0].node
     if node is None:
         return ""
     if is_softmax(node):

@@ -159,6 +159,21 @@ def test_a_loss_in_a_loop_is_read():
     assert report.network.expected_loss == pytest.approx(math.log(4))
 
 
+@pytest.mark.parametrize(
+    ("head", "bound"), [(jax.nn.softmax, "softmax"), (jnp.tanh, "tanh"), (lambda z: z, "")]
+)
+def test_the_range_of_outputs_that_a_loop_stacks_is_known(head, bound):
+    def loss_fn(p, x, labels):
+        def turn(state, x):
+            return state, head(_logits(p, x))
+
+        return _int_cross_entropy(jax.lax.scan(turn, None, x)[1], labels).mean()
+
+    steps = _X.reshape(4, 16, 8), _LABELS.reshape(4, 16)
+    (term,) = trace("audit", loss_fn, _PARAMS, steps, False).anatomy.losses.terms
+    assert (term.kind, term.bound) == ("cross entropy", bound)
+
+
 def test_fix_makes_outputs_smaller_and_leaves_weights_that_are_not_at_fault():
     large = {**_PARAMS, "classes": 16 * _PARAMS["classes"]}
     _, repair = initjax.fix(_entropy("binary"), large, _X)
