@@ -21,6 +21,7 @@ from initjax.auditing._reading.formulas import (
     cases_of,
     difference_in,
     exponent_of,
+    factors_before,
     is_largest,
     is_square,
     logistic_in,
@@ -242,7 +243,14 @@ def _term(visit: _Visit, reader: _Reader, around: _Around) -> Term | None:
     if node.name in ("abs", "square") or is_square(node):
         pair = difference_in(node.operands[0])
         if pair is not None and place_of(pair[1]) is not None and _layers_before(pair[0], reader):
-            return _watched("distance", pair[0], {"targets": pair[1]}, reader)
+            around_it = (
+                *visit.factors,
+                *visit.divisors,
+                *factors_before(node.operands[0]),
+                pair[1],
+            )
+            noisy = any(value.parametric for value in around_it)
+            return _watched("distance", pair[0], {"targets": pair[1]}, reader, noisy=noisy)
     return None
 
 
@@ -261,6 +269,7 @@ def _watched(
     reader: _Reader,
     classes: int = 0,
     guess: bool = False,
+    noisy: bool = False,
 ) -> Term | None:
     """A term, and the watch of its outputs and of others; None for one that is known."""
     found = {name: place_of(value) for name, value in {"outputs": output, **others}.items()}
@@ -281,6 +290,7 @@ def _watched(
         classes=classes,
         guess=guess,
         given="targets" in others and _given(others["targets"]),
+        noisy=noisy,
         watch=name,
     )
 

@@ -617,6 +617,15 @@ def test_one_small_kernel_is_learned_first_and_two_in_a_row_are_not():
     assert causes(relu(tree(4, 5))) == [("vanishing", "warning")]
 
 
+@pytest.mark.parametrize(("gain", "found"), [(1e-3, []), (1e-5, [("vanishing", "warning")])])
+def test_a_shallow_network_may_have_small_kernels(gain, found):
+    def loss_fn(p, x):
+        return jnp.square(jax.nn.relu(jax.nn.relu(x @ p[0]) @ p[1]) @ p[2] - x[:, :1]).mean()
+
+    tree = [gain**0.5 * normal(i, *shape) for i, shape in enumerate([(16, 32), (32, 32), (32, 1)])]
+    assert audited(loss_fn, tree, normal(3, 64, 16) * 8) == found
+
+
 @pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])
 def test_dead_units_are_found_whatever_follows_them(between):
     def loss(p, x, key):

@@ -236,3 +236,21 @@ def test_outputs_without_a_number_have_no_statistics():
 
     params = {**_PARAMS, "never": jnp.zeros((0, 8, 4))}
     assert "target_scale" not in _causes(loss_fn, params)
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [
+        lambda p, z, y: (((y - z) / jnp.exp(p["noise"])) ** 2 / 2 + p["noise"]).mean(),
+        lambda p, z, y: (jnp.square(z - y) / jnp.exp(2 * p["noise"]) + p["noise"]).mean(),
+        lambda p, z, y: (-_X[:, 1] * jnp.square(jax.lax.stop_gradient(z) + y - z)).mean(),
+    ],
+    ids=["learned deviation", "learned variance", "action drawn around the output"],
+)
+def test_noise_may_reach_beyond_the_range_of_a_mean(distance):
+    def loss_fn(p, x):
+        return distance(p, jnp.tanh(_number(p, x)), 2 * _TARGETS)
+
+    params = {**{name: _PARAMS[name] for name in ("body", "number")}, "noise": jnp.zeros(())}
+    causes = [finding.cause for finding in initjax.audit(loss_fn, params, _X).findings]
+    assert "bounded_output" not in causes
