@@ -374,7 +374,8 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
     split = initjax.audit(loss_fn, sharded, place(x, "data"))
     assert not sharded["w"].sharding.is_fully_replicated
     assert str(plain) == str(split), f"{plain}\\n{split}"
-    assert initjax.audit(flat, sharded, place(x, "data")).network.jacobian > 0
+    with jax.set_mesh(mesh):
+        assert initjax.audit(flat, sharded, place(x, "data")).network.jacobian > 0
     repaired, _ = initjax.fix(loss_fn, sharded, place(x, "data"), method="variance")
     assert not np.array_equal(repaired["w"], params["w"])
     for name in params:
