@@ -92,6 +92,14 @@ def uniform(evidence: Evidence) -> list[Finding]:
     if first is not last:
         message += f" ({first.token_correlation:.4f} already at {first.name})"
     message += "; attentions that average all tokens can't tell them apart any more"
+    expects = [
+        attention
+        for attention in evidence.attention
+        if 1 - attention.predicted_token_correlation < _DIFFERENT
+    ]
+    if expects:
+        message += f". Theory, carried from the first block on, expects this from {expects[0].name}"
+        message += " on"
     expected = _with_skips(start, 1 + len(last.before))
     remedy = "Add each attention to the tokens that it reads, and normalize inside of the branch: x"
     remedy += f" + attention(norm(x)); theory then expects a cosine of {expected:.2g}"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from initjax.auditing._judging.blocks import token_cosines
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, suffix
 from initjax.auditing._judging.sources import stacks
@@ -46,6 +47,9 @@ class Attention:
     """What theory predicts for `entropy`, from `score_stddev`."""
     token_correlation: float
     """The mean cosine of two tokens, as the layer of the keys reads them."""
+    predicted_token_correlation: float
+    """What theory predicts for `token_correlation`, from the tokens that the first block reads; NaN
+    for the first block, and where something that the audit can't follow comes between."""
     correlation: float
     """The mean cosine of two tokens of what the attention gives, in one head."""
     predicted_correlation: float
@@ -73,6 +77,14 @@ class JudgedAttention(Attention):
     """The layers behind queries and keys."""
     before: tuple[int, ...]
     """The numbers of the attentions upstream."""
+    turn: int | None
+    """Of the innermost loop that stacks its layers."""
+    count: int
+    """How many keys the last query may read, for theory."""
+    causal: bool
+    """Whether queries read more keys one by one."""
+    stream: float
+    """The mean square of what is normalized to give its tokens."""
 
 
 _PUBLIC = tuple(field.name for field in dataclasses.fields(Attention))
@@ -97,8 +109,13 @@ def attentions_of(
             queries = _layers(site.query_sites | site.key_sites, by_path, turns)
             values = _layers(site.value_sites, by_path, turns)
             if numbers["keys"] > 1.5:
-                found.append(_attention(site, numbers, queries, values, found))
-    return tuple(found)
+                turn = next(reversed(turns.values()), None)
+                found.append(_attention(site, numbers, queries, values, found, turn))
+    cosines = token_cosines(traced.anatomy.blocks, found, layers)
+    return tuple(
+        dataclasses.replace(each, predicted_token_correlation=cosines.get(number, math.nan))
+        for number, each in enumerate(found)
+    )
 
 
 def _turns(
@@ -144,14 +161,16 @@ def _attention(
     queries: tuple[JudgedLayer, ...],
     values: tuple[JudgedLayer, ...],
     earlier: Sequence[JudgedAttention],
+    turn: int | None,
 ) -> JudgedAttention:
     stddev, most = math.sqrt(numbers["variance"]), numbers["most_keys"]
     # Rows of one key are not counted.
     causal = most > 4 and abs(numbers["keys"] - (most + 2) / 2) < 0.1 * most
     # Where each query has its own window of keys, the results of two are less alike.
     same = causal or numbers["keys"] > 0.99 * most
+    count = round(most if causal else numbers["keys"])
     effective, entropy, alike = _predicted(
-        round(most if causal else numbers["keys"]),
+        count,
         causal,
         stddev,
         numbers.get("tokens", math.nan) if same and _reads_itself(queries) else math.nan,
@@ -167,6 +186,7 @@ def _attention(
         entropy=numbers["entropy"],
         predicted_entropy=entropy,
         token_correlation=numbers.get("tokens", math.nan),
+        predicted_token_correlation=math.nan,  # which takes all blocks
         correlation=numbers["result"],
         predicted_correlation=alike,
         gradient_ratio=_gradient_ratio(queries, values),
@@ -179,6 +199,10 @@ def _attention(
             if other.site.path == site.path
             or any(layer.path in upstream for layer in other.queries)
         ),
+        turn=turn,
+        count=count,
+        causal=causal,
+        stream=numbers.get("stream", math.nan),
     )
 
 

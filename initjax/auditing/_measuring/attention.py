@@ -10,7 +10,7 @@ import numpy as np
 
 from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._reading.attention import Found
-from initjax.auditing._reading.inlined import place_of
+from initjax.auditing._reading.inlined import Value, place_of
 from initjax.auditing._reading.layout import Axes
 from initjax.auditing._reading.scores import Tokens
 from initjax.auditing._reading.watches import Watch
@@ -32,19 +32,26 @@ class _Static(NamedTuple):
     """By name of an array of tokens: the axes of positions and of features."""
 
 
-def watch_of(found: Found) -> Watch | None:
-    """What a pass returns of an attention; None if it can't, or if there is nothing in it."""
+def watch_of(found: Found, stream: Value | None = None) -> Watch | None:
+    """What a pass returns of an attention; None if it can't, or if there is nothing in it.
+
+    Args:
+      found: the attention.
+      stream: what its tokens are the normalized values of, if that matters.
+    """
     tokens = {"tokens": found.tokens, "result": found.result}
     values = {"scores": found.scores, "summed": found.summed}
     if found.content is not found.scores:
         values["content"] = found.content
     values |= {name: each and each.value for name, each in tokens.items()}
+    if stream is not None and place_of(stream) is not None:
+        values["stream"] = stream
     places = {name: place_of(value) for name, value in values.items() if value is not None}
     known = {name: place for name, place in places.items() if place is not None}
     if len(known) < len(places) or not all(value.aval.size for value in values.values() if value):
         return None
     strides = {
-        name: _strides(value.shape, _kept(tokens.get(name), found.keys))
+        name: _strides(value.shape, _kept(name, tokens, found.keys))
         for name, value in values.items()
         if value is not None
     }
@@ -54,8 +61,11 @@ def watch_of(found: Found) -> Watch | None:
     return Watch(known, attention_statistics, static, functools.partial(_sampled, strides))
 
 
-def _kept(tokens: Tokens | None, keys: Axes) -> Axes:
-    return keys if tokens is None else tokens.features
+def _kept(name: str, tokens: dict[str, Tokens | None], keys: Axes) -> Axes:
+    if name == "stream":
+        return ()
+    array = tokens.get(name)
+    return keys if array is None else array.features
 
 
 def _strides(shape: tuple[int, ...], kept: Axes) -> tuple[int, ...]:
@@ -86,7 +96,8 @@ def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> 
 
     Args:
       static: where its axes are.
-      arrays: 'scores', and 'content', 'summed', 'tokens' and 'result' where they are measured.
+      arrays: 'scores', and 'content', 'summed', 'tokens', 'result' and 'stream' where they are
+        measured.
       flat: not used.
 
     Returns:
@@ -141,6 +152,9 @@ def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> 
     for name, positions, features in static.axes:
         tokens = _by_turn(arrays[name], static.turns)
         found[name] = _cosine(tokens, positions, features)
+    if "stream" in arrays:
+        stream = _by_turn(arrays["stream"], static.turns)
+        found["stream"] = (stream * stream).reshape(len(stream), -1).mean(-1)
     return found
 
 

@@ -49,6 +49,7 @@ class Found(NamedTuple):
     """The exponentials as the softmax sums them, if they are masked only then."""
     tokens: Tokens | None
     """What the layer of the keys reads; the keys themselves if there is no such layer."""
+    values: Value
     result: Tokens
     """The averaged values."""
 
@@ -116,6 +117,7 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
         mixed=content.mixed,
         summed=None if summed.node is exponential else summed,
         tokens=tokens,
+        values=values,
         result=result,
     )
 

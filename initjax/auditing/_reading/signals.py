@@ -44,6 +44,8 @@ def note_ends(reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag]) -
             [other.behind_sites and not other.statistic for other in others]
         )
         site = reading.sites[signal.site]
+        if gated:
+            site.gate = signal.expression
         whole = var.aval.size >= site.size and not gated
         ends = site.reduced if row.kind == "reduction" else site.mixed
         ends.add(signal.expression if whole else None)

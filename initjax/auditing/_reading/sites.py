@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from typing import Literal, NamedTuple
 
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.tags import Source, Tag
@@ -74,6 +75,8 @@ class Site:
     activation: Expression | None = None
     """What is applied to the pre-activation where another site reads it. If no site reads it
     directly, what is applied where it stops being a function of this site alone."""
+    gate: Expression | None = None
+    """What is applied to it where another layer multiplies it."""
     readers: set[Path] = dataclasses.field(default_factory=set)
     """The sites that read it through an activation."""
     mixed: set[Expression | None] = dataclasses.field(default_factory=set)
@@ -143,6 +146,29 @@ class AttentionSite:
     """How many products a score sums; 0 if it is not a product of queries and keys."""
 
 
+class Step(NamedTuple):
+    """How tokens are made from others."""
+
+    kind: Literal["unknown", "sum", "scale", "norm", "layer", "activated", "product", "attention"]
+    inputs: tuple[int, ...] = ()
+    """The numbers of earlier steps; of the values, for an attention."""
+    path: Path = ()
+    """Of a layer, or of an attention."""
+    activation: Expression | None = None
+    number: float = 1.0
+    """What a scale multiplies by."""
+
+
+class Blocks(NamedTuple):
+    """The blocks between attentions of a program, or of the body of a loop."""
+
+    steps: tuple[Step, ...]
+    tokens: tuple[tuple[Path, int], ...]
+    """Attentions, and the steps that give their tokens."""
+    carried: tuple[tuple[int, int], ...]
+    """In a loop: the steps of what it carries, before and after a turn."""
+
+
 @dataclasses.dataclass
 class Anatomy:
     """What reading a program has found."""
@@ -161,3 +187,5 @@ class Anatomy:
     """Values to be measured besides those of sites."""
     attentions: tuple[AttentionSite, ...] = ()
     """In the order of execution. Those that can be measured have a watch under their path."""
+    blocks: tuple[Blocks, ...] = ()
+    """How the tokens of these attentions are made."""

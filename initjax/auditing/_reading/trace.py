@@ -11,6 +11,7 @@ import numpy as np
 from initjax._flattening import Structure, described, flatten, no_parameters
 from initjax.auditing._measuring.attention import watch_of
 from initjax.auditing._reading.attention import attentions
+from initjax.auditing._reading.blocks import tokens_of
 from initjax.auditing._reading.cuts import cuts_of
 from initjax.auditing._reading.examples import Ends, ends_of
 from initjax.auditing._reading.inlined import inlined
@@ -139,11 +140,14 @@ def trace(
     anatomy = find(closed, len(arrays), fixed)
     graph = inlined(closed, len(arrays), fixed)
     losses, watches = read_losses(graph, anatomy.sites)
-    attended = [(each.site, watch_of(each)) for each in attentions(graph, anatomy.sites)]
+    found = attentions(graph, anatomy.sites)
+    blocks, streams = tokens_of(graph, anatomy.sites, found)
+    attended = [(each.site, watch_of(each, streams.get(each.site.path))) for each in found]
     anatomy = dataclasses.replace(
         anatomy,
         losses=losses,
         attentions=tuple(site for site, watch in attended if watch is not None),
+        blocks=blocks,
         watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
     )
     for site in anatomy.sites.values():

@@ -21,7 +21,7 @@ def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> T
       levels: of each: 'ok', 'warning' or 'failure'.
     """
     header = ["attention", "keys", "scores", "limit", "reads", "reads*", "entropy"]
-    header += ["cosine", "after", "after*"]
+    header += ["cosine", "cosine*", "after", "after*"]
     rows = [
         Row(
             printable(name),
@@ -33,6 +33,7 @@ def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> T
                 number(compact, attention.predicted_effective_keys),
                 number(_share, attention.entropy),
                 number(_cosine, attention.token_correlation),
+                number(_cosine, attention.predicted_token_correlation),
                 number(_cosine, attention.correlation),
                 number(_cosine, attention.predicted_correlation),
             ),

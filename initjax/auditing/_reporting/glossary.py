@@ -199,6 +199,13 @@ ATTENTION_COLUMNS: dict[str, Column] = {
         "below 0.99",
         _COLLAPSED,
     ),
+    "cosine*": Column(
+        "predicted",
+        "The prediction of cosine, carried through the blocks from the first one's measured input."
+        " Empty for that one, and where something that the audit can't follow comes between.",
+        "",
+        _CONDENSED,
+    ),
     "after": Column(
         "and after attention",
         "The mean cosine of two tokens of what the attention gives, in one head, before it is added"

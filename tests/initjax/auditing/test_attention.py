@@ -307,8 +307,53 @@ def test_only_attention_that_does_harm_is_at_fault(cause, options, gain, remedy,
     assert [finding.cause for finding in found] == ([cause] if cause else [])
     if cause:
         assert remedy in found[0].remedy and "blocks" in found[0].message
+        uniform = cause == "attention_uniform"
+        assert ("expects this from blocks[3] on" in found[0].message) == uniform
         marked = [line for line in str(report).splitlines() if line[:1] in "!x" and "[5]" in line]
         assert any("blocks[5]" in line for line in marked)  # in the table of attentions
+
+
+def _blocks(params, x, *, post, gated=False, shifted=False):
+    for block in params["blocks"]:
+        norm = (lambda x: x) if post else _rms_norm
+        add = _rms_norm if post else (lambda x: x)
+        x = add(x + _attend(jax.nn.softmax, block, norm(x)) @ block["o"])
+        h = norm(x)
+        gate = h @ block["gate"] if gated else 1.0
+        x = add(x + (jax.nn.gelu(h @ block["up"]) * gate) @ block["down"])
+        if shifted:
+            x = x + block["shift"]
+    return jnp.square(x.mean(1) - 1).mean()
+
+
+def _token_cosines(key, **options):
+    def block(key):
+        keys = jax.random.split(key, 4)
+        return {
+            **_parameters(keys[0]),
+            "up": _normal(keys[1], WIDTH, 4 * WIDTH),
+            "gate": _normal(keys[2], WIDTH, 4 * WIDTH),
+            "down": _normal(keys[3], 4 * WIDTH, WIDTH),
+            "shift": jnp.zeros(TOKENS)[:, None],
+        }
+
+    params = {"blocks": [block(key) for key in jax.random.split(key, 4)]}
+    x = 0.3 * jax.random.normal(key, (16, TOKENS, WIDTH))
+    found = initjax.audit(functools.partial(_blocks, **options), params, x).attention
+    names = ("token_correlation", "predicted_token_correlation")
+    return [np.array([getattr(each, name) for each in found]) for name in names]
+
+
+@pytest.mark.parametrize("options", [{"post": False, "gated": True}, {"post": True}])
+def test_theory_predicts_through_blocks_how_alike_tokens_become(options, key):
+    measured, predicted = _token_cosines(key, **options)
+    assert np.isnan(predicted[0]) and measured[-1] - measured[0] > 0.3
+    np.testing.assert_allclose(predicted[1:], measured[1:], atol=0.1)
+
+
+def test_predictions_restart_where_something_unread_comes_between(key):
+    _, predicted = _token_cosines(key, post=False, shifted=True)
+    assert np.isnan(predicted).all()
 
 
 def test_small_scores_are_no_vanishing_gradient(key):
