@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from initjax.auditing._judging.assemble import layers
 from initjax.auditing._judging.attention import JudgedAttention, attentions_of
@@ -12,6 +12,7 @@ from initjax.auditing._judging.layers import JudgedLayer, that_ran
 from initjax.auditing._judging.names import Parameter
 from initjax.auditing._judging.network import Network, network_of
 from initjax.auditing._measuring.passes import Measurements
+from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.trace import Traced
 
 
@@ -42,6 +43,10 @@ class Evidence:
     def parameter(self, index: int, slice: tuple[int, ...] = ()) -> Parameter:
         """A parameter, or one slice of it."""
         return Parameter(index, self.traced.names[index], slice)
+
+    def layers_at(self, paths: Collection[Path]) -> list[JudgedLayer]:
+        """The layers at these places of the program."""
+        return [layer for layer in self.layers if layer.path in paths]
 
 
 def gather(

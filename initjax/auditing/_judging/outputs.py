@@ -101,7 +101,7 @@ def double_softmax(evidence: Evidence) -> list[Finding]:
             continue
         message = _class_floor(evidence, term)
         if message and (term.bound == "softmax" or term.kind == "binary cross entropy"):
-            layers = _layers(evidence, term)
+            layers = evidence.layers_at(term.layers)
             again = "softmax" if term.kind == "cross entropy" else "sigmoid"
             message = (
                 f"The outputs of {_some(layers)} go through a {term.bound}, and the loss then takes"
@@ -138,16 +138,12 @@ def _softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-def _layers(evidence: Evidence, term: Term) -> list[JudgedLayer]:
-    return [layer for layer in evidence.layers if layer.path in term.layers]
-
-
 def bounded_output(evidence: Evidence) -> list[Finding]:
     """Outputs that can't reach what they should become."""
     for term in evidence.traced.anatomy.losses.terms:
         if not term.bound or term.noisy:
             continue
-        found, layers = evidence.measured.watched[term.watch], _layers(evidence, term)
+        found, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
         outputs = f"The outputs of {_some(layers) if layers else 'the model'}"
         if term.kind == "distance":
             floor, spread = float(found["floor"]), float(found["spread"])
@@ -205,7 +201,7 @@ def target_scale(evidence: Evidence) -> list[Finding]:
         large = size > _TARGETS and size > 10 * outputs
         if not far and not large:
             continue
-        layers = _layers(evidence, term)
+        layers = evidence.layers_at(term.layers)
         message = (
             f"The targets have mean {mean:.3g} and standard deviation {stddev:.3g}, and the outputs"
             f" of {_some(layers) if layers else 'the model'} have root mean square {outputs:.3g}"
@@ -224,7 +220,9 @@ def _distances(evidence: Evidence) -> list[tuple[Term, dict[str, Any]]]:
     found = []
     for term in evidence.traced.anatomy.losses.terms:
         # Weights that are used twice may make a derivative by the inputs, of any size.
-        once = all(uses[leaf] == 1 for layer in _layers(evidence, term) for leaf in layer.leaves)
+        once = all(
+            uses[leaf] == 1 for layer in evidence.layers_at(term.layers) for leaf in layer.leaves
+        )
         if term.kind == "distance" and once:
             found.append((term, evidence.measured.watched[term.watch]))
     return found
@@ -266,7 +264,7 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
         level = "failure" if layer.rms > _BAD_LOGITS else "warning"
         return finding(level, "output_scale", found, message, _smaller(layer.rms))
     for term in evidence.traced.anatomy.losses.terms:
-        watched, layers = evidence.measured.watched[term.watch], _layers(evidence, term)
+        watched, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
         stddev = float(watched["stddev"])
         if term.kind == "binary cross entropy" and stddev > _LOGITS and layers:
             message = (
@@ -276,7 +274,7 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
             level = "failure" if stddev > _BAD_LOGITS else "warning"
             return finding(level, "output_scale", layers, message, _smaller(stddev))
     for term, watched in _distances(evidence):
-        ratio, layers = _distance(term, watched), _layers(evidence, term)
+        ratio, layers = _distance(term, watched), evidence.layers_at(term.layers)
         if ratio > _DISTANCE and _outputs_are_off(watched) and layers:
             size = float(watched["rms"])
             message = (

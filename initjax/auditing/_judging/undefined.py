@@ -8,7 +8,6 @@ from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
-from initjax.auditing._reading.terms import Risk
 
 _NAMES = {
     "log": "logarithm",
@@ -29,7 +28,7 @@ def undefined_loss(evidence: Evidence) -> list[Finding]:
         undefined, zero = float(found["undefined"]), float(found["zero"])
         if not undefined:
             continue
-        layers = _layers(evidence, risk)
+        layers = evidence.layers_at(risk.layers)
         made = f"what {some(names_of(layers))} gives" if layers else "a part of the loss"
         if risk.name == "div":
             message += f": it divides by {made}, which is zero in {undefined:.0%} of the numbers"
@@ -63,7 +62,3 @@ def undefined_gradient(evidence: Evidence, lost: Sequence[JudgedLayer]) -> list[
             remedy = "Add a small number, such as 1e-8, to what is zero, before the operation"
             break
     return finding("failure", "not_finite", lost, message, remedy)
-
-
-def _layers(evidence: Evidence, risk: Risk) -> list[JudgedLayer]:
-    return [layer for layer in evidence.layers if layer.path in risk.layers]

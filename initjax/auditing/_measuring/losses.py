@@ -93,21 +93,33 @@ def _stuck(xp: Any, least: Any, labels: Any) -> Any:
     return xp.where(count >= _FEW, parts, 0).max()
 
 
-def invalid(name: str, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
-    """Where an operation is not defined.
+def invalid_parts(operation: str, name: str, array: Any) -> Any:
+    """Where an operation is not defined, as two numbers in place of an array that may be large.
 
     Args:
-      name: of the operation's primitive.
-      arrays: its 'operand'.
-      flat: not used.
+      operation: the name of its primitive.
+      name: not used.
+      array: its operand.
+
+    Returns:
+      The part of the numbers for which it is not defined, and the part that is zero.
     """
-    del flat
-    operand = arrays["operand"]
+    del name
     undefined = {
-        "log": operand <= 0,
-        "log1p": operand <= -1,
-        "sqrt": operand < 0,
-        "rsqrt": operand <= 0,
-        "div": operand == 0,
-    }[name]
-    return {"undefined": undefined.mean(), "zero": (operand == 0).mean()}
+        "log": array <= 0,
+        "log1p": array <= -1,
+        "sqrt": array < 0,
+        "rsqrt": array <= 0,
+        "div": array == 0,
+    }[operation]
+    xp = array.__array_namespace__()
+    return xp.stack([undefined.mean(), (array == 0).mean()])
+
+
+def invalid(static: None, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+    """The two numbers of `invalid_parts`, over the turns of loops."""
+    del static, flat
+    parts = arrays["operand"].reshape(-1, 2)
+    xp = parts.__array_namespace__()
+    undefined, zero = xp.where(xp.isnan(parts), 0, parts).max(0)  # NaN: it did not run
+    return {"undefined": undefined, "zero": zero}

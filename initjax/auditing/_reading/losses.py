@@ -8,13 +8,14 @@ watched.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax.auditing._measuring.losses import first_rows, invalid, of_outputs
+from initjax.auditing._measuring.losses import first_rows, invalid, invalid_parts, of_outputs
 from initjax.auditing._reading.expressions import Path, floating
 from initjax.auditing._reading.formulas import (
     before_clips,
@@ -417,7 +418,9 @@ def _risks(node: Node, reader: _Reader) -> Iterator[Risk]:
     if place is None or not floating(operand.aval.dtype) or not operand.aval.size:
         return
     name = f"risk {len(reader.watches)}"
-    reader.watches[name] = Watch({"operand": place}, invalid, node.name)
+    reader.watches[name] = Watch(
+        {"operand": place}, invalid, sample=functools.partial(invalid_parts, node.name)
+    )
     yield Risk(
         node.name,
         node.name == "log" and high <= 0,
