@@ -76,6 +76,13 @@ def rectifies(activation: Expression) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
+def bends(activation: Expression) -> bool:
+    """Whether its slope varies, as that of every activation does that is not a mere factor."""
+    slopes = np.abs(_samples(activation).steep)
+    return bool(np.ptp(slopes) > 0.1 * slopes.max())
+
+
+@functools.lru_cache(maxsize=256)
 def saturates(activation: Expression) -> bool:
     """Whether it is flat at both -6 and 6."""
     return bool((np.abs(_samples(activation).sides) < FLAT * steepest(activation)).all())

@@ -32,6 +32,7 @@ Method = Literal["variance", "units", "gradient"]
 _NOT_OF_WEIGHTS = frozenset(
     [
         "unused",
+        "no_gradient",
         "batch",
         "constant_output",
         "double_softmax",

@@ -27,6 +27,7 @@ _FIXED = {
 }
 _USUAL, _ROUND = (0.01, 0.02, 0.05, 1.0), (0.001, 0.1, 0.5)
 _TRUNCATED = 0.87962566103423978
+_WINDOW = 11  # the largest kernel of a convolution that comes before heads in attention
 _GATES = 2  # the rank of counting several kernels in one array
 _LIKELY = 0.2  # a coincidence from which on only the simplest rules are named
 
@@ -145,8 +146,10 @@ def _counts(shape: tuple[int, ...]) -> Iterator[tuple[int, str, str, float, floa
         axes = 0 if stacked == 1 else tuple(range(stacked))
         count = " x ".join(map(str, shape[:stacked]))
         options.append((1, {"batch_axis": axes}, f"for each of {count} kernels"))
-    if len(shape) > 2:
-        options.append((1, {"in_axis": 1, "out_axis": 0}, "counting (out, in, ...)"))
+    windows: tuple[int, dict[str, object], str]
+    windows = 1, {"in_axis": 1, "out_axis": 0}, "counting (out, in, ...)"
+    if len(shape) > 2 and shape[-1] <= _WINDOW:
+        options.append(windows)
     for stacked in range(len(shape) - 2):  # a dense layer with several axes of outputs
         counted: dict[str, object] = {
             "in_axis": stacked,
@@ -157,6 +160,8 @@ def _counts(shape: tuple[int, ...]) -> Iterator[tuple[int, str, str, float, floa
             counted["batch_axis"] = 0 if stacked == 1 else tuple(range(stacked))
             note = f"for each of {' x '.join(map(str, shape[:stacked]))} kernels, {note}"
         options.append((1, counted, note))
+    if len(shape) > 2 and not shape[-1] <= _WINDOW:
+        options.append(windows)
     for rank, given, note in options:
         fan_in, fan_out = compute_fans(shape, **given)  # pyright: ignore
         if fan_in <= 0 or fan_out <= 0:

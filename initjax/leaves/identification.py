@@ -193,7 +193,7 @@ def _identified(
     if array.dtype.itemsize == 1:
         return told("too few numbers", "too coarse to tell: numbers of 8 bits")
     if array.size < FEWEST:
-        return told("too few numbers", f"too few numbers to tell: {array.size}")
+        return told("too few numbers", f"too few numbers to tell: only {array.size}")
     return told(**_drawn(array, shape, fans, special))
 
 

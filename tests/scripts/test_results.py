@@ -71,8 +71,11 @@ def test_the_evidence_counts_faults_and_false_alarms(script):
     evidence = script("audit_evidence").evidence
     faulty = [(["a"] * 7, True, True), (["b"] * 7, True, False), (["c"] * 7, False, False)]
     healthy = [(["d"] * 6, False), (["e"] * 6, True)]
-    text = evidence(faulty, healthy, 125.0)
+    published = [(["f"] * 6, False)]
+    text = evidence(faulty, healthy, published, 125.0)
     assert text.startswith(
-        "Faults found 2 of 3, causes named correctly 1 of 3, false alarms 1 of 2. 2 minutes."
+        "Faults found 2 of 3, causes named correctly 1 of 3, false alarms 1 of 2, and 0 of 1 models"
+        " after public repositories. 2 minutes."
     )
     assert text.count("\n| a |") == 1 and text.index("\n| c |") < text.index("\n| d |")
+    assert text.index("\n| e |") < text.index("\n| f |")

@@ -72,7 +72,7 @@ def uniform(evidence: Evidence) -> list[Finding]:
     """Tokens that become alike from block to block."""
     found = []
     for attention in evidence.attention:
-        before = [_difference(evidence.attention[number]) for number in attention.before]
+        before = [_difference(other) for other in _measured_before(attention, evidence)]
         most, left = max(before, default=0.0), _difference(attention)
         if (
             attention.keys >= _FEW
@@ -84,7 +84,7 @@ def uniform(evidence: Evidence) -> list[Finding]:
     if not found:
         return []
     first, last = found[0], min(found, key=_difference)
-    start = max((evidence.attention[number] for number in last.before), key=_difference)
+    start = max(_measured_before(last, evidence), key=_difference)
     message = (
         f"Tokens become alike: their mean cosine is {start.token_correlation:.2g} at {start.name}"
         f" and {last.token_correlation:.5f} at {last.name}"
@@ -105,6 +105,12 @@ def uniform(evidence: Evidence) -> list[Finding]:
     remedy += f" + attention(norm(x)); theory then expects a cosine of {expected:.2g}"
     level = "failure" if _difference(last) < _SAME else "warning"
     return finding(level, "attention_uniform", _layers(found), message, remedy)
+
+
+def _measured_before(attention: JudgedAttention, evidence: Evidence) -> list[JudgedAttention]:
+    """The attentions upstream of which it is known how alike their tokens are."""
+    upstream = [evidence.attention[number] for number in attention.before]
+    return [other for other in upstream if not math.isnan(other.token_correlation)]
 
 
 def _difference(attention: JudgedAttention) -> float:

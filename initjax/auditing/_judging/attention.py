@@ -240,6 +240,8 @@ def _gradient_ratio(queries: Sequence[JudgedLayer], values: Sequence[JudgedLayer
         for side in (queries, values)
     )
     difference = max(ours, default=math.nan) - max(theirs, default=math.nan)
+    if math.isnan(difference):  # neither side has layers, or neither a gradient
+        return math.nan
     return math.exp(max(-300.0, min(300.0, difference)))
 
 

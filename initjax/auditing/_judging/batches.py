@@ -23,6 +23,27 @@ def batch_coupling(evidence: Evidence) -> list[Finding]:
         )
         remedy = "Take the softmax over the axis of the classes: jax.nn.softmax(logits, axis=-1)"
         return finding("failure", "batch_coupling", [], message, remedy)
+    if coupling.kind == "weights":
+        message = (
+            f"The softmax of weights of shape {shape} is over the {count} examples of the batch,"
+            " but they weigh what is summed within each example, so the output for an example"
+            " depends on the others"
+        )
+        remedy = "Take the softmax over the axis that is summed: jax.nn.softmax(scores, axis=1)"
+        return finding("failure", "batch_coupling", [], message, remedy)
+    if coupling.kind in ("scan", "attention"):
+        what = "A loop hands its state on" if coupling.kind == "scan" else "Attention runs"
+        message = (
+            f"{what} along the {count} examples of a batch of shape {shape}, as if they were times,"
+            " so the output for an example depends on the others"
+        )
+        remedy = (
+            "Give it the layout that it expects: jnp.swapaxes(x, 0, 1) before lax.scan, or"
+            " time_major=False for nn.RNN"
+            if coupling.kind == "scan"
+            else "Attend along the other axis: of (batch, time, features), the second"
+        )
+        return finding("failure", "batch_coupling", [], message, remedy)
     target = _shape(coupling.target)
     message = (
         f"The loss compares predictions of shape {shape} with targets of shape {target}; they"

@@ -233,7 +233,7 @@ _ROWS = (
         ("output_scale",),
         f"{_LECUN}, section 4.3",
     ),
-    Cause("output_scale", "the outputs are too large", outputs.output_scale),
+    Cause("output_scale", "the outputs are too large", outputs.output_scale, ("update",)),
     Cause(
         "vanishing",
         "gradients shrink from layer to layer",

@@ -17,7 +17,8 @@ from initjax.auditing._judging.graph import layers_after
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 
-_LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 25.0, 1000.0, 1e-3  # mean squares
+_LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 100.0, 1000.0, 1e-3  # mean squares
+_UNEVEN_INPUT = 25.0  # mean square, where a few features are much larger than the others
 # Squared mean, divided by variance. Tanh and ReLU networks of three layers, trained 300 steps by
 # SGD at the best of seven rates, end at 3 to 20 times the loss from 25 on, and from 1000 on they
 # don't learn at all. Images in [0, 1] have 0.5 to 12.
@@ -49,7 +50,7 @@ def _one_in_each_turn(evidence: Evidence) -> bool:
     """Whether a loop, as of lax.map, takes one example of the batch in each turn."""
     traced = evidence.traced
     inputs = [var.aval.shape for var in traced.jaxpr.invars[len(traced.names) :]]
-    counts = {shape[0] for shape in inputs if shape}
+    counts = {math.prod(shape[:axes]) for shape in inputs for axes in (1, 2) if shape}
     return any(length in counts for layer in evidence.layers for _, length in layer.site.loops)
 
 
@@ -68,7 +69,11 @@ def _equal(evidence: Evidence) -> bool:
 def input_offset(evidence: Evidence) -> list[Finding]:
     """Inputs whose mean is larger than their spread."""
     found = [layer for layer in _entering(evidence) if _shift(layer) > _SHIFT]
-    found = [layer for layer in found if not _centered_later(layer, evidence)]
+    found = [
+        layer
+        for layer in found
+        if not _centered_later(layer, evidence) and not _acts_as_bias(layer, evidence)
+    ]
     if not found:
         return []
     worst = max(found, key=_shift)
@@ -102,6 +107,19 @@ def _centered_later(layer: JudgedLayer, evidence: Evidence) -> bool:
     return any(other.correlation < 1 - 1 / _SHIFT for other in after)
 
 
+def _acts_as_bias(layer: JudgedLayer, evidence: Evidence) -> bool:
+    """Whether a layer's input is a condition, such as a time, that is not large: what hardly varies
+    in it is one bias more.
+
+    It stands beside other inputs, which tell the examples apart, or has the slow waves of an
+    embedding in it.
+    """
+    if layer.input_square > _UNEVEN_INPUT:
+        return False
+    others = any(_shift(other) <= _SHIFT for other in _entering(evidence))
+    return others or _looks_up(evidence) or any(tag.waves for tag in layer.site.inputs)
+
+
 def input_scale(evidence: Evidence) -> list[Finding]:
     """Inputs whose mean square is far from one."""
     entering = _entering(evidence)
@@ -113,7 +131,7 @@ def input_scale(evidence: Evidence) -> list[Finding]:
     large = [
         layer
         for layer in entering
-        if layer.input_square > _LARGE_INPUT
+        if layer.input_square > (_UNEVEN_INPUT if _much_larger(layer).any() else _LARGE_INPUT)
         and not layer.site.normalized  # which takes out any scale
         and _shift(layer) <= _SHIFT  # else it is that
     ]
@@ -162,9 +180,8 @@ def _small_embeddings(evidence: Evidence) -> list[Finding]:
 def _large(layers: list[JudgedLayer], worst: JudgedLayer) -> tuple[str, str]:
     """Message and remedy: a few features may be much larger than the others."""
     rms = math.sqrt(worst.input_square)
-    squares = np.square(worst.feature_means) + worst.feature_variances
-    own = squares > _LARGE_INPUT * max(1.0, float(np.median(squares))) if squares.size else squares
-    if 0 < own.sum() <= squares.size / 2:
+    squares, own = _squares(worst), _much_larger(worst)
+    if own.any():
         others = math.sqrt(float(squares[~own].mean()))
         message = (
             f"{_features(worst, own)} of the input of {some(names_of(layers))}"
@@ -177,6 +194,20 @@ def _large(layers: list[JudgedLayer], worst: JudgedLayer) -> tuple[str, str]:
     message = f"The input of {some(names_of(layers))} has root mean square {rms:.3g};"
     message += " initializers expect about 1"
     return message, f"Divide the input by {rms:.3g}"
+
+
+def _squares(layer: JudgedLayer) -> np.ndarray:
+    """The mean square of each feature."""
+    return np.square(layer.feature_means) + layer.feature_variances
+
+
+def _much_larger(layer: JudgedLayer) -> np.ndarray:
+    """Which features are much larger than the others: at most half of them."""
+    squares = _squares(layer)
+    if not squares.size:
+        return np.zeros(0, bool)
+    own = squares > _UNEVEN_INPUT * max(1.0, float(np.median(squares)))
+    return own & (own.sum() <= own.size / 2)
 
 
 def _features(layer: JudgedLayer, own: np.ndarray) -> str:

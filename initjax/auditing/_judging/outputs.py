@@ -145,7 +145,7 @@ def _layers(evidence: Evidence, term: Term) -> list[JudgedLayer]:
 def bounded_output(evidence: Evidence) -> list[Finding]:
     """Outputs that can't reach what they should become."""
     for term in evidence.traced.anatomy.losses.terms:
-        if not term.bound:
+        if not term.bound or term.noisy:
             continue
         found, layers = evidence.measured.watched[term.watch], _layers(evidence, term)
         outputs = f"The outputs of {_some(layers) if layers else 'the model'}"

@@ -33,7 +33,7 @@ class _Static(NamedTuple):
 
 
 def watch_of(found: Found, stream: Value | None = None) -> Watch | None:
-    """What a pass returns of an attention; None if it can't.
+    """What a pass returns of an attention; None if it can't, or if there is nothing in it.
 
     Args:
       found: the attention.
@@ -48,7 +48,7 @@ def watch_of(found: Found, stream: Value | None = None) -> Watch | None:
         values["stream"] = stream
     places = {name: place_of(value) for name, value in values.items() if value is not None}
     known = {name: place for name, place in places.items() if place is not None}
-    if len(known) < len(places):
+    if len(known) < len(places) or not all(value.aval.size for value in values.values() if value):
         return None
     strides = {
         name: _strides(value.shape, _kept(name, tokens, found.keys))

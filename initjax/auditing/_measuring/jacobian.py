@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
@@ -62,7 +63,7 @@ def jacobian_probe(traced: Traced) -> JacobianProbe | None:
             hooks = {first.output: add, last.output: keep}
             slots = {first.output: shift}
             _, records = rerun(traced.jaxpr, constants, [*leaves, *batch], hooks, slots)
-            return records[last.output].astype(jnp.float32)
+            return automatic(lambda output: output.astype(jnp.float32))(records[last.output])
 
         outputs, pullback = jax.vjp(between, jnp.zeros(first_shape.shape, jnp.float32))
         # Threefry takes XLA longer to compile than a network of three layers.

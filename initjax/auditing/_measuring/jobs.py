@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._measuring.flatness import flat_in_blocks, flatness
 
 _FEW = 2**20  # numbers, for which threads would take longer to start
@@ -124,9 +125,11 @@ def _compiled(function: Callable, static: Any, structure: Any, types: Any) -> _P
         return function(static, jax.tree.map(jnp.asarray, arrays), flatness)
 
     def packed(arrays: dict[str, Any]) -> Any:
-        return jnp.concatenate(
-            [jnp.ravel(part).astype(jnp.float32) for part in jax.tree.leaves(results(arrays))]
-        )
+        def vector(*leaves: Any) -> Any:
+            parts = jax.tree.leaves(results(jax.tree.unflatten(structure, leaves)))
+            return jnp.concatenate([jnp.ravel(part).astype(jnp.float32) for part in parts])
+
+        return automatic(vector)(*jax.tree.leaves(arrays))
 
     given = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*each) for each in types])
     shapes, found = jax.tree.flatten(jax.eval_shape(results, given))

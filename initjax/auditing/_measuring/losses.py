@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from initjax.auditing._measuring.explicit_sharding import automatic
+
 _MOST = 2**20  # numbers of an array that are looked at
+_LEAST = 16  # rows, however long: fewer say little about examples
 _FEW = 4  # examples of a class
 
 
-def first_rows(name: str, array: Any) -> Any:
-    """The first rows of a large array."""
-    del name
-    if array.ndim == 0 or array.size <= _MOST:
-        return array
-    rows = max(16, _MOST * array.shape[0] // array.size)
-    return array[:rows]
+def first_rows(shape: tuple[int, ...]) -> Callable[[str, Any], Any] | None:
+    """A sample of outputs of a shape: their first rows, if they are many.
+
+    The same rows are taken of what they are compared with, which may have fewer columns.
+    """
+    size = math.prod(shape)
+    if not shape or size <= _MOST:
+        return None
+    rows = max(_LEAST, _MOST * shape[0] // size)
+
+    def sample(name: str, array: Any) -> Any:
+        del name
+        if not np.ndim(array) or array.shape[0] <= rows:
+            return array
+        return automatic(lambda array: array[:rows])(array)
+
+    return sample
 
 
 def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -> dict[str, Any]:

@@ -75,11 +75,9 @@ def _within(graph: Graph, sites: Mapping[Path, Site], loops: Loops) -> Iterator[
             if found is not None and found.scores not in seen:
                 seen.add(found.scores)
                 yield found
-        kind = primitive_of(node.eqn).kind
-        if kind in ("scan", "while", "cond"):
-            around = (
-                loops if kind == "cond" else (*loops, (node.path, node.eqn.params.get("length")))
-            )
+        kind, length = primitive_of(node.eqn).kind, node.eqn.params.get("length")
+        if kind in ("scan", "while", "cond") and length != 0:
+            around = loops if kind == "cond" else (*loops, (node.path, length))
             for which, _ in enumerate(inner_programs(node.eqn)):
                 yield from _within(body(node, which), sites, around)
 
@@ -93,10 +91,12 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
         return None
     scores = _unshifted(exponential.operands[0], keys)
     use = _use([summed, *_powers_of(scores, keys)], keys)
+    if use is None:
+        return None
     if summed.node is exponential:
         scores, keys = _before_layouts(scores, keys)
     content = content_of(scores, keys, {})
-    if use is None or content is None or is_by_units(content, sites):
+    if content is None or is_by_units(content, sites):
         return None
     values, result = use
     (query, key), tokens = sides_of(content, sites)
@@ -125,24 +125,21 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
 # From the sum of exponentials down to the scores
 
 
-def _exponential_below(value: Value) -> Node | None:
-    """The exponential that a value is, except for a mask and its precision."""
-    for _ in range(4):
-        node = value.node
-        if node is None or node.name in _EXPONENTIALS:
-            return node
-        if node.name in ("select_n", "mul"):
-            cases = node.operands[1:] if node.name == "select_n" else node.operands
-            varying = [case for case in cases if not even(case, all_axes(case))]
-            made = [case for case in varying if _exponential_below(case)]
-            if len(made) != 1:
-                return None
-            value = made[0]
-        elif primitive_of(node.eqn).linear:
-            value = node.operands[0]
-        else:
-            return None
-    return None
+def _exponential_below(value: Value, steps: int = 3) -> Node | None:
+    """The exponential that a value is, except for a mask and its precision, so few steps away."""
+    node = value.node
+    if node is None or node.name in _EXPONENTIALS:
+        return node
+    if not steps:
+        return None
+    if node.name in ("select_n", "mul"):
+        cases = node.operands[1:] if node.name == "select_n" else node.operands
+        varying = [case for case in cases if not even(case, all_axes(case))]
+        made = [found for case in varying if (found := _exponential_below(case, steps - 1))]
+        return made[0] if len(made) == 1 else None
+    return (
+        _exponential_below(node.operands[0], steps - 1) if primitive_of(node.eqn).linear else None
+    )
 
 
 def _unshifted(value: Value, keys: Axes) -> Value:

@@ -16,11 +16,13 @@ from typing import NamedTuple
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.layout import regrouped
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
+from initjax.auditing._reading.sequences import along_examples, weighs_within_examples
 
 Axes = frozenset[int]
 _NONE: Axes = frozenset()
 _FEW = 8  # examples, which another axis may number by chance
 _REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or".split())
+_MANY = 1000  # terms of a loss; more come from sums of sums, which double at every step
 _SORTS = frozenset("sort top_k approx_top_k".split())
 
 
@@ -37,12 +39,13 @@ class Coupling(NamedTuple):
     """Examples that enter each other's loss."""
 
     kind: str
-    """'softmax' over the examples, or 'broadcast' of predictions against all targets."""
+    """'softmax' over the examples, 'broadcast' of predictions against all targets, 'weights' that a
+    softmax over the examples makes, or a 'scan' or 'attention' along the examples."""
     examples: int
     prediction: tuple[int, ...]
-    """The shape of the prediction or of the softmax."""
+    """The shape of the prediction, of the softmax or of the sequences."""
     target: tuple[int, ...]
-    """The shape of the target; empty for a softmax."""
+    """The shape of the target; empty for others than a broadcast."""
 
 
 class Ends(NamedTuple):
@@ -66,7 +69,11 @@ def ends_of(graph: Graph, num_parameters: int) -> Ends:
     found = _examples(graph, num_parameters)
     if found is None:
         return _NOTHING
-    coupling = _softmax_over_examples(graph, found) or _broadcast_in_the_loss(graph, found)
+    coupling = (
+        _softmax_over_examples(graph, found)
+        or _broadcast_in_the_loss(graph, found)
+        or _sequence_over_examples(graph, found, num_parameters)
+    )
     return Ends(coupling, _summed_over_examples(graph, found))
 
 
@@ -266,9 +273,19 @@ def _softmax_over_examples(graph: Graph, found: Examples) -> Coupling | None:
         if power is None or not _of_a_layer(power.operands[0], found):
             continue
         normalized = _normalized(node, value, power.operands[0])
-        if normalized is not None and _goes_elementwise_to(normalized, graph.results[0]):
+        if normalized is None:
+            continue
+        if _goes_elementwise_to(normalized, graph.results[0]):
             return Coupling("softmax", found.examples, value.shape, ())
+        if weighs_within_examples(normalized, axis):
+            return Coupling("weights", found.examples, value.shape, ())
     return None
+
+
+def _sequence_over_examples(graph: Graph, found: Examples, num_parameters: int) -> Coupling | None:
+    batch = graph.arguments[num_parameters:]
+    along = along_examples(graph, batch, found.axes, found.examples)
+    return None if along is None else Coupling(along[0], found.examples, along[1], ())
 
 
 def _maker(value: Value, names: Sequence[str]) -> Node | None:
@@ -369,9 +386,12 @@ def _broadcast_in_the_loss(graph: Graph, found: Examples) -> Coupling | None:
             return None
         if any(_axis_was_added(root) for root in roots):
             return None
-    node, roots = made[0], [_before_broadcast(side) for side in made[0].operands]
-    if not _goes_elementwise_to(node.results[0], graph.results[0]) or _bends(node.results[0]):
+    reaching = [
+        node for node in made if _goes_elementwise_to(node.results[0], graph.results[0])
+    ]  # others are in what gets no gradient, as advantages are
+    if not reaching or any(_bends(node.results[0]) for node in made):
         return None
+    roots = [_before_broadcast(side) for side in reaching[0].operands]
     prediction, target = sorted(
         (root for root in roots if root.data), key=lambda root: not root.parametric
     )
@@ -430,6 +450,8 @@ def _summed_over_examples(graph: Graph, found: Examples) -> int:
         return 0  # examples meet each other
     terms, summed = [(graph.results[0], 1.0)], []
     while terms:
+        if len(summed) > _MANY:
+            return 0
         value, factor = terms.pop()
         if not value.data:
             if value.parametric:
@@ -458,13 +480,13 @@ def _summed_over_examples(graph: Graph, found: Examples) -> int:
     if not summed or any(_averaged(factor, found.examples) for factor, _ in summed):
         return 0
     terms_of_layers = [value for _, value in summed if value.parametric]
-    plain = all(_of_single_examples(value, found) for value in terms_of_layers)
+    plain = _of_single_examples(terms_of_layers, found)
     return found.examples if terms_of_layers and plain else 0
 
 
-def _of_single_examples(value: Value, found: Examples) -> bool:
-    """Whether no statistic of the batch enters a value behind its last product."""
-    seen, waiting = {value}, [value]
+def _of_single_examples(values: Sequence[Value], found: Examples) -> bool:
+    """Whether no statistic of the batch enters values behind their last products."""
+    seen, waiting = set(values), list(values)
     while waiting:
         value = waiting.pop()
         if value.data and not found.axes.get(value):

@@ -123,6 +123,20 @@ def difference_in(value: Value) -> tuple[Value, Value] | None:
     return None
 
 
+def factors_before(value: Value) -> list[Value]:
+    """What multiplies or divides a difference, on the way that `difference_in` takes."""
+    found: list[Value] = []
+    for _ in range(_LONGEST):
+        node = through_layout(value).node
+        operands = [operand for operand in node.operands if operand.parametric] if node else []
+        if node is None or not operands or node.name not in ("mul", "div", "neg", "select_n"):
+            break
+        value = operands[0]
+        if node.name in ("mul", "div"):
+            found += [operand for operand in node.operands if operand is not value]
+    return found
+
+
 def is_stopped(value: Value) -> bool:
     """Whether no gradient goes through a value: it has no parameters, or only behind a
     stop_gradient."""

@@ -21,6 +21,7 @@ from initjax.auditing._reading.formulas import (
     cases_of,
     difference_in,
     exponent_of,
+    factors_before,
     is_largest,
     is_square,
     logistic_in,
@@ -33,6 +34,7 @@ from initjax.auditing._reading.ranges import (
     ANY,
     Range,
     is_softmax,
+    one_turn,
     range_of,
     through_layout,
 )
@@ -156,7 +158,9 @@ def _before(visit: _Visit, reader: _Reader) -> Iterator[_Visit]:
     """What the operands of a node are made by."""
     node, name = visit.node, visit.node.name
     kind = primitive_of(node.eqn).kind
-    if kind == "scan":  # the loss may be summed over chunks, or mapped over examples
+    if (
+        kind == "scan" and node.eqn.params["length"]
+    ):  # the loss may be summed over chunks, or mapped over examples
         for result in body(node).results:
             if result.node is not None:
                 yield _Visit(result.node, visit.linear, visit.factors, math.nan, visit.divisors)
@@ -239,7 +243,14 @@ def _term(visit: _Visit, reader: _Reader, around: _Around) -> Term | None:
     if node.name in ("abs", "square") or is_square(node):
         pair = difference_in(node.operands[0])
         if pair is not None and place_of(pair[1]) is not None and _layers_before(pair[0], reader):
-            return _watched("distance", pair[0], {"targets": pair[1]}, reader)
+            around_it = (
+                *visit.factors,
+                *visit.divisors,
+                *factors_before(node.operands[0]),
+                pair[1],
+            )
+            noisy = any(value.parametric for value in around_it)
+            return _watched("distance", pair[0], {"targets": pair[1]}, reader, noisy=noisy)
     return None
 
 
@@ -258,18 +269,19 @@ def _watched(
     reader: _Reader,
     classes: int = 0,
     guess: bool = False,
+    noisy: bool = False,
 ) -> Term | None:
     """A term, and the watch of its outputs and of others; None for one that is known."""
     found = {name: place_of(value) for name, value in {"outputs": output, **others}.items()}
     places = {name: place for name, place in found.items() if place is not None}
     if (kind, output) in reader.outputs or "outputs" not in places:
         return None
-    if not floating(output.aval.dtype):
+    if not floating(output.aval.dtype) or not all(v.aval.size for v in (output, *others.values())):
         return None
     reader.outputs.add((kind, output))
     limits = range_of(output, reader.ranges)
     name = f"outputs {len(reader.watches)}"
-    reader.watches[name] = Watch(places, of_outputs, limits, first_rows)
+    reader.watches[name] = Watch(places, of_outputs, limits, first_rows(output.shape))
     return Term(
         kind=kind,
         layers=frozenset(_layers_before(output, reader)),
@@ -278,6 +290,7 @@ def _watched(
         classes=classes,
         guess=guess,
         given="targets" in others and _given(others["targets"]),
+        noisy=noisy,
         watch=name,
     )
 
@@ -322,6 +335,10 @@ def _bound(value: Value, reader: _Reader) -> str:
     both = all(math.isfinite(end) for end in range_of(value, reader.ranges))
     node = value.node
     while node is not None and not is_softmax(node):
+        turn = one_turn(node.results[value.position]) if node.name == "scan" else None
+        if turn is not None:
+            value, node = turn, turn.node
+            continue
         operands = cases_of(node) if node.name == "select_n" else node.operands
         limited = [
             operand
@@ -332,7 +349,7 @@ def _bound(value: Value, reader: _Reader) -> str:
             return "softplus"
         if not limited:
             break
-        node = limited[0].node
+        value, node = limited[0], limited[0].node
     if node is None:
         return ""
     if is_softmax(node):
@@ -397,7 +414,7 @@ def _risks(node: Node, reader: _Reader) -> Iterator[Risk]:
     if not operand.parametric or low > (least or 0) or (node.name == "div" and high < 0):
         return
     place = place_of(operand)
-    if place is None or not floating(operand.aval.dtype):
+    if place is None or not floating(operand.aval.dtype) or not operand.aval.size:
         return
     name = f"risk {len(reader.watches)}"
     reader.watches[name] = Watch({"operand": place}, invalid, node.name)

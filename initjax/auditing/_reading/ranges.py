@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from initjax.auditing._reading.inlined import Node, Value
-from initjax.auditing._reading.primitives import primitive_of
+from initjax.auditing._reading.inlined import Node, Value, body
+from initjax.auditing._reading.primitives import primitive_of, scan_counts
 
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
@@ -45,6 +45,9 @@ def _range(value: Value, known: dict[Value, Range], depth: int) -> Range:
     if node is None or depth > _DEEPEST:
         return ANY
     name = node.name
+    turn = one_turn(value)
+    if turn is not None:
+        return range_of(turn, known, depth + 1)
     if is_softmax(node):
         return 0, 1
     if is_log_softmax(node):
@@ -67,6 +70,15 @@ def _range(value: Value, known: dict[Value, Range], depth: int) -> Range:
         count = node.operands[0].aval.size / max(1, value.aval.size)
         return _product(ranges(node.operands)[0], (count, count))
     return ANY
+
+
+def one_turn(value: Value) -> Value | None:
+    """What one turn of a loop adds to a value that is stacked from all turns; None for others."""
+    node = value.node
+    if node is None or node.name != "scan":
+        return None
+    _, carried = scan_counts(node.eqn.params)
+    return body(node).results[value.position] if value.position >= carried else None
 
 
 def chosen(which: Value, cases: Sequence[Value]) -> Sequence[Value]:

@@ -29,7 +29,9 @@ def result(reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], path
     sources = provenance.sources_after(eqn, row, tags, together.pure, reading.sizes)
     tag = together._replace(signal=None, masked=None, softmax=None, sources=sources, once=True)
     affine = together.affine and _keeps_affine(row, tags)
-    return _RULES[row.kind](reading, eqn, row, tags, tag, path)._replace(affine=affine)
+    waves = together.waves or eqn.primitive.name in ("sin", "cos")
+    made = _RULES[row.kind](reading, eqn, row, tags, tag, path)
+    return made._replace(affine=affine, waves=waves)
 
 
 def _keeps_affine(row: Primitive, tags: Sequence[Tag]) -> bool:

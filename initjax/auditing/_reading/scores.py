@@ -16,6 +16,8 @@ from initjax.auditing._reading.layout import Axes, axes_before, product_axes_bef
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.sites import Site
 
+_DEEPEST = 50  # equations; no scores are farther from their products, and recursion has an end
+
 
 class Tokens(NamedTuple):
     """An array of tokens. Axes that are neither number sequences, heads or groups."""
@@ -68,18 +70,27 @@ class Content(NamedTuple):
 
 
 def content_of(
-    value: Value, keys: Axes | None, known: dict[Value, Content | None]
+    value: Value, keys: Axes | None, known: dict[Value, Content | None], depth: int = 0
 ) -> Content | None:
-    """The part of scores that depends on the tokens; None for masks, biases and constants."""
+    """The part of scores that depends on the tokens; None for masks, biases and constants.
+
+    Args:
+      value: the scores, or what they are made of.
+      keys: the axes that number the keys; None if that is not known.
+      known: what has been found already.
+      depth: how many equations later the caller is.
+    """
     if value not in known:
         known[value] = None  # while it is looked for
-        known[value] = _made_of(value, keys, known)
+        known[value] = _made_of(value, keys, known, depth)
     return known[value]
 
 
-def _made_of(value: Value, keys: Axes | None, known: dict[Value, Content | None]) -> Content | None:
+def _made_of(
+    value: Value, keys: Axes | None, known: dict[Value, Content | None], depth: int
+) -> Content | None:
     node = value.node
-    if node is None or not value.data:
+    if node is None or not value.data or depth > _DEEPEST:
         return None
     row = primitive_of(node.eqn)
     if row.kind == "product" or (node.name == "reduce_sum" and _multiplied(node) is not None):
@@ -92,7 +103,7 @@ def _made_of(value: Value, keys: Axes | None, known: dict[Value, Content | None]
     parts = []
     for operand in operands:
         before = None if keys is None else axes_before(node.eqn, keys, node.operands.index(operand))
-        part = content_of(operand, before, known)
+        part = content_of(operand, before, known, depth + 1)
         if part is not None:
             parts.append((operand, part))
     if not parts:
@@ -105,7 +116,8 @@ def _made_of(value: Value, keys: Axes | None, known: dict[Value, Content | None]
         scaled = _scaled(node, operand)
         if scaled is not None:
             return part._replace(factor=part.factor * scaled)
-    products = tuple(product for _, each in parts for product in each.products)
+    # Each once: values that enter twice at every step would double them.
+    products = tuple(dict.fromkeys(product for _, each in parts for product in each.products))
     mixed = any(each.mixed or each.value is not operand for operand, each in parts)
     return Content(value, 1.0, products, mixed)
 

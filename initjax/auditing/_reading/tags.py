@@ -83,6 +83,8 @@ class Tag(NamedTuple):
     """Whether it is the square root of a statistic, or the reciprocal of one."""
     masked: Signal | None = None
     """The signal that it would be without a mask (such as dropout's) and constant factors."""
+    waves: bool = False
+    """Whether sines or cosines of `near` are in it."""
     softmax: Softmax | None = None
     """Which step of a softmax it is, where it has no signal."""
     once: bool = True
@@ -121,6 +123,7 @@ def join(tags: Sequence[Tag]) -> Tag:
         affine=all([tag.affine for tag in tags]),
         statistic=any([tag.statistic for tag in tags]),
         root=any([tag.root for tag in tags]),
+        waves=any([tag.waves for tag in tags]),
     )
 
 

@@ -26,6 +26,9 @@ class Term(NamedTuple):
     """Whether the loss has the mean of a cross entropy in it: then guessing gives ln(classes)."""
     given: bool
     """Whether the targets are given by the batch or drawn, and not computed by another model."""
+    noisy: bool
+    """Whether the targets may lie anywhere around the outputs: the distance is divided by a learned
+    standard deviation, as in a likelihood, or the targets are made from outputs of the model."""
     watch: str
     """The watch of the outputs, and of the targets if there are any."""
 

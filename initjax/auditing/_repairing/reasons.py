@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from initjax.auditing._activations import bends
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
@@ -87,7 +88,7 @@ def reasons(traced: Traced, before: Report, by_unit: bool) -> dict[Path, Reason]
             continue
         large = any(source.leaf in too_large for source in site.sources)
         reason = _reason(site, uses, path == last and not large, by_unit, path in ends)
-        beside = site.gates or not site.readers
+        beside = site.gates or not _feeds(site, sites)
         if reason is None and beside and any(source.leaf in small for source in site.sources):
             reason = "small"
         if reason is not None:
@@ -102,13 +103,20 @@ def is_output(site: Site, sites: dict[Path, Site]) -> bool:
     )
 
 
+def _feeds(site: Site, sites: dict[Path, Site]) -> bool:
+    """Whether other sites read a site's activations, be it through a pool or a mask, as those of
+    an ordinary layer."""
+    active = site.activation is not None and bends(site.activation)
+    return bool(site.readers) or (active and not is_output(site, sites))
+
+
 _NARROW = 4  # times fewer units than inputs
 
 
 def is_head(site: Site, sites: dict[Path, Site]) -> bool:
     """Whether a site may be small on purpose: an output, or a few units that no other site reads
     through an activation, as those of a router, a policy or a box."""
-    few = not site.readers and site.fan_out * _NARROW <= site.fan_in
+    few = not _feeds(site, sites) and site.fan_out * _NARROW <= site.fan_in
     return is_output(site, sites) or few
 
 
@@ -146,7 +154,7 @@ def small_on_purpose(traced: Traced, layers: Sequence[Layer]) -> frozenset[int]:
     ends = {
         source.leaf
         for site in sites.values()
-        if site.gates or site.added or not site.readers or is_output(site, sites)
+        if site.gates or site.added or not _feeds(site, sites)
         for source in site.sources
     }
     gains = [layer.weight_variance for layer in layers if layer.kind != "embedding"]

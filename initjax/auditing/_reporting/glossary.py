@@ -59,7 +59,7 @@ COLUMNS: dict[str, Column] = {
         _PROPAGATION,
     ),
     "theory": Column(
-        "predicted",
+        "predicted rms",
         "The prediction of rms, from the network's input, the kernels' gains and the activations."
         " Blank where the prediction starts from a measured input.",
         "equal to rms",
@@ -99,7 +99,7 @@ COLUMNS: dict[str, Column] = {
         "Glorot and Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html",
     ),
     "grad": Column(
-        "gradient",
+        "",
         "The root mean square of the loss's gradient with respect to the layer's outputs. 'none':"
         " no gradient was measured here.",
         "not zero; compare ratio",
@@ -112,14 +112,14 @@ COLUMNS: dict[str, Column] = {
         "",
     ),
     "ratio": Column(
-        "gradient by next layer's (1)",
+        "gradient / next layer's (aim: 1)",
         "The squared norm of the gradient, divided by that of the layer that reads this one; on a"
         " residual stream, by that of the end of the next branch.",
         "about 1: if it is below in every layer, gradients vanish with depth; above, they explode",
         _JACOBIANS,
     ),
     "chi_1": Column(
-        "predicted",
+        "predicted ratio",
         "The prediction of ratio: the reader's gain times the mean square of the activation's"
         " slope. Blank where other layers' gradients enter, too.",
         "1",
@@ -219,11 +219,33 @@ ATTENTION_COLUMNS: dict[str, Column] = {
 }
 
 
+WORDS: dict[str, str] = {
+    "x, !": "'x' marks a layer, parameter or attention with a failure, '!' one with a warning.",
+    "failure": "The network can hardly train.",
+    "warning": "The network may train worse than it could.",
+    "logits": "The layer's outputs go into the softmax of a cross entropy.",
+    "branch end": "The layer's output is added to a residual stream.",
+    "normalized": "The layer's output is normalized, so its scale doesn't matter.",
+    "not run": "The layer is in a branch that wasn't taken.",
+    "none": "No gradient was measured at this layer.",
+    "guessing": "The loss of guessing K equally likely classes, ln K.",
+    "longest chain": "The most layers in a row that theory predicts, each before an activation.",
+    "trainable in theory": "How many layers a difference of two inputs gets through: six times the"
+    " depth over which it shrinks by a factor of e. Gradients are judged separately.",
+    "Jacobian": "The derivatives of the last layer's output by the first layer's. A mean squared"
+    " singular value near 1 keeps gradients as they are.",
+    "condition number": "The largest singular value of the Jacobian by the smallest, within four"
+    " random directions.",
+}
+"""Other words that are printed."""
+
+
 def explained(word: str, primitives: Iterable[str]) -> str:
     """What a word of a report means.
 
     Args:
-      word: a column, a cause, or a reason, as a code or as the report has it.
+      word: a column, a cause, another word of a report, or a reason, as a code or as the report
+        has it.
       primitives: names of JAX's operations that this report mentions.
 
     Raises:
@@ -239,6 +261,9 @@ def explained(word: str, primitives: Iterable[str]) -> str:
     if word in CAUSES:
         cause = CAUSES[word]
         found.append(f"{word} (a cause): {cause.meaning}.{_see(cause.explained)}")
+    found += [
+        f"{key}: {meaning}" for key, meaning in WORDS.items() if word in (key, *key.split(", "))
+    ]
     for code, text in REASONS.items():
         if word in (code, text):
             found.append(
@@ -254,11 +279,11 @@ def explained(word: str, primitives: Iterable[str]) -> str:
         )
     if found:
         return "\n".join(found)
-    valid = [*columns, *CAUSES, *REASONS, *names]
+    valid = [*columns, *CAUSES, *WORDS, *REASONS, *names]
     near = difflib.get_close_matches(word, [*valid, *REASONS.values()], 1)
     did_you = f" Did you mean {near[0]!r}?" if near else ""
-    words = {"Columns": columns, "causes": CAUSES, "where predictions restart": REASONS}
-    words |= {"operations": names}
+    words = {"Columns": columns, "causes": CAUSES, "words": WORDS}
+    words |= {"where predictions restart": REASONS, "operations": names}
     listed = [f"{kind}: {', '.join(those)}" for kind, those in words.items() if those]
     raise ValueError(
         f"report.explain: there is no {word!r} in a report.{did_you} {'; '.join(listed)}"

@@ -159,8 +159,8 @@ class Report:
         """Says what a word of the report means.
 
         Args:
-          word: a column, such as 'chi_1'; a cause, such as 'vanishing'; or where predictions
-            restart, or what could not be read.
+          word: a column, such as 'chi_1'; a cause, such as 'vanishing'; another word that is
+            printed, such as 'guessing'; or where predictions restart, or what could not be read.
 
         Returns:
           What it means, what numbers are good, and where to read more: a few sentences.

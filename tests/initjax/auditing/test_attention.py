@@ -403,3 +403,58 @@ def test_attention_of_flax_and_equinox_is_read(key):
         ((found, queries, keys),) = _found(_loss_of(mix), params, x)
         assert found.tokens is not None and found.tokens.value.shape == x.shape
         assert "query" in queries.pop() and "key" in keys.pop()
+
+
+def _long(params, x):
+    z = x @ params["q"]
+    for _ in range(200):
+        z = z + 0.01 * jnp.sin(z)
+    return jax.nn.softmax(z) @ params["v"]
+
+
+def _masked_often(params, x):
+    powers = jnp.exp(x @ params["q"])
+    for _ in range(40):
+        powers = powers * powers
+    return powers / powers.sum(-1, keepdims=True) @ params["v"]
+
+
+@pytest.mark.parametrize("mix", [_long, _masked_often])
+def test_reading_takes_no_longer_where_values_enter_twice_at_every_step(mix, key):
+    x = jax.random.normal(key, (EXAMPLES, TOKENS, WIDTH))
+    assert not _found(_loss_of(mix), _parameters(key), x)
+
+
+def _in_no_turn(params, x):
+    no_turn = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape)), params)
+    attend = functools.partial(_attend, jax.nn.softmax)
+    return x @ params["o"] + jax.lax.scan(lambda x, p: (attend(p, x), None), x, no_turn)[0]
+
+
+def test_attention_that_never_runs_has_no_row(key):
+    x = jax.random.normal(key, (EXAMPLES, TOKENS, WIDTH))
+    assert not initjax.audit(_loss_of(_in_no_turn), _parameters(key), x).attention
+
+
+def test_tokens_that_are_not_measured_are_not_compared_with_later_ones(key):
+    def mix(params, x):
+        q, k, v = (x @ params[name] for name in "qkv")
+        x = jax.nn.softmax((q[:, :, None] * k[:, None]).sum(-1)) @ v
+        return _attend(jax.nn.softmax, params, x.mean(1, keepdims=True) + 1e-3 * x)
+
+    x = jax.random.normal(key, (EXAMPLES, TOKENS, WIDTH))
+    report = initjax.audit(_loss_of(mix), _parameters(key), x)
+    first, second = report.attention
+    assert np.isnan(first.token_correlation) and second.token_correlation > 0.999
+    assert "attention_uniform" not in [finding.cause for finding in report.findings]
+
+
+def test_a_ratio_of_gradients_needs_layers(key):
+    def loss_fn(params, x):
+        weights = jax.nn.softmax((x * params["scale"]) @ x.mT)
+        return jnp.square(weights @ x @ params["o"]).mean()
+
+    x = jax.random.normal(key, (EXAMPLES, TOKENS, WIDTH))
+    params = {"scale": jnp.ones(WIDTH), "o": _normal(key, WIDTH, WIDTH)}
+    (found,) = initjax.audit(loss_fn, params, x).attention
+    assert np.isnan(found.gradient_ratio)

@@ -1,5 +1,7 @@
 """What a loss does with the examples of the batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -62,7 +64,13 @@ def squares(z, y):
     return jnp.square(z - y)
 
 
+def critic(p, x, y):
+    advantage = jax.lax.stop_gradient(y - net(p, x))
+    return (x[:, 0] * advantage).mean() + squares(y, net(p, x)).mean()
+
+
 COUPLED = [
+    (critic, ONE, Y, "broadcast"),
     (lambda p, x, y: squares(net(p, x), y).mean(), ONE, Y, "broadcast"),
     (lambda p, x, y: squares(net(p, x)[:, 0], y).mean(), ONE, Y[:, None], "broadcast"),
     (bce, ONE, Y, "broadcast"),
@@ -97,10 +105,71 @@ def test_examples_that_meet_on_purpose_are_not(loss_fn, params, target):
     assert ends(loss_fn, params, X, target) == (None, 0)
 
 
+STEPS = jax.random.normal(KEYS[4], (N, 5, 8))
+
+
+def recurrent(p, x):  # of (time, batch, features)
+    def turn(h, x):
+        h = jnp.tanh(x @ p["in"] + h)
+        return h, h
+
+    return jax.lax.scan(turn, jnp.zeros((x.shape[1], 16)), x)[1]
+
+
+def attentive(p, x):
+    h = x @ p["in"]
+    return jnp.einsum("qkb,kbd->qbd", jax.nn.softmax(jnp.einsum("qbd,kbd->qkb", h, h), 1), h)
+
+
+def weighted(axis):
+    def mix(p, x):
+        h = jax.nn.relu(x @ p["in"])
+        return jnp.sum(jax.nn.softmax(h @ p["out"], axis) * h, 1, keepdims=True)
+
+    return mix
+
+
+def swapped(mix):
+    return lambda p, x: jnp.swapaxes(mix(p, jnp.swapaxes(x, 0, 1)), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("mix", "end", "targets", "kind"),
+    [
+        (recurrent, lambda h: h[:, -1], Y, "scan"),
+        (recurrent, lambda h: h.mean(1), Y, "scan"),
+        (recurrent, lambda h: h.sum(1), Y, None),  # over agents, at each time
+        (recurrent, lambda h: h, STEPS[:, :, 0], None),  # of (time, batch)
+        (swapped(recurrent), lambda h: h[:, -1], Y, None),
+        (attentive, lambda h: h[:, 0], Y, "attention"),
+        (swapped(attentive), lambda h: h.mean(1), Y, None),
+        (weighted(0), lambda h: h[:, 0], Y, "weights"),
+        (weighted(1), lambda h: h[:, 0], Y, None),
+    ],
+)
+def test_sequences_read_along_the_batch_are_found(mix, end, targets, kind):
+    def loss_fn(p, x, y):
+        return squares((end(mix(p, x)) @ p["out"])[..., 0], y).mean()
+
+    coupling = ends(loss_fn, ONE, STEPS, targets).coupling
+    assert (coupling and coupling.kind) == kind
+
+
+def test_a_sequence_along_the_batch_is_reported_with_its_shape():
+    def loss_fn(p, x, y):
+        return squares((recurrent(p, x)[:, -1] @ p["out"])[:, 0], y).mean()
+
+    report = auditor(loss_fn, ONE, STEPS, Y)(ONE, STEPS, Y)
+    assert [(f.level, f.cause) for f in report.findings] == [("failure", "batch_coupling")]
+    assert "32 examples of a batch of shape (32, 5, 8)" in report.findings[0].message
+    assert "swapaxes" in report.findings[0].remedy
+
+
 @pytest.mark.parametrize(
     ("end", "summed"),
     [
         (lambda e, p, y: e.sum(), N),
+        (lambda e, p, y: functools.reduce(lambda z, _: z + 0.5 * z, range(40), e.sum()), 0),  # long
         (lambda e, p, y: 0.5 * e.sum(1).sum(), N),
         (lambda e, p, y: e.mean(1).sum(), N),
         (lambda e, p, y: e.sum(1).mean(), 0),

@@ -449,6 +449,29 @@ def test_no_method_raises_what_is_small_on_purpose(loss_fn, names, stddev):
                 assert jnp.linalg.norm(fixed[name]) <= jnp.linalg.norm(leaf) * 1.0001, name
 
 
+def test_a_small_layer_before_a_pool_is_raised():
+    def loss_fn(params, x):
+        h = jax.nn.relu(x @ params["a"]).reshape(-1, 4, 32).max(1)
+        return cross_entropy(jax.nn.relu(h @ params["b"]) @ params["c"], LABELS[:64])
+
+    sizes = {"a": (24, 32), "b": (32, 32), "c": (32, 10)}
+    params = {name: initjax.he_normal()(KEY, shape) for name, shape in sizes.items()}
+    params["a"] *= 1e-4
+    fixed, _ = initjax.fix(loss_fn, params, X, method="variance")
+    np.testing.assert_allclose((X @ fixed["a"]).std(), 1, rtol=1e-4)
+
+
+def test_layers_behind_a_stop_gradient_are_left_as_they_are():
+    def loss_fn(params, x):
+        h = jax.nn.relu(x @ params["a"])
+        return cross_entropy(jax.lax.stop_gradient(h) @ params["b"])
+
+    params = {"a": 0.3 * X[:24].T[:, :24], "b": jnp.eye(24, 10)}
+    same, repair = initjax.fix(loss_fn, params, X)
+    assert [finding.cause for finding in repair.before.findings] == ["no_gradient"]
+    assert same is params and "Remove stop_gradient" in repair.target
+
+
 def test_an_unknown_method_raises_an_error():
     loss_fn, params, _ = perceptron(jax.nn.relu, 1)
     with pytest.raises(ValueError, match="method"):

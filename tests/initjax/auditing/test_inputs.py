@@ -61,8 +61,9 @@ def test_what_is_wrong_with_an_input_is_said_by_feature(audit, x, cause, level, 
         np.eye(16)[RNG.integers(0, 16, 128)],
         with_column(1.0),
         0.1 * X + np.eye(16)[5],
+        6 * X,
     ],
-    ids=["positive", "binary", "counts", "one-hot", "column of ones", "column of large ones"],
+    ids="positive binary counts one-hot ones-column large-column six-fold".split(),
 )
 def test_an_input_may_be_positive_binary_or_have_a_column_of_ones(audit, x):
     assert audit(x) == ()
@@ -123,3 +124,20 @@ def test_a_normalization_over_the_batch_takes_out_scale_and_shift():
         return loss(p, x, lambda z: (z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5))
 
     assert initjax.audit(normalized, params(16), 290 + 10 * X).findings == ()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_hardly_varies_in_the_condition_on_a_time_is_a_bias(beside):
+    def loss_fn(p, x, time):
+        turns = time * 0.1 ** jnp.arange(8)
+        z = (
+            time + 0 * turns if beside else jnp.concatenate([jnp.sin(turns), jnp.cos(turns)], 1)
+        ) @ p["t"]
+        z = z + x @ p["x"] if beside else z
+        return jnp.square(jax.nn.relu(z) @ p["out"] - x[:, :1]).mean()
+
+    time = 0.9 + 0.01 * X[:, :1]
+    tree = {"t": HE(KEYS[0], (8 if beside else 16, 32)), "out": HE(KEYS[1], (32, 1))}
+    tree |= {"x": HE(KEYS[2], (16, 32))} if beside else {}
+    found = initjax.audit(loss_fn, tree, X, time).findings
+    assert "input_offset" not in [finding.cause for finding in found]

@@ -117,6 +117,25 @@ def constant(leaf):
     return np.full_like(leaf, 0.1)
 
 
+def test_a_large_readout_does_not_make_gradients_explode():
+    report = relu(params(gain=2.0, out_kernel=lambda k: 60 * k))
+    assert causes(report) == [("output_scale", "failure")]
+
+
+def test_signals_that_explode_name_the_kernels_that_make_them_grow():
+    tree = {str(n): normal(n, 32, 32) * (10 if n else 1) for n in range(4)}
+    tree["4"] = normal(4, 32, CLASSES)
+
+    def loss(p, x, y):  # the pools end every chain of predictions
+        for n in range(4):
+            x = jax.nn.relu(x @ p[str(n)]).reshape(-1, 2, 32).max(1)
+        return optax.softmax_cross_entropy_with_integer_labels(x @ p["4"], y).mean()
+
+    (found,) = initjax.audit(loss, tree, normal(9, 512, 32) * 512**0.5 * 4, Y[:32]).findings
+    assert found.cause == "exploding" and found.layers == ("1", "2", "3")
+    assert "1, 2 and 3 make signals grow, with a median gain of" in found.message
+
+
 @pytest.mark.parametrize(
     ("cause", "level", "network", "tree", "x"),
     [
@@ -596,6 +615,15 @@ def test_one_small_kernel_is_learned_first_and_two_in_a_row_are_not():
 
     assert causes(relu(tree(4))) == []
     assert causes(relu(tree(4, 5))) == [("vanishing", "warning")]
+
+
+@pytest.mark.parametrize(("gain", "found"), [(1e-3, []), (1e-5, [("vanishing", "warning")])])
+def test_a_shallow_network_may_have_small_kernels(gain, found):
+    def loss_fn(p, x):
+        return jnp.square(jax.nn.relu(jax.nn.relu(x @ p[0]) @ p[1]) @ p[2] - x[:, :1]).mean()
+
+    tree = [gain**0.5 * normal(i, *shape) for i, shape in enumerate([(16, 32), (32, 32), (32, 1)])]
+    assert audited(loss_fn, tree, normal(3, 64, 16) * 8) == found
 
 
 @pytest.mark.parametrize("between", ["pool", "dropout", "skip", "norm"])

@@ -360,6 +360,9 @@ def loss_fn(p, x):
     h, _ = jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, p["w"])
     return jax.numpy.square(h @ p["out"]).mean()
 
+def flat(p, x):  # has a Jacobian
+    return jax.numpy.square(jax.nn.relu(x @ p["w"][0]) @ p["out"]).mean()
+
 rng = np.random.default_rng(0)
 normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
 params, x = {"w": normal(3, 32, 32) / 4, "out": normal(32, 8)}, normal(64, 32)
@@ -371,6 +374,8 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
     split = initjax.audit(loss_fn, sharded, place(x, "data"))
     assert not sharded["w"].sharding.is_fully_replicated
     assert str(plain) == str(split), f"{plain}\\n{split}"
+    with jax.set_mesh(mesh):
+        assert initjax.audit(flat, sharded, place(x, "data")).network.jacobian > 0
     repaired, _ = initjax.fix(loss_fn, sharded, place(x, "data"), method="variance")
     assert not np.array_equal(repaired["w"], params["w"])
     for name in params:

@@ -159,6 +159,21 @@ def test_a_loss_in_a_loop_is_read():
     assert report.network.expected_loss == pytest.approx(math.log(4))
 
 
+@pytest.mark.parametrize(
+    ("head", "bound"), [(jax.nn.softmax, "softmax"), (jnp.tanh, "tanh"), (lambda z: z, "")]
+)
+def test_the_range_of_outputs_that_a_loop_stacks_is_known(head, bound):
+    def loss_fn(p, x, labels):
+        def turn(state, x):
+            return state, head(_logits(p, x))
+
+        return _int_cross_entropy(jax.lax.scan(turn, None, x)[1], labels).mean()
+
+    steps = _X.reshape(4, 16, 8), _LABELS.reshape(4, 16)
+    (term,) = trace("audit", loss_fn, _PARAMS, steps, False).anatomy.losses.terms
+    assert (term.kind, term.bound) == ("cross entropy", bound)
+
+
 def test_fix_makes_outputs_smaller_and_leaves_weights_that_are_not_at_fault():
     large = {**_PARAMS, "classes": 16 * _PARAMS["classes"]}
     _, repair = initjax.fix(_entropy("binary"), large, _X)
@@ -199,3 +214,45 @@ def test_a_rectifier_on_logits_is_a_fault_if_it_silences_a_class():
     for output in ("one-hot", "integers", "vmap"):
         found = _causes(_entropy(output, jax.nn.relu), dead)
         assert "100% of their own examples" in found["bounded_output"].message
+
+
+def test_rows_are_sampled_alike_where_targets_are_broadcast():
+    x, targets = jnp.ones((3000, 8)), jnp.arange(3000.0)[:, None]
+    params = {"classes": jnp.ones((8, 512)) / 8}
+
+    def loss_fn(p, x):
+        return jnp.square(x @ p["classes"] - targets).mean()
+
+    assert initjax.audit(loss_fn, params, x).network.loss > 0
+
+
+def test_outputs_without_a_number_have_no_statistics():
+    def loss_fn(p, x):
+        none = _logits(p, x)[:, 4:]
+        never, _ = jax.lax.scan(
+            lambda total, w: (total + jnp.square(x @ w - x[:, :4]).mean(), None), 0.0, p["never"]
+        )
+        return (
+            jnp.square(_number(p, x) - _TARGETS).mean() + jnp.square(none - x[:, :0]).sum() + never
+        )
+
+    params = {**_PARAMS, "never": jnp.zeros((0, 8, 4))}
+    assert "target_scale" not in _causes(loss_fn, params)
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [
+        lambda p, z, y: (((y - z) / jnp.exp(p["noise"])) ** 2 / 2 + p["noise"]).mean(),
+        lambda p, z, y: (jnp.square(z - y) / jnp.exp(2 * p["noise"]) + p["noise"]).mean(),
+        lambda p, z, y: (-_X[:, 1] * jnp.square(jax.lax.stop_gradient(z) + y - z)).mean(),
+    ],
+    ids=["learned deviation", "learned variance", "action drawn around the output"],
+)
+def test_noise_may_reach_beyond_the_range_of_a_mean(distance):
+    def loss_fn(p, x):
+        return distance(p, jnp.tanh(_number(p, x)), 2 * _TARGETS)
+
+    params = {**{name: _PARAMS[name] for name in ("body", "number")}, "noise": jnp.zeros(())}
+    causes = [finding.cause for finding in initjax.audit(loss_fn, params, _X).findings]
+    assert "bounded_output" not in causes

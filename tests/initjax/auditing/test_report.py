@@ -21,7 +21,7 @@ from initjax.auditing import Attention, Change, Finding, Layer, Network, Repair,
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
 from initjax.auditing._reporting.folding import Row, fold, number
-from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS, COLUMNS, REASONS
+from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS, COLUMNS, REASONS, WORDS
 from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
@@ -479,6 +479,8 @@ def test_every_word_of_a_report_is_explained():
         *COLUMNS,
         *ATTENTION_COLUMNS,
         *CAUSES,
+        *WORDS,
+        "!",
         *REASONS,
         *REASONS.values(),
         "sort",

@@ -149,7 +149,7 @@ def test_what_was_trained_is_told_from_what_was_drawn(key):
 
 
 def test_few_numbers_tell_little(key):
-    assert leaf(initjax.he_normal()(key, (4, 5))).text == "too few numbers to tell: 20"
+    assert leaf(initjax.he_normal()(key, (4, 5))).text == "too few numbers to tell: only 20"
     small = leaf(initjax.lecun_uniform()(key, (8, 8)))
     assert small.law == "too few numbers"
     assert set(small.laws) == {"uniform", "normal", "truncated normal"}
@@ -220,3 +220,9 @@ def test_leaves_that_are_alike_share_a_row(key):
     text = str(initjax.identify({f"layer_{n}": layer for n, layer in enumerate(layers)}))
     assert len(text.splitlines()) == 3
     assert "layer_*/kernel" in text and "he_normal, 0.99 to 1.01 of its scale (12" in text
+
+
+def test_queries_are_counted_by_their_features_and_not_as_a_convolution():
+    init = initjax.lecun_normal(in_axis=0, out_axis=(1, 2))
+    found = leaf(init(jax.random.key(0), (64, 4, 16)))
+    assert found.rules[0] == "lecun_normal(in_axis=0, out_axis=(1, 2))"
