@@ -154,8 +154,11 @@ class _Theory:
             gain, bias = layer.weight_variance, layer.bias_variance
             return _tokens(gain * first.square + bias, gain * first.product + bias)
         if step.kind == "activated" and step.activation is not None:
-            second = float(single(step.activation, first.square).second)
-            gap = pair(step.activation, first.square, first.cosine).gap
+            try:
+                second = float(single(step.activation, first.square).second)
+                gap = pair(step.activation, first.square, first.cosine).gap
+            except ValueError:  # it grows too fast to have a mean square
+                return None
             return _tokens(second, second - gap)
         if step.kind == "attention":
             return self._attended(step, first)
