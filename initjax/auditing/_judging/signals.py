@@ -18,7 +18,8 @@ from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 
 _GROWTH, _BAD_GROWTH = 30.0, 1e3  # of the mean square along a residual stream
-_DEAD, _BAD_DEAD = 0.1, 0.5  # above what is expected
+# Above what is expected. Dead units make a layer narrower; a quarter fewer units cost little.
+_DEAD, _BAD_DEAD = 0.25, 0.5
 _SATURATED, _BAD_SATURATED = 0.25, 0.5  # above that of unit normal inputs
 _ALIKE = 0.999  # correlation of two examples
 _DEEP = 3  # layers: behind fewer, sigmoids have a common mean, which biases soon take out
