@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from initjax import theory
-from initjax.theory import _integrals, _pieces
+from initjax.theory import _integrals, _pieces, _softmax
 
 MODES = {
     "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
@@ -37,6 +37,9 @@ CALLS = {
     "log_norm_moments": lambda: theory.log_norm_moments([64] * 4),
     "dead_fraction": lambda: theory.dead_fraction(0.5, 64),
     "jacobian_spectrum": lambda: theory.jacobian_spectrum("tanh", 1.5, 10),
+    "attention_weights": lambda: theory.attention_weights(1.5, 16),
+    "attention_threshold": lambda: theory.attention_threshold(16, correlation=0.5),
+    "attention_map": lambda: theory.attention_map(0.5, 16),
     "transformer_map": lambda: theory.transformer_map(2, 16, activation="tanh"),
 }
 
@@ -46,7 +49,7 @@ def forget():
     """Nothing is served from a cache that another mode has filled."""
 
     def forget():
-        for module in (_pieces, _integrals):
+        for module in (_pieces, _integrals, _softmax):
             for function in vars(module).values():
                 if hasattr(function, "cache_clear"):
                     function.cache_clear()
