@@ -119,7 +119,8 @@ def linen(module: nn.Module, example: jax.Array) -> Model:
         params = module.init({"params": key, "dropout": key}, example)["params"]
 
         def apply(params: Any, x: jax.Array) -> jax.Array:
-            return module.apply({"params": params}, x, rngs={"dropout": jax.random.key(7)})
+            outputs: Any = module.apply({"params": params}, x, rngs={"dropout": jax.random.key(7)})
+            return outputs
 
         return apply, params
 

@@ -1,6 +1,7 @@
 """Faults of the output: constant, bounded where targets are not, or twice through softmax."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import flax.linen as nn
@@ -55,7 +56,7 @@ class Convolutional(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        drawn = {
+        drawn: dict[str, Any] = {
             "kernel_init": nn.initializers.truncated_normal(0.1),
             "bias_init": nn.initializers.constant(0.1),
         }
@@ -112,7 +113,7 @@ def _one_logit(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return -jnp.mean(targets * jax.nn.log_softmax(outputs))
 
 
-def _rounded(head: Head) -> Recipe:
+def _rounded(head: Callable[[jax.Array], jax.Array]) -> Recipe:
     return Recipe(
         equinox(lambda key: eqx.nn.MLP(16, 1, 32, 2, final_activation=head, key=key)),
         mse,

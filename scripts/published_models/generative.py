@@ -111,7 +111,12 @@ def linen_of_two(name: str, model: nn.Module) -> Case:
     """A Linen model of noisy images and times."""
     data = diffused()
     params = jax.jit(model.init)(KEY, *(array[:2] for array in data[:2]))
-    return Case(name, "Linen", lambda *inputs: model.apply(*inputs), params, data, ADAM, 32)
+
+    def apply(*inputs: Any) -> jax.Array:
+        outputs: Any = model.apply(*inputs)
+        return outputs
+
+    return Case(name, "Linen", apply, params, data, ADAM, 32)
 
 
 class VAE(nn.Module):
@@ -132,7 +137,8 @@ def vae() -> Case:
     params = model.init(KEY, images[:2], noise[:2])
 
     def loss(params, images, noise):
-        mean, log_variance, logits = model.apply(params, images, noise)
+        outputs: Any = model.apply(params, images, noise)
+        mean, log_variance, logits = outputs
         targets = images.reshape(len(images), -1)
         entropy = optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
         divergence = -0.5 * (1 + log_variance - mean**2 - jnp.exp(log_variance)).sum(-1)

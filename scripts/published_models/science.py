@@ -135,7 +135,8 @@ def nerf() -> Case:
         return jnp.concatenate([jnp.repeat(places[:, None], len(steps), 1), depths], -1)
 
     def loss(params, places, colors):
-        density, color = model.apply(params, points(places))
+        outputs: Any = model.apply(params, points(places))
+        density, color = outputs
         alpha = 1 - jnp.exp(-nn.relu(density) * (steps[1] - steps[0]))
         clear = jnp.cumprod(1 - alpha + 1e-10, -1)
         weights = alpha * jnp.concatenate([jnp.ones_like(clear[:, :1]), clear[:, :-1]], -1)
@@ -288,9 +289,10 @@ def dqn() -> Case:
     target = model.init(KEY, x[:2])
 
     def loss(params, x, actions, rewards, following):
-        best = model.apply(target, following).max(-1)
-        q = model.apply(params, x)[jnp.arange(len(x)), actions]
-        return jnp.mean((q - rewards - 0.9 * jax.lax.stop_gradient(best)) ** 2)
+        after: Any = model.apply(target, following)
+        now: Any = model.apply(params, x)
+        q = now[jnp.arange(len(x)), actions]
+        return jnp.mean((q - rewards - 0.9 * jax.lax.stop_gradient(after.max(-1))) ** 2)
 
     data = x, actions, rewards, following
     return trained_by("DQN with a target network", "Linen", loss, target, data)

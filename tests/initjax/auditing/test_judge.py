@@ -276,6 +276,7 @@ def test_kernels_stored_as_out_in_are_told_how_to_say_so(window):
     """Each kernel with the fan that its initializer used, and one layout that fits them all."""
 
     def loss(p, x):
+        z = x
         for kernel in p.values():
             z = jax.lax.conv(x, kernel, (1, 1), "SAME") if window else x @ kernel.T
             x = jax.nn.relu(z)

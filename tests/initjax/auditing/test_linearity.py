@@ -1,6 +1,7 @@
 """Networks without an activation are named, unless low rank or a recurrence is their purpose."""
 
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -69,6 +70,7 @@ def test_the_way_through_pools_dropout_and_reshapes_is_followed(pool, linear):
             x = nn.Dropout(0.5, deterministic=False)(x.reshape(len(x), -1))
             return nn.Dense(2)(x)
 
-    model, rngs = Net(), {"dropout": jax.random.key(1)}
+    model: Any = Net()
+    rngs = {"dropout": jax.random.key(1)}
     params = model.init({"params": jax.random.key(0), **rngs}, X)
     assert found(lambda p, x: jnp.square(model.apply(p, x, rngs=rngs) - 1).mean(), params) == linear
