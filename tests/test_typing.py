@@ -138,6 +138,7 @@ def test_an_audit_and_a_repair_have_typed_results(params: Params, key: jax.Array
     assert_type(report.findings, tuple[initjax.Finding, ...])
     assert_type(report.network, initjax.Network)
     assert_type(report.layers[0].parameters, tuple[initjax.Parameter, ...])
+    assert_type(report.attention, tuple[initjax.Attention, ...])
     assert_type([layer.rms for layer in report.layers], list[float])
     causes: list[str] = [finding.cause for finding in report.findings]
     assert not causes

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from initjax.auditing._judging.blocks import token_cosines
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, suffix
 from initjax.auditing._judging.sources import stacks
@@ -111,11 +110,7 @@ def attentions_of(
             if numbers["keys"] > 1.5:
                 turn = next(reversed(turns.values()), None)
                 found.append(_attention(site, numbers, queries, values, found, turn))
-    cosines = token_cosines(traced.anatomy.blocks, found, layers)
-    return tuple(
-        dataclasses.replace(each, predicted_token_correlation=cosines.get(number, math.nan))
-        for number, each in enumerate(found)
-    )
+    return tuple(found)
 
 
 def _turns(
@@ -186,7 +181,7 @@ def _attention(
         entropy=numbers["entropy"],
         predicted_entropy=entropy,
         token_correlation=numbers.get("tokens", math.nan),
-        predicted_token_correlation=math.nan,  # which takes all blocks
+        predicted_token_correlation=math.nan,  # `through_blocks` knows it
         correlation=numbers["result"],
         predicted_correlation=alike,
         gradient_ratio=_gradient_ratio(queries, values),

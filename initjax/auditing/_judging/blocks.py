@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from initjax.auditing._judging.attention import JudgedAttention
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.sources import stacks
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Blocks, Step
 from initjax.theory._integrals import pair, single
-
-if TYPE_CHECKING:
-    from initjax.auditing._judging.attention import JudgedAttention
 
 
 class _Tokens(NamedTuple):
@@ -34,11 +33,11 @@ _Place = tuple[Path, int | None]
 """A layer or an attention, and the turn of the loop around it."""
 
 
-def token_cosines(
+def through_blocks(
     blocks: Sequence[Blocks],
     attentions: Sequence[JudgedAttention],
     layers: Sequence[JudgedLayer],
-) -> dict[int, float]:
+) -> tuple[JudgedAttention, ...]:
     """Predicts the cosine of two tokens before each attention.
 
     Args:
@@ -47,7 +46,7 @@ def token_cosines(
       layers: the layers between them.
 
     Returns:
-      The cosines by the number of the attention; only of those that follow from another one.
+      The attentions, with the cosines of those that follow from another one.
     """
     measured = {
         (each.site.path, each.turn): (number, each)
@@ -71,7 +70,10 @@ def token_cosines(
                 for before, after in each.carried
                 if (tokens := theory.known[after]) is not None
             }
-    return found
+    return tuple(
+        dataclasses.replace(each, predicted_token_correlation=found.get(number, math.nan))
+        for number, each in enumerate(attentions)
+    )
 
 
 class _Theory:

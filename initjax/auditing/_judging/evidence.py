@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from initjax.auditing._judging.assemble import layers
 from initjax.auditing._judging.attention import JudgedAttention, attentions_of
+from initjax.auditing._judging.blocks import through_blocks
 from initjax.auditing._judging.graph import Chain, chains_of, readouts_of
 from initjax.auditing._judging.layers import JudgedLayer, that_ran
 from initjax.auditing._judging.names import Parameter
@@ -76,7 +77,7 @@ def gather(
         network=network_of(traced.anatomy.losses, measured, ran, chains),
         chains=chains,
         readouts=readouts_of(ran),
-        attention=attentions_of(traced, measured, ran),
+        attention=through_blocks(traced.anatomy.blocks, attentions_of(traced, measured, ran), ran),
         nan=tuple(nan),
         infinite=tuple(infinite),
         trainable=tuple(trainable),
