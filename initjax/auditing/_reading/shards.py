@@ -29,13 +29,14 @@ def without_shards(closed: Any) -> Any:
       closed: a closed jaxpr.
 
     Returns:
-      A closed jaxpr of the same function; the same one if it has no shards, or if `vmap` can't do
-      what it does with them.
+      A closed jaxpr of the same function; the same one if it has no shards, if `vmap` can't do
+      what it does with them, or if the types of its inputs say how they are sharded: arrays of such
+      types can't be split and merged as others.
     """
     import jax
     from jax.extend import core
 
-    if not _has_shards(closed, {}):
+    if not _has_shards(closed, {}) or any(map(_sharded_by_type, closed.jaxpr.invars)):
         return closed
 
     def gradients(*arguments: Any) -> Any:
@@ -48,6 +49,13 @@ def without_shards(closed: Any) -> Any:
     except Exception:  # JAX has no rule for it: then the audit says that it isn't read
         return closed
     return found
+
+
+def _sharded_by_type(var: Any) -> bool:
+    from jax.sharding import AxisType
+
+    sharding = getattr(var.aval, "sharding", None)
+    return sharding is not None and AxisType.Explicit in sharding.mesh.axis_types
 
 
 def _has_shards(program: Any, known: dict[int, bool]) -> bool:

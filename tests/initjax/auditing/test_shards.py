@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from initjax import audit, lecun_normal
@@ -84,3 +84,19 @@ def test_what_vmap_cannot_do_is_named_as_unread(params, key):
     x = jax.random.normal(key, (64, 8))
     traced = trace("audit", loss_fn, params, (x,), False)
     assert "shard_map" in traced.anatomy.unread
+
+
+def test_shards_of_arrays_whose_types_say_so_are_named_as_unread(params, key):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+    x = jax.device_put(jax.random.normal(key, (64, 8)), NamedSharding(mesh, P("data")))
+    params = jax.device_put(params, NamedSharding(mesh, P()))
+
+    def loss_fn(params, x):
+        def loss(params, x):
+            return jax.lax.pmean(whole(params, x), "data")
+
+        return jax.shard_map(loss, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())(params, x)
+
+    report = audit(loss_fn, params, x)
+    assert [finding.cause for finding in report.findings] == ["no_layers"]
+    assert "shard_map" in report.unread[0]
