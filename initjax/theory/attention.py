@@ -13,8 +13,6 @@ queries and keys of gains :math:`\sigma_q` and :math:`\sigma_k` (1 for LeCun ini
 scores divided by :math:`\sqrt{d}` for heads of size `d`, it is :math:`\sigma_q \sigma_k`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
