@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from initjax._wrapping import aligned, columns, printable, shortened, wrapped
+
 Row = tuple[str, str, str]
 
 _LONGEST = 40  # rows that are shown
@@ -16,14 +18,6 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 def table(header: Row, rows: Sequence[Row], width: int) -> str:
     """Lines of path, shape and text, in so many columns; texts that are too long are wrapped."""
-    from initjax.auditing._reporting.wrapping import (
-        aligned,
-        columns,
-        printable,
-        shortened,
-        wrapped,
-    )
-
     shown = [(printable(path), shape, printable(text)) for path, shape, text in _folded(rows)]
     hidden = len(shown) - _LONGEST
     half = _LONGEST // 2 if hidden > 1 else len(shown)

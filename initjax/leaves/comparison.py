@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from initjax._wrapping import wrapped
 from initjax.leaves._arrays import as_array, broken, leaves_of, parts, unwritten
 from initjax.leaves._table import table
 
@@ -55,8 +56,6 @@ class Comparison:
 
     def to_text(self, width: int = 80) -> str:
         """A summary and the table, in so many columns."""
-        from initjax.auditing._reporting.wrapping import wrapped
-
         rows = [
             (leaf.path, "x".join(map(str, leaf.shape)) or "()", leaf.text) for leaf in self.leaves
         ]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from initjax._copies import copies
 from initjax.leaves._arrays import as_array, broken, constant, leaves_of, unwritten
-from initjax.leaves._copies import copies
 from initjax.leaves._families import FEWEST, Fit, fits, numbers_of, rounding_of
 from initjax.leaves._rules import Named, named
 from initjax.leaves._structures import Structure, structure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
 from initjax.auditing._judging.propagation import update
+from initjax.auditing._reading.examples import Coupling
 
 _MANY = 16  # examples, over which a sum changes the gradient by an order of magnitude
 
@@ -14,47 +15,53 @@ def batch_coupling(evidence: Evidence) -> list[Finding]:
     coupling = evidence.traced.ends.coupling
     if coupling is None:
         return []
+    return finding("failure", "batch_coupling", [], *_message_and_remedy(coupling))
+
+
+def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
     count, shape = coupling.examples, _shape(coupling.prediction)
-    if coupling.kind == "softmax":
-        message = (
-            f"The softmax of the outputs, an array of shape {shape}, is over the {count} examples"
-            " of the batch and not over the classes, so the output for an example depends on the"
-            " others, and for one example alone it is always 1"
-        )
-        remedy = "Take the softmax over the axis of the classes: jax.nn.softmax(logits, axis=-1)"
-        return finding("failure", "batch_coupling", [], message, remedy)
-    if coupling.kind == "weights":
-        message = (
-            f"The softmax of weights of shape {shape} is over the {count} examples of the batch,"
-            " but they weigh what is summed within each example, so the output for an example"
-            " depends on the others"
-        )
-        remedy = "Take the softmax over the axis that is summed: jax.nn.softmax(scores, axis=1)"
-        return finding("failure", "batch_coupling", [], message, remedy)
-    if coupling.kind in ("scan", "attention"):
-        what = "A loop hands its state on" if coupling.kind == "scan" else "Attention runs"
-        message = (
-            f"{what} along the {count} examples of a batch of shape {shape}, as if they were times,"
-            " so the output for an example depends on the others"
-        )
-        remedy = (
-            "Give it the layout that it expects: jnp.swapaxes(x, 0, 1) before lax.scan, or"
-            " time_major=False for nn.RNN"
-            if coupling.kind == "scan"
-            else "Attend along the other axis: of (batch, time, features), the second"
-        )
-        return finding("failure", "batch_coupling", [], message, remedy)
-    target = _shape(coupling.target)
-    message = (
-        f"The loss compares predictions of shape {shape} with targets of shape {target}; they"
-        f" broadcast to ({count}, {count}), so each prediction is compared with the targets of all"
-        f" {count} examples and learns only their mean"
+    match coupling.kind:
+        case "softmax":
+            return (
+                f"The softmax of the outputs, an array of shape {shape}, is over the {count}"
+                " examples of the batch and not over the classes, so the output for an example"
+                " depends on the others, and for one example alone it is always 1",
+                "Take the softmax over the axis of the classes: jax.nn.softmax(logits, axis=-1)",
+            )
+        case "weights":
+            return (
+                f"The softmax of weights of shape {shape} is over the {count} examples of the"
+                " batch, but they weigh what is summed within each example, so the output for an"
+                " example depends on the others",
+                "Take the softmax over the axis that is summed: jax.nn.softmax(scores, axis=1)",
+            )
+        case "scan":
+            return (
+                f"A loop hands its state on {_as_if_times(count, shape)}",
+                "Give it the layout that it expects: jnp.swapaxes(x, 0, 1) before lax.scan, or"
+                " time_major=False for nn.RNN",
+            )
+        case "attention":
+            return (
+                f"Attention runs {_as_if_times(count, shape)}",
+                "Attend along the other axis: of (batch, time, features), the second",
+            )
+        case "broadcast":
+            wider = "predictions" if len(coupling.prediction) == 2 else "targets"
+            return (
+                f"The loss compares predictions of shape {shape} with targets of shape"
+                f" {_shape(coupling.target)}; they broadcast to ({count}, {count}), so each"
+                f" prediction is compared with the targets of all {count} examples and learns only"
+                " their mean",
+                f"Give both the same shape: {wider}[:, 0]",
+            )
+
+
+def _as_if_times(count: int, shape: str) -> str:
+    return (
+        f"along the {count} examples of a batch of shape {shape}, as if they were times, so the"
+        " output for an example depends on the others"
     )
-    if len(coupling.prediction) == 2:
-        remedy = "Give both the same shape: predictions[:, 0]"
-    else:
-        remedy = "Give both the same shape: targets[:, 0]"
-    return finding("failure", "batch_coupling", [], message, remedy)
 
 
 def sum_loss(evidence: Evidence) -> list[Finding]:

@@ -51,6 +51,18 @@ _GLOROT = "[Glorot and Bengio 2010](https://proceedings.mlr.press/v9/glorot10a.h
 _LECUN = "[LeCun et al. 1998](http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf)"
 _DEPTH = _paper("Schoenholz et al. 2017", "1611.01232")
 _ATTENTION = _paper("Giorlandino and Goldt 2026", "2505.24333")
+_OF_INPUTS = (
+    "branch_scale",
+    "attention_one_hot",
+    "saturated",
+    "vanishing",
+    "exploding",
+    "dead",
+    "first_layer",
+    "collapse",
+    "output_scale",
+)
+"""What inputs of another scale than weights are drawn for lead to."""
 _ROWS = (
     Cause("not_finite", "a number is infinite or NaN", weights.not_finite, "everything"),
     Cause(
@@ -118,35 +130,14 @@ _ROWS = (
         "input_offset",
         "the input is shifted by more than it varies",
         inputs.input_offset,
-        (
-            "input_scale",
-            "branch_scale",
-            "attention_one_hot",
-            "saturated",
-            "vanishing",
-            "exploding",
-            "dead",
-            "first_layer",
-            "collapse",
-            "output_scale",
-        ),
+        ("input_scale", *_OF_INPUTS),
         f"{_LECUN}, section 4.3",
     ),
     Cause(
         "input_scale",
         "the input is far from unit scale",
         inputs.input_scale,
-        (
-            "branch_scale",
-            "attention_one_hot",
-            "saturated",
-            "vanishing",
-            "exploding",
-            "dead",
-            "first_layer",
-            "collapse",
-            "output_scale",
-        ),
+        _OF_INPUTS,
         f"{_LECUN}, section 4.3",
     ),
     Cause(

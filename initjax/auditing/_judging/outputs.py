@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.layers import JudgedLayer
@@ -72,8 +74,7 @@ def _by_likelihood(cut: str) -> int:
 def _ends(evidence: Evidence) -> list[JudgedLayer]:
     """The layers whose outputs enter the loss."""
     paths = {path for term in evidence.traced.anatomy.losses.terms for path in term.layers}
-    ends = [layer for layer in evidence.layers if layer.path in paths]
-    return ends or list(evidence.readouts) or list(evidence.layers[-1:])
+    return evidence.layers_at(paths) or list(evidence.readouts) or list(evidence.layers[-1:])
 
 
 def _some(layers: Sequence[JudgedLayer]) -> str:
@@ -118,7 +119,7 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
     if not math.isfinite(high - low):
         return ""
     if term.kind == "binary cross entropy":
-        floor = _softplus(-max(-low, high))
+        floor = float(np.logaddexp(0, -max(-low, high)))
         return (
             f"the loss can't fall below {floor:.3g} for each output, and guessing gives"
             f" {math.log(2):.3g}"
@@ -132,10 +133,6 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
         if floor > _CLASS_FLOOR * guess
         else ""
     )
-
-
-def _softplus(x: float) -> float:
-    return math.log1p(math.exp(x))
 
 
 def bounded_output(evidence: Evidence) -> list[Finding]:

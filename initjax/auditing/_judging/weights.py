@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from initjax._copies import copies
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
 from initjax.auditing._judging.draws import laws_of
@@ -16,7 +17,6 @@ from initjax.auditing._judging.graph import layers_after, layers_before
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
 from initjax.auditing._judging.undefined import undefined_gradient, undefined_loss
-from initjax.leaves._copies import copies
 
 _STRUCTURED = 0.4  # part of zeros in a kernel that was not simply drawn
 _CHANCE = 5.0  # standard deviations of the mean of centered weights

@@ -12,11 +12,10 @@ from typing import Literal, NamedTuple
 
 from initjax.auditing._reading.attention import Found
 from initjax.auditing._reading.expressions import Expression, Path
-from initjax.auditing._reading.inlined import Graph, Node, Value, body, place_of
+from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
 from initjax.auditing._reading.scores import all_axes, even
 from initjax.auditing._reading.sites import Blocks, Site, Step
-from initjax.auditing._reading.watches import Place
 
 
 class _Known(NamedTuple):
@@ -80,13 +79,12 @@ class _Reader:
 
     def __init__(self, sites: Mapping[Path, Site], found: Sequence[Found]) -> None:
         self.sites = sites
-        # Values of a loop's body are made anew whenever it is looked into: places are not.
-        self.results: dict[Place | None, Found] = {place_of(f.result.value): f for f in found}
+        self.results = {each.result.value: each for each in found}
         self.steps: list[Step] = []
         self.terms: list[frozenset[int]] = []
         """Of each step: the steps that it is a sum of."""
         self.known: dict[Value, _Known] = {}
-        self.values: dict[Place | None, Value] = {}
+        self.used: set[Value] = set()
         self.tokens: list[tuple[Path, int]] = []
         self.streams: dict[Path, Value] = {}
         self.made: dict[int, Value] = {}
@@ -122,10 +120,9 @@ class _Reader:
         data = [operand for operand in node.operands if operand.data]
         if not data or not node.results:
             return
-        for operand in node.operands:
-            self.values[place_of(operand)] = operand
+        self.used.update(node.operands)
         (result, *_), row = node.results, primitive_of(node.eqn)
-        found = self.results.get(place_of(result))
+        found = self.results.get(result)
         if found is not None:
             self._attention(found, result)
         elif node.path in self.sites:
@@ -219,9 +216,8 @@ class _Reader:
     def _attention(self, found: Found, result: Value) -> None:
         if found.tokens is None:
             return
-        tokens = self.values.get(place_of(found.tokens.value))
-        values = self.values.get(place_of(found.values))
-        if tokens is None or values is None:
+        tokens, values = found.tokens.value, found.values
+        if not self.used.issuperset([tokens, values]):  # from outside of this program
             return
         read = self.whole(tokens)
         self.tokens.append((found.site.path, read))

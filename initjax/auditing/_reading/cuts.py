@@ -9,9 +9,9 @@ import numpy as np
 
 from initjax.auditing._reading.expressions import floating
 from initjax.auditing._reading.inlined import Graph, Node, Value
+from initjax.auditing._reading.primitives import primitive_of
 
 _FLAT = frozenset("stop_gradient round floor ceil sign".split())
-_PRODUCTS = frozenset(["dot_general", "conv_general_dilated"])
 
 
 def cuts_of(graph: Graph, num_parameters: int) -> dict[int, tuple[str, ...]]:
@@ -86,6 +86,8 @@ def _data_of_its_own(graph: Graph, learning: set[Value]) -> bool:
     """Whether a layer that learns gets data that no cut has been applied to."""
     data = [value for value in graph.arguments if value.data and np.prod(value.shape) > 1]
     return any(
-        node.name in _PRODUCTS and node.results[0] in learning and node.results[0].parametric
+        primitive_of(node.eqn).kind == "product"
+        and node.results[0] in learning
+        and node.results[0].parametric
         for node in _users(data)
     )

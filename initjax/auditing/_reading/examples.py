@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.layout import regrouped
@@ -38,7 +38,7 @@ class Examples(NamedTuple):
 class Coupling(NamedTuple):
     """Examples that enter each other's loss."""
 
-    kind: str
+    kind: Literal["softmax", "broadcast", "weights", "scan", "attention"]
     """'softmax' over the examples, 'broadcast' of predictions against all targets, 'weights' that a
     softmax over the examples makes, or a 'scan' or 'attention' along the examples."""
     examples: int
@@ -304,7 +304,7 @@ def _of_a_layer(value: Value, found: Examples) -> bool:
     """Whether a value is an elementwise function of a product of parameters with data."""
     while value.node is not None:
         node = value.node
-        if node.name in ("dot_general", "conv_general_dilated"):
+        if primitive_of(node.eqn).kind == "product":
             return sum(operand.data for operand in node.operands) == 1
         if primitive_of(node.eqn).kind not in ("elementwise", "layout"):
             return False
@@ -492,7 +492,7 @@ def _of_single_examples(values: Sequence[Value], found: Examples) -> bool:
         if value.data and not found.axes.get(value):
             return False
         node = value.node
-        if node is None or node.name in ("dot_general", "conv_general_dilated", "scan"):
+        if node is None or primitive_of(node.eqn).kind in ("product", "scan"):
             continue
         fresh = [operand for operand in node.operands if operand not in seen]
         seen.update(fresh)

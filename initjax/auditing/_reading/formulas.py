@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from initjax.auditing._reading.inlined import Node, Value
-from initjax.auditing._reading.ranges import chosen, is_softmax, through_layout
+from initjax.auditing._reading.ranges import chosen, is_softmax, made_by, through_layout
 
 _LONGEST = 16  # equations between an outer function and a difference
 
@@ -80,18 +80,18 @@ def logistic_in(node: Node) -> Value | None:
     """The logit, if a logarithm is that of a sigmoid, or of one minus a sigmoid."""
     value = node.operands[0]
     if node.name == "log1p":
-        inner = through_layout(value).node
-        if inner is not None and inner.name == "exp":  # log(1 + exp(x))
-            return _unsigned(inner.operands[0])
-        if inner is None or inner.name != "neg":
+        if (power := made_by(value, "exp")) is not None:  # log(1 + exp(x))
+            return _unsigned(power.operands[0])
+        inner = made_by(value, "neg")
+        if inner is None:
             return None
         value = inner.operands[0]  # log(1 - x)
     inner = before_clips(value)
     if inner is not None and inner.name == "sub" and inner.operands[0].number == 1:
         inner = before_clips(inner.operands[1])
     if inner is not None and inner.name == "add" and 1 in [v.number for v in inner.operands]:
-        inner = through_layout(next(v for v in inner.operands if v.number is None)).node
-        return _unsigned(inner.operands[0]) if inner is not None and inner.name == "exp" else None
+        power = made_by(next(v for v in inner.operands if v.number is None), "exp")
+        return None if power is None else _unsigned(power.operands[0])
     return inner.operands[0] if inner is not None and inner.name == "logistic" else None
 
 

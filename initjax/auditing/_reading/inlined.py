@@ -59,6 +59,8 @@ class Node:
     eqn: Any
     operands: tuple[Value, ...]
     results: tuple[Value, ...] = ()
+    bodies: dict[int, Graph] = dataclasses.field(default_factory=dict)
+    """The graphs of nested programs that `body` has made."""
 
     @property
     def name(self) -> str:
@@ -99,7 +101,7 @@ def inlined(jaxpr: Any, num_parameters: int, fixed: Collection[int] = ()) -> Gra
 
 
 def body(node: Node, which: int = 0) -> Graph:
-    """Makes the graph of a program nested in a loop or a branch.
+    """The graph of a program nested in a loop or a branch, made once.
 
     Args:
       node: the loop or branch.
@@ -109,6 +111,12 @@ def body(node: Node, which: int = 0) -> Graph:
       The graph. What a loop may carry counts as depending on what any operand of the node depends
       on; constants and slices of a scan depend on what the operand itself does.
     """
+    if which not in node.bodies:
+        node.bodies[which] = _body(node, which)
+    return node.bodies[which]
+
+
+def _body(node: Node, which: int) -> Graph:
     program = inner_programs(node.eqn)[which]
     counts = scan_counts(node.eqn.params) if node.name == "scan" else (0, len(node.operands))
     arguments = []

@@ -94,13 +94,12 @@ def is_softmax(node: Node) -> bool:
     if node.name != "div":
         return False
     above, below = node.operands
-    total = through_layout(below).node
-    if total is None or total.name != "reduce_sum":
+    total = made_by(below, "reduce_sum")
+    if total is None:
         return False
     parts = total.operands[0]
     same = parts is above or through_layout(parts) is through_layout(above)
-    maker = through_layout(above).node
-    return same and maker is not None and maker.name in ("exp", "exp2", "logistic")
+    return same and made_by(above, "exp", "exp2", "logistic") is not None
 
 
 def is_log_softmax(node: Node) -> bool:
@@ -108,14 +107,10 @@ def is_log_softmax(node: Node) -> bool:
     if node.name != "sub":
         return False
     above, below = node.operands
-    logarithm = through_layout(below).node
-    if logarithm is None or logarithm.name != "log":
-        return False
-    total = through_layout(logarithm.operands[0]).node
-    if total is None or total.name != "reduce_sum":
-        return False
-    power = through_layout(total.operands[0]).node
-    return power is not None and power.name == "exp" and power.operands[0] is above
+    logarithm = made_by(below, "log")
+    total = logarithm and made_by(logarithm.operands[0], "reduce_sum")
+    power = total and made_by(total.operands[0], "exp")
+    return power is not None and power.operands[0] is above
 
 
 def through_layout(value: Value) -> Value:
@@ -126,6 +121,12 @@ def through_layout(value: Value) -> Value:
     ):
         value = value.node.operands[0]
     return value
+
+
+def made_by(value: Value, *names: str) -> Node | None:
+    """The node that makes a value, up to its layout, if it has one of these names."""
+    node = through_layout(value).node
+    return node if node is not None and node.name in names else None
 
 
 def _union(ranges: Sequence[Range]) -> Range:

@@ -9,6 +9,7 @@ example meets one target for each example, the first axis numbers examples.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
@@ -22,7 +23,7 @@ def along_examples(
     batch: Sequence[Value],
     axes: Mapping[Value, Collection[int] | None],
     count: int,
-) -> tuple[str, tuple[int, ...]] | None:
+) -> tuple[Literal["scan", "attention"], tuple[int, ...]] | None:
     """Finds a loop or attention over the examples of a batch of sequences.
 
     Args:

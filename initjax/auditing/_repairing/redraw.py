@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax._copies import copies
 from initjax._keys import named_key
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import Parameter
@@ -16,7 +17,6 @@ from initjax.auditing._reading.trace import Traced
 from initjax.auditing._repairing.draft import Draft, like
 from initjax.auditing._repairing.repair import Change
 from initjax.auditing._reporting.report import Report
-from initjax.leaves._copies import copies
 
 if TYPE_CHECKING:
     import jax

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from initjax._extras import require_matplotlib
 from initjax._values import checked_integer
+from initjax._wrapping import aligned, columns, printable, shortened, wrapped
 from initjax.auditing._judging.names import some
 from initjax.auditing._reporting import page, text
 from initjax.auditing._reporting.report import Report
-from initjax.auditing._reporting.wrapping import aligned, columns, printable, shortened, wrapped
 
 if TYPE_CHECKING:
     from initjax._figure import Figure

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from initjax._wrapping import printable
 from initjax.auditing._judging.attention import Attention
 from initjax.auditing._reporting.folding import Row, fold, number
 from initjax.auditing._reporting.glossary import ATTENTION_COLUMNS
 from initjax.auditing._reporting.table import Table, compact
-from initjax.auditing._reporting.wrapping import printable
 
 
 def attention_table(attentions: Sequence[Attention], levels: Sequence[str]) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from initjax._figure import Figure, default_style
+from initjax._wrapping import shortened, wrapped
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._reporting.drawing import BAND, GRAY, MARKS, PATH, THEORY, Series
 from initjax.auditing._reporting.naming import short_names
@@ -19,7 +20,6 @@ from initjax.auditing._reporting.panels import (
     draw_rms,
 )
 from initjax.auditing._reporting.text import HEALTHY
-from initjax.auditing._reporting.wrapping import shortened, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

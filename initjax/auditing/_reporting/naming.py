@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
+from initjax._wrapping import columns, printable, shortened
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._judging.names import suffix
-from initjax.auditing._reporting.wrapping import columns, printable, shortened
 
 _LONGEST = 60  # columns, from which on names may become alike
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from initjax._extras import require_matplotlib
 from initjax._flattening import described
 from initjax._values import checked_integer
+from initjax._wrapping import wrapped
 from initjax.auditing._judging.attention import Attention
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding, Verdict
@@ -22,7 +23,6 @@ from initjax.auditing._reporting.glossary import REASONS, explained
 from initjax.auditing._reporting.page import picture, report_page
 from initjax.auditing._reporting.schema import VERSION, plain, plain_layer
 from initjax.auditing._reporting.table import Table, layers_table, table_lines
-from initjax.auditing._reporting.wrapping import wrapped
 
 if TYPE_CHECKING:
     from initjax._figure import Figure

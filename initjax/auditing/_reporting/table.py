@@ -6,11 +6,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from initjax._wrapping import aligned, columns, shortened, wrapped
 from initjax.auditing._judging.layers import Layer
 from initjax.auditing._reporting.folding import Number, Row, fold, number
 from initjax.auditing._reporting.glossary import COLUMNS
 from initjax.auditing._reporting.naming import distinct, short_names
-from initjax.auditing._reporting.wrapping import aligned, columns, shortened, wrapped
 
 MARKS = {"ok": " ", "warning": "!", "failure": "x"}
 _MOST_ROWS = 40

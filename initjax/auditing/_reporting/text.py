@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from initjax._wrapping import code_lines, wrapped
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import Layer
@@ -15,7 +16,6 @@ from initjax.auditing._judging.network import Network
 from initjax.auditing._reporting.glossary import REASONS
 from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.table import compact
-from initjax.auditing._reporting.wrapping import code_lines, wrapped
 
 WIDTH, LEAST_WIDTH = 80, 40  # columns of a terminal
 _MOST_NAMED = 3  # layers in the first line

@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import initjax
+from initjax._copies import copies
 from initjax._flattening import paths
 from initjax.auditing._judging.causes import CAUSES
-from initjax.leaves._copies import copies
 
 DEPTH, WIDTH, CLASSES, INPUTS = 12, 64, 10, 32
 X = np.random.default_rng(0).normal(size=(64, INPUTS)).astype(np.float32)

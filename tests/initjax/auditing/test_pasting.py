@@ -18,9 +18,9 @@ from flax import nnx
 from flax.core import freeze
 
 import initjax
+from initjax._wrapping import code_lines
 from initjax.auditing._judging import causes as causes_of_faults
 from initjax.auditing._reporting.pasting import LINES, patterns_of
-from initjax.auditing._reporting.wrapping import code_lines
 from initjax.auditing._reporting.written import written
 
 X = jax.random.normal(jax.random.key(1), (64, 12))

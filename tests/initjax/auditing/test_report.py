@@ -17,6 +17,7 @@ import pytest
 import initjax
 import initjax.auditing
 from initjax import theory
+from initjax._wrapping import shortened
 from initjax.auditing import Attention, Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.causes import CAUSES
 from initjax.auditing._judging.names import Parameter, label
@@ -26,7 +27,6 @@ from initjax.auditing._reporting.naming import short_names
 from initjax.auditing._reporting.schema import schema_table
 from initjax.auditing._reporting.table import compact
 from initjax.auditing._reporting.text import causes_table, unread_lines
-from initjax.auditing._reporting.wrapping import shortened
 
 NETWORK = Network(
     loss=2.31, expected_loss=math.log(10), jacobian=0.9, jacobian_condition=12.5, depth=3,
