@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import math
 
-from initjax.auditing._reading.formulas import before_clips, cases_of
 from initjax.auditing._reading.inlined import Value
-from initjax.auditing._reading.ranges import (
-    ANY,
-    Range,
-    is_softmax,
-    one_turn,
-    range_of,
-    through_layout,
-)
+from initjax.auditing._reading.ranges import ANY, Range, one_turn, range_of
+from initjax.auditing._reading.softmaxes import is_softmax
+from initjax.auditing._reading.values import before_clips, cases_of, through_layout
 
 
 def bound_of(value: Value, known: dict[Value, Range]) -> str:

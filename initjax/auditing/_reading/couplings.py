@@ -6,13 +6,13 @@ Each pattern asks for more than would come about by chance or on purpose.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from initjax.auditing._reading.example_axes import Examples
 from initjax.auditing._reading.inlined import Graph, Node, Value
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.sequences import along_examples, weighs_within_examples
+from initjax.auditing._reading.softmaxes import exponential_in, normalized_by
 
 
 class Coupling(NamedTuple):
@@ -62,10 +62,10 @@ def _softmax_over_examples(graph: Graph, found: Examples) -> Coupling | None:
             continue
         if any(value.shape[other] > 1 for other in reduced - {axis}) or not value.parametric:
             continue
-        power = _maker(value, ("exp", "exp2"))
+        power = exponential_in(value)
         if power is None or not _of_a_layer(power.operands[0], found):
             continue
-        normalized = _normalized(node, value, power.operands[0])
+        normalized = normalized_by(node, power.operands[0])
         if normalized is None:
             continue
         if _goes_elementwise_to(normalized, graph.results[0]):
@@ -81,18 +81,6 @@ def _sequence_over_examples(graph: Graph, found: Examples, num_parameters: int) 
     return None if along is None else Coupling(along[0], found.examples, along[1], ())
 
 
-def _maker(value: Value, names: Sequence[str]) -> Node | None:
-    """The node of one of these names that makes a value, up to its layout and type."""
-    while value.node is not None:
-        node = value.node
-        if node.name in names:
-            return node
-        if primitive_of(node.eqn).kind != "layout" and node.name != "convert_element_type":
-            return None
-        value = node.operands[0]
-    return None
-
-
 def _of_a_layer(value: Value, found: Examples) -> bool:
     """Whether a value is an elementwise function of a product of parameters with data."""
     while value.node is not None:
@@ -106,36 +94,6 @@ def _of_a_layer(value: Value, found: Examples) -> bool:
             return False
         value = inner[0]
     return False
-
-
-def _normalized(node: Node, powers: Value, logits: Value) -> Value | None:
-    """The softmax or its logarithm, given the node that sums the exponentials."""
-    value = node.results[0]
-    for _ in range(8):
-        steps = [user for user, _ in value.users if user.results]
-        for user in steps:
-            if user.name == "div" and user.operands[0] is powers:
-                return user.results[0]
-            if user.name == "sub" and user.operands[1] is value and user.operands[0].data:
-                first = user.operands[0]
-                if first is logits or _shares(first, logits):
-                    return user.results[0]
-        passing = [u for u in steps if u.name in _TO_NORMALIZE]
-        if len(passing) != 1:
-            return None
-        value = passing[0].results[0]
-    return None
-
-
-_TO_NORMALIZE = frozenset(
-    "log add broadcast_in_dim reshape squeeze expand_dims convert_element_type".split()
-)
-
-
-def _shares(value: Value, logits: Value) -> bool:
-    """Whether logits are a value minus its maximum."""
-    node = logits.node
-    return node is not None and node.name == "sub" and node.operands[0] is value
 
 
 def _goes_elementwise_to(value: Value, loss: Value) -> bool:

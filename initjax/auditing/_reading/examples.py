@@ -9,6 +9,7 @@ from initjax.auditing._reading.couplings import Coupling, coupling_of
 from initjax.auditing._reading.example_axes import Examples, examples_of
 from initjax.auditing._reading.inlined import Graph, Node, Value
 from initjax.auditing._reading.primitives import primitive_of
+from initjax.auditing._reading.values import factor_of
 
 _MANY = 1000  # terms of a loss; more come from sums of sums, which double at every step
 
@@ -99,18 +100,11 @@ def _of_single_examples(values: Sequence[Value], found: Examples) -> bool:
 
 def _scaled(node: Node) -> tuple[Value, float] | None:
     """What a node multiplies by a number, and the number."""
-    if node.name in ("convert_element_type", "reshape", "squeeze", "broadcast_in_dim"):
+    if node.name in ("reshape", "squeeze", "broadcast_in_dim"):
         return node.operands[0], 1.0
-    if node.name == "neg":
-        return node.operands[0], 1.0
-    if node.name not in ("mul", "div"):
-        return None
-    left, right = node.operands
-    if right.number is not None and float(right.number):
-        number = float(right.number)
-        return left, 1 / number if node.name == "div" else number
-    if left.number is not None and node.name == "mul":
-        return right, float(left.number)
+    for operand in node.operands:
+        if factor := factor_of(node, operand):
+            return operand, factor
     return None
 
 

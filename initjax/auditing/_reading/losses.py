@@ -22,12 +22,13 @@ from initjax.auditing._reading.formulas import (
     factors_before,
     is_square,
     logistic_in,
-    softmax_in,
 )
 from initjax.auditing._reading.inlined import Graph, Node, Value, place_of
 from initjax.auditing._reading.primitives import primitive_of
-from initjax.auditing._reading.ranges import ANY, range_of, through_layout
+from initjax.auditing._reading.ranges import ANY, range_of
+from initjax.auditing._reading.softmaxes import softmax_in
 from initjax.auditing._reading.terms import Kind, Losses, Risk, Term
+from initjax.auditing._reading.values import through_layout
 from initjax.auditing._reading.visits import Reader, Visit, cut_at, layers_before, visits_of
 from initjax.auditing._reading.watches import Watch
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from initjax.auditing._reading.expressions import Path, floating
-from initjax.auditing._reading.formulas import cases_of, exponent_of, is_largest, summed
 from initjax.auditing._reading.inlined import Node, Value, body
 from initjax.auditing._reading.primitives import primitive_of
-from initjax.auditing._reading.ranges import Range, is_softmax, through_layout
+from initjax.auditing._reading.ranges import Range
+from initjax.auditing._reading.softmaxes import exponential_in, is_softmax, summed
 from initjax.auditing._reading.terms import Kind
+from initjax.auditing._reading.values import cases_of, is_largest, through_layout
 from initjax.auditing._reading.watches import Watch
 
 
@@ -64,9 +65,8 @@ def _before(visit: Visit, reader: Reader) -> Iterator[Visit]:
     """What the operands of a node are made by."""
     node, name = visit.node, visit.node.name
     kind = primitive_of(node.eqn).kind
-    if (
-        kind == "scan" and node.eqn.params["length"]
-    ):  # the loss may be summed over chunks, or mapped over examples
+    if kind == "scan" and node.eqn.params["length"]:
+        # The loss may be summed over chunks, or mapped over examples.
         for result in body(node).results:
             if result.node is not None:
                 yield Visit(result.node, visit.linear, visit.factors, math.nan, visit.divisors)
@@ -112,7 +112,7 @@ def cut_at(node: Node) -> str:
     """What of a node lets no gradient through; "" if it lets some."""
     if is_softmax(node) or node.name == "log":
         total = through_layout(node.operands[node.name == "div"]).node
-        if total is not None and total.name == "reduce_sum" and exponent_of(total):
+        if total is not None and total.name == "reduce_sum" and exponential_in(total.operands[0]):
             return "softmax over one unit" if summed(total) == 1 else ""
     if node.name == "stop_gradient":  # of the largest number, it is part of a softmax
         return "" if is_largest(node.operands[0]) else node.name
