@@ -243,7 +243,7 @@ def lines(setting: comparison.Setting) -> list[str]:
 
 def describe(fields: Mapping[str, Any]) -> str:
     """One line about what the runs of a setting have in common."""
-    network = "-".join(map(str, fields["hidden"])) or "none"
+    network = description.sizes(tuple(fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
     others = "".join(
