@@ -203,7 +203,7 @@ def _drawn(inputs: int, classes: int, config: Config) -> list[np.ndarray]:
 
     with starting.precision(config):
         model = models.mlp((inputs, *config.hidden, classes), config.activation, config.dtype)
-        params = starting.draw_params(config, starting.root_key(config.seed), model)
+        params = model.unpack(starting.draw_params(config, model))
     shown = range(min(_SHOWN_KERNELS, len(config.hidden)))
     return [np.asarray(params["hidden"][layer]["kernel"]) for layer in shown]
 

@@ -15,16 +15,16 @@ _WIDTH = 80  # of a terminal
 _NAMED = 6  # initializers in a headline; more are counted
 
 
-def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -> str:
+def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, length: str) -> str:
     """The result of a pair's tests, as a sentence.
 
     Args:
       pair: from `comparison.pairs`.
       endpoint: by which it was compared.
-      epochs: of training, for the sentence.
+      length: of training, for the sentence, such as "5 epochs".
     """
     kind, first, second = finding(pair, endpoint)
-    return _sentence(kind, first, [(second, pair)], endpoint, epochs)
+    return _sentence(kind, first, [(second, pair)], endpoint, length)
 
 
 def finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[Finding, str, str]:
@@ -59,10 +59,10 @@ def _sentence(
     first: str,
     others: list[tuple[str, comparison.Pair]],
     point: comparison.Endpoint,
-    epochs: int,
+    length: str,
 ) -> str:
     """One sentence for all pairs of an initializer that have the same kind of result."""
-    when = point.when.format(epochs=description.count(epochs, "epoch"))
+    when = point.when.format(length=length)
 
     def amount(value: float) -> str:
         shown = formatting.number(abs(value) * point.scale, digits=point.digits)
@@ -134,7 +134,7 @@ def summary(setting: comparison.Setting) -> list[str]:
             )
     if not np.nansum(setting.trained):  # which of them fails better means nothing
         return sentences
-    for endpoint in ("first_loss", "final_acc"):
+    for endpoint in [name for name in ("first_loss", "final_acc") if name in setting.endpoints]:
         point, ranked = setting.endpoints[endpoint], comparison.ranking(setting, endpoint)
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
@@ -150,14 +150,14 @@ def summary(setting: comparison.Setting) -> list[str]:
                 kind, first, second = finding(pair, point)
                 found.setdefault((kind, first), []).append((second, pair))
         for (kind, first), others in found.items():
-            sentences.append(_sentence(kind, first, others, point, setting.fields["epochs"]))
+            sentences.append(_sentence(kind, first, others, point, setting.length))
     return sentences
 
 
 def headline(setting: comparison.Setting) -> str:
     """The main result in one sentence: which initializer has the best final accuracy."""
     point = setting.endpoints["final_acc"]
-    when = point.when.format(epochs=description.count(setting.fields["epochs"], "epoch"))
+    when = point.when.format(length=setting.length)
     best = comparison.ranking(setting, "final_acc")[0]
     mean = f"{np.nanmean(setting.values['final_acc'][setting.inits.index(best)]):.2%}"
     accuracy = f"{best} has the highest mean test accuracy {when}, {mean}"
@@ -213,6 +213,7 @@ def lines(setting: comparison.Setting) -> list[str]:
                 ("final_loss", "test loss"),
                 ("first_loss", "epoch 1 loss"),
             )
+            if name in setting.endpoints
         ),
     ]
     widths = [max(map(len, column)) for column in columns]
@@ -253,5 +254,5 @@ def describe(fields: Mapping[str, Any]) -> str:
     return (
         f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {description.count(fields['epochs'], 'epoch')}{others}"
+        f" {description.duration(fields['epochs'], fields['steps'])}{others}"
     )

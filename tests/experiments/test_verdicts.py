@@ -41,12 +41,12 @@ def test_a_verdict_follows_from_the_adjusted_p_values(tmp_path, fill):
     named = {pair[:2]: pair for pair in comparison.pairs(setting, "final_acc")}
     pair = named["he_normal", "glorot_uniform"]
     equal = pair._replace(p=0.3)
-    assert verdicts.verdict(equal, point, 2) == (
+    assert verdicts.verdict(equal, point, "2 epochs") == (
         "he_normal and glorot_uniform are equivalent after 2 epochs within 0.1 points"
     )
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
-    assert verdicts.verdict(unsure, point, 2) == (
+    assert verdicts.verdict(unsure, point, "2 epochs") == (
         "no difference between he_normal and glorot_uniform was found after 2 epochs; the tests had"
         f" 80% power to detect a difference of {detectable:.2f} points"
     )
