@@ -201,7 +201,7 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
         return {**params, "hidden": params.get("hidden", {}) | stacks} if stacks else params
 
     # Compiling takes seconds, which pay off over many seeds. Grids of deep networks have many
-    # initializers and depths instead, and stacks make them few enough operations to run as they are.
+    # initializers and depths instead, and drawing stacks takes few operations.
     return draw if model.stacks else jax.jit(draw)
 
 
