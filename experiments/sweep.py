@@ -10,25 +10,31 @@ equal. Finished runs are skipped, so a sweep can be stopped and restarted at any
 processes can fill one directory.
 """
 
-import contextlib
+import functools
 import itertools
 import os
 import re
 import sys
-import textwrap
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import command_line, console, data, description, flags, memory, progress
+from experiments.common import (
+    command_line,
+    console,
+    data,
+    description,
+    flags,
+    grid_runs,
+    memory,
+    progress,
+)
 from experiments.common.config import Config, UsageError, canonical
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
 
-_BATCH_SECONDS = 5.0  # that a batch of runs should take: a killed process loses at most one batch
 _MOST_SEEDS = 100_000  # more are taken for a typing error
 
 
@@ -38,66 +44,18 @@ def run(
     workdir: str,
     stream: TextIO | None = None,
 ) -> tuple[int, int]:
-    """Trains the runs that are missing from a directory and adds them to it.
-
-    Args:
-      configs: what to train; at least one.
-      dataset: what to train on.
-      workdir: the directory, see `experiments.common.sweep_directory`; it may hold other runs.
-      stream: where to show progress; None shows nothing.
-
-    Returns:
-      How many runs were trained, and how many are still running in other processes.
-
-    Raises:
-      UsageError: an initializer does not fit a parameter, a network does not fit in memory, or the
-        directory is not writable.
-      KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
-    """
-    with progress.stage(stream, "start   loading JAX and checking the runs"):
-        from experiments.common import run_batches, sweep_directory
-
-        wanted = {config.identity(dataset.digest): config for config in configs}
-        trained = 0
-        stored = sweep_directory.SweepDirectory(workdir)
-        missing = wanted.keys() - stored.finished()
-        run_batches.check(wanted, dataset)
-    with stored if missing else contextlib.nullcontext():  # nothing may need writing
-        console.say(stream, *_header(wanted, dataset, len(missing)))
-        with (
-            console.interrupt_later(stream) as interrupted,
-            progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
-        ):
-            for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
-                trainer = run_batches.trainer(group, dataset)
-                size = trainer.least
-                while batch := stored.claim(group, size):
-                    started = time.perf_counter()
-                    stored.add(trainer.train({key: group[key] for key in batch}))
-                    # These runs are safe from here on, even if printing fails.
-                    trained += len(batch)
-                    missing = wanted.keys() - stored.finished()
-                    if interrupted():
-                        with contextlib.suppress(OSError):
-                            kept = len(stored.finished())
-                            console.say(stream, f"kept    {kept} runs in {workdir}")
-                        raise KeyboardInterrupt
-                    show(len(wanted) - len(missing))
-                    group = {key: group[key] for key in group if key in missing}
-                    pace = _BATCH_SECONDS / (time.perf_counter() - started)
-                    # The same number for each device, so that none waits for another.
-                    most = min(trainer.most, 2 * size, round(pace * size))
-                    size = trainer.least * max(1, most // trainer.least)
-        missing = wanted.keys() - stored.finished()
-    return trained, len(missing)
+    """Trains the runs of a sweep that are missing; see `experiments.common.grid_runs.train`."""
+    return grid_runs.train(
+        configs, dataset, workdir, stream, functools.partial(_header, configs, dataset)
+    )
 
 
-def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> list[str]:
+def _header(configs: Sequence[Config], dataset: data.Dataset, missing: int) -> list[str]:
     import jax
 
-    one = next(iter(wanted.values()))
+    one = configs[0]
     values = {
-        name: list(dict.fromkeys(getattr(config, name) for config in wanted.values()))
+        name: list(dict.fromkeys(getattr(config, name) for config in configs))
         for name in ("init", "hidden", "activation", "optimizer", "learning_rate", "seed")
     }
     hidden = [description.sizes(sizes) or "none" for sizes in values["hidden"]]
@@ -108,12 +66,11 @@ def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> l
         f"model   MLP, hidden layers {', '.join(hidden)}; {', '.join(values['activation'])};"
         f" {one.dtype}",
         f"train   {', '.join(values['optimizer'])}; learning rate {', '.join(rates)};"
-        f" batch {one.batch_size}, {description.count(one.epochs, 'epoch')}",
-        f"runs    {len(wanted)}, of which {len(wanted) - missing} are finished;"
+        f" batch {one.batch_size}, {description.duration(one.epochs, one.steps)}",
+        f"runs    {len(configs)}, of which {len(configs) - missing} are finished;"
         f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
     ]
-    lines += description.batch_note(one, dataset)
-    return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
+    return [*lines, *description.batch_note(one, dataset)]
 
 
 def _summary(configs: Sequence[Config], dataset: data.Dataset, workdir: str) -> list[str]:
@@ -127,8 +84,8 @@ def _summary(configs: Sequence[Config], dataset: data.Dataset, workdir: str) -> 
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seeds"),
-    "Model": ("hidden", "activation", "dtype"),
-    "Training": ("optimizer", "learning_rate", "epochs", "batch_size"),
+    "Model": ("model", "hidden", "activation", "inputs", "dtype"),
+    "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Output": ("workdir", "shard", "help"),
 }
