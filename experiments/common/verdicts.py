@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -160,6 +160,37 @@ def summary(setting: comparison.Setting) -> list[str]:
     return sentences
 
 
+class Groups(NamedTuple):
+    """What the tests say of all initializers but the best, by final accuracy."""
+
+    ahead: dict[str, comparison.Pair]
+    """Those that the best is ahead of, with the pair of both."""
+    equivalent: dict[str, comparison.Pair]
+    open: dict[str, comparison.Pair]
+    """Those that are not shown to differ from it."""
+    apart: list[str]
+    """Those that share too few seeds with it to be compared."""
+    failed: list[str]
+    """Those of which no run learned anything."""
+
+
+def against_best(setting: comparison.Setting) -> Groups:
+    """Compares the initializer with the highest mean final accuracy with all others."""
+    point, best = setting.endpoints["final_acc"], comparison.ranking(setting, "final_acc")[0]
+    learned = dict(zip(setting.inits, np.nansum(setting.trained, axis=1), strict=True))
+    failed = [init for init in setting.inits if not learned[init]]
+    groups = Groups({}, {}, {}, [], failed)
+    for pair in comparison.pairs(setting, "final_acc"):
+        kind, first, second = finding(pair, point)
+        other = second if best == first else first
+        if best in (first, second) and other not in failed:
+            settled = best == first and kind in ("ahead", "equivalent")
+            getattr(groups, kind if settled else "open")[other] = pair
+    compared = {best, *failed, *groups.ahead, *groups.equivalent, *groups.open}
+    groups.apart.extend(init for init in setting.inits if init not in compared)
+    return groups
+
+
 def headline(setting: comparison.Setting) -> str:
     """The main result in one sentence: which initializer has the best final accuracy."""
     point = setting.endpoints["final_acc"]
@@ -173,28 +204,17 @@ def headline(setting: comparison.Setting) -> str:
         return f"No run learned anything {when}"
     if len(setting.seeds) < 2:
         return f"{accuracy}; one seed can't tell whether that is luck"
-    failed = [
-        init
-        for init, learned in zip(setting.inits, setting.trained, strict=True)
-        if not np.nansum(learned)
-    ]
-    groups: dict[str, list[str]] = {}
-    for pair in comparison.pairs(setting, "final_acc"):
-        kind, first, second = finding(pair, point)
-        other = second if best == first else first
-        if best in (first, second) and other not in failed:
-            groups.setdefault(kind if best == first else "unknown", []).append(other)
+    groups = against_best(setting)
     parts = []
-    behind = groups.get("ahead", [])
+    behind, failed = list(groups.ahead), groups.failed
     if behind:
         parts.append(f"is ahead of {_counted(behind, 'and')}")
-    if alike := groups.get("equivalent"):
+    if alike := list(groups.equivalent):
         margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
         parts.append(f"is equivalent to {_counted(alike, 'and')} (within {margin})")
-    compared = {best, *failed, *(name for names in groups.values() for name in names)}
-    if apart := [init for init in setting.inits if init not in compared]:
-        parts.append(f"shares too few seeds with {_counted(apart, 'or')} to be compared")
-    if unsettled := groups.get("not settled", []) + groups.get("unknown", []):
+    if groups.apart:
+        parts.append(f"shares too few seeds with {_counted(groups.apart, 'or')} to be compared")
+    if unsettled := list(groups.open):
         parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
     sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
     if behind and len(behind) + len(failed) == len(setting.inits) - 1:
@@ -249,7 +269,7 @@ def lines(setting: comparison.Setting) -> list[str]:
 
 def describe(fields: Mapping[str, Any]) -> str:
     """One line about what the runs of a setting have in common."""
-    network = "-".join(map(str, fields["hidden"])) or "none"
+    network = description.sizes(tuple(fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
     others = "".join(
