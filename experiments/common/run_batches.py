@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import data, description, memory, models, starting, training
+from experiments.common import data, description, memory, models, starting, tasks, training
 from experiments.common.config import INITIALIZERS, Config, canonical
 
 Group = dict[str, Config]  # configurations by the identity of the run
@@ -143,7 +143,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
                 ),
                 train_set,
                 test_set,
-                apply=model.apply,
+                task=tasks.classification(model.apply),
                 optimizer=config.optimizer,
                 epochs=config.epochs,
                 batch_size=config.batch_size,
@@ -183,7 +183,7 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
 def _history_bytes(config: Config, dataset: data.Dataset) -> int:
     """The size of the metrics of a run: a loss and a count for each batch."""
     steps = config.steps or -(-len(dataset.train_labels) // config.batch_size)
-    tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
+    tests = -(-len(dataset.test_labels) // tasks.TEST_BATCH)
     batches = config.epochs * steps + (config.epochs + 1) * tests
     return 2 * batches * (8 if config.dtype == "float64" else 4)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import sweep
-from experiments.common import data, starting, sweep_directory, training
+from experiments.common import data, starting, sweep_directory, tasks, training
 from experiments.common.config import Config, UsageError, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
@@ -75,7 +75,7 @@ def alone(config):
     with starting.precision(config):
         start = starting.start(config, digits)
         epochs = training.fit(
-            start.model.apply,
+            tasks.classification(start.model.apply),
             config.optimizer,
             config.learning_rate,
             start.params,
