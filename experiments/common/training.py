@@ -166,14 +166,19 @@ def _about_ten_ends(steps: int) -> list[int]:
     return [*range(size, steps, size), steps]
 
 
-def batch_sizes(examples: int, batch_size: int, steps: int | None = None) -> np.ndarray:
+def batch_sizes(
+    examples: int, batch_size: int, steps: int | None = None, full: bool = False
+) -> np.ndarray:
     """The number of examples in each batch: only the last of each pass over them may hold fewer.
 
     Args:
       examples: the number of training examples.
       batch_size: examples per batch.
       steps: how many batches; None means one pass over the examples.
+      full: as for `batch_order`: all batches hold the same number.
     """
+    if full:
+        return np.full(steps or examples // batch_size, batch_size)
     once = np.diff(np.append(np.arange(0, examples, batch_size), examples))
     return np.resize(once, len(once) if steps is None else steps)
 
