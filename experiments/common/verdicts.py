@@ -1,5 +1,6 @@
 """Verdicts: the results of comparisons in words, which follow only from statistical tests."""
 
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -134,13 +135,14 @@ def summary(setting: comparison.Setting) -> list[str]:
             )
     if not np.nansum(setting.trained):  # which of them fails better means nothing
         return sentences
-    for endpoint in [name for name in ("first_loss", "final_acc") if name in setting.endpoints]:
+    early = "first_loss" if "first_loss" in setting.endpoints else "area"
+    for endpoint in [name for name in (early, setting.main) if name in setting.endpoints]:
         point, ranked = setting.endpoints[endpoint], comparison.ranking(setting, endpoint)
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
             pair = named.get(frozenset((ranked[0], init)))
-            if pair is None and endpoint == "final_acc" and len(setting.seeds) > 1:
+            if pair is None and endpoint == setting.main and len(setting.seeds) > 1:
                 sentences.append(
                     f"{ranked[0]} and {init} are not compared, since they share fewer than two"
                     " seeds"
@@ -155,14 +157,18 @@ def summary(setting: comparison.Setting) -> list[str]:
 
 
 def headline(setting: comparison.Setting) -> str:
-    """The main result in one sentence: which initializer has the best final accuracy."""
-    point = setting.endpoints["final_acc"]
-    when = point.when.format(length=setting.length)
-    best = comparison.ranking(setting, "final_acc")[0]
-    mean = f"{np.nanmean(setting.values['final_acc'][setting.inits.index(best)]):.2%}"
-    accuracy = f"{best} has the highest mean test accuracy {when}, {mean}"
+    """The main result in one sentence: which initializer has the best main endpoint."""
+    point = setting.endpoints[setting.main]
+    when = f"after {setting.length}"
+    best = comparison.ranking(setting, setting.main)[0]
+    value = float(np.nanmean(setting.values[setting.main][setting.inits.index(best)]))
+    if setting.main == "final_acc":
+        mean, noun, most = f"{value:.2%}", "test accuracy", "highest"
+    else:
+        mean, noun, most = formatting.number(value), "test loss", "lowest"
+    accuracy = f"{best} has the {most} mean {noun} {when}, {mean}"
     if len(setting.inits) == 1:
-        return f"{best} has a mean test accuracy of {mean} {when}"
+        return f"{best} has a mean {noun} of {mean} {when}"
     if not np.nansum(setting.trained):
         return f"No run learned anything {when}"
     if len(setting.seeds) < 2:
@@ -173,7 +179,7 @@ def headline(setting: comparison.Setting) -> str:
         if not np.nansum(learned)
     ]
     groups: dict[str, list[str]] = {}
-    for pair in comparison.pairs(setting, "final_acc"):
+    for pair in comparison.pairs(setting, setting.main):
         kind, first, second = finding(pair, point)
         other = second if best == first else first
         if best in (first, second) and other not in failed:
@@ -192,7 +198,7 @@ def headline(setting: comparison.Setting) -> str:
         parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
     sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
     if behind and len(behind) + len(failed) == len(setting.inits) - 1:
-        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean test accuracy of"
+        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean {noun} of"
         sentence += f" {mean} {when}, and {parts[0]}"
     return f"{sentence}; {_counted(failed, 'and')} learned nothing" if failed else sentence
 
@@ -212,6 +218,7 @@ def lines(setting: comparison.Setting) -> list[str]:
                 ("final_acc", "test accuracy"),
                 ("final_loss", "test loss"),
                 ("first_loss", "epoch 1 loss"),
+                *([("area", "training loss")] if setting.own else []),
             )
             if name in setting.endpoints
         ),
@@ -243,6 +250,18 @@ def lines(setting: comparison.Setting) -> list[str]:
 
 def describe(fields: Mapping[str, Any]) -> str:
     """One line about what the runs of a setting have in common."""
+    length = description.duration(fields["epochs"], fields["steps"])
+    if fields["hidden"] is None:  # a network of the user's own
+        rate = fields["learning_rate"]
+        optimizer = fields["optimizer"]
+        if rate is None:
+            optimizer += ", each at its own learning rate"
+        elif not math.isnan(rate):
+            optimizer += f" {rate:g}"
+        return (
+            f"{fields['dataset']}, {fields['model']}, {fields['dtype']}; {optimizer}, batch"
+            f" {fields['batch_size']}, {length}"
+        )
     network = "-".join(map(str, fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
@@ -254,5 +273,5 @@ def describe(fields: Mapping[str, Any]) -> str:
     return (
         f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {description.duration(fields['epochs'], fields['steps'])}{others}"
+        f" {length}{others}"
     )
