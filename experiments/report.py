@@ -51,9 +51,11 @@ def report(
     from experiments.common import (
         chart_style,
         charts,
+        commands,
         comparison,
         progress,
         report_page,
+        summaries,
         sweep_directory,
         tables,
         titles,
@@ -85,16 +87,20 @@ def report(
                 show(done)
             heading = f"{number}. {', '.join(label.values())}" if suffix else ""
             sections.append(_section(setting, heading, suffix, figures))
+    verdicts = [
+        {"setting": number, **label, "verdict": section.headline}
+        for number, (label, section) in enumerate(zip(labels, sections, strict=True), start=1)
+    ]
+    about = tables.about(runs)
     page = report_page.Report(
         title=titles.title(found),
-        overview=[
-            {"setting": number, **label, "verdict": section.headline}
-            for number, (label, section) in enumerate(zip(labels, sections, strict=True), start=1)
-            if len(found) > 1
-        ],
+        summary=summaries.of_settings(found),
+        overview=report_page.Table("verdicts", "Verdicts", verdicts, verdicts)
+        if len(found) > 1
+        else None,
         sections=sections,
-        about=tables.about(runs),
-        command=_command(directory, margin, target),
+        about=report_page.Table("runs", "What was run", about, about),
+        commands=[*commands.of_runs(runs, directory), _command(directory, margin, target)],
         versions=_versions(),
     )
     written[folder / "report.md"] = report_page.markdown(page).encode()
@@ -178,6 +184,8 @@ def _versions() -> str:
 
 def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
     """Functions that draw the kernels that the first seed starts from again, by their names."""
+    if setting.own:  # whose rules are known by name only
+        return {}
     row = setting.runs.slice(0, 1).to_pylist()[0]
     names = ("output_init", "bias_init", "hidden", "dtype")
     fields = {name: setting.fields[name] for name in names}

@@ -228,9 +228,7 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
         losses = column(rows, "step_loss")
         steps = losses.shape[1]
         if "final_acc" in values:
-            values["steps"] = np.array(
-                [_steps_to(target, row) for row in column(rows, "step_acc")]
-            )
+            values["steps"] = np.array([_steps_to(target, row) for row in column(rows, "step_acc")])
         values["area"] = losses.mean(axis=1, dtype=np.float64)
     values = {name: matrix(row) for name, row in values.items()}
     points = {name: point for name, point in endpoints(margin, target).items() if name in values}

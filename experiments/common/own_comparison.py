@@ -82,7 +82,8 @@ class Result:
         for row in itertools.chain(*(one.runs.to_pylist() for one in self._separate)):
             found.append(
                 {
-                    **{name: row[name] for name in ("init", "learning_rate", "seed", "status")},
+                    **{name: row[name] for name in ("init", "seed", "status")},
+                    "learning_rate": _known(row["learning_rate"]),
                     "train_loss": row["loss"][-1],
                     "initial_loss": row["val_loss"][0],
                     "final_loss": row["val_loss"][-1],
@@ -92,15 +93,18 @@ class Result:
         return sorted(found, key=lambda row: (row["seed"], row["init"]))
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON: of every setting the means, the pairs and the verdict."""
+        """All numbers: of every setting the verdict, the means and the pairs; and the runs.
+
+        None stands for what there isn't, such as the interval of one run.
+        """
         return {
             "settings": [
                 {
                     "description": verdicts.describe(setting.fields),
                     "verdict": verdicts.headline(setting),
                     "sentences": verdicts.summary(setting),
-                    "endpoints": tables.endpoints(setting),
-                    "pairs": tables.pairs(setting),
+                    "endpoints": _rows(tables.endpoints(setting)),
+                    "pairs": _rows(tables.pairs(setting)),
                 }
                 for setting in self.settings
             ],
@@ -111,6 +115,15 @@ class Result:
     def _separate(self) -> list[comparison.Setting]:
         """The settings of one learning rate each, which together hold every run once."""
         return [one for one in self.settings if one.fields["learning_rate"] is not None]
+
+
+def _known(value: Any) -> Any:
+    """None for NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _rows(table: tables.Table) -> tables.Table:
+    return [{name: _known(value) for name, value in row.items()} for row in table]
 
 
 def compare(
@@ -254,8 +267,9 @@ def planned(
     runs: dict[str, Run] = {}
     for seed, rate, init in itertools.product(numbers, _rates(learning_rates), rules):
         run = Run(init, seed, rate)
-        identity = {**plan.columns(run), "loss_fn": loss.digest, "transform": transform.digest}
-        text = json.dumps(identity, sort_keys=True)
+        # The programs instead of their names, which may change.
+        programs = {"model": loss.digest, "optimizer": transform.digest}
+        text = json.dumps({**plan.columns(run), **programs}, sort_keys=True)
         runs[hashlib.sha256(text.encode()).hexdigest()] = run
     return plan, runs
 

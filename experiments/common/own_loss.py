@@ -89,7 +89,7 @@ def checked(loss_fn: Callable[..., Any], params: Any, data: tuple[Any, ...], siz
     )
     program = program_of("loss_fn", jax.value_and_grad(metrics, has_aux=True), trained, batch)
     name = _name(loss_fn, "loss_fn")
-    task = tasks.Task(sums, padded=False, test_batch=size)
+    task = tasks.Task(sums, padded=False, known=False, test_batch=size)
     return Loss(task, trained, name, program.digest, program.outputs)
 
 

@@ -173,7 +173,7 @@ def _weight_keys(seed: int, model: models.Model) -> tuple[jax.Array, Any]:
 
 @functools.lru_cache
 def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
-    """The program that draws all parameters: compiled once for any number of seeds."""
+    """The function that draws all parameters from the keys of any seed."""
     specs = {"init": init, "output_init": output_init, "bias_init": bias_init}
     initializers = {field: initjax.get(spec) for field, spec in specs.items()}
 
@@ -200,7 +200,9 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
         params = initjax.initialize(others, key, rules)
         return {**params, "hidden": params.get("hidden", {}) | stacks} if stacks else params
 
-    return jax.jit(draw)
+    # Compiling takes seconds, which pay off over many seeds. Grids of deep networks have many
+    # initializers and depths instead, and drawing stacks takes few operations.
+    return draw if model.stacks else jax.jit(draw)
 
 
 def _field(name: str) -> str:

@@ -59,7 +59,8 @@ SCHEMA = pa.schema(
         ("batch_size", pa.int64()),
         ("dataset", pa.string()),
         ("digest", pa.string()),
-        # Results: of every epoch (val_: also before training), and of every step.
+        # Results: of every epoch (val_: also before training, unless steps are counted), and of
+        # every step.
         ("loss", pa.list_(pa.float64())),
         ("acc", pa.list_(pa.float64())),
         ("val_loss", pa.list_(pa.float64())),

@@ -28,6 +28,8 @@ class Task(NamedTuple):
     padded: bool = True
     """Whether it can leave examples out; if not, all of them are real, and batches may have several
     sizes."""
+    known: bool = True
+    """Whether it is known what guessing gives; if not, the loss before training is needed."""
     test_batch: int = TEST_BATCH
     """Examples per batch of the test set."""
 

@@ -46,7 +46,8 @@ class History(NamedTuple):
     """Arrays of shape (runs, epochs, steps): for each training batch, before its update."""
     tests: Metrics
     """Arrays of shape (runs, epochs + 1, batches): for the test set, before training and after
-    every epoch."""
+    every epoch. If a number of steps is trained: (runs, 1, batches), after them, since scoring a
+    network takes as long as training it for dozens of steps; both if guessing isn't `known`."""
 
 
 class Epoch(NamedTuple):
@@ -392,6 +393,7 @@ def train_runs(
     """
     examples = tasks.examples(train_set)
     batch_size = min(batch_size, examples)
+    only_after = steps is not None and task.known
     steps = len(batch_sizes(examples, batch_size, steps))
 
     def train_one(params, learning_rate, key, train_set, test_set):
@@ -405,10 +407,12 @@ def train_runs(
             )
             return state, (metrics, test(state.params))
 
-        before = test(params)
+        before = None if only_after else test(params)
         state = initial_state(optimizer, learning_rate, params)
         _, (batches, after) = jax.lax.scan(train_epoch, state, jnp.arange(1, epochs + 1))
-        tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
+        tests = after
+        if before is not None:
+            tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
         return History(batches, tests)
 
     def train_shard(counts, runs, *data):

@@ -2,8 +2,8 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -156,49 +156,82 @@ def summary(setting: comparison.Setting) -> list[str]:
     return sentences
 
 
-def headline(setting: comparison.Setting) -> str:
-    """The main result in one sentence: which initializer has the best main endpoint."""
-    point = setting.endpoints[setting.main]
-    when = f"after {setting.length}"
-    best = comparison.ranking(setting, setting.main)[0]
-    value = float(np.nanmean(setting.values[setting.main][setting.inits.index(best)]))
-    if setting.main == "final_acc":
-        mean, noun, most = f"{value:.2%}", "test accuracy", "highest"
-    else:
-        mean, noun, most = formatting.number(value), "test loss", "lowest"
-    accuracy = f"{best} has the {most} mean {noun} {when}, {mean}"
-    if len(setting.inits) == 1:
-        return f"{best} has a mean {noun} of {mean} {when}"
-    if not np.nansum(setting.trained):
-        return f"No run learned anything {when}"
-    if len(setting.seeds) < 2:
-        return f"{accuracy}; one seed can't tell whether that is luck"
-    failed = [
-        init
-        for init, learned in zip(setting.inits, setting.trained, strict=True)
-        if not np.nansum(learned)
-    ]
-    groups: dict[str, list[str]] = {}
+class Groups(NamedTuple):
+    """What the tests say of all initializers but the best, by the main endpoint."""
+
+    ahead: dict[str, comparison.Pair]
+    """Those that the best is ahead of, with the pair of both."""
+    equivalent: dict[str, comparison.Pair]
+    open: dict[str, comparison.Pair]
+    """Those that are not shown to differ from it."""
+    apart: list[str]
+    """Those that share too few seeds with it to be compared."""
+    failed: list[str]
+    """Those of which no run learned anything."""
+
+
+def against_best(setting: comparison.Setting) -> Groups:
+    """Compares the initializer with the best mean of the main endpoint with all others."""
+    point, best = setting.endpoints[setting.main], comparison.ranking(setting, setting.main)[0]
+    learned = dict(zip(setting.inits, np.nansum(setting.trained, axis=1), strict=True))
+    failed = [init for init in setting.inits if not learned[init]]
+    groups = Groups({}, {}, {}, [], failed)
     for pair in comparison.pairs(setting, setting.main):
         kind, first, second = finding(pair, point)
         other = second if best == first else first
         if best in (first, second) and other not in failed:
-            groups.setdefault(kind if best == first else "unknown", []).append(other)
+            settled = best == first and kind in ("ahead", "equivalent")
+            getattr(groups, kind if settled else "open")[other] = pair
+    compared = {best, *failed, *groups.ahead, *groups.equivalent, *groups.open}
+    groups.apart.extend(init for init in setting.inits if init not in compared)
+    return groups
+
+
+class Main(NamedTuple):
+    """The words for the main endpoint."""
+
+    noun: str
+    best: str
+    """What the best mean is."""
+    text: Callable[[float], str]
+    """A mean as text."""
+
+
+def main(setting: comparison.Setting) -> Main:
+    """The words for the main endpoint of a setting."""
+    if setting.main == "final_acc":
+        return Main("test accuracy", "highest", "{:.2%}".format)
+    return Main("test loss", "lowest", formatting.number)
+
+
+def headline(setting: comparison.Setting) -> str:
+    """The main result in one sentence: which initializer has the best main endpoint."""
+    point, words = setting.endpoints[setting.main], main(setting)
+    when = f"after {setting.length}"
+    best = comparison.ranking(setting, setting.main)[0]
+    mean = words.text(float(np.nanmean(setting.values[setting.main][setting.inits.index(best)])))
+    accuracy = f"{best} has the {words.best} mean {words.noun} {when}, {mean}"
+    if len(setting.inits) == 1:
+        return f"{best} has a mean {words.noun} of {mean} {when}"
+    if not np.nansum(setting.trained):
+        return f"No run learned anything {when}"
+    if len(setting.seeds) < 2:
+        return f"{accuracy}; one seed can't tell whether that is luck"
+    groups = against_best(setting)
     parts = []
-    behind = groups.get("ahead", [])
+    behind, failed = list(groups.ahead), groups.failed
     if behind:
         parts.append(f"is ahead of {_counted(behind, 'and')}")
-    if alike := groups.get("equivalent"):
+    if alike := list(groups.equivalent):
         margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
         parts.append(f"is equivalent to {_counted(alike, 'and')} (within {margin})")
-    compared = {best, *failed, *(name for names in groups.values() for name in names)}
-    if apart := [init for init in setting.inits if init not in compared]:
-        parts.append(f"shares too few seeds with {_counted(apart, 'or')} to be compared")
-    if unsettled := groups.get("not settled", []) + groups.get("unknown", []):
+    if groups.apart:
+        parts.append(f"shares too few seeds with {_counted(groups.apart, 'or')} to be compared")
+    if unsettled := list(groups.open):
         parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
     sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
     if behind and len(behind) + len(failed) == len(setting.inits) - 1:
-        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean {noun} of"
+        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean {words.noun} of"
         sentence += f" {mean} {when}, and {parts[0]}"
     return f"{sentence}; {_counted(failed, 'and')} learned nothing" if failed else sentence
 
@@ -262,7 +295,7 @@ def describe(fields: Mapping[str, Any]) -> str:
             f"{fields['dataset']}, {fields['model']}, {fields['dtype']}; {optimizer}, batch"
             f" {fields['batch_size']}, {length}"
         )
-    network = "-".join(map(str, fields["hidden"])) or "none"
+    network = description.sizes(tuple(fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
     others = "".join(

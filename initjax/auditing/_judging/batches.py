@@ -5,7 +5,7 @@ from __future__ import annotations
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
 from initjax.auditing._judging.propagation import update
-from initjax.auditing._reading.examples import Coupling
+from initjax.auditing._reading.couplings import Coupling
 
 _MANY = 16  # examples, over which a sum changes the gradient by an order of magnitude
 

@@ -1,79 +1,14 @@
-"""Formulas that a loss is written in: softmax, sigmoid, differences and their squares.
+"""Formulas that a loss is written in: sigmoids, differences and their squares.
 
 Each function goes from a value to what it is made of.
 """
 
 from __future__ import annotations
 
-import math
-
 from initjax.auditing._reading.inlined import Node, Value
-from initjax.auditing._reading.ranges import chosen, is_softmax, made_by, through_layout
+from initjax.auditing._reading.values import before_clips, made_by, through_layout
 
 _LONGEST = 16  # equations between an outer function and a difference
-
-
-def softmax_in(value: Value) -> tuple[Value, int, int, int] | None:
-    """The logits, the number of classes and the number of softmaxes, if a value whose logarithm is
-    taken is a softmax or the sum of its exponentials; and -1 or 1 for these."""
-    node, power = before_clips(value), 1
-    if node is not None and is_softmax(node):
-        power = -1
-        node = through_layout(node.operands[1]).node
-    if node is None or node.name != "reduce_sum":
-        return None
-    exponent = exponent_of(node)
-    if exponent is None:
-        return None
-    return _unshifted(exponent), summed(node), node.results[0].aval.size, power
-
-
-def exponent_of(total: Node) -> Value | None:
-    """What is exponentiated, if a node sums exponentials."""
-    power = through_layout(total.operands[0]).node
-    while power is not None and power.name in ("mul", "select_n"):  # by a mask
-        operands = [operand for operand in power.operands if operand.parametric]
-        power = through_layout(operands[0]).node if len(operands) == 1 else None
-    return power.operands[0] if power is not None and power.name == "exp" else None
-
-
-def summed(total: Node) -> int:
-    """Over how many numbers a node sums."""
-    shape = total.operands[0].shape
-    return math.prod(shape[axis] for axis in total.eqn.params["axes"])
-
-
-def _unshifted(value: Value) -> Value:
-    """A value without the subtraction of the largest number along an axis."""
-    node = value.node
-    if node is not None and node.name == "sub" and is_largest(node.operands[1]):
-        return node.operands[0]
-    return value
-
-
-def is_largest(value: Value) -> bool:
-    """Whether a value is the largest of others."""
-    node = before_clips(value)
-    return node is not None and node.name == "reduce_max"
-
-
-def before_clips(value: Value) -> Node | None:
-    """What makes a value, apart from clips, small numbers added, and other layouts."""
-    while (node := through_layout(value).node) is not None:
-        operands = [operand for operand in node.operands if operand.parametric]
-        if node.name == "select_n":
-            operands = cases_of(node)
-        if node.name not in _PASSIVE or len(operands) != 1:
-            break
-        if node.name == "add" and any(
-            other.number is not None and abs(float(other.number)) > 0.1 for other in node.operands
-        ):
-            break
-        value = operands[0]
-    return node
-
-
-_PASSIVE = frozenset("max min clamp add select_n abs".split())
 
 
 def logistic_in(node: Node) -> Value | None:
@@ -159,9 +94,3 @@ def is_square(node: Node) -> bool:
         return node.eqn.params["y"] % 2 == 0
     twice = len(node.operands) == 2 and node.operands[0] is node.operands[1]
     return twice and node.name in ("mul", "dot_general")
-
-
-def cases_of(node: Node) -> list[Value]:
-    """What a select can choose, as far as it depends on parameters."""
-    which, *cases = node.operands
-    return [case for case in chosen(which, cases) if case.parametric]
