@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COMMAND = "python -m experiments.report"
 
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
-_TABLES = ("endpoints", "published", "pairs")
+_TABLES = ("rules", "endpoints", "published", "pairs")
 
 
 def report(
@@ -134,7 +134,9 @@ def _section(
     from experiments.common import chart_style, published, report_page, tables, verdicts
 
     pairs, compared = tables.pairs(setting), published.compare(setting)
+    rules = tables.rules(setting)
     shown = [
+        ("rules", "What the names of the initializers stand for", rules, rules),
         (
             "endpoints",
             "Endpoints: mean and 95% confidence interval (Student's t)",

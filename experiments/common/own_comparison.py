@@ -322,6 +322,7 @@ def _columns(
     rules: Mapping[str, own_inits.Rules],
 ) -> Callable[[Run], dict[str, Any]]:
     """The columns that say what a run is."""
+    tests = "no" if test_set is train_set else f"{tasks.examples(test_set):,}"
     about = {
         "model": f"{loss.name}@{loss.digest[:_DIGITS]}",
         "dtype": ", ".join(sorted({leaf.dtype.name for leaf in jax.tree.leaves(loss.params)})),
@@ -329,7 +330,7 @@ def _columns(
         "epochs": 1,
         "steps": int(steps),
         "batch_size": int(batch_size),
-        "dataset": f"{tasks.examples(train_set):,} examples",
+        "dataset": f"{tasks.examples(train_set):,} training and {tests} test examples",
         "digest": own_loss.data_digest(train_set, test_set),
         "test_images": tasks.examples(test_set),
     }

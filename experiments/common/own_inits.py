@@ -87,7 +87,7 @@ def text(params: Any, rules: Rules) -> str:
     taken = _taken(params, rules)
     lines = {pattern: _text(rule, taken[pattern]) for pattern, rule in rules.items()}
     if kept := taken[None]:
-        lines["kept"] = own_loss.data_digest(kept)
+        lines["all others"] = f"kept@{own_loss.data_digest(kept)}"
     return json.dumps(lines)
 
 

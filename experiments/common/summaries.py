@@ -104,7 +104,7 @@ def _by(pairs: Sequence[comparison.Pair], point: comparison.Endpoint) -> str:
     if len(pairs) > 1:
         span += f" to {formatting.number(amounts[-1], digits=point.digits)}"
         p = p.replace("=", "≤")
-    return f"by {span} {point.unit} ({p})"
+    return f"by {span} {point.unit}".rstrip() + f" ({p})"
 
 
 def _advice(setting: comparison.Setting, best: str, groups: verdicts.Groups) -> str:
