@@ -15,7 +15,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -25,17 +25,16 @@ from experiments.common import (
     console,
     data,
     description,
+    flag_lists,
     flags,
     grid_runs,
     memory,
     progress,
 )
-from experiments.common.config import Config, UsageError, canonical
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
-
-_MOST_SEEDS = 100_000  # more are taken for a typing error
 
 
 def run(
@@ -113,54 +112,6 @@ _FLAGS = flags.define(
 )
 
 
-def split(text: str) -> list[str]:
-    """Splits a list at its commas, but not at those in parentheses or brackets.
-
-    Example:
-      >>> split("zeros, random_uniform(-0.1, 0.1)")
-      ['zeros', 'random_uniform(-0.1, 0.1)']
-    """
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """The seeds that `--seeds` names: a number of them from 0 on, or single seeds and ranges.
-
-    Example:
-      >>> parse_seeds("3"), parse_seeds("5-7"), parse_seeds("1,8-9")
-      ([0, 1, 2], [5, 6, 7], [1, 8, 9])
-    """
-    wrong = UsageError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
-    too_many = UsageError(f"--seeds={text}: at most {_MOST_SEEDS:,} seeds are possible")
-    if re.fullmatch(flags.DIGITS, text.strip()):
-        if int(text) < 1:
-            raise UsageError(f"--seeds={text}: must be at least 1")
-        if int(text) > _MOST_SEEDS:
-            raise too_many
-        return list(range(int(text)))
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        match = re.fullmatch(rf"\s*({flags.DIGITS})(?:-({flags.DIGITS}))?\s*", part)
-        if not match:
-            raise wrong
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise wrong
-        if last >= 2**32:
-            raise UsageError(f"--seeds={text}: a seed must be below 2**32")
-        if last - first + len(seeds) >= _MOST_SEEDS:
-            raise too_many
-        seeds.update(dict.fromkeys(range(first, last + 1)))
-    return list(seeds)
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """The two numbers of `--shard=i/n`."""
     match = re.fullmatch(rf"({flags.DIGITS})/({flags.DIGITS})", text)
@@ -179,38 +130,22 @@ def part(configs: Sequence[Config], index: int, number: int) -> list[Config]:
     return [configs[place] for place in sorted(order[index::number])]
 
 
-def _values(flag: str, convert: Callable[[str], Any] = str) -> list[Any]:
-    """The values that a flag lists, separated by commas, each once."""
-    text = str(_FLAGS[flag].value)
-    kind = "names" if convert is str else "numbers"
-    wrong = UsageError(f"--{flag}={text}: must be {kind} separated by commas")
-    parts = split(text)
-    if "" in parts:
-        raise wrong
-    try:
-        return list(dict.fromkeys(map(convert, parts)))
-    except ValueError:
-        raise wrong from None
-
-
 def grid() -> list[Config]:
     """The configurations that the flags name, each once, or the part of them that `--shard` names.
 
     They are ordered by seed, so that the runs of a sweep that was stopped are a fair sample.
     """
     fields = flags.config_fields(_FLAGS)
-    # Different names of one initializer are one run. `Config` reports an unknown name.
-    inits = dict.fromkeys(canonical(Config(init=init).init) for init in _values("init"))
     axes: dict[str, Any] = {
-        "seed": parse_seeds(_FLAGS.seeds),
+        "seed": flag_lists.seeds(_FLAGS.seeds),
         "hidden": dict.fromkeys(map(flags.sizes, _FLAGS.hidden)),
-        "activation": _values("activation"),
-        "optimizer": _values("optimizer"),
+        "activation": flag_lists.values(_FLAGS, "activation"),
+        "optimizer": flag_lists.values(_FLAGS, "optimizer"),
         "learning_rate": [None],
-        "init": inits,
+        "init": flag_lists.initializers(_FLAGS, "init"),
     }
     if _FLAGS.learning_rate is not None:
-        axes["learning_rate"] = _values("learning_rate", float)
+        axes["learning_rate"] = flag_lists.values(_FLAGS, "learning_rate", float)
     configs = [
         Config(**fields | dict(zip(axes, values, strict=True)))
         for values in itertools.product(*axes.values())

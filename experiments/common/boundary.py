@@ -45,7 +45,7 @@ class Boundary(NamedTuple):
     """(columns,): the depth at which half of the networks of one weight variance train. It is the
     smallest or the largest depth of the diagram if it is not inside."""
     correlation: Interval
-    """Spearman's rank correlation of these depths with xi_c."""
+    """Spearman's rank correlation of these depths with xi_c; NaN if all depths are equal."""
     right: float
     """The share of the networks that are on their side of min(k xi_c, limit)."""
 
@@ -143,8 +143,10 @@ def _rank_correlation(scales: np.ndarray, depths: np.ndarray) -> float:
 
 
 def _interval(value: float, resampled: np.ndarray) -> Interval:
-    """A percentile interval."""
+    """A percentile interval. NaN is left out: a rank correlation of values that are all equal."""
     resampled = resampled[~np.isnan(resampled)]
+    if not len(resampled):
+        return Interval(float(value), np.nan, np.nan)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], method="closest_observation")
     return Interval(float(value), float(low), float(high))

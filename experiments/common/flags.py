@@ -164,6 +164,11 @@ def define(groups: Groups, **own: Flag) -> absl.FlagValues:
     return values
 
 
+def shared(name: str, default: Any) -> Flag:
+    """The shared flag of that name, for a program in which it has another default."""
+    return _SHARED[name]._replace(default=default)
+
+
 def several(name: str, default: str | None = None) -> Flag:
     """The shared flag of that name, for a program that takes a list of its values.
 

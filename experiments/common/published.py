@@ -5,9 +5,10 @@ initializer. It does not state optimizer and batch size; Adam with batches of 12
 INDEPENDENT is the same model in another implementation: means of 12 seeds, Adam 1e-3 with epsilon
 1e-7, batches of 128 without the last, partial one.
 
-`diagram` is that of Deep Information Propagation, from another implementation.
+`published_diagram` is that of Deep Information Propagation, from another implementation.
 """
 
+import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,14 @@ def inside(values: np.ndarray, figure: float, rounding: float = 5e-5) -> bool:
     return bool(abs(figure - values.mean()) <= half + rounding)
 
 
-def diagram() -> "Diagram":
+def like(diagram: "Diagram") -> "Diagram | None":
+    """The published diagram, if it is one of the same activation and bias variance."""
+    same = (diagram.activation, diagram.bias_variance) == ("tanh", 0.05)
+    return published_diagram() if same else None
+
+
+@functools.cache
+def published_diagram() -> "Diagram":
     """The published trainability diagram of tanh, from `published_diagram/accuracy.csv`."""
     from experiments.common import trainability
 
@@ -114,5 +122,9 @@ def diagram() -> "Diagram":
         depths,
         accuracy,
         np.full(accuracy.shape[:2], 0.001),
-        {"dataset": "mnist", "optimizer": "sgd", "steps": 200, "batch_size": 256},
-    )
+        {
+            "model": "mlp", "activation": "tanh", "width": 300, "dataset": "mnist",
+            "optimizer": "sgd", "epochs": 1, "steps": 200, "batch_size": 256,
+        },
+        [],
+    )  # fmt: skip

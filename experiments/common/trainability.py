@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 import initjax
-from experiments.common import comparison, statistics
+from experiments.common import comparison, description, statistics
 from experiments.common.boundary import Boundary, fit_boundary
 from initjax import theory
 
@@ -70,6 +70,21 @@ class Grid:
     cells: list[Cell]
     """In the order of depth, then of the runs."""
 
+    @functools.cached_property
+    def diagrams(self) -> "list[Diagram]":
+        """One for each bias variance with three or more weight variances.
+
+        Only normal kernels enter them: others, such as orthogonal ones, train to other depths at
+        the same weight variance.
+        """
+        return _diagrams(self)
+
+    @functools.cached_property
+    def others(self) -> list[Cell]:
+        """The cells that are in no diagram."""
+        drawn = {id(cell) for diagram in self.diagrams for cell in diagram.cells}
+        return [cell for cell in self.cells if id(cell) not in drawn]
+
 
 class Variances(NamedTuple):
     """Of the hidden layers of a cell, as the theory takes them."""
@@ -95,7 +110,14 @@ class Diagram:
     learning_rates: np.ndarray
     """(rows, columns): the best of those tried."""
     fields: dict[str, Any]
-    """As in `Grid`; what is unknown of a published diagram is missing."""
+    """As in `Grid`."""
+    cells: list[Cell]
+    """Where it is from; empty for a published diagram."""
+
+    @property
+    def name(self) -> str:
+        """For a file."""
+        return f"diagram-{self.activation}-width{self.width}-bias{self.bias_variance:g}"
 
     @property
     def fraction(self) -> np.ndarray:
@@ -110,10 +132,7 @@ class Diagram:
     @functools.cached_property
     def scales(self) -> list[theory.DepthScales]:
         """(columns,): the theory of each weight variance."""
-        return [
-            theory.depth_scales(self.activation, float(weights), self.bias_variance)
-            for weights in self.weight_variances
-        ]
+        return [self.theory_at(float(weights)) for weights in self.weight_variances]
 
     @property
     def xi_c(self) -> np.ndarray:
@@ -148,10 +167,34 @@ class Diagram:
             return None
         return fit_boundary(self.depths, self.xi_c[columns], self.trained[:, columns])
 
-    def curve(self, fitted: Boundary, xi_c: np.ndarray) -> np.ndarray:
-        """The fitted boundary at other depth scales: (3, ...) of value, lower and upper bound."""
-        ks, limits = (np.array(interval) for interval in (fitted.k, fitted.limit))
-        return np.minimum(np.multiply.outer(ks, xi_c), limits.reshape(-1, *[1] * xi_c.ndim))
+    def curve(self, weight_variances: np.ndarray) -> np.ndarray | None:
+        """The fitted boundary at any weight variances, (3, n): depth, lower and upper bound.
+
+        On each side of criticality it is the fit of that side, or that of all where it has none;
+        None without a fit.
+        """
+        found = []
+        for weights in weight_variances:
+            fitted = (self.ordered if weights < self.critical else self.chaotic) or self.boundary
+            if fitted is None:
+                return None
+            xi_c = self.theory_at(float(weights)).correlation_depth
+            ks, limits = np.array(fitted.k), np.array(fitted.limit)
+            found.append(np.minimum(ks * xi_c, limits))
+        return np.stack(found, axis=1)
+
+    def theory_at(self, weight_variance: float) -> theory.DepthScales:
+        """The theory's scales at any weight variance."""
+        return theory.depth_scales(self.activation, weight_variance, self.bias_variance)
+
+
+def describe(fields: dict[str, Any]) -> str:
+    """One line about what the networks of a grid or a diagram have in common."""
+    parts = [f"{fields['activation']}, width {fields['width']}"]
+    if fields.get("model", "mlp") != "mlp":
+        parts.insert(0, fields["model"])
+    length = description.duration(fields["epochs"], fields["steps"])
+    return f"{', '.join(parts)}; {fields['optimizer']}, batch {fields['batch_size']}, {length}"
 
 
 def grids(table: pa.Table) -> list[Grid]:
@@ -229,12 +272,9 @@ def _mean_square(spec: str, width: int) -> float | None:
     return None
 
 
-def diagrams(grid: Grid) -> list[Diagram]:
-    """The diagrams of a grid, one for each bias variance with three or more weight variances.
-
-    Only kernels drawn by `variance_scaling(..., "normal")` enter them: the others, such as
-    orthogonal ones, train to other depths at the same weight variance.
-    """
+def _diagrams(grid: Grid) -> list[Diagram]:
+    if grid.fields.get("model", "mlp") != "mlp":  # the theory is that of an MLP
+        return []
     found: dict[float, dict[tuple[int, float], Cell]] = {}
     for cell in grid.cells:
         if getattr(initjax.get(cell.init), "distribution", None) == "normal":
@@ -242,8 +282,6 @@ def diagrams(grid: Grid) -> list[Diagram]:
             if drawn:
                 place = cell.depth, drawn.weights
                 found.setdefault(drawn.biases, {})[place] = cell
-    if grid.fields.get("model", "mlp") != "mlp":
-        return []
     return [
         _diagram(grid, biases, cells)
         for biases, cells in sorted(found.items())
@@ -270,4 +308,5 @@ def _diagram(grid: Grid, biases: float, cells: dict[tuple[int, float], Cell]) ->
         accuracy,
         rates,
         grid.fields,
+        list(cells.values()),
     )

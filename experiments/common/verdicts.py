@@ -80,12 +80,12 @@ def _sentence(
         if len(parts) == 1:
             ((name, words),) = parts
             return f"{first} is ahead of {name} {when} {words}"
-        listed = "; ".join(f"of {name} {words}" for name, words in parts)
-        return f"{first} is ahead {when}: {listed}"
+        all_parts = "; ".join(f"of {name} {words}" for name, words in parts)
+        return f"{first} is ahead {when}: {all_parts}"
     if kind == "equivalent":
         if len(names) == 1:
             return f"{first} and {names[0]} are equivalent {when} {margin}"
-        return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
+        return f"{first} is equivalent to {listed(names, 'and')} {when} {margin}"
     if kind == "not settled":
         parts = [
             f"by {amount(pair.comparison.difference.value)} ({formatting.p_equals(pair.p)} by the"
@@ -96,9 +96,10 @@ def _sentence(
         would = f"about {needed} seeds would settle it"
         if len(parts) == 1:
             return f"not settled: whether {first} is ahead of {names[0]} {when} {parts[0]}; {would}"
-        listed = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
-        return f"not settled: whether {first} is ahead {when}: {listed}; {would}"
-    sentence = f"no difference between {first} and {_listed(names, 'or')} was found {when}"
+        pairs = zip(names, parts, strict=True)
+        all_parts = "; ".join(f"of {name} {words}" for name, words in pairs)
+        return f"not settled: whether {first} is ahead {when}: {all_parts}; {would}"
+    sentence = f"no difference between {first} and {listed(names, 'or')} was found {when}"
     largest = max(pair.comparison.detectable for _, pair in others)
     # Equal differences tell nothing about their variance, and few seeds settle nothing.
     if largest == 0 or any(pair.comparison.n < statistics.FEWEST_TO_SETTLE for _, pair in others):
@@ -112,7 +113,13 @@ def _seeds_to_settle(pair: comparison.Pair) -> float:
     return max(pair.comparison.seeds_to_settle, pair.comparison.n + 1)
 
 
-def _listed(names: list[str], word: str) -> str:
+def listed(names: list[str], word: str) -> str:
+    """Such as "a, b and c".
+
+    Example:
+      >>> listed(["a", "b", "c"], "and"), listed(["a"], "and")
+      ('a, b and c', 'a')
+    """
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last
 
@@ -237,7 +244,7 @@ def headline(setting: comparison.Setting) -> str:
 
 
 def _counted(names: list[str], word: str) -> str:
-    return _listed(names, word) if len(names) <= _NAMED else f"{len(names)} initializers"
+    return listed(names, word) if len(names) <= _NAMED else f"{len(names)} initializers"
 
 
 def lines(setting: comparison.Setting) -> list[str]:

@@ -59,7 +59,7 @@ def test_there_is_no_boundary_where_all_or_none_train_or_of_two_columns():
 
 def test_the_published_diagram_has_other_ks_in_the_ordered_and_in_the_chaotic_phase():
     """Golden numbers: 6 of the paper is that of the ordered phase, others draw 4.5 for both."""
-    whole = published.diagram()
+    whole = published.published_diagram()
     assert whole.accuracy.shape == (91, 90, 1) and whole.accuracy[0, 0] == 0.746
     thinned = {"depths": whole.depths[::2], "weight_variances": whole.weight_variances[::2]}
     found = dataclasses.replace(whole, accuracy=whole.accuracy[::2, ::2], **thinned)

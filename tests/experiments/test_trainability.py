@@ -34,7 +34,7 @@ def test_a_cell_takes_its_best_rate_and_a_diagram_has_its_place(row, rng):
     assert cells["1.5", 8].learning_rate == 0.01
     assert cells["1.5", 4].trained.value == pytest.approx(2 / 3)
     assert cells["1.5", 4].trained.low > 0.15
-    (diagram,) = trainability.diagrams(grid)
+    (diagram,) = grid.diagrams
     assert diagram.bias_variance == 0.05 and diagram.activation == "tanh"
     assert diagram.weight_variances.tolist() == [1, 1.5, 2] and diagram.depths.tolist() == [4, 8]
     assert diagram.fraction.round(2).tolist() == [[0, 0.67, 0], [0, 0.67, 0]]
@@ -57,7 +57,7 @@ def test_networks_of_uneven_layers_and_too_few_variances_make_no_diagram(row, rn
     table = pa.Table.from_pylist([row("zeros", 0, rng)])  # 128-64
     assert trainability.grids(table) == []
     (grid,) = trainability.grids(pa.Table.from_pylist(list(rows(row, rng, (1.0, 2.0)))))
-    assert trainability.diagrams(grid) == []
+    assert grid.diagrams == [] and grid.others == grid.cells
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,12 @@ its outputs, and the targets are watched.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax.auditing._measuring.losses import first_rows, invalid, invalid_parts, of_outputs
 from initjax.auditing._reading.bounds import bound_of, is_clipped
 from initjax.auditing._reading.expressions import Path, floating
 from initjax.auditing._reading.formulas import (
@@ -27,7 +25,7 @@ from initjax.auditing._reading.inlined import Graph, Node, Value, place_of
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import ANY, range_of
 from initjax.auditing._reading.softmaxes import softmax_in
-from initjax.auditing._reading.terms import Kind, Losses, Risk, Term
+from initjax.auditing._reading.terms import Kind, Losses, OutputShape, Risk, Term
 from initjax.auditing._reading.values import through_layout
 from initjax.auditing._reading.visits import Reader, Visit, cut_at, layers_before, visits_of
 from initjax.auditing._reading.watches import Watch
@@ -154,7 +152,7 @@ def _watched(
     reader.outputs.add((kind, output))
     limits = range_of(output, reader.ranges)
     name = f"outputs {len(reader.watches)}"
-    reader.watches[name] = Watch(places, of_outputs, limits, first_rows(output.shape))
+    reader.watches[name] = Watch(places, "outputs", OutputShape(limits, output.shape))
     return Term(
         kind=kind,
         layers=frozenset(layers_before(output, reader)),
@@ -238,9 +236,7 @@ def _risks(node: Node, reader: Reader) -> Iterator[Risk]:
     if place is None or not floating(operand.aval.dtype) or not operand.aval.size:
         return
     name = f"risk {len(reader.watches)}"
-    reader.watches[name] = Watch(
-        {"operand": place}, invalid, sample=functools.partial(invalid_parts, node.name)
-    )
+    reader.watches[name] = Watch({"operand": place}, "operand", node.name)
     yield Risk(
         node.name,
         node.name == "log" and high <= 0,
