@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COMMAND = "python -m experiments.report"
 
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
-_TABLES = ("endpoints", "published", "pairs")
+_TABLES = ("rules", "endpoints", "published", "pairs")
 
 
 def report(
@@ -134,7 +134,9 @@ def _section(
     from experiments.common import chart_style, published, report_page, tables, verdicts
 
     pairs, compared = tables.pairs(setting), published.compare(setting)
+    rules = tables.rules(setting)
     shown = [
+        ("rules", "What the names of the initializers stand for", rules, rules),
         (
             "endpoints",
             "Endpoints: mean and 95% confidence interval (Student's t)",
@@ -184,6 +186,8 @@ def _versions() -> str:
 
 def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
     """Functions that draw the kernels that the first seed starts from again, by their names."""
+    if setting.own:  # whose rules are known by name only
+        return {}
     row = setting.runs.slice(0, 1).to_pylist()[0]
     names = ("output_init", "bias_init", "hidden", "dtype")
     fields = {name: setting.fields[name] for name in names}

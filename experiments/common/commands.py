@@ -21,6 +21,8 @@ _BUNDLED = "mnist"  # the dataset that needs no flag
 def of_runs(runs: pa.Table, directory: str) -> list[str]:
     """The commands of `experiments.sweep` that train these runs, as few as there can be.
 
+    There is none for runs of a network of the user's own, which `experiments.compare` trains.
+
     A directory that was filled only in part may need many of them. Then one command names the whole
     grid, and trains the missing runs, too.
 
@@ -31,6 +33,8 @@ def of_runs(runs: pa.Table, directory: str) -> list[str]:
     names = {field.name for field in dataclasses.fields(Config)} & set(runs.column_names)
     groups: dict[tuple[tuple[str, Any], ...], set[tuple[Any, ...]]] = {}
     for row in runs.select(sorted(names)).to_pylist():
+        if row["hidden"] is None:
+            continue
         row["hidden"] = tuple(row["hidden"])
         common = tuple((name, row[name]) for name in sorted(names) if name not in _AXES)
         groups.setdefault(common, set()).add(tuple(row[name] for name in _AXES))

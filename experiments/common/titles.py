@@ -1,5 +1,6 @@
 """What a report is about, in words: titles, headings, and what its settings differ in."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def title(found: Sequence[comparison.Setting]) -> str:
         "output init": f"output {Config.output_init}",
         "bias init": f"bias {Config.bias_init}",
     }
-    how = [text for name, text in common.items() if name != "epochs" and text != usual.get(name)]
+    shown = {name: text for name, text in common.items() if text and name != "epochs"}
+    how = [text for name, text in shown.items() if text != usual.get(name)]
     how.append(f"{fewest} to " * (fewest < most) + description.count(most, "seed"))
     how += [common["epochs"]] if "epochs" in common else []
     where = f", in {len(found)} settings ({', '.join(several)})" if several else ""
@@ -64,16 +66,24 @@ def _texts(setting: comparison.Setting) -> dict[str, str]:
     """The fields of a setting, each as a phrase that is understood on its own."""
     fields: dict[str, Any] = setting.fields
     rate = fields["learning_rate"]
-    layers = description.sizes(tuple(fields["hidden"]))
-    return {
-        "dataset": fields["dataset"],
-        "network": f"MLP with hidden layers {layers}" if layers else "MLP without hidden layers",
-        "activation": fields["activation"],
+    common = {
         "dtype": fields["dtype"],
         "optimizer": fields["optimizer"],
         "learning rate": _BEST if rate is None else f"learning rate {rate:g}",
         "batch size": f"batch {fields['batch_size']}",
         "epochs": setting.length,
+    }
+    if setting.own:
+        if rate is not None and math.isnan(rate):
+            common["learning rate"] = ""
+        no = dict.fromkeys(_PLURALS, "")
+        return {**no, "dataset": fields["dataset"], "network": fields["model"], **common}
+    layers = description.sizes(tuple(fields["hidden"]))
+    return {
+        "dataset": fields["dataset"],
+        "network": f"MLP with hidden layers {layers}" if layers else "MLP without hidden layers",
+        "activation": fields["activation"],
+        **common,
         "output init": f"output {fields['output_init']}",
         "bias init": f"bias {fields['bias_init']}",
     }
