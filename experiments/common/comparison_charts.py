@@ -171,7 +171,9 @@ def matrix(setting: comparison.Setting) -> dict[str, Any] | None:
     )  # fmt: skip
     largest = 0.5  # points: larger differences have the same color
     scale = alt.Scale(scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=True)
-    cells = base.mark_rect(stroke="white").encode(alt.Color("points:Q", scale=scale, legend=None))
+    cells = base.mark_rect(stroke=chart_style.PAPER).encode(
+        alt.Color("points:Q", scale=scale, legend=None)
+    )
     strong = f"abs(datum.points) > {0.7 * largest}"
     text = base.mark_text().encode(
         alt.Text("text:N"), color=alt.condition(strong, alt.value("white"), alt.value("black"))
