@@ -21,7 +21,7 @@ from experiments.common import (
     trainability,
 )
 
-_FEWEST_DEPTHS = 3  # that make a grid one of depths, if there is no diagram
+_FEWEST_DEPTHS = 3  # that make a grid one of depths
 _MOST_SETTINGS = 6  # that are also shown in full, each in a section of its own
 
 FIGURES = ("heat_map", "boundary", "collapse", "published_map", "reach", r"by_depth_\w+?")
@@ -61,30 +61,37 @@ def divided(runs: pa.Table) -> tuple[Depths, pa.Table]:
     Returns:
       Those runs, and the rows that are to be compared as settings, which can be some of the same.
     """
-    diagrams, grids, used, whole = [], [], set(), set()
-    found_grids = trainability.grids(runs)
-    for grid in found_grids:
-        found = grid.diagrams
-        if not found and len({cell.depth for cell in grid.cells}) < _FEWEST_DEPTHS:
+    depths: dict[tuple[str, int], set[int]] = {}
+    kinds: list[tuple[str, int] | None] = []
+    for row in runs.select(["activation", "hidden"]).to_pylist():
+        kind = (row["activation"], row["hidden"][0]) if len(set(row["hidden"])) == 1 else None
+        kinds.append(kind)
+        if kind:
+            depths.setdefault(kind, set()).add(len(row["hidden"]))
+    deep = [kind is not None and len(depths[kind]) >= _FEWEST_DEPTHS for kind in kinds]
+    if not any(deep):  # most sweeps, for which dividing them further would take time
+        return Depths([], [], 0), runs
+    found, used, whole = Depths([], [], 0), set(), set()
+    grids = trainability.grids(runs.filter(pa.array(deep)))
+    for grid in grids:
+        if len({cell.depth for cell in grid.cells}) < _FEWEST_DEPTHS:
             continue
-        drawn = {id(cell) for diagram in found for cell in diagram.cells}
-        diagrams += found
+        diagrams = [one for one in grid.diagrams if len(one.depths) >= _FEWEST_DEPTHS]
+        drawn = {id(cell) for diagram in diagrams for cell in diagram.cells}
+        found.diagrams.extend(diagrams)
         if rest := [cell for cell in grid.cells if id(cell) not in drawn]:
-            grids.append(trainability.Grid(grid.fields, rest))
+            found.grids.append(trainability.Grid(grid.fields, rest))
         used.add(str(grid.fields))
         settings = {(cell.depth, rate) for cell in grid.cells for rate in cell.learning_rates}
-        if not found and len(settings) <= _MOST_SETTINGS:
+        if not diagrams and len(settings) <= _MOST_SETTINGS:
             whole.add(str(grid.fields))
-    if not used:
-        return Depths([], [], 0), runs
-    names = [name for name in found_grids[0].fields if name != "width"]
-    places: list[str | None] = []
-    for row in runs.select([*names, "hidden"]).to_pylist():
-        hidden = row.pop("hidden")
-        places.append(str(row | {"width": hidden[0]}) if len(set(hidden)) == 1 else None)
-    count = sum(place in used for place in places)
-    kept = pa.array([place not in used or place in whole for place in places])
-    return Depths(diagrams, grids, count), runs.filter(kept)
+    names = [name for name in grids[0].fields if name != "width"]
+    places = [
+        str(row | {"width": kind[1]}) if kind else None
+        for row, kind in zip(runs.select(names).to_pylist(), kinds, strict=True)
+    ]
+    kept = [place not in used or place in whole for place in places]
+    return found._replace(runs=sum(place in used for place in places)), runs.filter(pa.array(kept))
 
 
 def planned(depths: Depths) -> list[Planned]:

@@ -85,6 +85,9 @@ def test_few_settings_of_several_depths_are_shown_in_both_ways(tmp_path, row, rn
     assert len(depths.grids) == 1 and len(others) == 0
     depths, others = divided(tmp_path / "two", *grid_rows(row, rng, (2, 4)))
     assert not depths.runs and len(others) == 12
+    flat = [run for run in diagram_rows(row, rng) if len(run["hidden"]) == 5]
+    depths, others = divided(tmp_path / "flat", *flat)
+    assert not depths.runs and len(others) == 10
 
 
 def test_a_heat_map_has_a_cell_for_each_network_and_the_lines_of_theory(depths):
