@@ -18,14 +18,17 @@ from initjax.auditing._reading.terms import Term
 
 _LOGITS, _BAD_LOGITS = 3.0, 10.0  # root mean square
 _FLOOR, _BAD_FLOOR = 0.05, 0.3  # of the variance of the targets, that no outputs can explain
-_CLASS_FLOOR = 0.1  # of the loss of guessing, below which a cross entropy can't fall
+# Of the loss of guessing, below which a cross entropy can't fall: for probabilities in place of
+# logits, and for other bounds, with which the right class can still get K^-0.4 of K classes.
+_CLASS_FLOOR, _HIGH_CLASS_FLOOR = 0.1, 0.4
 # Mean squared distance of outputs and targets, over the variance of the targets: a network first
 # has to get rid of it, and regressions with Adam then spend their first thousand steps on it.
 _DISTANCE, _BAD_DISTANCE = 300.0, 1e4
 _TARGETS, _BAD_TARGETS = 100.0, 1000.0  # root mean square, from which SGD with usual steps diverges
 _GROWN = 25.0  # mean square of the last layer's input
-_STUCK = 0.97  # of a class's own examples; trained networks then never learn that class
+_STUCK = 0.95  # of a class's own examples; trained networks then never learn that class
 _CLIPPED = 0.25  # of the outputs
+_PROBABILITIES = ("softmax", "sigmoid")
 _SATURATED = 17.0  # rounds a sigmoid to 1 in float32
 
 
@@ -98,7 +101,7 @@ def _flat_end(evidence: Evidence) -> tuple[Term, float] | None:
 def double_softmax(evidence: Evidence) -> list[Finding]:
     """Probabilities that a cross entropy takes for logits."""
     for term in evidence.traced.anatomy.losses.terms:
-        if term.bound not in ("softmax", "sigmoid") or term.kind == "distance":
+        if term.bound not in _PROBABILITIES or term.kind == "distance":
             continue
         message = _class_floor(evidence, term)
         if message and (term.bound == "softmax" or term.kind == "binary cross entropy"):
@@ -130,7 +133,7 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
     guess = math.log(max(1, term.classes))
     return (
         f"the loss can't fall below {floor:.4g}, and guessing gives {guess:.4g}"
-        if floor > _CLASS_FLOOR * guess
+        if floor > (_CLASS_FLOOR if term.bound in _PROBABILITIES else _HIGH_CLASS_FLOOR) * guess
         else ""
     )
 
@@ -138,6 +141,10 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
 def bounded_output(evidence: Evidence) -> list[Finding]:
     """Outputs that can't reach what they should become."""
     for term in evidence.traced.anatomy.losses.terms:
+        wrong = wrong_labels(evidence, term)
+        if wrong:
+            layers = evidence.layers_at(term.layers)
+            return finding("failure", "bounded_output", layers, *wrong)
         if not term.bound or term.noisy:
             continue
         found, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
@@ -179,6 +186,32 @@ def bounded_output(evidence: Evidence) -> list[Finding]:
         remedy = f"Remove {term.bound} after the last layer"
         return finding("warning", "bounded_output", layers, message, remedy)
     return []
+
+
+def wrong_labels(evidence: Evidence, term: Term) -> tuple[str, str] | None:
+    """What is wrong with labels that no outputs can fit, and what to do; None if nothing is."""
+    found = evidence.measured.watched[term.watch]
+    if found.get("outside", 0) > 0:
+        least, largest = float(found["chance_least"]), float(found["chance_largest"])
+        return (
+            f"The sigmoid cross entropy gets labels from {least:.3g} to {largest:.3g}, which are no"
+            f" probabilities: for {found['outside']:.0%} of them it has no lower bound, and outputs"
+            " grow forever",
+            "Map the labels to the range from 0 to 1"
+            + (": (labels + 1) / 2" if least == -1 and largest == 1 else ""),
+        )
+    if found.get("without_output", 0) > 0:
+        least, largest = int(found["class_least"]), int(found["class_largest"])
+        # One number alone may mark examples without a label.
+        if found["beyond_least"] < largest or (largest == term.classes and least > 0):
+            remedy = "Number the classes from 0" if least > 0 else "Give each class its own unit"
+            return (
+                f"The classes in the labels go from {least} to {largest}, but the outputs are for"
+                f" {term.classes}, from 0 to {term.classes - 1}: {found['without_output']:.0%} of"
+                " the examples have a class without an output",
+                remedy,
+            )
+    return None
 
 
 def _between(low: float, high: float) -> str:
@@ -249,17 +282,19 @@ def output_scale(evidence: Evidence) -> list[Finding]:
 
 
 def _large_outputs(evidence: Evidence) -> list[Finding]:
-    found = [layer for layer in evidence.layers if layer.logits and layer.rms > _LOGITS]
+    sizes = {layer.row: _size_of_logits(layer, evidence) for layer in evidence.layers}
+    found = [layer for layer in evidence.layers if sizes[layer.row] > _LOGITS]
     if found:
         layer, network = found[-1], evidence.network
+        size = sizes[layer.row]
         message = (
-            f"The logits of {layer.name} have root mean square {layer.rms:.3g}; the loss is"
+            f"The logits of {layer.name} have root mean square {size:.3g}; the loss is"
             f" {network.loss:.4g}"
         )
         if not math.isnan(network.expected_loss):
             message += f", and guessing would give {network.expected_loss:.4g}"
-        level = "failure" if layer.rms > _BAD_LOGITS else "warning"
-        return finding(level, "output_scale", found, message, _smaller(layer.rms))
+        level = "failure" if size > _BAD_LOGITS else "warning"
+        return finding(level, "output_scale", found, message, _smaller(size))
     for term in evidence.traced.anatomy.losses.terms:
         watched, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
         stddev = float(watched["stddev"])
@@ -270,6 +305,11 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
             )
             level = "failure" if stddev > _BAD_LOGITS else "warning"
             return finding(level, "output_scale", layers, message, _smaller(stddev))
+    exponent = large_exponent(evidence)
+    if exponent:
+        layers, message, remedy = exponent
+        bad = any(layer.rms > _BAD_LOGITS for layer in layers)
+        return finding("failure" if bad else "warning", "output_scale", layers, message, remedy)
     for term, watched in _distances(evidence):
         ratio, layers = _distance(term, watched), evidence.layers_at(term.layers)
         if ratio > _DISTANCE and _outputs_are_off(watched) and layers:
@@ -282,6 +322,33 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
             level = "failure" if ratio > _BAD_DISTANCE else "warning"
             return finding(level, "output_scale", layers, message, _smaller(size))
     return []
+
+
+def _size_of_logits(layer: JudgedLayer, evidence: Evidence) -> float:
+    """The root mean square of logits, without what all classes of an example have in common: a
+    softmax takes that out. 0 for other layers."""
+    if not layer.logits:
+        return 0.0
+    for term in evidence.traced.anatomy.losses.terms:
+        found = evidence.measured.watched[term.watch]
+        if term.layers == {layer.path} and found.get("columns") == term.classes:
+            return min(layer.rms, float(found["across"]))
+    return layer.rms
+
+
+def large_exponent(evidence: Evidence) -> tuple[list[JudgedLayer], str, str] | None:
+    """Layers of whose outputs the loss takes the exponential, and which are too large for that,
+    with a message and a remedy."""
+    for exponential in evidence.traced.anatomy.losses.exponentials:
+        stddev = float(evidence.measured.watched[exponential.watch]["stddev"])
+        layers = evidence.layers_at(exponential.layers)
+        if stddev > _LOGITS and layers:
+            message = (
+                f"The loss takes the exponential of what {_some(layers)} gives, which has standard"
+                f" deviation {stddev:.3g} there, so a few examples outweigh all others"
+            )
+            return layers, message, _smaller(stddev)
+    return None
 
 
 def _smaller(factor: float) -> str:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from initjax.auditing._reading.inlined import Node, Value
+from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import chosen, is_softmax, made_by, through_layout
 
 _LONGEST = 16  # equations between an outer function and a difference
@@ -103,6 +106,65 @@ def _unsigned(value: Value) -> Value:
             break
         value = node.operands[0]
     return value
+
+
+def normalizes(power: Value) -> bool:
+    """Whether an exponential is a part of a softmax, of a sigmoid or of an activation: a sum of it
+    divides, or its logarithm is taken, or it is chosen where its argument is negative."""
+    seen, waiting = {power}, [power]
+    while waiting:
+        value = waiting.pop()
+        for node, position in value.users:
+            divides = node.name == "div" and position == 1 and through_layout(value) is not power
+            if node.name in ("log", "log1p", "select_n") or divides:
+                return True
+            if node.name == "add" and 1 not in [operand.number for operand in node.operands]:
+                continue
+            passes = node.name in ("reduce_sum", "add", "neg", "convert_element_type")
+            if passes or primitive_of(node.eqn).kind == "layout":
+                fresh = [result for result in node.results if result not in seen]
+                seen.update(fresh)
+                waiting += fresh
+    return False
+
+
+def without_scale(value: Value) -> Value:
+    """A value without a sign and a number that multiplies it."""
+    while (node := through_layout(value).node) is not None:
+        operands = [operand for operand in node.operands if operand.number is None]
+        if node.name not in ("neg", "mul") or len(operands) != 1:
+            break
+        (value,) = operands
+    return through_layout(value)
+
+
+def one_minus(value: Value) -> Value | None:
+    """What a value is one minus of, up to its sign and scale; None if it isn't."""
+    node = without_scale(value).node
+    if node is None or node.name != "sub" or node.operands[0].number != 1:
+        return None
+    return through_layout(node.operands[1])
+
+
+def class_numbers(labels: Value) -> Value | None:
+    """The numbers of classes, last along an axis, that labels pick or are one-hot of; None if they
+    aren't known."""
+    value = labels
+    while not np.issubdtype(value.aval.dtype, np.integer):
+        node = value.node
+        if node is None:
+            return None
+        operands = [operand for operand in node.operands if operand.number is None]
+        if node.name == "eq":
+            columns = [operand for operand in operands if operand.shape[-1:] == (1,)]
+            if len(operands) != 2 or len(columns) != 1:
+                return None
+            (value,) = columns
+            break
+        if node.name not in ("convert_element_type", "mul", "add", "neg") or len(operands) != 1:
+            return None
+        (value,) = operands
+    return value if value.shape and not value.parametric else None
 
 
 def difference_in(value: Value) -> tuple[Value, Value] | None:

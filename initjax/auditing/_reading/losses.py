@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +20,18 @@ from initjax.auditing._reading.expressions import Path, floating
 from initjax.auditing._reading.formulas import (
     before_clips,
     cases_of,
+    class_numbers,
     difference_in,
     exponent_of,
     factors_before,
     is_largest,
     is_square,
     logistic_in,
+    normalizes,
+    one_minus,
     softmax_in,
     summed,
+    without_scale,
 )
 from initjax.auditing._reading.inlined import Graph, Node, Value, body, place_of
 from initjax.auditing._reading.primitives import primitive_of
@@ -39,7 +43,7 @@ from initjax.auditing._reading.ranges import (
     range_of,
     through_layout,
 )
-from initjax.auditing._reading.terms import Kind, Losses, Risk, Term
+from initjax.auditing._reading.terms import Exponential, Kind, Losses, Risk, Term
 from initjax.auditing._reading.watches import Watch
 
 _LONG = 500  # equations
@@ -64,14 +68,18 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
     terms: list[Term] = []
     cuts: list[str] = []
     risks: list[tuple[Path, Risk]] = []
+    exponentials: list[Exponential] = []
     visits = list(_visits(graph.results[0], reader))
     around = _Around(
         divisors=[through_layout(value) for visit in visits for value in visit.divisors],
         factors=[value for visit in visits for value in visit.factors],
+        weighted=[pair for visit in visits if visit.linear for pair in _weighted(visit.node)],
         indices=[
             visit.node.operands[1]
             for visit in visits
-            if visit.node.name == "gather" and not visit.node.operands[1].parametric
+            if visit.node.name == "gather"
+            and not visit.node.operands[1].parametric
+            and visit.node.path not in reader.sites
         ],
     )
     for visit in visits:
@@ -81,6 +89,8 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
             cuts.append(cut)
         term = _term(visit, reader, around) if len(terms) < _MOST else None
         terms += [term] if term is not None else []
+        if len(exponentials) < _MOST:
+            exponentials += _exponentials(node, reader)
         if len(risks) < _MOST:
             risks += [(node.path, risk) for risk in _risks(node, reader)]
     ordered = tuple(risk for _, risk in sorted(risks, key=lambda pair: pair[0]))
@@ -88,7 +98,8 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
         visit.linear and primitive_of(visit.node.eqn).kind in ("while", "cond", "unknown")
         for visit in visits
     )
-    return Losses(tuple(terms), tuple(cuts), ordered, whole), reader.watches
+    losses = Losses(tuple(terms), tuple(cuts), ordered, tuple(exponentials), whole)
+    return losses, reader.watches
 
 
 # The way back
@@ -125,6 +136,8 @@ class _Around(NamedTuple):
 
     divisors: list[Value]
     factors: list[Value]
+    weighted: list[tuple[Value, Value]]
+    """What depends on parameters, and what multiplies it without depending on any."""
     indices: list[Value]
     """Of elements that are taken out, as that of the right class is."""
 
@@ -137,6 +150,30 @@ class _Around(NamedTuple):
             if value.shape and value.aval.size == instances * value.shape[-1]:
                 return value
         return None
+
+    def chances(self, logit: Value, factors: Sequence[Value]) -> Value | None:
+        """The labels of a binary cross entropy; None if they aren't found.
+
+        They multiply the logit itself, or one of the logarithms, and one minus them the other.
+        """
+        for output, factor in self.weighted:
+            if through_layout(output) is through_layout(logit) and factor.shape == logit.shape:
+                return factor
+        complements = [one_minus(factor) for factor in self.factors]
+        for factor in factors:
+            label = without_scale(factor)
+            if any(each is label for each in complements):
+                return label
+            label = one_minus(factor)
+            if label and any(without_scale(each) is label for each in self.factors):
+                return label
+        return None
+
+
+def _weighted(node: Node) -> Iterator[tuple[Value, Value]]:
+    if node.name == "mul" and sum(operand.parametric for operand in node.operands) == 1:
+        left, right = node.operands
+        yield (left, right) if left.parametric else (right, left)
 
 
 def _visits(loss: Value, reader: _Reader) -> Iterator[_Visit]:
@@ -233,12 +270,18 @@ def _term(visit: _Visit, reader: _Reader, around: _Around) -> Term | None:
                 return None
             guess = classes > 1 and _mean(visit, instances, around.divisors)
             rectified = range_of(logits, reader.ranges) == (0, math.inf)
-            labels = around.labels(logits, instances) if rectified else None
-            more = {"labels": labels} if labels is not None else {}
+            labels = around.labels(logits, instances)
+            more = {"labels": labels} if rectified and labels is not None else {}
+            numbers = class_numbers(labels) if labels is not None else None
+            if numbers is not None and logits.shape[-1:] == (classes,):
+                more["classes"] = numbers
             return _watched("cross entropy", logits, more, reader, classes, guess)
         logit = logistic_in(node)
         if logit is not None:
-            return _watched("binary cross entropy", logit, {}, reader)
+            chances = around.chances(logit, visit.factors)
+            given = chances is not None and not chances.parametric and chances.aval.size > 1
+            more = {"chances": chances} if chances is not None and given else {}
+            return _watched("binary cross entropy", logit, more, reader)
         if range_of(node.operands[0], reader.ranges)[0] > 0 and _clipped(node.operands[0], reader):
             return _watched("logarithm", node.operands[0], {}, reader)
     if node.name in ("abs", "square") or is_square(node):
@@ -250,9 +293,20 @@ def _term(visit: _Visit, reader: _Reader, around: _Around) -> Term | None:
                 *factors_before(node.operands[0]),
                 pair[1],
             )
-            noisy = any(value.parametric for value in around_it)
+            signed = any(_is_signed(factor, reader) for factor in visit.factors)
+            noisy = signed or any(value.parametric for value in around_it)
             return _watched("distance", pair[0], {"targets": pair[1]}, reader, noisy=noisy)
     return None
+
+
+def _is_signed(factor: Value, reader: _Reader) -> bool:
+    """Whether a factor differs between examples and may be negative, as an advantage is: then
+    outputs are not drawn to what they are compared with."""
+    if factor.parametric or factor.aval.size <= 1:
+        return False
+    if factor.constant is not None:
+        return bool(np.min(factor.constant) < 0)
+    return range_of(factor, reader.ranges)[0] < 0
 
 
 def _clipped(value: Value, reader: _Reader) -> bool:
@@ -399,6 +453,35 @@ def _sums(total: Value, weight: Value) -> bool:
         and node.name == "reduce_sum"
         and through_layout(node.operands[0]) is weight
     )
+
+
+# Exponentials
+
+
+def _exponentials(node: Node, reader: _Reader) -> Iterator[Exponential]:
+    """The exponential of what a layer gives, such as the logarithm of a standard deviation.
+
+    Those that are a part of a softmax, a sigmoid or an activation are none.
+    """
+    if node.name != "exp" or range_of(node.operands[0], reader.ranges)[1] < math.inf:
+        return
+    exponent = node.operands[0]
+    value, place = exponent, place_of(exponent)
+    while value.node is not None and value.node.path not in reader.sites:
+        data = [operand for operand in value.node.operands if operand.data]
+        layout = primitive_of(value.node.eqn).kind == "layout"
+        if len(data) != 1 or not (layout or value.node.name in _AFFINE):
+            return
+        (value,) = data
+    if value.node is None or place is None or normalizes(node.results[0]):
+        return
+    name = f"exponent {len(reader.watches)}"
+    limits, rows = range_of(exponent, reader.ranges), first_rows(exponent.shape)
+    reader.watches[name] = Watch({"outputs": place}, of_outputs, limits, rows)
+    yield Exponential(frozenset([value.node.path]), name)
+
+
+_AFFINE = frozenset("add sub mul div neg convert_element_type".split())
 
 
 # What may not be defined

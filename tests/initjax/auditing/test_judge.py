@@ -738,3 +738,52 @@ def test_a_member_at_fault_is_found_among_healthy_ones(batched):
     gram = np.einsum("mio,mjo->mij", fixed["in"], fixed["in"])
     for each in gram:  # orthogonal by itself
         np.testing.assert_allclose(each, each[0, 0] * np.eye(INPUTS), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("units", "bias", "stream", "found"),
+    [
+        (64, 0.1, False, True),
+        (64, None, False, False),
+        (64, 0.1, True, False),
+        (4, 0.1, False, False),
+    ],
+    ids=["hidden", "codes", "stream", "few"],
+)
+def test_a_softmax_between_layers_makes_gradients_vanish(units, bias, stream, found):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"first": (16, 16), "in": (16, units), "out": (units, 16)}
+    params = {
+        name: initjax.lecun_normal()(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=False)
+    }
+    params["bias"] = jnp.full(16, bias or 0.0)
+    x = jax.random.normal(keys[3], (128, 16))
+
+    def loss_fn(p, x):
+        x = x @ p["first"]
+        y = jax.nn.softmax(x @ p["in"]) @ p["out"]
+        y = y if bias is None else y + p["bias"]
+        return jnp.square((x + y if stream else y) - 1).mean()
+
+    findings = initjax.audit(loss_fn, params, x).findings
+    messages = [finding.message for finding in findings if finding.cause == "vanishing"]
+    assert [f"softmax over its {units} units" in message for message in messages] == [True] * found
+
+
+@pytest.mark.parametrize(("kernel", "found"), [("out", False), ("in", True)])
+def test_a_mean_of_the_weights_of_logits_is_no_fault(kernel, found):
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {
+        "in": initjax.he_normal()(keys[0], (16, 64)),
+        "out": initjax.lecun_normal()(keys[1], (64, 10)),
+    }
+    params[kernel] = jax.random.uniform(keys[2], params[kernel].shape) / 2
+    x = jax.random.normal(keys[3], (128, 16))
+
+    def loss_fn(p, x):
+        log = jax.nn.log_softmax(jax.nn.relu(x @ p["in"]) @ p["out"])
+        return -log[:, 0].mean()
+
+    causes = [finding.cause for finding in initjax.audit(loss_fn, params, x).findings]
+    assert ("not_centered" in causes) == found and ("output_scale" not in causes or found)
