@@ -187,7 +187,8 @@ def _header(audit: Audit, dataset: data.Dataset, model: "models.Model") -> list[
 def _record(audit: Audit, dataset: data.Dataset) -> dict[str, Any]:
     """The content of config.json."""
     fields = dataclasses.asdict(audit.network)
-    unused = ["epochs"] if audit.optimizer else ["epochs", "optimizer", "learning_rate"]
+    unused = ["epochs", "steps"]
+    unused += [] if audit.optimizer else ["optimizer", "learning_rate"]
     for name in unused:
         del fields[name]
     return {
@@ -229,7 +230,7 @@ def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") ->
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
-    "Model": ("depth", "width", "hidden", "activation", "dtype"),
+    "Model": ("model", "depth", "width", "hidden", "activation", "inputs", "dtype"),
     "Training": ("optimizer", "learning_rate"),
     "Data": ("batch_size", "dataset", "data_dir"),
     "Verdict": ("fix", "check"),

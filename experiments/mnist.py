@@ -114,19 +114,21 @@ def run(
                     start.model.apply,
                     config.optimizer,
                     config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
-                    start.params,
+                    start.packed,
                     starting.order_key(start.key),
                     (dataset.train_images, dataset.train_labels),
                     (dataset.test_images, dataset.test_labels),
                     epochs=config.epochs,
                     batch_size=config.batch_size,
+                    steps=config.steps,
                     watch=display.steps if display.live else None,
                     inspect=inspect,
                     inspect_every=audit_every,
                 )
                 for epoch in display.compiled(epochs):
                     with console.uninterrupted():
-                        run_directory.add_epoch(directory, events, epoch)
+                        params = start.model.unpack(epoch.params)
+                        run_directory.add_epoch(directory, events, epoch._replace(params=params))
                         finished.append(epoch._replace(params=None))  # their buffers are reused
                     display.epoch(epoch.number, epoch.seconds, epoch.metrics)
             except KeyboardInterrupt:
@@ -157,7 +159,7 @@ def run(
             display.say(f"audits  {curves.summary(directory)}")
     finally:
         display.say(
-            *_footer(summary),
+            *_footer(config, summary),
             *_advice(config, found),
             f"results {directory}",
             f"repeat  {repeat}",
@@ -231,16 +233,18 @@ def _header(config: Config, dataset: data.Dataset, model: "models.Model") -> lis
     ]
 
 
-def _footer(summary: dict[str, Any]) -> list[str]:
+def _footer(config: Config, summary: dict[str, Any]) -> list[str]:
     lines = []
     epochs = description.count(summary["epochs"], "epoch")
+    if config.steps is not None and summary["epochs"]:
+        epochs = description.duration(1, config.steps)
     if summary["status"] == "interrupted":
         lines.append(f"interrupted; {epochs} finished")
     if "val_acc" in summary:
         loss = progress.number(summary["val_loss"])
         scores = f"val_acc {summary['val_acc']:.4f}, val_loss {loss}"
         times = f"{summary['seconds']:.1f} s"
-        if summary["epochs"]:
+        if summary["epochs"] and config.steps is None:
             times += f", {summary['seconds_per_epoch']:.2f} s per epoch"
         lines.append(f"{scores} after {epochs}; {times}")
     return lines
@@ -258,8 +262,8 @@ def _advice(config: Config, found: diagnosis.Diagnosis | None) -> list[str]:
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
-    "Model": ("hidden", "activation", "dtype"),
-    "Training": ("optimizer", "learning_rate", "epochs", "batch_size"),
+    "Model": ("model", "hidden", "activation", "inputs", "dtype"),
+    "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Audit": ("audit", "audit_every"),
     "Output": ("workdir", "help"),

@@ -51,9 +51,11 @@ def report(
     from experiments.common import (
         chart_style,
         charts,
+        commands,
         comparison,
         progress,
         report_page,
+        summaries,
         sweep_directory,
         tables,
         titles,
@@ -85,16 +87,20 @@ def report(
                 show(done)
             heading = f"{number}. {', '.join(label.values())}" if suffix else ""
             sections.append(_section(setting, heading, suffix, figures))
+    verdicts = [
+        {"setting": number, **label, "verdict": section.headline}
+        for number, (label, section) in enumerate(zip(labels, sections, strict=True), start=1)
+    ]
+    about = tables.about(runs)
     page = report_page.Report(
         title=titles.title(found),
-        overview=[
-            {"setting": number, **label, "verdict": section.headline}
-            for number, (label, section) in enumerate(zip(labels, sections, strict=True), start=1)
-            if len(found) > 1
-        ],
+        summary=summaries.of_settings(found),
+        overview=report_page.Table("verdicts", "Verdicts", verdicts, verdicts)
+        if len(found) > 1
+        else None,
         sections=sections,
-        about=tables.about(runs),
-        command=_command(directory, margin, target),
+        about=report_page.Table("runs", "What was run", about, about),
+        commands=[*commands.of_runs(runs, directory), _command(directory, margin, target)],
         versions=_versions(),
     )
     written[folder / "report.md"] = report_page.markdown(page).encode()
@@ -203,7 +209,7 @@ def _drawn(inputs: int, classes: int, config: Config) -> list[np.ndarray]:
 
     with starting.precision(config):
         model = models.mlp((inputs, *config.hidden, classes), config.activation, config.dtype)
-        params = starting.draw_params(config, starting.root_key(config.seed), model)
+        params = model.unpack(starting.draw_params(config, model))
     shown = range(min(_SHOWN_KERNELS, len(config.hidden)))
     return [np.asarray(params["hidden"][layer]["kernel"]) for layer in shown]
 

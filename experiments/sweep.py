@@ -10,26 +10,31 @@ equal. Finished runs are skipped, so a sweep can be stopped and restarted at any
 processes can fill one directory.
 """
 
-import contextlib
+import functools
 import itertools
 import os
 import re
 import sys
-import textwrap
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
-from experiments.common import command_line, console, data, description, flags, memory, progress
-from experiments.common.config import Config, UsageError, canonical
+from experiments.common import (
+    command_line,
+    console,
+    data,
+    description,
+    flag_lists,
+    flags,
+    grid_runs,
+    memory,
+    progress,
+)
+from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
-
-_BATCH_SECONDS = 5.0  # that a batch of runs should take: a killed process loses at most one batch
-_MOST_SEEDS = 100_000  # more are taken for a typing error
 
 
 def run(
@@ -38,66 +43,18 @@ def run(
     workdir: str,
     stream: TextIO | None = None,
 ) -> tuple[int, int]:
-    """Trains the runs that are missing from a directory and adds them to it.
-
-    Args:
-      configs: what to train; at least one.
-      dataset: what to train on.
-      workdir: the directory, see `experiments.common.sweep_directory`; it may hold other runs.
-      stream: where to show progress; None shows nothing.
-
-    Returns:
-      How many runs were trained, and how many are still running in other processes.
-
-    Raises:
-      UsageError: an initializer does not fit a parameter, a network does not fit in memory, or the
-        directory is not writable.
-      KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
-    """
-    with progress.stage(stream, "start   loading JAX and checking the runs"):
-        from experiments.common import run_batches, sweep_directory
-
-        wanted = {config.identity(dataset.digest): config for config in configs}
-        trained = 0
-        stored = sweep_directory.SweepDirectory(workdir)
-        missing = wanted.keys() - stored.finished()
-        run_batches.check(wanted, dataset)
-    with stored if missing else contextlib.nullcontext():  # nothing may need writing
-        console.say(stream, *_header(wanted, dataset, len(missing)))
-        with (
-            console.interrupt_later(stream) as interrupted,
-            progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
-        ):
-            for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
-                trainer = run_batches.trainer(group, dataset)
-                size = trainer.least
-                while batch := stored.claim(group, size):
-                    started = time.perf_counter()
-                    stored.add(trainer.train({key: group[key] for key in batch}))
-                    # These runs are safe from here on, even if printing fails.
-                    trained += len(batch)
-                    missing = wanted.keys() - stored.finished()
-                    if interrupted():
-                        with contextlib.suppress(OSError):
-                            kept = len(stored.finished())
-                            console.say(stream, f"kept    {kept} runs in {workdir}")
-                        raise KeyboardInterrupt
-                    show(len(wanted) - len(missing))
-                    group = {key: group[key] for key in group if key in missing}
-                    pace = _BATCH_SECONDS / (time.perf_counter() - started)
-                    # The same number for each device, so that none waits for another.
-                    most = min(trainer.most, 2 * size, round(pace * size))
-                    size = trainer.least * max(1, most // trainer.least)
-        missing = wanted.keys() - stored.finished()
-    return trained, len(missing)
+    """Trains the runs of a sweep that are missing; see `experiments.common.grid_runs.train`."""
+    return grid_runs.train(
+        configs, dataset, workdir, stream, functools.partial(_header, configs, dataset)
+    )
 
 
-def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> list[str]:
+def _header(configs: Sequence[Config], dataset: data.Dataset, missing: int) -> list[str]:
     import jax
 
-    one = next(iter(wanted.values()))
+    one = configs[0]
     values = {
-        name: list(dict.fromkeys(getattr(config, name) for config in wanted.values()))
+        name: list(dict.fromkeys(getattr(config, name) for config in configs))
         for name in ("init", "hidden", "activation", "optimizer", "learning_rate", "seed")
     }
     hidden = [description.sizes(sizes) or "none" for sizes in values["hidden"]]
@@ -108,12 +65,11 @@ def _header(wanted: dict[str, Config], dataset: data.Dataset, missing: int) -> l
         f"model   MLP, hidden layers {', '.join(hidden)}; {', '.join(values['activation'])};"
         f" {one.dtype}",
         f"train   {', '.join(values['optimizer'])}; learning rate {', '.join(rates)};"
-        f" batch {one.batch_size}, {description.count(one.epochs, 'epoch')}",
-        f"runs    {len(wanted)}, of which {len(wanted) - missing} are finished;"
+        f" batch {one.batch_size}, {description.duration(one.epochs, one.steps)}",
+        f"runs    {len(configs)}, of which {len(configs) - missing} are finished;"
         f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
     ]
-    lines += description.batch_note(one, dataset)
-    return [piece for line in lines for piece in textwrap.wrap(line, 80, subsequent_indent=" " * 8)]
+    return [*lines, *description.batch_note(one, dataset)]
 
 
 def _summary(configs: Sequence[Config], dataset: data.Dataset, workdir: str) -> list[str]:
@@ -127,8 +83,8 @@ def _summary(configs: Sequence[Config], dataset: data.Dataset, workdir: str) -> 
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seeds"),
-    "Model": ("hidden", "activation", "dtype"),
-    "Training": ("optimizer", "learning_rate", "epochs", "batch_size"),
+    "Model": ("model", "hidden", "activation", "inputs", "dtype"),
+    "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Output": ("workdir", "shard", "help"),
 }
@@ -156,54 +112,6 @@ _FLAGS = flags.define(
 )
 
 
-def split(text: str) -> list[str]:
-    """Splits a list at its commas, but not at those in parentheses or brackets.
-
-    Example:
-      >>> split("zeros, random_uniform(-0.1, 0.1)")
-      ['zeros', 'random_uniform(-0.1, 0.1)']
-    """
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """The seeds that `--seeds` names: a number of them from 0 on, or single seeds and ranges.
-
-    Example:
-      >>> parse_seeds("3"), parse_seeds("5-7"), parse_seeds("1,8-9")
-      ([0, 1, 2], [5, 6, 7], [1, 8, 9])
-    """
-    wrong = UsageError(f"--seeds={text}: must be a number or a list such as 3,5,8-12")
-    too_many = UsageError(f"--seeds={text}: at most {_MOST_SEEDS:,} seeds are possible")
-    if re.fullmatch(flags.DIGITS, text.strip()):
-        if int(text) < 1:
-            raise UsageError(f"--seeds={text}: must be at least 1")
-        if int(text) > _MOST_SEEDS:
-            raise too_many
-        return list(range(int(text)))
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        match = re.fullmatch(rf"\s*({flags.DIGITS})(?:-({flags.DIGITS}))?\s*", part)
-        if not match:
-            raise wrong
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise wrong
-        if last >= 2**32:
-            raise UsageError(f"--seeds={text}: a seed must be below 2**32")
-        if last - first + len(seeds) >= _MOST_SEEDS:
-            raise too_many
-        seeds.update(dict.fromkeys(range(first, last + 1)))
-    return list(seeds)
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """The two numbers of `--shard=i/n`."""
     match = re.fullmatch(rf"({flags.DIGITS})/({flags.DIGITS})", text)
@@ -222,38 +130,22 @@ def part(configs: Sequence[Config], index: int, number: int) -> list[Config]:
     return [configs[place] for place in sorted(order[index::number])]
 
 
-def _values(flag: str, convert: Callable[[str], Any] = str) -> list[Any]:
-    """The values that a flag lists, separated by commas, each once."""
-    text = str(_FLAGS[flag].value)
-    kind = "names" if convert is str else "numbers"
-    wrong = UsageError(f"--{flag}={text}: must be {kind} separated by commas")
-    parts = split(text)
-    if "" in parts:
-        raise wrong
-    try:
-        return list(dict.fromkeys(map(convert, parts)))
-    except ValueError:
-        raise wrong from None
-
-
 def grid() -> list[Config]:
     """The configurations that the flags name, each once, or the part of them that `--shard` names.
 
     They are ordered by seed, so that the runs of a sweep that was stopped are a fair sample.
     """
     fields = flags.config_fields(_FLAGS)
-    # Different names of one initializer are one run. `Config` reports an unknown name.
-    inits = dict.fromkeys(canonical(Config(init=init).init) for init in _values("init"))
     axes: dict[str, Any] = {
-        "seed": parse_seeds(_FLAGS.seeds),
+        "seed": flag_lists.seeds(_FLAGS.seeds),
         "hidden": dict.fromkeys(map(flags.sizes, _FLAGS.hidden)),
-        "activation": _values("activation"),
-        "optimizer": _values("optimizer"),
+        "activation": flag_lists.values(_FLAGS, "activation"),
+        "optimizer": flag_lists.values(_FLAGS, "optimizer"),
         "learning_rate": [None],
-        "init": inits,
+        "init": flag_lists.initializers(_FLAGS, "init"),
     }
     if _FLAGS.learning_rate is not None:
-        axes["learning_rate"] = _values("learning_rate", float)
+        axes["learning_rate"] = flag_lists.values(_FLAGS, "learning_rate", float)
     configs = [
         Config(**fields | dict(zip(axes, values, strict=True)))
         for values in itertools.product(*axes.values())

@@ -19,14 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.common import statistics
+from experiments.common import description, statistics
 
 MARGIN = 0.001  # of accuracy: initializers whose means differ by less are equivalent
 TARGET = 0.95  # accuracy up to which steps are counted
 _WINDOW = 100  # batches, whose mean accuracy has to reach the target
 _ROUNDING = 1e-6  # relative, of losses: sums of float32 numbers, in an order that may differ
 _SETTING = (
-    "hidden activation dtype optimizer learning_rate epochs batch_size output_init bias_init digest"
+    "model hidden activation inputs dtype optimizer learning_rate epochs steps batch_size"
+    " output_init bias_init digest"
 ).split()
 
 
@@ -55,7 +56,7 @@ def endpoints(margin: float = MARGIN, target: float = TARGET) -> dict[str, Endpo
     steps = f"steps to {target:.4g} accuracy"
     area = "mean loss of all steps"
     return {
-        "final_acc": Endpoint("final test accuracy", "after {epochs}", "points", 1, margin, 100, 2),
+        "final_acc": Endpoint("final test accuracy", "after {length}", "points", 1, margin, 100, 2),
         "final_loss": Endpoint("final test loss", "in final test loss", "", -1),
         "first_loss": Endpoint("first epoch's loss", "in the first epoch", "loss", -1),
         "steps": Endpoint(steps, f"in {steps}", "steps", -1, digits=0),
@@ -83,6 +84,11 @@ class Setting:
     """(inits, seeds): 1 for a run that learned, 0 for one that did not, NaN where there is none."""
     steps: int
     """Number of steps in a run."""
+
+    @property
+    def length(self) -> str:
+        """How long its runs were trained, such as "5 epochs"."""
+        return description.duration(self.fields["epochs"], self.fields["steps"])
 
     def finite(self, endpoint: str) -> np.ndarray:
         """The values that are compared: "never reached" counts as all steps of a run."""
@@ -173,8 +179,9 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
     values = {
         "final_acc": val_acc,
         "final_loss": column(rows, "val_loss")[:, -1],
-        "first_loss": column(rows, "loss")[:, 0],
     }
+    if fields["steps"] is None:
+        values["first_loss"] = column(rows, "loss")[:, 0]
     steps = 0
     if "step_acc" in rows.column_names:
         accuracies, losses = column(rows, "step_acc"), column(rows, "step_loss")

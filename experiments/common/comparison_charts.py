@@ -23,11 +23,13 @@ def forest(setting: comparison.Setting, endpoint: str) -> dict[str, Any] | None:
 
     Args:
       setting: from `comparison.settings`.
-      endpoint: a name in its endpoints.
+      endpoint: a name of an endpoint.
 
     Returns:
       A Vega-Lite specification; None if there is nothing to compare.
     """
+    if endpoint not in setting.endpoints:
+        return None
     point = setting.endpoints[endpoint]
     best = comparison.ranking(setting, endpoint)[0]
     rows = []

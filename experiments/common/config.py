@@ -27,6 +27,13 @@ OPTIMIZERS = {"adam": 1e-3, "momentum": 1e-2, "sgd": 1e-2}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """The dtypes to compute in."""
 
+MODELS = ("mlp",)
+"""The networks, see `experiments.common.networks`."""
+
+INPUTS = ("unit", "standardized")
+"""What a network takes for a pixel: a number between 0 and 1; or that without the mean of all
+training pixels, divided by their standard deviation."""
+
 INITIALIZERS = ("init", "output_init", "bias_init")
 """The fields of `Config` that hold specifications of initializers."""
 
@@ -58,12 +65,15 @@ class Config:
     output_init: str = "glorot_uniform"
     bias_init: str = "zeros"
     seed: int = 0
+    model: str = "mlp"
     hidden: tuple[int, ...] = (128, 64)
     activation: str = "relu"
+    inputs: str = "unit"
     dtype: str = "float32"
     optimizer: str = "adam"
     learning_rate: float | None = None  # None becomes the optimizer's default
     epochs: int = 5
+    steps: int | None = None  # instead of epochs; then epochs is 1
     batch_size: int = 128
     dataset: str | None = None  # None is MNIST, or the dataset in data_dir
     data_dir: str | None = None
@@ -75,12 +85,18 @@ class Config:
                 canonical(getattr(self, name))
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
+        _check_choice("model", self.model, MODELS)
         _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("inputs", self.inputs, INPUTS)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("dtype", self.dtype, DTYPES)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        if self.steps is not None:
+            if self.epochs not in (1, Config.epochs):
+                raise UsageError(f"give either --steps or --epochs={self.epochs}, not both")
+            object.__setattr__(self, "epochs", 1)
+        for name, least in (("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not least <= value < 2**32:
+            if value is not None and not least <= value < 2**32:
                 raise UsageError(f"--{name}={value}: must be at least {least} and below 2**32")
         if len(self.hidden) > MOST_LAYERS:
             raise UsageError(
@@ -118,6 +134,7 @@ class Config:
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {
             "learning_rate": OPTIMIZERS[self.optimizer],
             "batch_size": batch_size or Config.batch_size,
+            "epochs": Config.epochs if self.steps is None else 1,
         }
         for name, default in defaults.items():
             value = getattr(self, name)
@@ -135,10 +152,14 @@ class Config:
         fields = {
             name: canonical(value) if name in INITIALIZERS else value
             for name, value in dataclasses.asdict(self).items()
-            if name not in ("dataset", "data_dir") and (name, value) != ("params", None)
+            if name not in ("dataset", "data_dir") and (name, value) not in _UNNAMED
         }
         text = json.dumps({**fields, "data": digest}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Fields that are younger than the runs in some directories, with the values that those have.
+_UNNAMED = (("params", None), ("model", "mlp"), ("inputs", "unit"), ("steps", None))
 
 
 def grouped(sizes: Iterable[int]) -> list[str]:

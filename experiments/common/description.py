@@ -102,8 +102,18 @@ def run_name(config: Config, dataset: data.Dataset) -> str:
 
 def training(config: Config) -> str:
     """The training of a run."""
-    epochs = count(config.epochs, "epoch")
-    return f"{config.optimizer} {config.learning_rate:g}, batch {config.batch_size}, {epochs}"
+    length = duration(config.epochs, config.steps)
+    return f"{config.optimizer} {config.learning_rate:g}, batch {config.batch_size}, {length}"
+
+
+def duration(epochs: int, steps: int | None) -> str:
+    """How long a run is trained.
+
+    Example:
+      >>> duration(5, None), duration(1, 600)
+      ('5 epochs', '600 steps')
+    """
+    return count(epochs, "epoch") if steps is None else count(steps, "step")
 
 
 def images(dataset: data.Dataset) -> str:

@@ -19,6 +19,7 @@ import initjax
 from experiments.common.config import (
     ACTIVATIONS,
     DTYPES,
+    MODELS,
     MOST_LAYERS,
     OPTIMIZERS,
     Config,
@@ -105,6 +106,7 @@ _SHARED = {
         "Random seed of the initial weights and of the order of the batches. Runs with the same"
         " seed give the same bits, and all initializers see the same batches.",
     ),
+    "model": string(Config.model, f"The network: {', '.join(MODELS)}."),
     "hidden": string(
         ",".join(map(str, Config.hidden)),
         "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128 (12 layers of"
@@ -114,6 +116,11 @@ _SHARED = {
         Config.activation,
         f"Activation of the hidden layers, from jax.nn: {', '.join(ACTIVATIONS)}.",
     ),
+    "inputs": string(
+        Config.inputs,
+        "What the network takes for a pixel: unit, a number between 0 and 1; or standardized, with"
+        " the mean of all training pixels taken out, divided by their standard deviation.",
+    ),
     "dtype": string(
         Config.dtype,
         f"Dtype of the computation: {', '.join(DTYPES)}. Parameters are float32, or"
@@ -122,6 +129,11 @@ _SHARED = {
     "optimizer": string(Config.optimizer, "adam, sgd, or momentum (sgd with momentum 0.9)."),
     "learning_rate": number(None, f"Learning rate (default: {DEFAULT_RATES})."),
     "epochs": integer(Config.epochs, "Number of passes over the training images."),
+    "steps": integer(
+        None,
+        "Instead of --epochs: number of training steps. The network is then scored on the test"
+        " images only before and after training.",
+    ),
     "batch_size": integer(
         Config.batch_size, "Images per step. The last batch of an epoch may be smaller."
     ),
@@ -150,6 +162,11 @@ def define(groups: Groups, **own: Flag) -> absl.FlagValues:
         flag = own.get(name) or _SHARED[name]
         flag.define(name, flag.default, flag.help, flag_values=values)
     return values
+
+
+def shared(name: str, default: Any) -> Flag:
+    """The shared flag of that name, for a program in which it has another default."""
+    return _SHARED[name]._replace(default=default)
 
 
 def several(name: str, default: str | None = None) -> Flag:

@@ -68,9 +68,10 @@ def check_metrics(config: Config, needed: int) -> None:
       UsageError: it can't.
     """
     if needed > (memory := _available()):
+        length = "epochs" if config.steps is None else "steps"
         raise UsageError(
-            f"--epochs={config.epochs}: the metrics of all steps need {_size(needed)} of memory,"
-            f" but {_size(memory)} are available"
+            f"--{length}={getattr(config, length)}: the metrics of all steps need {_size(needed)}"
+            f" of memory, but {_size(memory)} are available"
         )
 
 

@@ -1,47 +1,38 @@
-"""Models: Flax NNX modules, split once into a pure function and a tree of parameter shapes."""
+"""Models as pure functions of a tree of parameters, made from the networks of NNX.
+
+The parameters have one leaf for each layer: `hidden/0/kernel`, ..., `output/bias`. In training they
+are *packed*: consecutive blocks of one shape become one stack, over which the network is scanned.
+So a network of 300 layers compiles as fast as one of three. Blocks that are few aren't packed.
+"""
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from experiments.common import networks
 
-class MLP(nnx.Module):
-    """Hidden layers with one activation, then a linear layer for the logits.
+_LEAST_STACK = 4  # blocks; fewer compile fast enough, and run faster, one after another
 
-    Args:
-      features: the sizes of the input, of every hidden layer, and of the output.
-      activation: a function of `jax.nn`.
-      dtype: the dtype of the computation; the parameters' is `param_dtype`.
-      rngs: as in every NNX module.
-    """
 
-    def __init__(
-        self,
-        features: Sequence[int],
-        activation: Callable[[jax.Array], jax.Array],
-        dtype: Any,
-        param_dtype: Any,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        linear = functools.partial(nnx.Linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        *sizes, inputs, outputs = features
-        self.hidden = nnx.List(map(linear, sizes, [*sizes[1:], inputs]))
-        self.output = linear(inputs, outputs)
-        self.activation = activation
-        self.dtype = dtype
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Consecutive blocks of one shape."""
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps uint8 images (batch, height, width, channels) to logits (batch, classes)."""
-        x = images.reshape(len(images), -1).astype(self.dtype) / 255
-        for layer in self.hidden:
-            x = self.activation(layer(x))
-        return self.output(x)
+    first: int
+    """Index of the first, under which the stack is found in packed parameters."""
+    length: int
+
+    @property
+    def blocks(self) -> range:
+        """The indices of the blocks."""
+        return range(self.first, self.first + self.length)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # equal if identical, so that it can be hashed
@@ -49,33 +40,145 @@ class Model:
     """A model as pure parts."""
 
     apply: Callable[[Any, jax.typing.ArrayLike], jax.Array]
-    """Maps (params, images) to logits. Equal models share one function, so jit caches it."""
+    """Maps (packed params, images) to logits. Equal models share one function, so jit caches it."""
+    unrolled: Callable[[Any, jax.typing.ArrayLike], jax.Array]
+    """The same of (params, images), block after block: for audits, which name each of them."""
     shapes: Any
     """The parameters as nested dicts of `jax.ShapeDtypeStruct`."""
     features: tuple[int, ...]
     """The sizes of the input, of every hidden layer, and of the output."""
+    stacks: tuple[Stack, ...]
+    """What `pack` stacks."""
+
+    def pack(self, params: Any) -> Any:
+        """Stacks the parameters of consecutive blocks of one shape, on the device they are on.
+
+        Shapes, as `jax.ShapeDtypeStruct`, are packed, too.
+        """
+        return self._replaced(params, lambda hidden, stack: [_stacked(hidden, stack)])
+
+    def unpack(self, packed: Any) -> Any:
+        """Undoes `pack`."""
+
+        def blocks(hidden: Any, stack: Stack) -> list[Any]:
+            stacked = hidden[stack.first]
+            return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(stack.length)]
+
+        return self._replaced(packed, blocks)
+
+    def _replaced(self, params: Any, replace: Callable[[Any, Stack], list[Any]]) -> Any:
+        if not self.stacks:
+            return params
+        hidden = dict(params["hidden"])
+        for stack in self.stacks:
+            new = replace(hidden, stack)
+            for index in stack.blocks:
+                hidden.pop(index, None)
+            hidden |= dict(zip(stack.blocks, new, strict=False))
+        return {**params, "hidden": dict(sorted(hidden.items()))}
+
+
+def _stacked(hidden: Any, stack: Stack) -> Any:
+    def stacked(*leaves: Any) -> Any:
+        if isinstance(leaves[0], jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct((len(leaves), *leaves[0].shape), leaves[0].dtype)
+        return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves)
+
+    return jax.tree.map(stacked, *(hidden[index] for index in stack.blocks))
 
 
 @functools.lru_cache
-def mlp(features: tuple[int, ...], activation: str, dtype: str) -> Model:
+def mlp(
+    features: tuple[int, ...],
+    activation: str,
+    dtype: str,
+    pixels: tuple[float, float] = (0.0, 1.0),
+) -> Model:
     """Makes an MLP without drawing any parameter.
 
     Args:
       features: the sizes of the input, of every hidden layer, and of the output.
       activation: the name of an elementwise function of `jax.nn`, one of `config.ACTIVATIONS`.
       dtype: the dtype of the computation; parameters are float32, or float64 if this is.
+      pixels: the mean and the standard deviation that are taken out of the pixels, which are
+        numbers between 0 and 1.
 
     Returns:
       The model; its parameters are `hidden/0/kernel`, `hidden/0/bias`, ..., `output/kernel`,
       `output/bias`.
     """
-    param_dtype = jnp.promote_types(dtype, jnp.float32)
-    make = functools.partial(
-        MLP, features, getattr(jax.nn, activation), jnp.dtype(dtype), param_dtype
-    )
-    graph, state = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    inputs, *hidden, classes = features
 
-    def apply(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
-        return nnx.merge(graph, nnx.State(params))(jnp.asarray(images))
+    def make(sizes: Sequence[int]) -> networks.MLP:
+        function, param_dtype = getattr(jax.nn, activation), jnp.promote_types(dtype, jnp.float32)
+        sizes = (inputs, *sizes, classes)
+        return networks.MLP(sizes, function, jnp.dtype(dtype), param_dtype, rngs=nnx.Rngs(0))
 
-    return Model(apply, nnx.to_pure_dict(state), features)
+    return _model(make, features, hidden, dtype, pixels)
+
+
+def _model(
+    make: Callable[[Sequence[int]], Any],
+    features: tuple[int, ...],
+    hidden: Sequence[int],
+    dtype: str,
+    pixels: tuple[float, float],
+) -> Model:
+    """The pure parts of a network.
+
+    Args:
+      make: makes the network of given sizes of hidden blocks. A block may depend on its own size
+        and on that of the block before it.
+      features: as in `Model`.
+      hidden: the sizes of its hidden blocks.
+      dtype: as for `mlp`.
+      pixels: as for `mlp`.
+    """
+    # Blocks that are equal are made only once: NNX takes seconds for hundreds.
+    pairs = list(itertools.pairwise([None, *hidden]))
+    kept = [i for i, pair in enumerate(pairs) if i == 0 or pair != pairs[i - 1]]
+    network = nnx.eval_shape(lambda: make([hidden[i] for i in kept]))
+    parts = [nnx.split(block) for block in network.hidden]
+    network.hidden = nnx.List([])
+    rest, state = nnx.split(network)
+    shapes = nnx.to_pure_dict(state)
+    graphs: list[nnx.GraphDef] = []
+    stacks: list[Stack] = []
+    for (graph, state), (first, end) in zip(
+        parts, itertools.pairwise([*kept, len(hidden)]), strict=True
+    ):
+        if end - first >= _LEAST_STACK:
+            stacks.append(Stack(first, end - first))
+        for index in range(first, end):
+            graphs.append(graph)
+            shapes.setdefault("hidden", {})[index] = nnx.to_pure_dict(state)
+
+    def embed(params: Any, images: jax.typing.ArrayLike) -> tuple[Any, jax.Array]:
+        others = {name: value for name, value in params.items() if name != "hidden"}
+        network = nnx.merge(rest, nnx.State(others))
+        x = jnp.asarray(images).astype(dtype) / 255
+        mean, stddev = pixels
+        return network, network.embed(x if pixels == (0, 1) else (x - mean) / stddev)
+
+    def block(network: Any, index: int, params: Any, x: jax.Array) -> jax.Array:
+        return network.step(nnx.merge(graphs[index], nnx.State(params)), x)
+
+    def unrolled(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
+        network, x = embed(params, images)
+        for index in range(len(hidden)):
+            x = block(network, index, params["hidden"][index], x)
+        return network.readout(x)
+
+    stacked = {stack.first for stack in stacks}
+
+    def apply(packed: Any, images: jax.typing.ArrayLike) -> jax.Array:
+        network, x = embed(packed, images)
+        for index, params in sorted(packed["hidden"].items()):
+            if index in stacked:
+                step = functools.partial(block, network, index)
+                x, _ = jax.lax.scan(lambda x, one, step=step: (step(one, x), None), x, params)
+            else:
+                x = block(network, index, params, x)
+        return network.readout(x)
+
+    return Model(apply if stacks else unrolled, unrolled, shapes, features, tuple(stacks))

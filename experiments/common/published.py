@@ -4,14 +4,19 @@ TUTORIAL is from "Weight Initialization in Deep Learning", a tutorial with Keras
 initializer. It does not state optimizer and batch size; Adam with batches of 128 reproduces it.
 INDEPENDENT is the same model in another implementation: means of 12 seeds, Adam 1e-3 with epsilon
 1e-7, batches of 128 without the last, partial one.
+
+`published_diagram` is that of Deep Information Propagation, from another implementation.
 """
 
+import functools
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from experiments.common.comparison import Setting
+    from experiments.common.trainability import Diagram
 
 # Epoch 1, then epoch 5; each loss, acc, val_loss, val_acc.
 TUTORIAL = {
@@ -92,3 +97,34 @@ def inside(values: np.ndarray, figure: float, rounding: float = 5e-5) -> bool:
     n = len(values)
     half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * (1 + 1 / n) ** 0.5
     return bool(abs(figure - values.mean()) <= half + rounding)
+
+
+def like(diagram: "Diagram") -> "Diagram | None":
+    """The published diagram, if it is one of the same activation and bias variance."""
+    same = (diagram.activation, diagram.bias_variance) == ("tanh", 0.05)
+    return published_diagram() if same else None
+
+
+@functools.cache
+def published_diagram() -> "Diagram":
+    """The published trainability diagram of tanh, from `published_diagram/accuracy.csv`."""
+    from experiments.common import trainability
+
+    path = pathlib.Path(__file__).with_name("published_diagram") / "accuracy.csv"
+    head, *rows = (line.split(",") for line in path.read_text().splitlines())
+    values = np.array(rows, float)
+    depths, accuracy = values[:, 0].astype(int), values[:, 1:, None] / 1000
+    return trainability.Diagram(
+        "tanh",
+        300,
+        0.05,
+        np.array(head[1:], float),
+        depths,
+        accuracy,
+        np.full(accuracy.shape[:2], 0.001),
+        {
+            "model": "mlp", "activation": "tanh", "width": 300, "dataset": "mnist",
+            "optimizer": "sgd", "epochs": 1, "steps": 200, "batch_size": 256,
+        },
+        [],
+    )  # fmt: skip

@@ -85,6 +85,43 @@ for (const table of document.querySelectorAll("table")) {
 }
 for (const cell of document.querySelectorAll("td")) cell.classList.toggle("long", cell.textContent.length > 60);
 
+// Every table, and the commands, can be copied: tables in the order of their files, which are in the links.
+const copy = async text => {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {  // a browser that gives files no clipboard
+    const area = Object.assign(document.createElement("textarea"), {value: text});
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+};
+const copying = (name, label, text) => {
+  const button = Object.assign(document.createElement("button"), {type: "button", textContent: name, className: "copy", ariaLabel: label});
+  button.addEventListener("click", async () => {
+    await copy(text());
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = name; }, 1500);
+  });
+  return button;
+};
+const decoded = address => new TextDecoder().decode(Uint8Array.from(atob(address.split(",")[1]), character => character.charCodeAt(0)));
+for (const line of document.querySelectorAll(".files:has(a[href^='data:'])")) {
+  const links = [...line.querySelectorAll("a")];
+  line.append("Copy: ", ...links.map(link => copying(link.dataset.kind, `Copy ${link.download}`, () => decoded(link.href))));
+}
+const commands = document.getElementById("commands");
+commands.after(copying("Copy", "Copy the commands", () => commands.textContent));
+
+// On paper, figures are as in their files, also those that have not been drawn so far.
+addEventListener("beforeprint", () => {
+  for (const figure of document.querySelectorAll("figure:not(:has(.paper))")) {
+    const still = Object.assign(document.createElement("div"), {className: "paper static", innerHTML: figure.querySelector("noscript").textContent});
+    figure.querySelector("figcaption").after(still);
+  }
+});
+
 // What goes on beyond its box says so, and can be scrolled by the keyboard.
 const scrolling = new ResizeObserver(entries => entries.forEach(({target}) => {
   const box = target.closest(".scroll"), more = box.scrollWidth > box.clientWidth + 1;

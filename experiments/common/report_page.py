@@ -36,13 +36,15 @@ class Table(NamedTuple):
     numbers: tables.Table
     """The rows of its CSV file."""
 
-    def csv(self) -> str:
-        """The CSV file as an address that needs no other file."""
-        return _address(tables.to_csv(self.numbers), "text/csv")
-
-    def latex(self) -> str:
-        """The same for the LaTeX file."""
-        return _address("\n".join(tables.to_latex(self.rows)).encode(), "application/x-tex")
+    def files(self) -> list[tuple[str, str, str]]:
+        """What is offered of it: format, file name, and an address that needs no other file."""
+        rows = tables.to_markdown(self.rows), tables.to_latex(self.rows)
+        markdown, latex = ("\n".join([*lines, ""]).encode() for lines in rows)
+        return [
+            ("CSV", f"{self.name}.csv", _address(tables.to_csv(self.numbers), "text/csv")),
+            ("Markdown", f"{self.name}.md", _address(markdown, "text/markdown")),
+            ("LaTeX", f"{self.name}.tex", _address(latex, "application/x-tex")),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +69,15 @@ class Report:
     """All that a report shows."""
 
     title: str
-    overview: tables.Table
-    """A row for each setting, or nothing if there is only one."""
+    summary: Sequence[str]
+    """What was compared, what won, and what follows: a sentence each."""
+    overview: Table | None
+    """A row for each setting, or None if there is only one."""
     sections: Sequence[Section]
-    about: tables.Table
+    about: Table
     """What was run."""
-    command: str
-    """Which makes the report again."""
+    commands: Sequence[str]
+    """Which train the runs again, and then make the report."""
     versions: str
     """Of the packages that made it."""
 
@@ -107,9 +111,9 @@ def html(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The same as Markdown, with the figures as PNG files beside it."""
-    lines = [f"# {report.title}", ""]
+    lines = [f"# {report.title}", "", " ".join(report.summary), ""]
     if report.overview:
-        lines += [*tables.to_markdown(report.overview), ""]
+        lines += [*tables.to_markdown(report.overview.rows), ""]
     for section in report.sections:
         lines += [f"## {section.heading}", ""] if section.heading else []
         lines += [section.description, "", section.headline, ""]
@@ -117,8 +121,9 @@ def markdown(report: Report) -> str:
         lines += [f"![{figure.name}]({figure.name}.png)" for figure in section.figures]
         for table in section.tables:
             lines += ["", f"### {table.title}", "", *tables.to_markdown(table.rows), ""]
-    lines += ["## What was run", "", *tables.to_markdown(report.about), ""]
-    return "\n".join([*lines, f"`{report.command}` ({report.versions})", ""])
+    lines += ["## What was run", "", *tables.to_markdown(report.about.rows), ""]
+    lines += ["```bash", *report.commands, "```", "", f"Made with {report.versions}.", ""]
+    return "\n".join(lines)
 
 
 def _address(content: bytes, kind: str) -> str:

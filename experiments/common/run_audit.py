@@ -91,7 +91,7 @@ def mean_loss(model: "models.Model") -> Callable[[Any, "jax.Array", "jax.Array"]
     import optax
 
     def loss_fn(params: Any, images: "jax.Array", labels: "jax.Array") -> "jax.Array":
-        logits = model.apply(params, images)
+        logits = model.unrolled(params, images)
         logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 

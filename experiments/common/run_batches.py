@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import datetime
-import functools
 import math
 import operator
 import time
@@ -46,21 +45,19 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
       UsageError: one does not.
     """
 
-    def draw(config: Config) -> Any:
-        return starting.start(config, dataset).params
-
     networks = {
-        (config.hidden, config.dtype, config.optimizer): config for config in wanted.values()
+        (config.hidden, config.dtype, config.optimizer, config.steps): config
+        for config in wanted.values()
     }
     for config in networks.values():
         features = starting.features(config, dataset)
         memory.check_devices(config, features, runs=jax.local_device_count())
         memory.check_metrics(config, _COPIES * _history_bytes(config, dataset))
-    names = (*INITIALIZERS, "hidden", "activation", "dtype")
+    names = (*INITIALIZERS, "model", "hidden", "activation", "dtype")
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
         with starting.precision(config):
-            jax.eval_shape(functools.partial(draw, config))
+            starting.check(config, dataset)
 
 
 def groups(wanted: Group) -> list[Group]:
@@ -68,11 +65,14 @@ def groups(wanted: Group) -> list[Group]:
     found: dict[Any, Group] = collections.defaultdict(dict)
     for key, config in wanted.items():
         program = (
+            config.model,
             config.hidden,
             config.activation,
+            config.inputs,
             config.dtype,
             config.optimizer,
             config.epochs,
+            config.steps,
             config.batch_size,
         )
         found[program][key] = config
@@ -123,7 +123,8 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
         with starting.precision(config), memory.enough(config):
             params = jax.tree.map(
-                lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), model.shapes
+                lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype),
+                model.pack(model.shapes),
             )
             rates = np.ones(slots * len(devices), shapes[0].dtype)
             keys = np.zeros((slots * len(devices), 2), np.uint32)
@@ -146,6 +147,7 @@ def trainer(group: Group, dataset: data.Dataset) -> Trainer:
                 optimizer=config.optimizer,
                 epochs=config.epochs,
                 batch_size=config.batch_size,
+                steps=config.steps,
                 mesh=mesh,
             )
             history = jax.device_get(history)
@@ -180,7 +182,7 @@ def _slots(config: Config, dataset: data.Dataset, model: models.Model) -> int:
 
 def _history_bytes(config: Config, dataset: data.Dataset) -> int:
     """The size of the metrics of a run: a loss and a count for each batch."""
-    steps = -(-len(dataset.train_labels) // config.batch_size)
+    steps = config.steps or -(-len(dataset.train_labels) // config.batch_size)
     tests = -(-len(dataset.test_labels) // training.EVALUATION_BATCH)
     batches = config.epochs * steps + (config.epochs + 1) * tests
     return 2 * batches * (8 if config.dtype == "float64" else 4)
@@ -189,14 +191,14 @@ def _history_bytes(config: Config, dataset: data.Dataset) -> int:
 def _outcome(history: Any, config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """The columns of a row that depend only on the run."""
     examples, tests = len(dataset.train_labels), len(dataset.test_labels)
+    sizes = training.batch_sizes(examples, min(config.batch_size, examples), config.steps)
     epochs = [
-        training.means(training.Metrics(*sums), examples)
+        training.means(training.Metrics(*sums), int(sizes.sum()))
         for sums in zip(*history.batches, strict=True)
     ]
     after = [
         training.means(training.Metrics(*sums), tests) for sums in zip(*history.tests, strict=True)
     ]
-    sizes = training.batch_sizes(examples, config.batch_size)
     diverged = not all(math.isfinite(metrics["loss"]) for metrics in epochs + after)
     fields = dataclasses.asdict(config)
     del fields["data_dir"]

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import initjax
-from experiments.common import data, memory, models, params_file
+from experiments.common import data, memory, models, params_file, run_directory
 from experiments.common.config import Config, UsageError
 
 
@@ -21,7 +23,13 @@ class Start(NamedTuple):
     model: models.Model
     key: jax.Array
     """The root key, from which every random number of the run is derived by name."""
-    params: Any
+    packed: Any
+    """The parameters, packed: what `model.apply` takes."""
+
+    @property
+    def params(self) -> Any:
+        """The parameters, one leaf for each layer."""
+        return self.model.unpack(self.packed)
 
 
 def start_devices() -> None:
@@ -39,8 +47,9 @@ def start(config: Config, dataset: data.Dataset) -> Start:
     """
     network, key = model(config, dataset), root_key(config.seed)
     if config.params is not None:
-        return Start(network, key, jax.device_put(params_file.load(config, network.shapes)))
-    return Start(network, key, draw_params(config, key, network))
+        params = params_file.load(config, network.shapes)
+        return Start(network, key, jax.device_put(network.pack(params)))
+    return Start(network, key, draw_params(config, network))
 
 
 @contextlib.contextmanager
@@ -67,7 +76,20 @@ def precision(config: Config) -> contextlib.AbstractContextManager[None]:
 
 def model(config: Config, dataset: data.Dataset) -> models.Model:
     """The model of a run, without parameters."""
-    return models.mlp(features(config, dataset), config.activation, config.dtype)
+    return models.mlp(
+        features(config, dataset), config.activation, config.dtype, _pixels(config, dataset)
+    )
+
+
+def _pixels(config: Config, dataset: data.Dataset) -> tuple[float, float]:
+    """The mean and standard deviation to take out of the pixels, as `config.inputs` says."""
+    if config.inputs == "unit":
+        return (0.0, 1.0)
+    counts = np.bincount(dataset.train_images.ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    mean = np.average(levels, weights=counts)
+    variance = np.average((levels - mean) ** 2, weights=counts)
+    return float(mean), float(np.sqrt(variance)) or 1.0
 
 
 def features(config: Config, dataset: data.Dataset) -> tuple[int, ...]:
@@ -90,40 +112,110 @@ def order_key(key: jax.Array) -> jax.Array:
     return initjax.named_key(key, "batch order")
 
 
-def draw_params(config: Config, key: jax.Array, model: models.Model) -> Any:
-    """Draws the parameters of a model, each from its own key, folded from the parameter's path.
+def draw_params(config: Config, model: models.Model) -> Any:
+    """Draws the packed parameters of a model, each from its own key, folded from its path.
 
     Args:
-      config: names the initializers.
-      key: the root key.
+      config: names the initializers and the seed.
       model: the model to draw for.
 
     Raises:
       UsageError: an initializer does not fit a parameter.
     """
     draw = _drawer(config.init, config.output_init, config.bias_init, model)
+    with _fitting(config, model):
+        return draw(*_weight_keys(config.seed, model))
+
+
+def check(config: Config, dataset: data.Dataset) -> None:
+    """Checks that the initializers of a run fit its parameters, without drawing any.
+
+    Raises:
+      UsageError: one does not.
+    """
+    network = model(config, dataset)
+    draw = _drawer(config.init, config.output_init, config.bias_init, network)
+    with _fitting(config, network):
+        jax.eval_shape(draw, *_weight_keys(config.seed, network))
+
+
+@contextlib.contextmanager
+def _fitting(config: Config, model: models.Model) -> Iterator[None]:
+    """The context for drawing, in which an initializer may not fit a parameter."""
     try:
-        return draw(initjax.named_key(key, "weights"))
+        yield
     except ValueError:
         if misfit := _misfit(config, model):
             raise UsageError(misfit) from None
         raise
 
 
+@functools.lru_cache(maxsize=64)  # a sweep draws from many initializers with the same keys
+def _weight_keys(seed: int, model: models.Model) -> tuple[jax.Array, Any]:
+    """The key for all parameters, and for each parameter of a stack its keys: one per block.
+
+    They are what `initialize` folds from the paths of the blocks. It isn't used for stacks, since a
+    program that draws hundreds of kernels one by one takes minutes to compile.
+    """
+    key = initjax.named_key(root_key(seed), "weights")
+
+    def keys(stack: models.Stack, name: str) -> jax.Array:
+        return jnp.stack([initjax.named_key(key, f"hidden/{i}/{name}") for i in stack.blocks])
+
+    return key, {
+        stack.first: {
+            name: keys(stack, name)
+            for name, _ in run_directory.flatten(model.shapes["hidden"][stack.first])
+        }
+        for stack in model.stacks
+    }
+
+
 @functools.lru_cache
 def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
-    """The program that draws all parameters: compiled once for any number of seeds."""
-    rules = {"*bias": bias_init, "output/*": output_init, "*": init}
-    rules = {pattern: initjax.get(spec) for pattern, spec in rules.items()}
-    return jax.jit(lambda key: initjax.initialize(model.shapes, key, rules))
+    """The function that draws all parameters from the keys of any seed."""
+    specs = {"init": init, "output_init": output_init, "bias_init": bias_init}
+    initializers = {field: initjax.get(spec) for field, spec in specs.items()}
+
+    def draw(key: jax.Array, stack_keys: dict[int, dict[str, jax.Array]]) -> Any:
+        hidden = model.shapes.get("hidden", {})
+        stacks = {}
+        for stack in model.stacks:
+            hidden = {i: block for i, block in hidden.items() if i not in stack.blocks}
+            leaves = run_directory.flatten(model.shapes["hidden"][stack.first])
+            drawn = {
+                name: jax.vmap(
+                    lambda key, name=name, leaf=leaf: initializers[_field(f"hidden/0/{name}")](
+                        key, leaf.shape, leaf.dtype
+                    )
+                )(stack_keys[stack.first][name])
+                for name, leaf in leaves
+            }
+            stacks[stack.first] = run_directory.nested(drawn)
+        others = {**model.shapes, "hidden": hidden}
+        if not hidden:
+            others.pop("hidden")
+        names = [name for name, _ in run_directory.flatten(others)]
+        rules = {name: initializers[_field(name)] for name in names}
+        params = initjax.initialize(others, key, rules)
+        return {**params, "hidden": params.get("hidden", {}) | stacks} if stacks else params
+
+    # Compiling takes seconds, which pay off over many seeds. Grids of deep networks have many
+    # initializers and depths instead, and drawing stacks takes few operations.
+    return draw if model.stacks else jax.jit(draw)
+
+
+def _field(name: str) -> str:
+    """The field of `Config` that names the initializer of a parameter."""
+    if name.endswith("bias"):
+        return "bias_init"
+    return "output_init" if name.startswith("output/") else "init"
 
 
 def _misfit(config: Config, model: models.Model) -> str | None:
     """Which initializer does not fit which parameter, and why; None if all fit."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.shapes):
-        name = "/".join(str(part.key) for part in path)
-        flag = "init" if name.startswith("hidden/") else "output_init"
-        flag = "bias_init" if name.endswith("bias") else flag
+    for name, leaf in run_directory.flatten(model.shapes):
+        flag = _field(name)
         initializer = initjax.get(getattr(config, flag))
         if error := _error(initializer, leaf.shape):
             if _error(initializer, (8, 8)) and not _error(initializer, (3, 8, 8)):

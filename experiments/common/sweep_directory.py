@@ -46,16 +46,20 @@ SCHEMA = pa.schema(
         ("output_init", pa.string()),
         ("bias_init", pa.string()),
         ("seed", pa.int64()),
+        ("model", pa.string()),
         ("hidden", pa.list_(pa.int64())),
         ("activation", pa.string()),
+        ("inputs", pa.string()),
         ("dtype", pa.string()),
         ("optimizer", pa.string()),
         ("learning_rate", pa.float64()),
         ("epochs", pa.int64()),
+        ("steps", pa.int64()),  # null: as many as there are in the epochs
         ("batch_size", pa.int64()),
         ("dataset", pa.string()),
         ("digest", pa.string()),
-        # Results: of every epoch (val_: also before training), and of every step.
+        # Results: of every epoch (val_: also before training, unless steps are counted), and of
+        # every step.
         ("loss", pa.list_(pa.float64())),
         ("acc", pa.list_(pa.float64())),
         ("val_loss", pa.list_(pa.float64())),
@@ -75,6 +79,10 @@ SCHEMA = pa.schema(
     ],
     metadata={"format_version": str(FORMAT_VERSION)},
 )
+
+
+# Columns that older files lack, and what their runs have.
+_ADDED = {"model": "mlp", "inputs": "unit", "steps": None}
 
 
 class SweepDirectory:
@@ -234,6 +242,9 @@ def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
     if version != str(FORMAT_VERSION):
         raise UsageError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
+    for name in set(columns or SCHEMA.names) & _ADDED.keys() - set(table.column_names):
+        values = pa.array([_ADDED[name]] * len(table), SCHEMA.field(name).type)
+        table = table.append_column(name, values)
     if missing := set(columns or SCHEMA.names) - set(table.column_names):
         raise UsageError(f"{file} has no column {min(missing)}; {_REMEDY}")
-    return table
+    return table.select(columns or SCHEMA.names)

@@ -79,7 +79,7 @@ def pairs(setting: comparison.Setting) -> Table:
                     "seeds_to_settle": None
                     if verdicts.finding(pair, endpoint)[0] in ("ahead", "equivalent")
                     else found.seeds_to_settle,
-                    "verdict": verdicts.verdict(pair, endpoint, setting.fields["epochs"]),
+                    "verdict": verdicts.verdict(pair, endpoint, setting.length),
                 }
             )
     return rows

@@ -73,7 +73,7 @@ def _texts(setting: comparison.Setting) -> dict[str, str]:
         "optimizer": fields["optimizer"],
         "learning rate": _BEST if rate is None else f"learning rate {rate:g}",
         "batch size": f"batch {fields['batch_size']}",
-        "epochs": description.count(fields["epochs"], "epoch"),
+        "epochs": setting.length,
         "output init": f"output {fields['output_init']}",
         "bias init": f"bias {fields['bias_init']}",
     }

@@ -48,7 +48,8 @@ class History(NamedTuple):
     """Arrays of shape (runs, epochs, steps): for each training batch, before its update."""
     tests: Metrics
     """Arrays of shape (runs, epochs + 1, batches): for the test set, before training and after
-    every epoch."""
+    every epoch. If a number of steps is trained: (runs, 1, batches), after them, since scoring a
+    network takes as long as training it for dozens of steps."""
 
 
 class Epoch(NamedTuple):
@@ -78,6 +79,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
+    steps: int | None = None,
     watch: Callable[[int, int, int, dict[str, float]], None] | None = None,
     inspect: Callable[[int, Any], None] | None = None,
     inspect_every: int | None = None,
@@ -97,6 +99,7 @@ def fit(
       test_set: the same, to evaluate on after every epoch.
       epochs: how many.
       batch_size: examples per batch.
+      steps: train that many steps instead, as one epoch, whatever their number.
       watch: called with (epoch, steps done, steps, metrics so far) about ten times per epoch.
       inspect: called with (steps so far, parameters) before training and after every
         `inspect_every` steps, counted over all epochs. The parameters are valid during the call
@@ -110,8 +113,8 @@ def fit(
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = len(train_set[0])
     batch_size = min(batch_size, examples)
-    sizes = batch_sizes(examples, batch_size)
-    steps = len(sizes)
+    sizes = batch_sizes(examples, batch_size, steps)
+    seen, steps = int(sizes.sum()), len(sizes)
 
     def test() -> dict[str, float]:
         sums = jax.device_get(evaluate(state.params, *test_set, apply=apply))
@@ -123,7 +126,7 @@ def fit(
         inspect(0, state.params)
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
-        batches = shuffled_batches(jax.random.fold_in(key, epoch), examples, batch_size)
+        batches = batch_order(key, epoch, examples, batch_size, steps)
         before = (epoch - 1) * steps
         ends = [steps]
         if watch:
@@ -149,7 +152,7 @@ def fit(
                 paused = time.perf_counter()
                 inspect(before + last, state.params)
                 started += time.perf_counter() - paused
-        metrics = means(sums, examples) | test()
+        metrics = means(sums, seen) | test()
         batch_metrics = Metrics(sums.loss / sizes, sums.correct / sizes)
         yield Epoch(epoch, metrics, batch_metrics, state.params, time.perf_counter() - started)
 
@@ -164,9 +167,36 @@ def _about_ten_ends(steps: int) -> list[int]:
     return [*range(size, steps, size), steps]
 
 
-def batch_sizes(examples: int, batch_size: int) -> np.ndarray:
-    """The number of examples in each batch of an epoch: only the last may hold fewer."""
-    return np.diff(np.append(np.arange(0, examples, batch_size), examples))
+def batch_sizes(examples: int, batch_size: int, steps: int | None = None) -> np.ndarray:
+    """The number of examples in each batch: only the last of each pass over them may hold fewer.
+
+    Args:
+      examples: the number of training examples.
+      batch_size: examples per batch.
+      steps: how many batches; None means one pass over the examples.
+    """
+    once = np.diff(np.append(np.arange(0, examples, batch_size), examples))
+    return np.resize(once, len(once) if steps is None else steps)
+
+
+def batch_order(
+    key: jax.Array, epoch: jax.typing.ArrayLike, examples: int, batch_size: int, steps: int
+) -> jax.Array:
+    """The batches of an epoch, whose steps may be fewer or more than a pass over the examples.
+
+    Args:
+      key: the key of the order; that of each pass is folded from it.
+      epoch: its number, 1 for the first. There is only one if it is not one pass.
+      examples: as for `shuffled_batches`.
+      batch_size: as for `shuffled_batches`.
+      steps: the number of batches.
+    """
+    passes = -(-steps // -(-examples // batch_size))
+    batches = [
+        shuffled_batches(jax.random.fold_in(key, epoch + i), examples, batch_size)
+        for i in range(passes)
+    ]
+    return (batches[0] if passes == 1 else jnp.concatenate(batches))[:steps]
 
 
 def means(sums: Metrics, examples: int) -> dict[str, float]:
@@ -298,7 +328,9 @@ def _step(
     return step
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "optimizer", "epochs", "batch_size", "mesh"))
+@functools.partial(
+    jax.jit, static_argnames=("apply", "optimizer", "epochs", "batch_size", "steps", "mesh")
+)
 def train_runs(
     counts: jax.Array,
     params: Any,
@@ -311,6 +343,7 @@ def train_runs(
     optimizer: str,
     epochs: int,
     batch_size: int,
+    steps: int | None = None,
     mesh: jax.sharding.Mesh,
 ) -> History:
     """Trains many runs in one program, each in full as `fit` does.
@@ -330,26 +363,31 @@ def train_runs(
       optimizer: one of `config.OPTIMIZERS`.
       epochs: how many.
       batch_size: examples per batch.
+      steps: as for `fit`.
       mesh: the devices, along one axis `runs`.
     """
     examples = len(train_set[0])
     batch_size = min(batch_size, examples)
+    only_after = steps is not None
+    steps = len(batch_sizes(examples, batch_size, steps))
 
     def train_one(params, learning_rate, key, train_set, test_set):
         def test(params):
             return evaluate(params, *test_set, apply=apply)
 
         def train_epoch(state, epoch):
-            batches = shuffled_batches(jax.random.fold_in(key, epoch), examples, batch_size)
+            batches = batch_order(key, epoch, examples, batch_size, steps)
             state, metrics = train(
                 state, learning_rate, *train_set, batches, apply=apply, optimizer=optimizer
             )
             return state, (metrics, test(state.params))
 
-        before = test(params)
+        before = None if only_after else test(params)
         state = initial_state(optimizer, learning_rate, params)
         _, (batches, after) = jax.lax.scan(train_epoch, state, jnp.arange(1, epochs + 1))
-        tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
+        tests = after
+        if before is not None:
+            tests = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, after)
         return History(batches, tests)
 
     def train_shard(counts, runs, *data):

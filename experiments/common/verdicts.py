@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,16 +15,16 @@ _WIDTH = 80  # of a terminal
 _NAMED = 6  # initializers in a headline; more are counted
 
 
-def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, epochs: int) -> str:
+def verdict(pair: comparison.Pair, endpoint: comparison.Endpoint, length: str) -> str:
     """The result of a pair's tests, as a sentence.
 
     Args:
       pair: from `comparison.pairs`.
       endpoint: by which it was compared.
-      epochs: of training, for the sentence.
+      length: of training, for the sentence, such as "5 epochs".
     """
     kind, first, second = finding(pair, endpoint)
-    return _sentence(kind, first, [(second, pair)], endpoint, epochs)
+    return _sentence(kind, first, [(second, pair)], endpoint, length)
 
 
 def finding(pair: comparison.Pair, endpoint: comparison.Endpoint) -> tuple[Finding, str, str]:
@@ -59,10 +59,10 @@ def _sentence(
     first: str,
     others: list[tuple[str, comparison.Pair]],
     point: comparison.Endpoint,
-    epochs: int,
+    length: str,
 ) -> str:
     """One sentence for all pairs of an initializer that have the same kind of result."""
-    when = point.when.format(epochs=description.count(epochs, "epoch"))
+    when = point.when.format(length=length)
 
     def amount(value: float) -> str:
         shown = formatting.number(abs(value) * point.scale, digits=point.digits)
@@ -84,7 +84,7 @@ def _sentence(
     if kind == "equivalent":
         if len(names) == 1:
             return f"{first} and {names[0]} are equivalent {when} {margin}"
-        return f"{first} is equivalent to {_listed(names, 'and')} {when} {margin}"
+        return f"{first} is equivalent to {listed(names, 'and')} {when} {margin}"
     if kind == "not settled":
         parts = [
             f"by {amount(pair.comparison.difference.value)} ({formatting.p_equals(pair.p)} by the"
@@ -97,7 +97,7 @@ def _sentence(
             return f"not settled: whether {first} is ahead of {names[0]} {when} {parts[0]}; {would}"
         listed = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
         return f"not settled: whether {first} is ahead {when}: {listed}; {would}"
-    sentence = f"no difference between {first} and {_listed(names, 'or')} was found {when}"
+    sentence = f"no difference between {first} and {listed(names, 'or')} was found {when}"
     largest = max(pair.comparison.detectable for _, pair in others)
     # Equal differences tell nothing about their variance, and few seeds settle nothing.
     if largest == 0 or any(pair.comparison.n < statistics.FEWEST_TO_SETTLE for _, pair in others):
@@ -111,7 +111,13 @@ def _seeds_to_settle(pair: comparison.Pair) -> float:
     return max(pair.comparison.seeds_to_settle, pair.comparison.n + 1)
 
 
-def _listed(names: list[str], word: str) -> str:
+def listed(names: list[str], word: str) -> str:
+    """Such as "a, b and c".
+
+    Example:
+      >>> listed(["a", "b", "c"], "and"), listed(["a"], "and")
+      ('a, b and c', 'a')
+    """
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last
 
@@ -134,7 +140,7 @@ def summary(setting: comparison.Setting) -> list[str]:
             )
     if not np.nansum(setting.trained):  # which of them fails better means nothing
         return sentences
-    for endpoint in ("first_loss", "final_acc"):
+    for endpoint in [name for name in ("first_loss", "final_acc") if name in setting.endpoints]:
         point, ranked = setting.endpoints[endpoint], comparison.ranking(setting, endpoint)
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
@@ -150,14 +156,45 @@ def summary(setting: comparison.Setting) -> list[str]:
                 kind, first, second = finding(pair, point)
                 found.setdefault((kind, first), []).append((second, pair))
         for (kind, first), others in found.items():
-            sentences.append(_sentence(kind, first, others, point, setting.fields["epochs"]))
+            sentences.append(_sentence(kind, first, others, point, setting.length))
     return sentences
+
+
+class Groups(NamedTuple):
+    """What the tests say of all initializers but the best, by final accuracy."""
+
+    ahead: dict[str, comparison.Pair]
+    """Those that the best is ahead of, with the pair of both."""
+    equivalent: dict[str, comparison.Pair]
+    open: dict[str, comparison.Pair]
+    """Those that are not shown to differ from it."""
+    apart: list[str]
+    """Those that share too few seeds with it to be compared."""
+    failed: list[str]
+    """Those of which no run learned anything."""
+
+
+def against_best(setting: comparison.Setting) -> Groups:
+    """Compares the initializer with the highest mean final accuracy with all others."""
+    point, best = setting.endpoints["final_acc"], comparison.ranking(setting, "final_acc")[0]
+    learned = dict(zip(setting.inits, np.nansum(setting.trained, axis=1), strict=True))
+    failed = [init for init in setting.inits if not learned[init]]
+    groups = Groups({}, {}, {}, [], failed)
+    for pair in comparison.pairs(setting, "final_acc"):
+        kind, first, second = finding(pair, point)
+        other = second if best == first else first
+        if best in (first, second) and other not in failed:
+            settled = best == first and kind in ("ahead", "equivalent")
+            getattr(groups, kind if settled else "open")[other] = pair
+    compared = {best, *failed, *groups.ahead, *groups.equivalent, *groups.open}
+    groups.apart.extend(init for init in setting.inits if init not in compared)
+    return groups
 
 
 def headline(setting: comparison.Setting) -> str:
     """The main result in one sentence: which initializer has the best final accuracy."""
     point = setting.endpoints["final_acc"]
-    when = point.when.format(epochs=description.count(setting.fields["epochs"], "epoch"))
+    when = point.when.format(length=setting.length)
     best = comparison.ranking(setting, "final_acc")[0]
     mean = f"{np.nanmean(setting.values['final_acc'][setting.inits.index(best)]):.2%}"
     accuracy = f"{best} has the highest mean test accuracy {when}, {mean}"
@@ -167,28 +204,17 @@ def headline(setting: comparison.Setting) -> str:
         return f"No run learned anything {when}"
     if len(setting.seeds) < 2:
         return f"{accuracy}; one seed can't tell whether that is luck"
-    failed = [
-        init
-        for init, learned in zip(setting.inits, setting.trained, strict=True)
-        if not np.nansum(learned)
-    ]
-    groups: dict[str, list[str]] = {}
-    for pair in comparison.pairs(setting, "final_acc"):
-        kind, first, second = finding(pair, point)
-        other = second if best == first else first
-        if best in (first, second) and other not in failed:
-            groups.setdefault(kind if best == first else "unknown", []).append(other)
+    groups = against_best(setting)
     parts = []
-    behind = groups.get("ahead", [])
+    behind, failed = list(groups.ahead), groups.failed
     if behind:
         parts.append(f"is ahead of {_counted(behind, 'and')}")
-    if alike := groups.get("equivalent"):
+    if alike := list(groups.equivalent):
         margin = f"{(point.margin or 0) * point.scale:g} {point.unit}"
         parts.append(f"is equivalent to {_counted(alike, 'and')} (within {margin})")
-    compared = {best, *failed, *(name for names in groups.values() for name in names)}
-    if apart := [init for init in setting.inits if init not in compared]:
-        parts.append(f"shares too few seeds with {_counted(apart, 'or')} to be compared")
-    if unsettled := groups.get("not settled", []) + groups.get("unknown", []):
+    if groups.apart:
+        parts.append(f"shares too few seeds with {_counted(groups.apart, 'or')} to be compared")
+    if unsettled := list(groups.open):
         parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
     sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
     if behind and len(behind) + len(failed) == len(setting.inits) - 1:
@@ -198,7 +224,7 @@ def headline(setting: comparison.Setting) -> str:
 
 
 def _counted(names: list[str], word: str) -> str:
-    return _listed(names, word) if len(names) <= _NAMED else f"{len(names)} initializers"
+    return listed(names, word) if len(names) <= _NAMED else f"{len(names)} initializers"
 
 
 def lines(setting: comparison.Setting) -> list[str]:
@@ -213,6 +239,7 @@ def lines(setting: comparison.Setting) -> list[str]:
                 ("final_loss", "test loss"),
                 ("first_loss", "epoch 1 loss"),
             )
+            if name in setting.endpoints
         ),
     ]
     widths = [max(map(len, column)) for column in columns]
@@ -242,7 +269,7 @@ def lines(setting: comparison.Setting) -> list[str]:
 
 def describe(fields: Mapping[str, Any]) -> str:
     """One line about what the runs of a setting have in common."""
-    network = "-".join(map(str, fields["hidden"])) or "none"
+    network = description.sizes(tuple(fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
     others = "".join(
@@ -253,5 +280,5 @@ def describe(fields: Mapping[str, Any]) -> str:
     return (
         f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {description.count(fields['epochs'], 'epoch')}{others}"
+        f" {description.duration(fields['epochs'], fields['steps'])}{others}"
     )

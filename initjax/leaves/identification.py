@@ -11,28 +11,12 @@ import numpy as np
 
 from initjax._copies import copies
 from initjax.leaves._arrays import as_array, broken, constant, leaves_of, unwritten
-from initjax.leaves._families import FEWEST, Fit, fits, numbers_of, rounding_of
-from initjax.leaves._rules import Named, named
-from initjax.leaves._structures import Structure, structure
+from initjax.leaves._draws import drawn, listed
+from initjax.leaves._families import FEWEST
+from initjax.leaves._structures import structure
 from initjax.leaves._table import table
 
 _PRINT = 512  # numbers by which leaves are compared with each other
-_FILLED = 0.9  # the part of rows that aren't zero, from which on the others may be padding
-_SMALL = 0.1  # a ratio of which two digits are told
-_UNSURE = 0.1  # a coincidence that is told
-_MOST_RULES = 3
-_MOST_KERNELS = 256  # of a stack that are tested one by one
-_SPECS = {
-    "normal": "normal({stddev:.3g})",
-    "truncated normal": "truncated_normal({before:.3g})",
-    "uniform": "random_uniform({low:.3g}, {high:.3g})",
-    "uniform from zero": "uniform({high:.3g})",
-    "uniform off center": "random_uniform({low:.3g}, {high:.3g})",
-    "normal off center": "random_normal({mean:.3g}, {stddev:.3g})",
-    "log-uniform": "log_uniform({low:.3g}, {high:.3g})",
-    "logarithm of uniform": "logarithm(random_uniform({lowest:.3g}, {highest:.3g}))",
-    "inverse softplus of log-uniform": "inverse_softplus(log_uniform({least:.3g}, {most:.3g}))",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +124,7 @@ def identify(params: Any) -> Identification:
             dataclasses.replace(
                 leaf,
                 same_as=same[leaf.path],
-                text=f"{leaf.text}; same numbers as {_listed(same[leaf.path])}",
+                text=f"{leaf.text}; same numbers as {listed(same[leaf.path])}",
             )
             if leaf.path in same
             else leaf
@@ -194,134 +178,7 @@ def _identified(
         return told("too few numbers", "too coarse to tell: numbers of 8 bits")
     if array.size < FEWEST:
         return told("too few numbers", f"too few numbers to tell: only {array.size}")
-    return told(**_drawn(array, shape, fans, special))
-
-
-def _drawn(
-    array: np.ndarray, shape: tuple[int, ...], fans: tuple[int, ...], special: Structure | None
-) -> dict[str, Any]:
-    """What is told of random numbers."""
-    inner = array if special is None or special.inner is None else special.inner
-    filled = _without_zeros(inner) if special is None else inner
-    outer = "{}" if special is None else special.spec
-    numbers = numbers_of(filled)
-    found = fits(numbers)
-    padded = f"; {len(inner) - len(filled)} of {len(inner)} rows are zero"
-    padded = padded if len(filled) < len(inner) else ""
-    if not found and special is None and (each := _each(array)):
-        return each
-    if not found:
-        text = "no law fits: trained, loaded, or drawn by a law that isn't known"
-        zeros = 1 - np.count_nonzero(array) / array.size
-        if zeros > 0.01:
-            text += f"; {zeros:.0%} of it is zero"
-        return {"law": "none", "text": text, "laws": ()}
-    rounding = rounding_of(array.dtype)
-    if outer.startswith("sparse"):  # its scale has nothing to do with fans
-        fit = found[0]
-        spec = outer.format(f"{fit.stddev:.3g}")
-        return {"law": "sparse", "text": spec, "rules": [spec], "p_value": fit.p_value}
-    scales = [named(fit, numbers.size, rounding, inner.shape, fans) for fit in found]
-    rules, texts = [], []
-    for fit, scale in zip(found, scales, strict=True):
-        specs = [outer.format(rule.spec) for rule in scale.rules]
-        rules += specs
-        texts.append(_one(fit, scale, outer))
-    fit, scale = found[0], scales[0]
-    law = fit.law if special is None else special.law
-    if len(found) == 1:
-        fixed = fit.law not in ("normal", "truncated normal", "uniform", "uniform from zero")
-        return {
-            "law": law,
-            "laws": [fit.law],
-            "text": texts[0] + padded,
-            "rules": rules or [outer.format(_spec(fit))],
-            "ratio": scale.ratio,
-            "coincidence": 0.0 if fixed else scale.coincidence,
-            "p_value": fit.p_value,
-        }
-    text = f"too few numbers to tell: {_listed([_short(fit, outer) for fit in found], 'or')}"
-    fitting = [rule.text for scale in scales for rule in scale.rules if rule.rank == 0]
-    if fitting:
-        text += f"; the scale fits {_listed(fitting, 'or')}"
-    return {
-        "law": "too few numbers",
-        "laws": [fit.law for fit in found] + ([] if special is None else [special.law]),
-        "text": text,
-        "rules": rules,
-        "ratio": scale.ratio,
-        "coincidence": max(scale.coincidence for scale in scales),
-        "p_value": max(fit.p_value for fit in found),
-    }
-
-
-def _each(array: np.ndarray) -> dict[str, Any] | None:
-    """What is told of a stack of kernels that were drawn by one law at different scales."""
-    if array.ndim < 3 or not 1 < len(array) <= _MOST_KERNELS:
-        return None
-    found = [fits(numbers_of(kernel)) for kernel in array]
-    laws = {tuple(fit.law for fit in fitting) for fitting in found}
-    if len(laws) != 1 or len(found[0]) != 1:
-        return None
-    stddevs = [fitting[0].stddev for fitting in found]
-    law = found[0][0].law
-    text = f"{law}: {len(array)} kernels with standard deviations of {min(stddevs):.3g} to"
-    # The least of so many p values, as one.
-    p_value = min(1.0, len(found) * min(fitting[0].p_value for fitting in found))
-    return {"law": law, "text": f"{text} {max(stddevs):.3g}", "p_value": p_value}
-
-
-def _without_zeros(array: np.ndarray) -> np.ndarray:
-    """The array without a few rows of zeros, such as that of padding in an embedding."""
-    if array.ndim != 2 or np.count_nonzero(array[:, 0]) == len(array):
-        return array
-    rows = array.any(axis=1)
-    return array[rows] if rows.mean() > _FILLED else array
-
-
-def _one(fit: Fit, scale: Named, outer: str) -> str:
-    """The text for a law that is sure."""
-    if not scale.rules:
-        text = outer.format(_spec(fit))
-        if scale.nearest is None:
-            return text
-        usual = _SMALL < scale.ratio < 100
-        ratio = f"{scale.ratio:.2f}" if usual else f"{scale.ratio:.2g}"
-        return f"{text}, {ratio} of the scale of {scale.nearest.text}"
-    notes = {rule.note for rule in scale.rules}
-    if len(notes) == 1:  # said once
-        names = _listed([outer.format(rule.name) for rule in scale.rules], "or")
-        shown = f"{names} {notes.pop()}".rstrip()
-    else:
-        shown = _listed([outer.format(rule.text) for rule in scale.rules], "or")
-    text = f"{shown}, {scale.ratio:.2f} of its scale"
-    if scale.coincidence > _UNSURE:
-        text += f" (by chance: {scale.coincidence:.0%})"
-    return text
-
-
-def _short(fit: Fit, outer: str) -> str:
-    return fit.law if outer == "{}" else outer.format(fit.law)
-
-
-def _spec(fit: Fit) -> str:
-    """An initializer with the estimated parameters."""
-    return _SPECS[fit.law].format(
-        **fit._asdict(),
-        before=fit.high / 2,
-        lowest=math.exp(min(fit.low, 700)),
-        highest=math.exp(min(fit.high, 700)),
-        least=np.logaddexp(0, fit.low),
-        most=np.logaddexp(0, fit.high),
-    )
-
-
-def _listed(names: Iterable[str], word: str = "and") -> str:
-    names = list(dict.fromkeys(names))
-    if len(names) > _MOST_RULES:
-        names = [*names[: _MOST_RULES - 1], f"{len(names) - _MOST_RULES + 1} more"]
-        word = "and"
-    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return told(**drawn(array, shape, fans, special))
 
 
 def _magnitudes(array: np.ndarray) -> str:

@@ -19,7 +19,7 @@ def test_programs_explain_a_shared_flag_in_the_same_words(name):
     shared = mnist._FLAGS[name].help
     if name not in ("seed", "params"):  # a sweep has many seeds, and draws its parameters
         assert sweep._FLAGS[name].help.startswith(shared)
-    if name not in ("hidden", "optimizer", "learning_rate", "epochs", "batch_size"):
+    if name not in ("hidden", "optimizer", "learning_rate", "epochs", "steps", "batch_size"):
         assert audit._FLAGS[name].help == shared
 
 

@@ -62,3 +62,34 @@ def test_the_activations_are_all_the_elementwise_functions_of_jax_nn():
 
 def test_equal_models_are_one_object_so_compiled_programs_are_reused():
     assert models.mlp((4, 3), "relu", "float32") is models.mlp((4, 3), "relu", "float32")
+
+
+def test_a_packed_network_equals_the_unrolled_one():
+    model = models.mlp((4, 8, *[6] * 5, 3, 3), "tanh", "float32")
+    params = draw(model)
+    packed = model.pack(params)
+    assert [(stack.first, stack.length) for stack in model.stacks] == [(2, 4)]
+    assert packed["hidden"][2]["kernel"].shape == (4, 6, 6)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, model.pack(model.shapes))
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, packed)
+    images = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 1), np.uint8)
+    np.testing.assert_array_equal(model.apply(packed, images), model.unrolled(params, images))
+    again = model.unpack(packed)
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_the_program_of_a_deep_network_does_not_grow_with_its_depth():
+    def equations(depth):
+        model = models.mlp((4, *[6] * depth, 3), "tanh", "float32")
+        images = np.zeros((5, 2, 2, 1), np.uint8)
+        return str(jax.make_jaxpr(model.apply)(model.pack(model.shapes), images)).count("\n")
+
+    assert equations(100) == equations(6)
+
+
+def test_pixels_can_be_standardized():
+    images = np.array([0, 255, 51, 204], np.uint8).reshape(1, 2, 2, 1)
+    model = models.mlp((4, 4), "relu", "float32", (0.5, 0.25))
+    params = {"output": {"kernel": np.eye(4, dtype=np.float32), "bias": np.zeros(4, np.float32)}}
+    np.testing.assert_allclose(model.apply(params, images)[0], [-2, 2, -1.2, 1.2], rtol=1e-6)

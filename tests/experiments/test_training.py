@@ -250,3 +250,13 @@ def test_with_zeros_only_the_last_bias_is_trained(digits):
     params = fit(digits, "zeros")[-1].params
     assert not params["hidden"][0]["kernel"].any() and not params["output"]["kernel"].any()
     assert params["output"]["bias"].all()
+
+
+def test_steps_are_trained_across_epochs():
+    key = jax.random.key(0)
+    batches = np.asarray(training.batch_order(key, 1, 10, 4, 7))
+    assert batches.shape == (7, 4)
+    np.testing.assert_array_equal(batches[:3], training.batch_order(key, 1, 10, 4, 3))
+    np.testing.assert_array_equal(batches[3:6], training.batch_order(key, 2, 10, 4, 3))
+    assert training.batch_sizes(10, 4, 7).tolist() == [4, 4, 2, 4, 4, 2, 4]
+    assert [(batch < 10).sum() for batch in batches] == [4, 4, 2, 4, 4, 2, 4]

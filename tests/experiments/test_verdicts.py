@@ -41,12 +41,12 @@ def test_a_verdict_follows_from_the_adjusted_p_values(tmp_path, fill):
     named = {pair[:2]: pair for pair in comparison.pairs(setting, "final_acc")}
     pair = named["he_normal", "glorot_uniform"]
     equal = pair._replace(p=0.3)
-    assert verdicts.verdict(equal, point, 2) == (
+    assert verdicts.verdict(equal, point, "2 epochs") == (
         "he_normal and glorot_uniform are equivalent after 2 epochs within 0.1 points"
     )
     unsure = equal._replace(p_equivalence=0.2)
     detectable = 100 * pair.comparison.detectable
-    assert verdicts.verdict(unsure, point, 2) == (
+    assert verdicts.verdict(unsure, point, "2 epochs") == (
         "no difference between he_normal and glorot_uniform was found after 2 epochs; the tests had"
         f" 80% power to detect a difference of {detectable:.2f} points"
     )
@@ -62,7 +62,7 @@ def test_higher_accuracy_and_lower_loss_are_ahead(endpoint, ahead, tmp_path, row
     setting = setting_of(tmp_path, *rows)
     (pair,) = comparison.pairs(setting, endpoint)
     better = {"a": "ones", "b": "zeros"}[ahead]
-    assert verdicts.verdict(pair, setting.endpoints[endpoint], 2).startswith(
+    assert verdicts.verdict(pair, setting.endpoints[endpoint], "2 epochs").startswith(
         f"{better} is ahead of "
     )
 
@@ -83,7 +83,7 @@ def test_a_difference_that_only_one_test_finds_is_not_settled(tmp_path, row, rng
     (pair,) = comparison.pairs(setting, "final_acc")
     assert pair.p == pytest.approx(0.016, abs=0.001)
     assert pair.comparison.p_sign_flip == 0.0625
-    text = verdicts.verdict(pair, setting.endpoints["final_acc"], 2)
+    text = verdicts.verdict(pair, setting.endpoints["final_acc"], "2 epochs")
     assert text == (
         "not settled: whether ones is ahead of zeros after 2 epochs by 0.18 points"
         " (p = 0.016 by the t test, 0.062 by sign flips); about 7 seeds would settle it"

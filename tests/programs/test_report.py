@@ -46,13 +46,17 @@ def test_the_page_and_its_files_are_there(reported):
     page = (directory / "report.html").read_text()
     assert "&lt;host&gt;" in page and "<host>" not in page
     assert "<h1>he_normal, glorot_uniform and zeros on mnist: MLP with hidden layers" in page
-    assert f"<code>python -m experiments.report {directory}</code> with python" in page
-    verdict = page.index("he_normal is the best of 3: it has a mean test accuracy of")
+    commands = (
+        "python -m experiments.sweep --init=glorot_uniform,he_normal,zeros --seeds=12 --epochs=2"
+        f" --workdir={directory}\npython -m experiments.report {directory}\n"
+    )
+    assert f'<pre id="commands">{commands}</pre>\n<p>Made with python' in page
+    verdict = page.index("he_normal has the highest mean test accuracy after 2 epochs, 97.")
     assert verdict < page.index("<summary>Method") < page.index('id="forest"')
     latex = (directory / "report" / "endpoints.tex").read_text()
     assert r"glorot\_uniform & 12 & 100\% (76\% to 100\%)" in latex
     markdown = (directory / "report" / "report.md").read_text()
-    assert "| he_normal | 12 | 100% (76% to 100%) |" in markdown
+    assert "| he_normal | 12 | 100% (76% to 100%) |" in markdown and commands in markdown
     assert "\n## \n" not in markdown  # one setting has no heading of its own
     pairs = list(csv.DictReader((directory / "report" / "pairs.csv").read_text().splitlines()))
     assert len(pairs) == 3 * (len(comparison.endpoints()) - 1)  # none reaches the target
@@ -104,6 +108,14 @@ const waiting = setInterval(async () => {
     link.dispatchEvent(new MouseEvent("click", {cancelable: true}));
   await wait(1000);
   seen.tables = all(".files a[href^='data:']").map(link => link.download);
+  seen.copied = [];
+  const writeText = async text => seen.copied.push(text);
+  Object.defineProperty(navigator, "clipboard", {value: {writeText}});
+  all(".copy").forEach(button => button.click());
+  await wait(100);
+  seen.said = all(".copy").filter(button => button.textContent === "Copied").length;
+  dispatchEvent(new Event("beforeprint"));
+  seen.paper = all(".paper svg").length;
   seen.csv = atob(all(".files a[download='endpoints.csv']")[0].href.split(",")[1]);
   const names = performance.getEntriesByType("resource").map(entry => entry.name);
   seen.requests = names.filter(name => !/^(blob|data):/.test(name)).length;
@@ -151,7 +163,15 @@ def test_the_page_works_in_a_browser_and_sends_no_request(reported, tmp_path, wi
     assert seen["up"] == ["zeros", "glorot_uniform", "he_normal"] == seen["down"][::-1]
     assert seen["files"][0] == ["forest.png", "data:image/png;base64,"]
     assert seen["files"][1][0] == "forest.svg"
-    assert seen["tables"] == ["endpoints.csv", "endpoints.tex", "pairs.csv", "pairs.tex"]
+    assert seen["tables"] == [
+        f"{name}.{kind}" for name in ("endpoints", "pairs", "runs") for kind in ("csv", "md", "tex")
+    ]
+    # Each table in three formats, and the commands.
+    assert len(seen["copied"]) == seen["said"] == 10 and seen["copied"][0] == seen["csv"]
+    assert "| he_normal | 12 | 100% (76% to 100%) |" in seen["copied"][1]
+    assert seen["copied"][2].startswith("\\begin{tabular}")
+    assert seen["copied"][-1].startswith("python -m experiments.sweep --init=")
+    assert seen["paper"] == 8
     assert seen["csv"].splitlines()[0].startswith("initializer,learning_rate,runs,learned,endpoint")
 
 

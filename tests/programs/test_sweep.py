@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import sweep
-from experiments.common import data, starting, sweep_directory, training
+from experiments.common import data, flag_lists, starting, sweep_directory, training
 from experiments.common.config import Config, UsageError, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
@@ -391,14 +391,14 @@ def test_help_shows_defaults_as_they_are_written(tmp_path):
 
 
 def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
-    assert sweep.parse_seeds(" 3") == sweep.parse_seeds("3 ") == [0, 1, 2]
-    assert sweep.parse_seeds("4294967295-4294967295") == [2**32 - 1]
+    assert flag_lists.seeds(" 3") == flag_lists.seeds("3 ") == [0, 1, 2]
+    assert flag_lists.seeds("4294967295-4294967295") == [2**32 - 1]
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, f"0-{'9' * 5000}", f"{'9' * 5000}/{'9' * 5000}"])
 def test_a_number_too_long_for_python_is_no_fault_of_the_program(text):
     with pytest.raises(UsageError, match="must be"):
-        (sweep.parse_shard if "/" in text else sweep.parse_seeds)(text)
+        (sweep.parse_shard if "/" in text else flag_lists.seeds)(text)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
 from initjax.auditing._judging.propagation import update
-from initjax.auditing._reading.examples import Coupling
+from initjax.auditing._reading.couplings import Coupling
 
 _MANY = 16  # examples, over which a sum changes the gradient by an order of magnitude
 
@@ -50,7 +50,7 @@ def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
             return (
                 f"A reshape of shape {shape}, whose rows are not the examples, to"
                 f" {_shape(coupling.target)} makes {count} rows, each of parts of several examples",
-                "Move the axis of the examples to the front first: x.T, or jnp.moveaxis(x, axis, 0)",
+                "Move the axis of the examples to the front first, such as by jnp.moveaxis",
             )
         case "cumulative":
             return (

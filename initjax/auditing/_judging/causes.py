@@ -16,6 +16,7 @@ from initjax.auditing._judging import (
     first_layer,
     inputs,
     linearity,
+    output_scales,
     outputs,
     propagation,
     signals,
@@ -220,11 +221,11 @@ _ROWS = (
     Cause(
         "target_scale",
         "the targets are far from unit scale",
-        outputs.target_scale,
+        output_scales.target_scale,
         ("output_scale",),
         f"{_LECUN}, section 4.3",
     ),
-    Cause("output_scale", "the outputs are too large", outputs.output_scale, ("update",)),
+    Cause("output_scale", "the outputs are too large", output_scales.output_scale, ("update",)),
     Cause(
         "vanishing",
         "gradients shrink from layer to layer",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initjax.auditing._judging import outputs, propagation, signals
+from initjax.auditing._judging import output_scales, propagation, signals
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after
@@ -188,7 +188,7 @@ def _harmful(found: Sequence[JudgedLayer], evidence: Evidence) -> bool:
         behind.update(names_of(layers_after(layer, evidence.layers)))
     checks = [propagation.vanishing] if any(error < 0 for error in own.values()) else []
     if any(error > 0 for error in own.values()):
-        checks += [propagation.exploding, outputs.output_scale, signals.saturated]
+        checks += [propagation.exploding, output_scales.output_scale, signals.saturated]
     return any(
         not behind.isdisjoint(consequence.layers)
         for check in checks

@@ -8,7 +8,8 @@ from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
-from initjax.auditing._judging.outputs import large_exponent, wrong_labels
+from initjax.auditing._judging.output_scales import large_exponent
+from initjax.auditing._judging.outputs import wrong_labels
 
 _NAMES = {
     "log": "logarithm",

@@ -2,70 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from initjax.auditing._measuring.explicit_sharding import automatic
-from initjax.auditing._reading.attention import Found
-from initjax.auditing._reading.inlined import Value, place_of
+from initjax.auditing._reading.attention_watch import AttentionAxes
 from initjax.auditing._reading.layout import Axes
-from initjax.auditing._reading.scores import Tokens
-from initjax.auditing._reading.watches import Watch
 
 _SAMPLE = 2**17  # numbers of an array that a pass returns, unless one row is longer
-_HIDDEN = 80.0  # below the largest score, from which on a key has no weight
-_MASKED = -1e8  # scores below are those of a mask
+_HIDDEN = 80.0  # below the largest score: exp(-80) is 1e-35, nothing beside 1 for any sum of keys
+_MASKED = -1e8  # masks write -1e9 or the least number of the dtype; no product comes near
+_SEVERAL = 1.5  # open keys, from which on a row has a choice: there are at least two
+_TINY = np.float32(1e-30)  # in place of zero, where 0 / 0 would be NaN
 
 
-class _Static(NamedTuple):
-    """What the statistics depend on besides the arrays."""
-
-    turns: int
-    """How many leading axes number turns of loops."""
-    keys: Axes
-    factor: float
-    mixed: bool
-    axes: tuple[tuple[str, Axes, Axes], ...]
-    """By name of an array of tokens: the axes of positions and of features."""
-
-
-def watch_of(found: Found, stream: Value | None = None) -> Watch | None:
-    """What a pass returns of an attention; None if it can't, or if there is nothing in it.
-
-    Args:
-      found: the attention.
-      stream: what its tokens are the normalized values of, if that matters.
-    """
-    tokens = {"tokens": found.tokens, "result": found.result}
-    values = {"scores": found.scores, "summed": found.summed}
-    if found.content is not found.scores:
-        values["content"] = found.content
-    values |= {name: each and each.value for name, each in tokens.items()}
-    if stream is not None and place_of(stream) is not None:
-        values["stream"] = stream
-    places = {name: place_of(value) for name, value in values.items() if value is not None}
-    known = {name: place for name, place in places.items() if place is not None}
-    if len(known) < len(places) or not all(value.aval.size for value in values.values() if value):
-        return None
-    strides = {
-        name: _strides(value.shape, _kept(name, tokens, found.keys))
-        for name, value in values.items()
-        if value is not None
-    }
-    turns = sum(length is not None for _, length in found.site.loops)
-    axes = [(name, each.positions, each.features) for name, each in tokens.items() if each]
-    static = _Static(turns, found.keys, found.factor, found.mixed, tuple(axes))
-    return Watch(known, attention_statistics, static, functools.partial(_sampled, strides))
-
-
-def _kept(name: str, tokens: dict[str, Tokens | None], keys: Axes) -> Axes:
-    if name == "stream":
-        return ()
-    array = tokens.get(name)
-    return keys if array is None else array.features
+def sample_of(static: AttentionAxes, name: str, array: Any) -> Any:
+    """The part of one of an attention's arrays that a pass returns."""
+    ((shape, kept),) = [each[1:] for each in static.shapes if each[0] == name]
+    strides = _strides(shape, kept)
+    if all(stride == 1 for stride in strides):
+        return array
+    steps = tuple(slice(None, None, stride) for stride in strides)
+    return automatic(lambda array: array[steps])(array)
 
 
 def _strides(shape: tuple[int, ...], kept: Axes) -> tuple[int, ...]:
@@ -84,14 +44,9 @@ def _strides(shape: tuple[int, ...], kept: Axes) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def _sampled(strides: dict[str, tuple[int, ...]], name: str, array: Any) -> Any:
-    steps = tuple(slice(None, None, stride) for stride in strides[name])
-    if all(stride == 1 for stride in strides[name]):
-        return array
-    return automatic(lambda array: array[steps])(array)
-
-
-def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+def attention_statistics(
+    static: AttentionAxes, arrays: dict[str, Any], flat: Any
+) -> dict[str, Any]:
     """Statistics of one attention.
 
     Args:
@@ -125,14 +80,14 @@ def attention_statistics(static: _Static, arrays: dict[str, Any], flat: Any) -> 
         bias = xp.where(masked, np.float32(-np.inf), bias)
         scores = xp.where(masked, np.float32(-np.inf), scores)
     weights, open_to = _softmax(scores), _softmax(bias)
-    keys = 1 / xp.maximum((open_to * open_to).sum(-1), np.float32(1e-30))
+    keys = 1 / xp.maximum((open_to * open_to).sum(-1), _TINY)
     squares = (weights * weights).sum(-1)
     content = xp.where(open_to > 0, content, np.float32(0))
     mean = (open_to * content).sum(-1)
     deviation = content - mean[..., None]
     variance = (open_to * deviation * deviation).sum(-1)
     entropy = _entropy(weights) / xp.maximum(_entropy(open_to), np.float32(1e-3))
-    counted = (keys > 1.5) & (xp.max(bias, axis=-1) > _MASKED)
+    counted = (keys > _SEVERAL) & (xp.max(bias, axis=-1) > _MASKED)
     counted &= xp.isfinite(variance) & xp.isfinite(squares)
 
     def mean_of(numbers: Any) -> Any:
@@ -176,7 +131,7 @@ def _softmax(scores: Any) -> Any:
     xp = scores.__array_namespace__()
     largest = xp.max(scores, axis=-1, keepdims=True)
     powers = xp.exp(scores - xp.where(xp.isfinite(largest), largest, np.float32(0)))
-    return powers / xp.maximum(powers.sum(-1, keepdims=True), np.float32(1e-30))
+    return powers / xp.maximum(powers.sum(-1, keepdims=True), _TINY)
 
 
 def _entropy(weights: Any) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from initjax.auditing._measuring.explicit_sharding import automatic
+from initjax.auditing._reading.terms import OutputShape
 
 _MOST = 2**20  # numbers of an array that are looked at
 _LEAST = 16  # rows, however long: fewer say little about examples
@@ -16,30 +16,26 @@ _FEW = 4  # examples of a class
 _BESIDE = 0.5  # the range from 0 to 1; labels that noise was added to are closer
 
 
-def first_rows(shape: tuple[int, ...]) -> Callable[[str, Any], Any] | None:
-    """A sample of outputs of a shape: their first rows, if they are many.
+def first_rows(static: OutputShape, name: str, array: Any) -> Any:
+    """The first rows of outputs, if they are many.
 
     The same rows are taken of what they are compared with, which may have fewer columns.
     """
-    size = math.prod(shape)
-    if not shape or size <= _MOST:
-        return None
-    rows = max(_LEAST, _MOST * shape[0] // size)
-
-    def sample(name: str, array: Any) -> Any:
-        del name
-        if not np.ndim(array) or array.shape[0] <= rows:
-            return array
-        return automatic(lambda array: array[:rows])(array)
-
-    return sample
+    del name
+    size = math.prod(static.shape)
+    if not static.shape or size <= _MOST:
+        return array
+    rows = max(_LEAST, _MOST * static.shape[0] // size)
+    if not np.ndim(array) or array.shape[0] <= rows:
+        return array
+    return automatic(lambda array: array[:rows])(array)
 
 
-def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+def of_outputs(static: OutputShape, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
     """Statistics of outputs, and of targets if there are any.
 
     Args:
-      limits: the range that the outputs can have.
+      static: the range that the outputs can have, and their shape.
       arrays: 'outputs' and, if known, 'targets' of the same shape; of a cross entropy 'labels',
         one-hot, or the indices of the right classes, last of several for each example; 'classes',
         the numbers of the right classes, last along the last axis; of a binary cross entropy
@@ -50,7 +46,7 @@ def of_outputs(limits: tuple[float, float], arrays: dict[str, Any], flat: Any) -
     outputs = arrays["outputs"]
     xp = outputs.__array_namespace__()
     outputs = outputs.astype(xp.float32)
-    low, high = limits
+    low, high = static.range
     least = outputs <= low
     found = {
         "stddev": outputs.std(),
@@ -147,7 +143,7 @@ def invalid_parts(operation: str, name: str, array: Any) -> Any:
     return xp.stack([undefined.mean(), (array == 0).mean()])
 
 
-def invalid(static: None, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+def invalid(static: str, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
     """The two numbers of `invalid_parts`, over the turns of loops."""
     del static, flat
     parts = arrays["operand"].reshape(-1, 2)

@@ -17,6 +17,7 @@ from initjax.auditing._measuring.origins import Layout
 from initjax.auditing._measuring.parameters import depths_of, described_parameter, parameter_job
 from initjax.auditing._measuring.statistics import described
 from initjax.auditing._measuring.taps import Sources, Taps, sources_of, tapped_program
+from initjax.auditing._measuring.watched import KINDS
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced
@@ -134,14 +135,14 @@ def _layer_job(site: Site, sources: Sources, taps: Taps, arguments: list[Any]) -
 
 
 def _watch_job(watch: Watch, number: int, taps: Taps, arguments: list[Any]) -> Job:
-    arrays = {}
+    arrays, kind = {}, KINDS[watch.kind]
     for name, place in watch.places.items():
         if place.path:
             arrays[name] = taps.watched[number, name]
         else:
             array = arguments[place.position]
-            arrays[name] = array if watch.sample is None else watch.sample(name, array)
-    return Job(watch.statistics, watch.static, arrays)
+            arrays[name] = kind.sample(watch.static, name, array)
+    return Job(kind.statistics, watch.static, arrays)
 
 
 class _Static(NamedTuple):

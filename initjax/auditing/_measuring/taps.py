@@ -19,11 +19,12 @@ from initjax.auditing._measuring.explicit_sharding import automatic
 from initjax.auditing._measuring.optimizers import first_update
 from initjax.auditing._measuring.origins import Origin, origin
 from initjax.auditing._measuring.rerun import rerun
+from initjax.auditing._measuring.watched import KINDS
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, output_aval
-from initjax.auditing._reading.watches import Place
+from initjax.auditing._reading.watches import Place, Watch
 
 
 class Taps(NamedTuple):
@@ -156,7 +157,7 @@ class _WatchedValue(NamedTuple):
 
     key: tuple[int, str]
     place: Place
-    sample: Callable[[str, Any], Any] | None
+    watch: Watch
 
 
 def _watched_values(traced: Traced) -> dict[Path, list[_WatchedValue]]:
@@ -165,7 +166,7 @@ def _watched_values(traced: Traced) -> dict[Path, list[_WatchedValue]]:
     for number, watch in enumerate(traced.anatomy.watches.values()):
         for name, place in watch.places.items():
             if place.path:
-                value = _WatchedValue((number, name), place, watch.sample)
+                value = _WatchedValue((number, name), place, watch)
                 found.setdefault(place.path, []).append(value)
     return found
 
@@ -177,9 +178,9 @@ def _watched(
     import jax
 
     found = {}
-    for key, place, sample in values:
+    for key, place, watch in values:
         array = (operands if place.operand else results)[place.position]
-        found[key] = array if sample is None else sample(key[1], array)
+        found[key] = KINDS[watch.kind].sample(watch.static, key[1], array)
     record: dict[str, Any] = {}
     if hook is not None:
         results, record = hook(operands, results, slot)

@@ -18,18 +18,15 @@ from initjax.auditing._reading.layout import Axes, axes_before, product_axes_bef
 from initjax.auditing._reading.primitives import inner_programs, primitive_of
 from initjax.auditing._reading.scores import (
     Tokens,
-    all_axes,
     content_of,
-    even,
     head_size,
     is_by_units,
-    other_operand,
     sides_of,
     sites_above,
 )
 from initjax.auditing._reading.sites import AttentionSite, Loops, Site
-
-_EXPONENTIALS = ("exp", "exp2")
+from initjax.auditing._reading.softmaxes import EXPONENTIALS, exponential_in, unshifted
+from initjax.auditing._reading.values import all_axes, even, other_operand
 
 
 class Found(NamedTuple):
@@ -86,8 +83,8 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
     """The attention whose exponentials an equation sums; None if there is none."""
     summed = total.operands[0]
     keys = tuple(int(axis) for axis in total.eqn.params["axes"] if summed.shape[axis] > 1)
-    exponential = _exponential_below(summed)
-    if exponential is None or not keys:
+    exponential = exponential_in(summed)
+    if exponential is None or exponential.results[0].shape != summed.shape or not keys:
         return None
     scores = _unshifted(exponential.operands[0], keys)
     use = _use([summed, *_powers_of(scores, keys)], keys)
@@ -125,33 +122,14 @@ def _attention(total: Node, sites: Mapping[Path, Site], loops: Loops) -> Found |
 # From the sum of exponentials down to the scores
 
 
-def _exponential_below(value: Value, steps: int = 3) -> Node | None:
-    """The exponential that a value is, except for a mask and its precision, so few steps away."""
-    node = value.node
-    if node is None or node.name in _EXPONENTIALS:
-        return node
-    if not steps:
-        return None
-    if node.name in ("select_n", "mul"):
-        cases = node.operands[1:] if node.name == "select_n" else node.operands
-        varying = [case for case in cases if not even(case, all_axes(case))]
-        made = [found for case in varying if (found := _exponential_below(case, steps - 1))]
-        return made[0] if len(made) == 1 else None
-    return (
-        _exponential_below(node.operands[0], steps - 1) if primitive_of(node.eqn).linear else None
-    )
-
-
 def _unshifted(value: Value, keys: Axes) -> Value:
     """The scores without what is subtracted from a whole row, as its largest score."""
     while value.node is not None:
-        node = value.node
-        if node.name in ("sub", "add") and even(node.operands[1], keys):
-            value = node.operands[0]
-        elif node.name == "convert_element_type":
-            value = node.operands[0]
-        else:
+        converted = value.node.name == "convert_element_type"
+        before = value.node.operands[0] if converted else unshifted(value, keys)
+        if before is value:
             break
+        value = before
     return value
 
 
@@ -172,7 +150,7 @@ def _powers_of(scores: Value, keys: Axes) -> Iterator[Value]:
     found = [scores]
     while found:
         for node, operand in found.pop().users:
-            if node.name in _EXPONENTIALS:
+            if node.name in EXPONENTIALS:
                 yield node.results[0]
             elif node.name in ("sub", "add") and not operand and even(node.operands[1], keys):
                 found.append(node.results[0])

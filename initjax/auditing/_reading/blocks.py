@@ -14,8 +14,8 @@ from initjax.auditing._reading.attention import Found
 from initjax.auditing._reading.expressions import Expression, Path
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
-from initjax.auditing._reading.scores import all_axes, even
 from initjax.auditing._reading.sites import Blocks, Site, Step
+from initjax.auditing._reading.values import all_axes, even
 
 
 class _Known(NamedTuple):

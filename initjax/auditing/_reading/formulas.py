@@ -1,82 +1,14 @@
-"""Formulas that a loss is written in: softmax, sigmoid, differences and their squares.
+"""Formulas that a loss is written in: sigmoids, differences and their squares.
 
 Each function goes from a value to what it is made of.
 """
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from initjax.auditing._reading.inlined import Node, Value
-from initjax.auditing._reading.primitives import primitive_of
-from initjax.auditing._reading.ranges import chosen, is_softmax, made_by, through_layout
+from initjax.auditing._reading.values import before_clips, made_by, through_layout
 
 _LONGEST = 16  # equations between an outer function and a difference
-
-
-def softmax_in(value: Value) -> tuple[Value, int, int, int] | None:
-    """The logits, the number of classes and the number of softmaxes, if a value whose logarithm is
-    taken is a softmax or the sum of its exponentials; and -1 or 1 for these."""
-    node, power = before_clips(value), 1
-    if node is not None and is_softmax(node):
-        power = -1
-        node = through_layout(node.operands[1]).node
-    if node is None or node.name != "reduce_sum":
-        return None
-    exponent = exponent_of(node)
-    if exponent is None:
-        return None
-    return _unshifted(exponent), summed(node), node.results[0].aval.size, power
-
-
-def exponent_of(total: Node) -> Value | None:
-    """What is exponentiated, if a node sums exponentials."""
-    power = through_layout(total.operands[0]).node
-    while power is not None and power.name in ("mul", "select_n"):  # by a mask
-        operands = [operand for operand in power.operands if operand.parametric]
-        power = through_layout(operands[0]).node if len(operands) == 1 else None
-    return power.operands[0] if power is not None and power.name == "exp" else None
-
-
-def summed(total: Node) -> int:
-    """Over how many numbers a node sums."""
-    shape = total.operands[0].shape
-    return math.prod(shape[axis] for axis in total.eqn.params["axes"])
-
-
-def _unshifted(value: Value) -> Value:
-    """A value without the subtraction of the largest number along an axis."""
-    node = value.node
-    if node is not None and node.name == "sub" and is_largest(node.operands[1]):
-        return node.operands[0]
-    return value
-
-
-def is_largest(value: Value) -> bool:
-    """Whether a value is the largest of others."""
-    node = before_clips(value)
-    return node is not None and node.name == "reduce_max"
-
-
-def before_clips(value: Value) -> Node | None:
-    """What makes a value, apart from clips, small numbers added, and other layouts."""
-    while (node := through_layout(value).node) is not None:
-        operands = [operand for operand in node.operands if operand.parametric]
-        if node.name == "select_n":
-            operands = cases_of(node)
-        if node.name not in _PASSIVE or len(operands) != 1:
-            break
-        if node.name == "add" and any(
-            other.number is not None and abs(float(other.number)) > 0.1 for other in node.operands
-        ):
-            break
-        value = operands[0]
-    return node
-
-
-_PASSIVE = frozenset("max min clamp add select_n abs".split())
 
 
 def logistic_in(node: Node) -> Value | None:
@@ -106,65 +38,6 @@ def _unsigned(value: Value) -> Value:
             break
         value = node.operands[0]
     return value
-
-
-def normalizes(power: Value) -> bool:
-    """Whether an exponential is a part of a softmax, of a sigmoid or of an activation: a sum of it
-    divides, or its logarithm is taken, or it is chosen where its argument is negative."""
-    seen, waiting = {power}, [power]
-    while waiting:
-        value = waiting.pop()
-        for node, position in value.users:
-            divides = node.name == "div" and position == 1 and through_layout(value) is not power
-            if node.name in ("log", "log1p", "select_n") or divides:
-                return True
-            if node.name == "add" and 1 not in [operand.number for operand in node.operands]:
-                continue
-            passes = node.name in ("reduce_sum", "add", "neg", "convert_element_type")
-            if passes or primitive_of(node.eqn).kind == "layout":
-                fresh = [result for result in node.results if result not in seen]
-                seen.update(fresh)
-                waiting += fresh
-    return False
-
-
-def without_scale(value: Value) -> Value:
-    """A value without a sign and a number that multiplies it."""
-    while (node := through_layout(value).node) is not None:
-        operands = [operand for operand in node.operands if operand.number is None]
-        if node.name not in ("neg", "mul") or len(operands) != 1:
-            break
-        (value,) = operands
-    return through_layout(value)
-
-
-def one_minus(value: Value) -> Value | None:
-    """What a value is one minus of, up to its sign and scale; None if it isn't."""
-    node = without_scale(value).node
-    if node is None or node.name != "sub" or node.operands[0].number != 1:
-        return None
-    return through_layout(node.operands[1])
-
-
-def class_numbers(labels: Value) -> Value | None:
-    """The numbers of classes, last along an axis, that labels pick or are one-hot of; None if they
-    aren't known."""
-    value = labels
-    while not np.issubdtype(value.aval.dtype, np.integer):
-        node = value.node
-        if node is None:
-            return None
-        operands = [operand for operand in node.operands if operand.number is None]
-        if node.name == "eq":
-            columns = [operand for operand in operands if operand.shape[-1:] == (1,)]
-            if len(operands) != 2 or len(columns) != 1:
-                return None
-            (value,) = columns
-            break
-        if node.name not in ("convert_element_type", "mul", "add", "neg") or len(operands) != 1:
-            return None
-        (value,) = operands
-    return value if value.shape and not value.parametric else None
 
 
 def difference_in(value: Value) -> tuple[Value, Value] | None:
@@ -221,9 +94,3 @@ def is_square(node: Node) -> bool:
         return node.eqn.params["y"] % 2 == 0
     twice = len(node.operands) == 2 and node.operands[0] is node.operands[1]
     return twice and node.name in ("mul", "dot_general")
-
-
-def cases_of(node: Node) -> list[Value]:
-    """What a select can choose, as far as it depends on parameters."""
-    which, *cases = node.operands
-    return [case for case in chosen(which, cases) if case.parametric]

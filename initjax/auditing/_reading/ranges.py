@@ -14,11 +14,12 @@ import numpy as np
 
 from initjax.auditing._reading.inlined import Node, Value, body
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
+from initjax.auditing._reading.softmaxes import is_log_softmax, is_softmax
+from initjax.auditing._reading.values import DEEPEST, chosen
 
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
 _TINY = 1e-300
-_DEEPEST = 50  # equations; a longer way back is not worth a deep recursion
 _COMPARISONS = frozenset("eq ne lt le gt ge is_finite and or not xor".split())
 _LAYOUTS = frozenset("gather reduce_max reduce_min sort stop_gradient reduce_precision".split())
 
@@ -42,7 +43,7 @@ def _range(value: Value, known: dict[Value, Range], depth: int) -> Range:
         return float(number), float(number)
     if value.aval.dtype == bool:
         return 0, 1
-    if node is None or depth > _DEEPEST:
+    if node is None or depth > DEEPEST:
         return ANY
     name = node.name
     turn = one_turn(value)
@@ -79,54 +80,6 @@ def one_turn(value: Value) -> Value | None:
         return None
     _, carried = scan_counts(node.eqn.params)
     return body(node).results[value.position] if value.position >= carried else None
-
-
-def chosen(which: Value, cases: Sequence[Value]) -> Sequence[Value]:
-    """The cases that a select can choose among: not what replaces NaN."""
-    test = which.node
-    if test is not None and test.name in ("ne", "eq") and test.operands[0] is test.operands[1]:
-        return [cases[test.name == "eq"]]
-    return cases
-
-
-def is_softmax(node: Node) -> bool:
-    """Whether an equation divides exponentials, or sigmoids, by their sum over an axis."""
-    if node.name != "div":
-        return False
-    above, below = node.operands
-    total = made_by(below, "reduce_sum")
-    if total is None:
-        return False
-    parts = total.operands[0]
-    same = parts is above or through_layout(parts) is through_layout(above)
-    return same and made_by(above, "exp", "exp2", "logistic") is not None
-
-
-def is_log_softmax(node: Node) -> bool:
-    """Whether an equation subtracts the logarithm of the sum of exponentials from an exponent."""
-    if node.name != "sub":
-        return False
-    above, below = node.operands
-    logarithm = made_by(below, "log")
-    total = logarithm and made_by(logarithm.operands[0], "reduce_sum")
-    power = total and made_by(total.operands[0], "exp")
-    return power is not None and power.operands[0] is above
-
-
-def through_layout(value: Value) -> Value:
-    """What a value is made of by moving, repeating or converting its elements alone."""
-    while value.node is not None and (
-        primitive_of(value.node.eqn).kind == "layout"
-        or value.node.name in ("convert_element_type", "stop_gradient")
-    ):
-        value = value.node.operands[0]
-    return value
-
-
-def made_by(value: Value, *names: str) -> Node | None:
-    """The node that makes a value, up to its layout, if it has one of these names."""
-    node = through_layout(value).node
-    return node if node is not None and node.name in names else None
 
 
 def _union(ranges: Sequence[Range]) -> Range:

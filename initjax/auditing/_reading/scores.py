@@ -15,8 +15,7 @@ from initjax.auditing._reading.inlined import Node, Value
 from initjax.auditing._reading.layout import Axes, axes_before, product_axes_before
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.sites import Site
-
-_DEEPEST = 50  # equations; no scores are farther from their products, and recursion has an end
+from initjax.auditing._reading.values import DEEPEST, all_axes, even, factor_of
 
 
 class Tokens(NamedTuple):
@@ -27,34 +26,6 @@ class Tokens(NamedTuple):
     """The axes that number the tokens of a sequence."""
     features: Axes
     """The axes of the numbers of one token."""
-
-
-def even(value: Value, axes: Axes | None, depth: int = 8) -> bool:
-    """Whether a value is the same all along some axes."""
-    if axes is None:
-        return False
-    axes = tuple(axis for axis in axes if axis < len(value.shape) and value.shape[axis] > 1)
-    if not axes:
-        return True
-    node = value.node
-    if node is None or not depth:
-        return False
-    row = primitive_of(node.eqn)
-    if row.kind not in ("elementwise", "layout"):
-        return False
-    operands = node.operands if row.kind == "elementwise" else node.operands[:1]
-    return all(
-        even(operand, axes_before(node.eqn, axes, number), depth - 1)
-        for number, operand in enumerate(operands)
-    )
-
-
-def all_axes(value: Value) -> Axes:
-    return tuple(range(len(value.shape)))
-
-
-def other_operand(node: Node, value: Value) -> Value:
-    return node.operands[1] if node.operands[0] is value else node.operands[0]
 
 
 class Content(NamedTuple):
@@ -90,7 +61,7 @@ def _made_of(
     value: Value, keys: Axes | None, known: dict[Value, Content | None], depth: int
 ) -> Content | None:
     node = value.node
-    if node is None or not value.data or depth > _DEEPEST:
+    if node is None or not value.data or depth > DEEPEST:
         return None
     row = primitive_of(node.eqn)
     if row.kind == "product" or (node.name == "reduce_sum" and _multiplied(node) is not None):
@@ -113,25 +84,13 @@ def _made_of(
         if value.shape == part.value.shape:
             return part
     if len(parts) == 1 and part.value is not operand:  # a bias was added already
-        scaled = _scaled(node, operand)
+        scaled = factor_of(node, operand)
         if scaled is not None:
             return part._replace(factor=part.factor * scaled)
     # Each once: values that enter twice at every step would double them.
     products = tuple(dict.fromkeys(product for _, each in parts for product in each.products))
     mixed = any(each.mixed or each.value is not operand for operand, each in parts)
     return Content(value, 1.0, products, mixed)
-
-
-def _scaled(node: Node, operand: Value) -> float | None:
-    """The number by which an equation multiplies an operand; None if that is not all it does."""
-    if node.name == "convert_element_type":
-        return 1.0
-    number = other_operand(node, operand).number if len(node.operands) == 2 else None
-    if number is None or node.name not in ("mul", "div"):
-        return None
-    if node.name == "div":
-        return 1 / float(number) if node.operands[0] is operand and number else None
-    return float(number)
 
 
 def _multiplied(total: Node) -> Node | None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
 from initjax.auditing._reading.primitives import primitive_of, scan_counts
+from initjax.auditing._reading.softmaxes import exponential_in
 
 _PICKS = frozenset("slice dynamic_slice gather".split())
 _MOVES = frozenset("broadcast_in_dim reshape squeeze expand_dims convert_element_type".split())
@@ -86,7 +87,7 @@ def _is_attention(
     over = set(node.eqn.params["axes"])
     if not pairs or len(over) != 1 or not over < set(both) or times not in value.shape:
         return False
-    return value.parametric and value.node is not None and value.node.name == "exp"
+    return value.parametric and exponential_in(value) is not None
 
 
 def _ends_time(node: Node, count: int, times: int) -> bool:

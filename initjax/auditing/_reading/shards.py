@@ -9,10 +9,10 @@ of shards.
 from __future__ import annotations
 
 import collections
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from initjax.auditing._reading.meshes import mapped, merge, named, names_of, split
 from initjax.auditing._reading.primitives import is_program
 
 # They only tell JAX's type system over which devices a value may differ.
@@ -261,9 +261,6 @@ def _unchecked(backward: Any) -> Any:
     return linear_util.wrap_init(cotangents, debug_info=backward.debug_info)
 
 
-# A shard_map
-
-
 def _all_shards(params: dict[str, Any], operands: list[Any], outside: _Checked | None) -> list[Any]:
     """What a shard_map returns, by `vmap` over its shards."""
     from jax.extend import core
@@ -273,82 +270,20 @@ def _all_shards(params: dict[str, Any], operands: list[Any], outside: _Checked |
     axes = {name: size for name, size in mesh.shape.items() if name in params["newly_manual_axes"]}
     manual = frozenset(axes) | (outside.axes if outside else frozenset())
     where = _Checked(mesh, manual) if params["check_vma"] else None
-    inner = [_names(spec, axes) for spec in params["in_specs"]]
-    outer = [_names(spec, axes) for spec in params["out_specs"]]
-    shards = [_split(x, names, axes) for x, names in zip(operands, inner, strict=True)]
-    try:
-        results = _mapped(closed, where, axes, inner, outer)(*shards)
-    except ValueError:  # a result may differ among devices that its spec says are alike
-        everywhere = [{0: tuple(axes), **names} for names in outer]
-        results = _mapped(closed, where, axes, inner, everywhere)(*shards)
-        results = [
-            result[tuple(slice(None) if _named(name, names) else 0 for name in axes)]
-            for result, names in zip(results, outer, strict=True)
-        ]
-    return [_merge(x, names, axes) for x, names in zip(results, outer, strict=True)]
+    inner = [names_of(spec, axes) for spec in params["in_specs"]]
+    outer = [names_of(spec, axes) for spec in params["out_specs"]]
+    shards = [split(x, names, axes) for x, names in zip(operands, inner, strict=True)]
 
-
-def _names(spec: Any, axes: dict[str, int]) -> dict[int, tuple[str, ...]]:
-    """The mesh's axes along which each axis of an array is split."""
-    found = {}
-    for axis, part in enumerate(spec):
-        names = part if isinstance(part, tuple) else (part,)
-        if own := tuple(name for name in names if name in axes):
-            found[axis] = own
-    return found
-
-
-def _named(name: str, names: dict[int, tuple[str, ...]]) -> bool:
-    return any(name in part for part in names.values())
-
-
-def _mapped(
-    closed: Any,
-    where: _Checked | None,
-    axes: dict[str, int],
-    inner: Sequence[Any],
-    outer: Sequence[Any],
-) -> Callable[..., list[Any]]:
-    import jax
-
-    def function(*arguments: Any) -> list[Any]:
+    def one(*arguments: Any) -> list[Any]:
         return _run(closed, arguments, where)
 
-    for name, size in reversed(axes.items()):
-        function = jax.vmap(
-            function,
-            in_axes=tuple(0 if _named(name, names) else None for names in inner),
-            out_axes=[0 if _named(name, names) else None for names in outer],
-            axis_name=name,
-            axis_size=size,
-        )
-    return function
-
-
-def _split(x: Any, names: dict[int, tuple[str, ...]], axes: dict[str, int]) -> Any:
-    """An array with one leading axis for each of the mesh's axes that split it, in their order."""
-    if not names:
-        return x
-    shape, order, rest = [], {}, []
-    for axis, size in enumerate(x.shape):
-        own = names.get(axis, ())
-        for name in own:
-            order[name] = len(shape)
-            shape.append(axes[name])
-        rest.append(len(shape))
-        shape.append(size // math.prod(axes[name] for name in own))
-    lead = [order[name] for name in axes if name in order]
-    return x.reshape(shape).transpose(*lead, *rest)
-
-
-def _merge(x: Any, names: dict[int, tuple[str, ...]], axes: dict[str, int]) -> Any:
-    """The inverse of `_split`."""
-    if not names:
-        return x
-    lead = [name for name in axes if _named(name, names)]
-    order, shape = [], []
-    for axis, size in enumerate(x.shape[len(lead) :]):
-        own = names.get(axis, ())
-        order += [*(lead.index(name) for name in own), len(lead) + axis]
-        shape.append(size * math.prod(axes[name] for name in own))
-    return x.transpose(order).reshape(shape)
+    try:
+        results = mapped(one, axes, inner, outer)(*shards)
+    except ValueError:  # a result may differ among devices that its spec says are alike
+        everywhere = [{0: tuple(axes), **names} for names in outer]
+        results = mapped(one, axes, inner, everywhere)(*shards)
+        results = [
+            result[tuple(slice(None) if named(name, names) else 0 for name in axes)]
+            for result, names in zip(results, outer, strict=True)
+        ]
+    return [merge(x, names, axes) for x, names in zip(results, outer, strict=True)]

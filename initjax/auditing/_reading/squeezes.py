@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from initjax.auditing._reading.expressions import Path
-from initjax.auditing._reading.formulas import exponent_of, summed
 from initjax.auditing._reading.inlined import Graph, Value
 from initjax.auditing._reading.primitives import primitive_of
-from initjax.auditing._reading.ranges import is_softmax, made_by
 from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.softmaxes import exponential_in, is_softmax, summed
+from initjax.auditing._reading.values import made_by
 
 
 class Squeeze(NamedTuple):
@@ -40,8 +40,8 @@ def squeezes_of(graph: Graph, sites: Mapping[Path, Site]) -> tuple[Squeeze, ...]
         if not is_softmax(node):
             continue
         total = made_by(node.operands[1], "reduce_sum")
-        exponent = total and exponent_of(total)
-        before = exponent and _layer_before(exponent, sites)
+        power = total and exponential_in(total.operands[0])
+        before = power and _layer_before(power.operands[0], sites)
         if not total or not before or summed(total) != _units(before, sites):
             continue
         readers = _readers(node.results[0], graph, sites)

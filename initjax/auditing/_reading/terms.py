@@ -10,6 +10,14 @@ Kind = Literal["cross entropy", "binary cross entropy", "logarithm", "distance"]
 """A logarithm is that of a number which is clipped, and neither a sigmoid nor a softmax."""
 
 
+class OutputShape(NamedTuple):
+    """What statistics of outputs depend on besides the numbers."""
+
+    range: tuple[float, float]
+    """The range that the outputs can have; of a cross entropy, the logits."""
+    shape: tuple[int, ...]
+
+
 class Term(NamedTuple):
     """One term of a loss: what the model gives there, and what it is compared with."""
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
-from initjax.auditing._measuring.attention import watch_of
 from initjax.auditing._reading.attention import attentions
+from initjax.auditing._reading.attention_watch import watch_of
 from initjax.auditing._reading.blocks import tokens_of
 from initjax.auditing._reading.cuts import cuts_of
 from initjax.auditing._reading.examples import Ends, ends_of

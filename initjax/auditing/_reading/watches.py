@@ -1,9 +1,9 @@
-"""Watches: values that a pass returns, besides those of layers, and what is computed of them."""
+"""Watches: values that a pass returns, besides those of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import NamedTuple
 
 from initjax.auditing._reading.expressions import Path
 
@@ -20,16 +20,11 @@ class Place(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Values to return, and the statistics to compute of them after the pass."""
+    """Values to return."""
 
     places: dict[str, Place]
     """The values by their names."""
-    statistics: Callable[[Any, dict[str, Any], Any], dict[str, Any]]
-    """A function at the top of a module, of `static`, the arrays by their names, and what finds the
-    flat parts of an activation. Written for NumPy and `jax.numpy` alike. Arrays have the lengths of
-    the loops around them as leading axes; those of a while loop are of its last turn."""
+    kind: str
+    """What is computed of them: the name of a row of `KINDS` in `_measuring/watched.py`."""
     static: Hashable = None
-    """What the statistics depend on besides the arrays."""
-    sample: Callable[[str, Any], Any] | None = None
-    """Maps a name and an array, in the pass, to the part of it that is returned, such as its first
-    examples; the arrays themselves if None."""
+    """What that depends on besides the arrays."""

@@ -8,6 +8,7 @@ import numpy as np
 from jax.extend import core
 
 from initjax.auditing._measuring.passes import measurer
+from initjax.auditing._measuring.watched import KINDS, Kind
 from initjax.auditing._reading.inlined import body, inlined, place_of
 from initjax.auditing._reading.trace import trace
 from initjax.auditing._reading.watches import Watch
@@ -52,7 +53,9 @@ def test_calls_are_inlined_and_loops_are_single_nodes(key):
     assert inside.nodes[0].results[0].users
 
 
-def test_watched_values_are_measured_in_the_same_pass(key):
+def test_watched_values_are_measured_in_the_same_pass(key, monkeypatch):
+    monkeypatch.setitem(KINDS, "few", Kind(lambda static, name, array: array[:4], _means))
+    monkeypatch.setitem(KINDS, "all", Kind(lambda static, name, array: array, _means))
     traced, params, (x, y) = _traced(key)
     graph = inlined(core.ClosedJaxpr(traced.jaxpr, traced.constants), 2)
     inside = body(graph.nodes[0])
@@ -60,8 +63,8 @@ def test_watched_values_are_measured_in_the_same_pass(key):
     relu = graph.nodes[2].results[0]
     places = {"softmax": _place(softmax), "carry": _place(inside.arguments[0])}
     watches = {
-        "loop": Watch(places, _means, sample=lambda name, array: array[:4]),
-        "ends": Watch({"x": _place(graph.arguments[2]), "relu": _place(relu)}, _means),
+        "loop": Watch(places, "few"),
+        "ends": Watch({"x": _place(graph.arguments[2]), "relu": _place(relu)}, "all"),
     }
     anatomy = dataclasses.replace(traced.anatomy, watches=watches)
     leaves = [params["body"], params["head"]]

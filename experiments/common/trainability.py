@@ -1,0 +1,312 @@
+"""Which depths train: the cells of a grid of initializers and depths, and the theory beside them.
+
+A *cell* is all seeds of one network and initializer, each cell at its own best learning rate: the
+one with the lowest training loss at the end. A network *trained* if its training accuracy over the
+last steps is above 50%, the level of the published diagrams: far above guessing and far below what
+a network reaches that learns.
+
+A *diagram* is a grid of cells by depth and weight variance. Beside it are the theory's scale xi_c
+of each weight variance, and the boundary that is fitted in units of it.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+import initjax
+from experiments.common import comparison, description, statistics
+from experiments.common.boundary import Boundary, fit_boundary
+from initjax import theory
+
+TRAINED = 0.5
+"""Training accuracy over the last steps above which a network counts as trained."""
+WINDOW = 50
+"""How many last steps these are."""
+_FEWEST_VARIANCES = 3  # that make a diagram
+
+# What the cells of one grid have in common, besides the width.
+_COMMON = (
+    "model activation optimizer batch_size steps epochs inputs output_init dtype dataset digest"
+).split()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """All seeds of one network and initializer, at the best learning rate of those tried."""
+
+    init: str
+    bias_init: str
+    depth: int
+    """Number of hidden layers."""
+    learning_rate: float
+    """The best one."""
+    learning_rates: list[float]
+    """Those that were tried, ascending."""
+    accuracy: np.ndarray
+    """(seeds,): training accuracy over the last steps."""
+    runs: pa.Table
+    """The rows at the best learning rate, by seed."""
+
+    @property
+    def trained(self) -> statistics.Interval:
+        """The share of the seeds that trained, with Wilson's interval."""
+        return statistics.share_interval(int((self.accuracy > TRAINED).sum()), len(self.accuracy))
+
+    @property
+    def test_accuracy(self) -> np.ndarray:
+        """(seeds,): final accuracy on the test set."""
+        return comparison.column(self.runs, "val_acc")[:, -1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+    """The cells of networks of one width, activation and training."""
+
+    fields: dict[str, Any]
+    """What they have in common: columns of `sweep_directory.SCHEMA`, and `width`."""
+    cells: list[Cell]
+    """In the order of depth, then of the runs."""
+
+    @functools.cached_property
+    def diagrams(self) -> "list[Diagram]":
+        """One for each bias variance with three or more weight variances.
+
+        Only normal kernels enter them: others, such as orthogonal ones, train to other depths at
+        the same weight variance.
+        """
+        return _diagrams(self)
+
+    @functools.cached_property
+    def others(self) -> list[Cell]:
+        """The cells that are in no diagram."""
+        drawn = {id(cell) for diagram in self.diagrams for cell in diagram.cells}
+        return [cell for cell in self.cells if id(cell) not in drawn]
+
+
+class Variances(NamedTuple):
+    """Of the hidden layers of a cell, as the theory takes them."""
+
+    weights: float
+    """Of a weight, times fan_in."""
+    biases: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Diagram:
+    """Training accuracy by depth and weight variance, and the theory's scales. NaN: no run."""
+
+    activation: str
+    width: int
+    bias_variance: float
+    weight_variances: np.ndarray
+    """(columns,), ascending."""
+    depths: np.ndarray
+    """(rows,), ascending."""
+    accuracy: np.ndarray
+    """(rows, columns, seeds): training accuracy over the last steps."""
+    learning_rates: np.ndarray
+    """(rows, columns): the best of those tried."""
+    fields: dict[str, Any]
+    """As in `Grid`."""
+    cells: list[Cell]
+    """Where it is from; empty for a published diagram."""
+
+    @property
+    def name(self) -> str:
+        """For a file."""
+        return f"diagram-{self.activation}-width{self.width}-bias{self.bias_variance:g}"
+
+    @property
+    def fraction(self) -> np.ndarray:
+        """(rows, columns): the share of the seeds that trained."""
+        return np.nanmean(self.trained, axis=2)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """(rows, columns, seeds): 1 for a network that trained, 0 for one that didn't."""
+        return np.where(np.isnan(self.accuracy), np.nan, self.accuracy > TRAINED)
+
+    @functools.cached_property
+    def scales(self) -> list[theory.DepthScales]:
+        """(columns,): the theory of each weight variance."""
+        return [self.theory_at(float(weights)) for weights in self.weight_variances]
+
+    @property
+    def xi_c(self) -> np.ndarray:
+        """(columns,): the depth scale of correlations."""
+        return np.array([scales.correlation_depth for scales in self.scales])
+
+    @functools.cached_property
+    def critical(self) -> float:
+        """The weight variance between order and chaos; NaN if there is none."""
+        try:
+            return theory.critical_line(self.activation, self.bias_variance).weight_variance
+        except ValueError:
+            return np.nan
+
+    @functools.cached_property
+    def boundary(self) -> Boundary | None:
+        """The fit over all weight variances."""
+        return self._fit(np.ones(len(self.weight_variances), bool))
+
+    @functools.cached_property
+    def ordered(self) -> Boundary | None:
+        """The fit over weight variances below criticality, where gradients vanish."""
+        return self._fit(self.weight_variances < self.critical)
+
+    @functools.cached_property
+    def chaotic(self) -> Boundary | None:
+        """The fit over weight variances above criticality, where gradients explode."""
+        return self._fit(self.weight_variances > self.critical)
+
+    def _fit(self, columns: np.ndarray) -> Boundary | None:
+        if columns.sum() < _FEWEST_VARIANCES:
+            return None
+        return fit_boundary(self.depths, self.xi_c[columns], self.trained[:, columns])
+
+    def curve(self, weight_variances: np.ndarray) -> np.ndarray | None:
+        """The fitted boundary at any weight variances, (3, n): depth, lower and upper bound.
+
+        On each side of criticality it is the fit of that side, or that of all where it has none;
+        None without a fit.
+        """
+        found = []
+        for weights in weight_variances:
+            fitted = (self.ordered if weights < self.critical else self.chaotic) or self.boundary
+            if fitted is None:
+                return None
+            xi_c = self.theory_at(float(weights)).correlation_depth
+            ks, limits = np.array(fitted.k), np.array(fitted.limit)
+            found.append(np.minimum(ks * xi_c, limits))
+        return np.stack(found, axis=1)
+
+    def theory_at(self, weight_variance: float) -> theory.DepthScales:
+        """The theory's scales at any weight variance."""
+        return theory.depth_scales(self.activation, weight_variance, self.bias_variance)
+
+
+def describe(fields: dict[str, Any]) -> str:
+    """One line about what the networks of a grid or a diagram have in common."""
+    parts = [f"{fields['activation']}, width {fields['width']}"]
+    if fields.get("model", "mlp") != "mlp":
+        parts.insert(0, fields["model"])
+    length = description.duration(fields["epochs"], fields["steps"])
+    return f"{', '.join(parts)}; {fields['optimizer']}, batch {fields['batch_size']}, {length}"
+
+
+def grids(table: pa.Table) -> list[Grid]:
+    """Divides runs into grids. Runs whose hidden layers differ in size belong to none.
+
+    Args:
+      table: rows as in `experiments.common.sweep_directory`, with the columns of steps.
+    """
+    names = [name for name in _COMMON if name in table.column_names]
+    found: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    for place, row in enumerate(table.select([*names, "hidden"]).to_pylist()):
+        hidden = row.pop("hidden")
+        if len(set(hidden)) == 1:
+            fields = row | {"width": hidden[0]}
+            found.setdefault(str(fields), (fields, []))[1].append(place)
+    return [Grid(fields, _cells(table.take(places))) for fields, places in found.values()]
+
+
+def _cells(table: pa.Table) -> list[Cell]:
+    groups: dict[tuple[str, str, int], dict[float, list[int]]] = {}
+    names = ["init", "bias_init", "hidden", "learning_rate", "seed"]
+    rows = table.select(names).to_pylist()
+    for place in sorted(range(len(rows)), key=lambda place: len(rows[place]["hidden"])):
+        row = rows[place]
+        network: tuple[str, str, int] = row["init"], row["bias_init"], len(row["hidden"])
+        groups.setdefault(network, {}).setdefault(row["learning_rate"], []).append(place)
+    losses, accuracies = (_last(table, name) for name in ("step_loss", "step_acc"))
+    cells = []
+    for network, by_rate in groups.items():
+        # A rate with fewer seeds could win by chance.
+        most = max(map(len, by_rate.values()))
+        rates = sorted(rate for rate, places in by_rate.items() if len(places) == most)
+        best = min(rates, key=lambda rate: float(np.mean(losses[by_rate[rate]])))
+        places = sorted(by_rate[best], key=lambda place: rows[place]["seed"])
+        cells.append(Cell(*network, best, rates, accuracies[places], table.take(places)))
+    return cells
+
+
+def _last(table: pa.Table, name: str) -> np.ndarray:
+    """(runs,): the mean of a column over the last steps, in which a diverged run guesses."""
+    values = comparison.column(table, name)[:, -WINDOW:]
+    return values.mean(axis=1, dtype=np.float64)
+
+
+def variances(init: str, bias_init: str, width: int) -> Variances | None:
+    """The variances of hidden layers between layers of equal width; None if they have none.
+
+    Args:
+      init: specification of the initializer of the kernels.
+      bias_init: that of the biases.
+      width: of the layers.
+
+    Example:
+      >>> variances("glorot_uniform", "random_normal(stddev=0.5)", 64)
+      Variances(weights=1.0, biases=0.25)
+    """
+    weights, biases = _mean_square(init, width), _mean_square(bias_init, width)
+    if weights is None or biases is None:
+        return None
+    # Specifications hold rounded standard deviations, whose squares should be round, too.
+    return Variances(*(float(f"{variance:.5g}") for variance in (weights * width, biases)))
+
+
+def _mean_square(spec: str, width: int) -> float | None:
+    """Of an element of a kernel (width, width), or of a bias."""
+    match initjax.get(spec):
+        case initjax.variance_scaling(scale=scale):  # all fans are the width
+            return scale / width
+        case initjax.orthogonal(scale=scale):
+            return scale**2 / width
+        case initjax.random_normal(mean=0.0, stddev=stddev):
+            return stddev**2
+        case initjax.constant(value=value) if np.ndim(value) == 0 and value == 0:
+            return 0.0
+    return None
+
+
+def _diagrams(grid: Grid) -> list[Diagram]:
+    if grid.fields.get("model", "mlp") != "mlp":  # the theory is that of an MLP
+        return []
+    found: dict[float, dict[tuple[int, float], Cell]] = {}
+    for cell in grid.cells:
+        if getattr(initjax.get(cell.init), "distribution", None) == "normal":
+            drawn = variances(cell.init, cell.bias_init, grid.fields["width"])
+            if drawn:
+                place = cell.depth, drawn.weights
+                found.setdefault(drawn.biases, {})[place] = cell
+    return [
+        _diagram(grid, biases, cells)
+        for biases, cells in sorted(found.items())
+        if len({weights for _, weights in cells}) >= _FEWEST_VARIANCES
+    ]
+
+
+def _diagram(grid: Grid, biases: float, cells: dict[tuple[int, float], Cell]) -> Diagram:
+    depths, weights = (sorted(set(values)) for values in zip(*cells, strict=True))
+    seeds = sorted({seed for cell in cells.values() for seed in cell.runs["seed"].to_pylist()})
+    accuracy = np.full((len(depths), len(weights), len(seeds)), np.nan)
+    rates = np.full((len(depths), len(weights)), np.nan)
+    for (depth, variance), cell in cells.items():
+        place = depths.index(depth), weights.index(variance)
+        mine = [seeds.index(seed) for seed in cell.runs["seed"].to_pylist()]
+        accuracy[*place, mine] = cell.accuracy
+        rates[place] = cell.learning_rate
+    return Diagram(
+        grid.fields["activation"],
+        grid.fields["width"],
+        biases,
+        np.array(weights),
+        np.array(depths),
+        accuracy,
+        rates,
+        grid.fields,
+        list(cells.values()),
+    )

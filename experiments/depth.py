@@ -1,0 +1,244 @@
+"""Trains networks of many depths from many initializations, and finds out which depths train.
+
+Question: how deep can a plain network be and still train, and does theory predict it?
+Command:  python -m experiments.depth
+Time:     TIME
+Score:    SCORE
+
+The runs are those of a sweep, in the same kind of directory: finished ones are skipped. The depths
+that train are then compared with xi_c, the depth over which theory says that inputs become alike.
+"""
+
+import functools
+import itertools
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from experiments.common import (
+    command_line,
+    console,
+    data,
+    description,
+    files,
+    flag_lists,
+    flags,
+    grid_runs,
+    memory,
+    progress,
+)
+from experiments.common.config import MOST_LAYERS, Config, UsageError
+
+# JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
+COMMAND = "python -m experiments.depth"
+
+_WEIGHT_VARIANCES = "1,1.1,1.25,1.4,1.55,1.76,2,2.3,2.6,3,3.5,4"
+_BIAS_VARIANCE = "0.05"
+
+_GROUPS = {
+    "Initialization": ("weight_variance", "bias_variance", "init", "output_init", "seeds"),
+    "Model": ("depth", "width", "activation", "model", "inputs", "dtype"),
+    "Training": ("optimizer", "learning_rate", "steps", "batch_size"),
+    "Data": ("dataset", "data_dir"),
+    "Output": ("workdir", "help"),
+}
+_FLAGS = flags.define(
+    _GROUPS,
+    weight_variance=flags.string(
+        None,
+        "Variances of the weights times fan_in, separated by commas. The kernels are normal, and"
+        f" three or more variances make a trainability diagram (default: {_WEIGHT_VARIANCES},"
+        " unless --init is given).",
+    ),
+    bias_variance=flags.string(
+        None,
+        "Variances of the biases, separated by commas (default:"
+        f" {_BIAS_VARIANCE}, or 0 with --init).",
+    ),
+    init=flags.string(
+        None,
+        "Instead of --weight_variance: initializers for the kernels of the hidden layers, separated"
+        " by commas, to compare at each depth.",
+    ),
+    output_init=flags.string(
+        "lecun_normal",
+        "Initializer for the kernel of the output layer. It is the same for all, so that networks"
+        " differ only in their hidden layers.",
+    ),
+    seeds=flags.string("3", "Number of seeds, counting from 0, or a list such as 5-9 or 3,5,8-12."),
+    depth=flags.string("6,10,14,20,28,40,56,80", "Numbers of hidden layers, separated by commas."),
+    width=flags.string("64", "Sizes of the hidden layers, separated by commas."),
+    activation=flags.several("activation", "tanh"),
+    inputs=flags.shared("inputs", "standardized"),
+    optimizer=flags.shared("optimizer", "momentum"),
+    learning_rate=flags.string(
+        "0.03/depth,0.1/depth,0.3/depth",
+        "Learning rates, separated by commas: numbers, or NUMBER/depth. The best one is chosen for"
+        " each initializer and network by training loss.",
+    ),
+    steps=flags.integer(400, "Number of training steps."),
+    batch_size=flags.shared("batch_size", 64),
+    workdir=flags.path("runs/depth", "Directory of the results. Finished runs in it are skipped."),
+)
+
+
+def grid() -> list[Config]:
+    """The configurations that the flags name, each once.
+
+    They are ordered by seed, so that the runs of a grid that was stopped are a fair sample.
+    """
+    if _FLAGS.init is not None and _FLAGS.weight_variance is not None:
+        raise UsageError("give either --init or --weight_variance, not both")
+    if _FLAGS.init is None and _FLAGS.weight_variance is None:
+        _FLAGS.weight_variance = _WEIGHT_VARIANCES
+    if _FLAGS.bias_variance is None:
+        _FLAGS.bias_variance = _BIAS_VARIANCE if _FLAGS.init is None else "0"
+    if _FLAGS.init is None:
+        inits = [_kernels(variance) for variance in _variances("weight_variance")]
+    else:
+        inits = flag_lists.initializers(_FLAGS, "init")
+    axes: list[Iterable[Any]] = [
+        flag_lists.seeds(_FLAGS.seeds),
+        _sizes("depth"),
+        _sizes("width"),
+        flag_lists.values(_FLAGS, "activation"),
+        [_biases(variance) for variance in _variances("bias_variance")],
+        inits,
+        [_rate(text) for text in flag_lists.values(_FLAGS, "learning_rate")],
+    ]
+    fields, configs = flags.config_fields(_FLAGS), {}
+    for seed, depth, width, activation, biases, init, rate in itertools.product(*axes):
+        one = {
+            "seed": seed,
+            "hidden": (width,) * min(depth, MOST_LAYERS + 1),
+            "activation": activation,
+            "bias_init": biases,
+            "init": init,
+            "learning_rate": rate(depth),
+        }
+        configs[Config(**fields | one)] = None
+    return list(configs)
+
+
+def _kernels(variance: float) -> str:
+    return f'variance_scaling({variance!r}, "fan_in", "normal")'
+
+
+def _biases(variance: float) -> str:
+    return f"random_normal(stddev={variance**0.5:.6g})" if variance else "zeros"
+
+
+def _variances(flag: str) -> list[float]:
+    found = flag_lists.values(_FLAGS, flag, float)
+    if wrong := [value for value in found if not 0 <= value < math.inf]:
+        raise UsageError(f"--{flag}={wrong[0]:g}: must be a finite number of at least 0")
+    return found
+
+
+def _sizes(flag: str) -> list[int]:
+    found = flag_lists.values(_FLAGS, flag, int)
+    if wrong := [value for value in found if value < 1]:
+        raise UsageError(f"--{flag}={wrong[0]}: must be at least 1")
+    return found
+
+
+def _rate(text: str) -> Callable[[int], float]:
+    """The learning rate by depth that is written as a number, or as NUMBER/depth."""
+    number = text.removesuffix("/depth")
+    try:
+        rate = float(number)
+    except ValueError:
+        raise UsageError(
+            f"--learning_rate={text}: must be numbers, or NUMBER/depth such as 0.1/depth"
+        ) from None
+    if number == text:
+        return lambda depth: rate
+    # Six digits, so that a rate that is printed can be given again.
+    return lambda depth: float(f"{rate / depth:.6g}")
+
+
+def _header(configs: list[Config], dataset: data.Dataset, missing: int) -> list[str]:
+    import jax
+
+    one = configs[0]
+    kernels = _FLAGS.init or f"weight variance {_FLAGS.weight_variance}"
+    seeds = description.count(len({config.seed for config in configs}), "seed")
+    return [
+        f"data    {dataset.name}: {description.images(dataset)}, {one.inputs}",
+        f"init    {kernels}; bias variance {_FLAGS.bias_variance}; output {one.output_init};"
+        f" {seeds}",
+        f"model   {one.model}, depth {_FLAGS.depth}; width {_FLAGS.width}; {_FLAGS.activation};"
+        f" {one.dtype}",
+        f"train   {one.optimizer}; learning rate {_FLAGS.learning_rate}; batch {one.batch_size},"
+        f" {description.duration(one.epochs, one.steps)}",
+        f"runs    {len(configs)}, of which {len(configs) - missing} are finished;"
+        f" on {jax.local_device_count()} x {jax.devices()[0].device_kind}",
+        *description.batch_note(one, dataset),
+    ]
+
+
+def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[str]:
+    """Writes what the runs show to a directory that has them all, and returns it as text.
+
+    The files are `depth.json`, `cells.csv`, and a `diagram-*.png` for each diagram.
+    """
+    from experiments.common import (
+        depth_results,
+        published,
+        sweep_directory,
+        tables,
+        trainability,
+        trainability_picture,
+    )
+
+    wanted = {config.identity(dataset.digest) for config in configs}
+    grids = trainability.grids(sweep_directory.read(workdir, wanted))
+    directory = pathlib.Path(workdir)
+    cells = [row for one in grids for row in depth_results.cell_rows(one)]
+    files.write(directory / "cells.csv", tables.to_csv(cells))
+    files.write_json(directory / "depth.json", depth_results.record(grids))
+    for diagram in (diagram for one in grids for diagram in one.diagrams):
+        path = directory / f"{diagram.name}.png"
+        trainability_picture.draw(path, diagram, published.like(diagram))
+    return [line for one in grids for line in depth_results.lines(one)]
+
+
+def main() -> None:
+    configs = grid()
+    data.check(configs[0].dataset, configs[0].data_dir)
+    for config in {config.hidden: config for config in configs}.values():
+        memory.check(config)
+    console.use_all_cores()
+    with progress.stage(sys.stdout, "start   loading the data") as watch:
+        dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
+    header = functools.partial(_header, configs, dataset)
+    _, others = grid_runs.train(configs, dataset, _FLAGS.workdir, sys.stdout, header)
+    if others:
+        left = "1 run is" if others == 1 else f"{others} runs are"
+        console.say(
+            sys.stdout, f"{left} running in other processes; rerun this command for the results"
+        )
+        return
+    with progress.stage(sys.stdout, "results fitting boundaries"):
+        lines = analyze(configs, dataset, _FLAGS.workdir)
+    console.say(sys.stdout, *lines, "", f"results {_FLAGS.workdir}")
+
+
+_PROGRAM = command_line.Program(
+    COMMAND,
+    "Trains networks of many depths from many initializations, finds out which depths train, and"
+    " compares that with theory. Finished runs are skipped.",
+    _FLAGS,
+    _GROUPS,
+    examples=(
+        "",
+        "--weight_variance=1,1.5,2,2.5,3,3.5,4 --depth=10,20,40,80 --width=128 --seeds=5",
+        "--init=he_normal,glorot_normal,orthogonal --activation=relu,tanh --depth=3,10,30",
+    ),
+)
+
+
+if __name__ == "__main__":
+    console.run_program(_PROGRAM, main)

@@ -1,0 +1,1 @@
+"""The runs behind `initjax.recommend`: those of its table, and those that check it."""

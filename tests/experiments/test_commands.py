@@ -1,0 +1,71 @@
+"""The commands of a report train the runs that it shows."""
+
+import copy
+import shlex
+
+from experiments import sweep
+from experiments.common import commands, sweep_directory
+from experiments.common.config import Config
+
+_AXES = ("init", "seed", "hidden", "activation", "optimizer", "learning_rate")
+_FLAGS = copy.deepcopy(sweep._FLAGS)
+_COMMON = ("epochs", "batch_size", "output_init", "bias_init", "dtype")
+
+
+def named(command, monkeypatch):
+    """The runs that a command of a sweep trains."""
+    *program, workdir = shlex.split(command)
+    assert program[:3] == ["python", "-m", "experiments.sweep"] and workdir == "--workdir=my runs"
+    values = copy.deepcopy(_FLAGS)
+    values(program[2:])
+    monkeypatch.setattr(sweep, "_FLAGS", values)
+    return [key(vars(config)) for config in sweep.grid()]
+
+
+def key(fields):
+    return tuple(
+        tuple(fields[name]) if name == "hidden" else fields[name] for name in (*_AXES, *_COMMON)
+    )
+
+
+def of_rows(directory, row, rng, changes):
+    rows = [row("he_normal", change["seed"], rng, **change) for change in changes]
+    with sweep_directory.SweepDirectory(directory) as stored:
+        stored.add(rows)
+    return rows, commands.of_runs(sweep_directory.read(directory, steps=False), "my runs")
+
+
+def test_the_commands_train_exactly_the_runs_that_are_there(tmp_path, row, rng, monkeypatch):
+    inits = ["he_normal", "random_uniform(minval=-0.1, maxval=0.1)"]
+    changes = [
+        {
+            "init": init,
+            "seed": seed,
+            "hidden": hidden,
+            "optimizer": optimizer,
+            "learning_rate": rate,
+        }
+        for init in inits
+        for seed in (2, 5, 6)
+        for hidden in ([128, 64], [32] * 9)
+        for optimizer, rate in (("adam", 0.001), ("sgd", 0.3), ("sgd", 1e-5))
+    ]
+    changes += [{"init": "zeros", "seed": 0, "bias_init": "ones", "batch_size": 64}]
+    rows, found = of_rows(tmp_path, row, rng, changes)
+    assert len(found) == 3 and any("--hidden=9x32" in command for command in found)
+    trained = [run for command in found for run in named(command, monkeypatch)]
+    assert sorted(trained) == sorted(map(key, rows))
+
+
+def test_one_command_completes_a_grid_that_was_filled_in_part(tmp_path, row, rng, monkeypatch):
+    grid = [(init, seed) for init in ("he_normal", "zeros", "ones") for seed in range(5)]
+    changes = [
+        {"init": init, "seed": seed, "activation": activation}
+        for place, (init, seed) in enumerate(grid)
+        for activation in ("relu", "tanh")
+        if rng.random() < 0.7 or place in (0, len(grid) - 1)
+    ]
+    rows, (command,) = of_rows(tmp_path, row, rng, changes)
+    trained = named(command, monkeypatch)
+    assert len(trained) == 30 and set(map(key, rows)) < set(trained)
+    assert Config().epochs == 5 and "--epochs=2" in command
