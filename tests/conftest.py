@@ -100,7 +100,6 @@ def _row(kind, seed, rng, /, **changes):
         "key": f"{kind}{seed}{sorted(changes.items())}".encode().hex(),
         "status": "finished", "model": "mlp", "inputs": "unit", "steps": None,
         "init": kind, "output_init": "glorot_uniform", "bias_init": "zeros", "seed": seed,
-        "model": "mlp", "inputs": "unit",
         "hidden": [128, 64], "activation": "relu", "dtype": "float32", "optimizer": "adam",
         "learning_rate": 0.001, "epochs": 2, "batch_size": 128, "dataset": "mnist", "digest": "d",
         "loss": [loss, loss / 2], "acc": [0.9, 0.95],

@@ -193,7 +193,7 @@ def _cells(
     grids: Sequence[trainability.Grid], diagram: trainability.Diagram | None = None
 ) -> report_page.Table:
     """A row for each kind of network, named by its weight variance if it is from a diagram."""
-    numbers = [row for grid in grids for row in depth_results.cell_rows(grid)]
+    numbers = [row for grid in grids for row in depth_results.cell_rows(grid, grid.cells)]
     several = len(grids) > 1
 
     def called(grid: trainability.Grid, cell: trainability.Cell) -> dict[str, str]:

@@ -131,6 +131,7 @@ def test_an_initializer_with_huge_losses_does_not_hide_the_others(loss, tmp_path
         stored.add(rows)
     (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     for chart in (charts.training_loss(setting), charts.test_error(setting)):
+        assert chart
         assert "Above the axis: glorot_uniform" in chart["title"]["subtitle"][0]
         low, high = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
         assert high / low < 30
@@ -147,6 +148,7 @@ def test_an_interval_that_leaves_the_axis_ends_in_an_arrow(tmp_path, row, rng):
         stored.add(rows)
     (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     for chart in (charts.final_accuracy(setting), charts.test_error(setting)):
+        assert chart
         assert [row["beyond"] for row in values(chart) if "beyond" in row] == [-1, 1]
         assert "Arrows: intervals that leave the axis" in chart["title"]["subtitle"][0]
 
