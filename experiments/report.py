@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COMMAND = "python -m experiments.report"
 
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
-_TABLES = ("rules", "endpoints", "published", "pairs", "fits", "cells")
+_TABLES = ("rules", "endpoints", "published", "pairs", "fits", "depths", "cells")
 
 
 def report(

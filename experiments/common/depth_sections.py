@@ -20,6 +20,7 @@ from experiments.common import (
     tables,
     trainability,
 )
+from experiments.common import verdicts as setting_verdicts
 
 _FEWEST_DEPTHS = 3  # that make a grid one of depths
 _MOST_SETTINGS = 6  # that are also shown in full, each in a section of its own
@@ -64,10 +65,11 @@ def divided(runs: pa.Table) -> tuple[Depths, pa.Table]:
     depths: dict[tuple[str, int], set[int]] = {}
     kinds: list[tuple[str, int] | None] = []
     for row in runs.select(["activation", "hidden"]).to_pylist():
-        kind = (row["activation"], row["hidden"][0]) if len(set(row["hidden"])) == 1 else None
+        sizes = row["hidden"] or []  # none of a network of the user's own
+        kind = (row["activation"], sizes[0]) if len(set(sizes)) == 1 else None
         kinds.append(kind)
         if kind:
-            depths.setdefault(kind, set()).add(len(row["hidden"]))
+            depths.setdefault(kind, set()).add(len(sizes))
     deep = [kind is not None and len(depths[kind]) >= _FEWEST_DEPTHS for kind in kinds]
     if not any(deep):  # most sweeps, for which dividing them further would take time
         return Depths([], [], 0), runs
@@ -176,7 +178,8 @@ def _of_grids(grids: Sequence[trainability.Grid]) -> Planned:
     }
     fields = grids[0].fields
     several = "several activations" if len(panels) > 1 else fields["activation"]
-    sentences = [text for grid in grids for text in rules_of_thumb.sentences(grid)]
+    sentences = [text for grid in grids for text in rules_of_thumb.sentences(grid)[:1]]
+    verdicts = _verdicts(grids)
     section = report_page.Section(
         heading=f"Initializers by depth: {several}, width {fields['width']}",
         description=trainability.describe({**fields, "activation": several}),
@@ -184,9 +187,29 @@ def _of_grids(grids: Sequence[trainability.Grid]) -> Planned:
         sentences=sentences,
         symbols={init: chart_style.symbol(panels[0], init) for init in inits},
         figures=(),
-        tables=[_cells(grids)],
+        tables=[
+            *([report_page.Table("depths", "Verdicts by depth", *[verdicts] * 2)] * bool(verdicts)),
+            _cells(grids),
+        ],
     )
     return Planned(section, charts)
+
+
+def _verdicts(grids: Sequence[trainability.Grid]) -> tables.Table:
+    """A row for each activation and depth: which initializer is best there, and of its rule."""
+    rows = []
+    for grid in grids:
+        outcomes = {one.depth: one for one in rules_of_thumb.outcomes(grid)}
+        for depth, cells in rules_of_thumb.by_depth(grid).items():
+            row = {"activation": grid.fields["activation"], "depth": str(depth)}
+            row["verdict"] = setting_verdicts.headline(rules_of_thumb.compared(cells))
+            if one := outcomes.get(depth):
+                name, _ = rules_of_thumb.RULES[grid.fields["activation"]]
+                row |= {"rule of thumb": f"{name}: {one.kind}", "why": one.reason}
+            else:
+                row |= {"rule of thumb": "-", "why": "-"}
+            rows.append(row)
+    return rows
 
 
 def _cells(

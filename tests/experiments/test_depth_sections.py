@@ -149,5 +149,9 @@ def test_all_charts_and_tables_of_depth_are_valid(depths):
         alt.LayerChart.from_dict({**spec, "config": chart_style.CONFIG})
     assert [table.name for table in diagram.section.tables] == ["fits", "cells"]
     assert diagram.section.tables[1].rows[0].keys() >= {"weight variance", "ξc", "trained"}
+    verdicts = grid.section.tables[0].rows
+    assert [row["depth"] for row in verdicts] == ["2", "4", "8"]
+    assert verdicts[2]["verdict"].startswith("orthogonal has the highest mean test accuracy")
+    assert verdicts[2]["rule of thumb"] == "-"  # there is no Glorot's
     assert set(grid.section.symbols) == {"orthogonal", "he_normal"}
     assert not any("xi_c" in text for text in diagram.section.sentences)
