@@ -177,7 +177,7 @@ def matrix(setting: comparison.Setting) -> dict[str, Any] | None:
     scale = alt.Scale(
         scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=point.sign > 0
     )
-    cells = base.mark_rect(stroke="white").encode(
+    cells = base.mark_rect(stroke=chart_style.PAPER).encode(
         alt.Color("difference:Q", scale=scale, legend=None)
     )
     unit = f", {point.unit}" if point.unit else ""

@@ -12,11 +12,9 @@ _USUAL = 30  # seeds, which find differences of 0.1 percentage points
 
 
 def of_settings(found: Sequence[comparison.Setting]) -> list[str]:
-    """The three sentences of a sweep.
-
-    Args:
-      found: from `comparison.settings`; at least one.
-    """
+    """The three sentences of a sweep; none without settings."""
+    if not found:
+        return []
     if len(found) == 1:
         return [_compared(found), *_of_one(found[0])]
     return [_compared(found), *_of_several(found)]

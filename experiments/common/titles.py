@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.common import comparison, description
 from experiments.common.config import Config
+
+if TYPE_CHECKING:
+    from experiments.common import depth_sections
 
 _BEST = "each at its best learning rate"
 _NAMED = 3  # initializers in a title; more are counted
@@ -27,8 +30,29 @@ _PLURALS = {
 }
 
 
-def title(found: Sequence[comparison.Setting]) -> str:
+def title(
+    found: Sequence[comparison.Setting], depths: "depth_sections.Depths | None" = None
+) -> str:
     """The title of a report: what was compared on what, and how often."""
+    parts = [_of_depths(depths)] if depths and depths.runs else []
+    return "; ".join(parts + ([_of_settings(found)] if found else []))
+
+
+def _of_depths(depths: "depth_sections.Depths") -> str:
+    fields = [part.fields for part in (*depths.diagrams, *depths.grids)]
+    names = {
+        name: list(dict.fromkeys(str(field[name]) for field in fields))
+        for name in ("dataset", "activation", "width")
+    }
+    shallow, deep = depths.extent()
+    width = f"width {' and '.join(names['width'])}"
+    return (
+        f"{depths.runs:,} networks of {shallow} to {deep} layers on {', '.join(names['dataset'])}:"
+        f" {', '.join(names['activation'])}, {width}"
+    )
+
+
+def _of_settings(found: Sequence[comparison.Setting]) -> str:
     inits = list(dict.fromkeys(init for setting in found for init in setting.inits))
     runs = np.concatenate([np.isfinite(setting.trained).sum(axis=1) for setting in found])
     fewest, most = int(runs.min()), int(runs.max())

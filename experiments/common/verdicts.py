@@ -80,8 +80,8 @@ def _sentence(
         if len(parts) == 1:
             ((name, words),) = parts
             return f"{first} is ahead of {name} {when} {words}"
-        all_parts = "; ".join(f"of {name} {words}" for name, words in parts)
-        return f"{first} is ahead {when}: {all_parts}"
+        joined = "; ".join(f"of {name} {words}" for name, words in parts)
+        return f"{first} is ahead {when}: {joined}"
     if kind == "equivalent":
         if len(names) == 1:
             return f"{first} and {names[0]} are equivalent {when} {margin}"
@@ -96,9 +96,8 @@ def _sentence(
         would = f"about {needed} seeds would settle it"
         if len(parts) == 1:
             return f"not settled: whether {first} is ahead of {names[0]} {when} {parts[0]}; {would}"
-        pairs = zip(names, parts, strict=True)
-        all_parts = "; ".join(f"of {name} {words}" for name, words in pairs)
-        return f"not settled: whether {first} is ahead {when}: {all_parts}; {would}"
+        joined = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
+        return f"not settled: whether {first} is ahead {when}: {joined}; {would}"
     sentence = f"no difference between {first} and {listed(names, 'or')} was found {when}"
     largest = max(pair.comparison.detectable for _, pair in others)
     # Equal differences tell nothing about their variance, and few seeds settle nothing.
