@@ -153,8 +153,13 @@ def split(params: Any) -> tuple[Any, Any]:
     ]
     others = [None if is_trained(leaf) else leaf for leaf in leaves]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.complexfloating):
+            raise UsageError(
+                f"{name} is {leaf.dtype}; only real parameters can be trained: keep its real and"
+                " imaginary part as two"
+            )
         if isinstance(leaf, jax.ShapeDtypeStruct) and not is_trained(leaf):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UsageError(
                 f"{name} is {leaf.dtype}, which no initializer draws, and only a shape; pass its"
                 " value"

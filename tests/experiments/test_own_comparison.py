@@ -16,6 +16,7 @@ from flax import linen, nnx
 import initjax
 from experiments import compare
 from experiments.common import comparison, own_comparison, starting, sweep_directory, training
+from experiments.common.config import UsageError
 
 ROOT = pathlib.Path(__file__).parents[2]
 X = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]
@@ -209,3 +210,55 @@ def test_finished_runs_are_kept_and_named_by_what_they_are(tmp_path):
     assert len(models) == 2 and all(
         re.fullmatch(r"loss_fn \([0-9a-f]{8}\)", name) for name in models
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "^steps=0: "),
+        ({"batch_size": 41}, "^batch_size=41: there are only 40 examples"),
+        ({"seeds": [1, 1]}, r"^seeds=\[1, 1\]: "),
+        ({"data": (X, X[:3])}, "^data: all arrays .* got 40, 3$"),
+        ({"data": (X, [1, 2])}, "^data: must be a tuple of arrays"),
+        ({"data": X}, "^loss_fn is called with the parameters and one array, .*: missing"),
+        ({"test_data": (X,)}, "^test_data: must be like data"),
+        ({"inits": {}}, "^inits: must map names to rules"),
+        ({"inits": {"a": "he_normall"}}, "^inits: 'a': .*did you mean he_normal"),
+        ({"inits": {"a": {"*bias": "zeros", "*kern": "zeros"}}}, "^inits: 'a': no rule matches"),
+        ({"params": {"kernel": jnp.ones((3, 2, 2))}}, "^inits: 'lecun': a kernel of shape"),
+        ({"params": {"kernel": jnp.ones((3, 2), complex)}}, "complex"),
+        ({"optimizer": optax.adam}, "^optimizer: a function needs learning_rates"),
+        ({"learning_rates": 0.1}, "^optimizer: with learning_rates it must be a function"),
+        ({"optimizer": optax.adam, "learning_rates": [0]}, r"^learning_rates=\[0\]: "),
+        ({"optimizer": optax.lbfgs()}, "^optimizer: .*missing"),
+        ({"loss_fn": lambda params, x, y: predict(params, x)}, r"scalar.*of shape \(16, 1\)"),
+        ({"loss_fn": lambda params, x, y: 1.0}, "scalar.*the loss is float"),
+        ({"loss_fn": lambda params, x, y: (y.sum(), y)}, "batch statistics"),
+        ({"loss_fn": lambda params, x, y: (jax.debug.print("{}", y[0]), y.mean())[1]},
+         "calls back into Python"),
+        ({"params": {"params": SHAPES, "batch_stats": {"mean": X}}}, "collection 'batch_stats'"),
+        ({"params": nnx.eval_shape(lambda: nnx.BatchNorm(4, rngs=nnx.Rngs(0))),
+          "inits": {"a": {"*": "ones"}}}, "hold BatchStat"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",  # no addresses of functions
+)  # fmt: skip
+def test_what_does_not_fit_is_reported_before_training(change, message):
+    with pytest.raises(UsageError, match=message):
+        keys(**change)
+
+
+def test_a_run_that_diverges_counts_as_untrained_and_accuracies_are_shares():
+    def with_accuracy(value):
+        return lambda params, x, y: (loss_fn(params, x, y), {"accuracy": jnp.float32(value)})
+
+    inits = {"he": "he_normal", "huge": {"*bias": "zeros", "*": "normal(1e30)"}}
+    result = run(with_accuracy(0.5), inits=inits)
+    (setting,) = result.settings
+    statuses = {row["init"]: row["status"] for row in result.rows()}
+    assert statuses == {"he": "finished", "huge": "diverged"}
+    starts = [row["initial_loss"] for row in result.rows() if row["init"] == "he"]
+    place = setting.inits.index("huge")
+    assert setting.values["final_loss"][place] == pytest.approx(np.median(starts))
+    assert setting.trained[place].tolist() == [0, 0]
+    with pytest.raises(UsageError, match="accuracy of 3; it must be the share"):
+        run(with_accuracy(3.0))
