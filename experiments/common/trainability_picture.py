@@ -88,9 +88,13 @@ def _fits(diagram: Diagram) -> str:
 
 def _panel(axes: Axes, diagram: Diagram) -> Any:
     weights, depths = diagram.weight_variances, diagram.depths
-    accuracy = np.nanmean(diagram.accuracy, axis=2)
     mesh = axes.pcolormesh(
-        _edges(weights), np.exp(_edges(np.log(depths))), accuracy, vmin=0, vmax=1, cmap="viridis"
+        _edges(weights),
+        np.exp(_edges(np.log(depths))),
+        diagram.mean,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
     )
     axes.set_yscale("log")
     axes.autoscale(False)
