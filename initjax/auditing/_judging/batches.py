@@ -46,6 +46,18 @@ def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
                 f"Attention runs {_as_if_times(count, shape)}",
                 "Attend along the other axis: of (batch, time, features), the second",
             )
+        case "reshape":
+            return (
+                f"A reshape of shape {shape}, whose rows are not the examples, to"
+                f" {_shape(coupling.target)} makes {count} rows, each of parts of several examples",
+                "Move the axis of the examples to the front first, such as by jnp.moveaxis",
+            )
+        case "cumulative":
+            return (
+                f"The outputs, an array of shape {shape}, are summed up along the {count} examples"
+                " of the batch, so the output for an example depends on those before it",
+                "Sum along another axis, or not at all",
+            )
         case "broadcast":
             wider = "predictions" if len(coupling.prediction) == 2 else "targets"
             return (

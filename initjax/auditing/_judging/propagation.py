@@ -16,6 +16,7 @@ from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import Chain, lone_parts
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._reading.expressions import IDENTITY, bare
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 # In a shallow network whose kernels are all too small, SGD at the best rate stands still for about
@@ -26,12 +27,20 @@ _PLATEAU = 300.0  # steps
 _SHALLOW, _DEEP = 5, 10  # layers
 _LARGE_SIGNAL = 1e3  # root mean square
 _LARGE_GAIN = 10.0  # five times that of he_normal
+# Mean square of what a softmax between layers gives, where initializers expect about 1. What its
+# layer learns in a step shrinks by this factor on the way to the output, and by as much again with
+# the gradient: together by 1e-3, from where on inputs are too small as well.
+_SQUEEZED = 0.03
 _STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
 
 
 def vanishing(evidence: Evidence) -> list[Finding]:
     """Gradients that shrink along a chain, or that nothing lets through."""
-    return [*_gradients(evidence, "vanishing"), *blocked(evidence, "vanishing")]
+    return [
+        *_gradients(evidence, "vanishing"),
+        *blocked(evidence, "vanishing"),
+        *_squeezed(evidence),
+    ]
 
 
 def exploding(evidence: Evidence) -> list[Finding]:
@@ -66,6 +75,38 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
     return finding(level, cause, chain, _slower(chain, hidden, middle), remedy)
+
+
+def _squeezed(evidence: Evidence) -> list[Finding]:
+    """A softmax as the activation of a hidden layer.
+
+    A layer behind it that has no biases and no activation may hold vectors to average, such as
+    topics, codes or memories.
+    """
+    for squeeze in evidence.traced.squeezes:
+        layers = evidence.layers_at({squeeze.layer})
+        readers = evidence.layers_at(squeeze.readers)
+        plain = [
+            reader.input_square < _SQUEEZED
+            and reader.role in ("", "last")
+            and (reader.site.bias is not None or _bends(reader))
+            for reader in readers
+        ]
+        if not layers or not readers or not all(plain):
+            continue
+        size = math.sqrt(readers[0].input_square)
+        message = (
+            f"A softmax over its {squeeze.units} units follows {some(names_of(layers))}, so"
+            f" {some(names_of(readers))} gets inputs of root mean square {size:.2g}, and the"
+            " gradient shrinks as much on its way back; initializers expect inputs of about 1"
+        )
+        remedy = "Between layers, apply an elementwise activation such as relu instead of softmax"
+        return finding("warning", "vanishing", [*layers, *readers], message, remedy)
+    return []
+
+
+def _bends(layer: JudgedLayer) -> bool:
+    return layer.expression is not None and bare(layer.expression) != IDENTITY
 
 
 def _by_logits(chain: Chain) -> float:
