@@ -70,6 +70,11 @@ class Grid:
     cells: list[Cell]
     """In the order of depth, then of the runs."""
 
+    @property
+    def name(self) -> str:
+        """For a file."""
+        return f"initializers-{self.fields['activation']}-width{self.fields['width']}"
+
     @functools.cached_property
     def diagrams(self) -> "list[Diagram]":
         """One for each bias variance with three or more weight variances.

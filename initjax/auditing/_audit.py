@@ -12,6 +12,7 @@ import numpy as np
 
 from initjax._flattening import Structure, described, flatten
 from initjax.auditing._judging.attention import public_attention
+from initjax.auditing._judging.draws import with_origins
 from initjax.auditing._judging.evidence import gather
 from initjax.auditing._judging.judge import judge
 from initjax.auditing._judging.layers import public
@@ -191,7 +192,11 @@ class Prepared:
         return Report(
             tuple(map(public, evidence.all_layers)),
             evidence.network,
-            with_code(judge(evidence), evidence, written(params, traced.whole.places)),
+            with_code(
+                with_origins(judge(evidence), evidence),
+                evidence,
+                written(params, traced.whole.places),
+            ),
             unread_lines(traced.names, traced.anatomy.unread),
             tuple(map(public_attention, evidence.attention)),
         )

@@ -11,10 +11,10 @@ import numpy as np
 
 from initjax._copies import copies
 from initjax.leaves._arrays import as_array, broken, constant, leaves_of, unwritten
-from initjax.leaves._draws import drawn, listed
 from initjax.leaves._families import FEWEST
 from initjax.leaves._structures import structure
 from initjax.leaves._table import table
+from initjax.leaves.draws import drawn, listed
 
 _PRINT = 512  # numbers by which leaves are compared with each other
 

@@ -14,6 +14,7 @@ from initjax.auditing._judging import (
     batches,
     fans,
     first_layer,
+    first_step,
     inputs,
     linearity,
     output_scales,
@@ -261,6 +262,13 @@ _ROWS = (
         (),
         _DEPTH,
     ),
+    Cause(
+        "ascent",
+        "the optimizer's first step follows the gradient and not its opposite",
+        first_step.ascent,
+        ("frozen", "update"),
+    ),
+    Cause("frozen", "the optimizer's first step does not change a parameter", first_step.frozen),
     Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
 )
 CAUSES: dict[str, Cause] = {row.name: row for row in _ROWS}

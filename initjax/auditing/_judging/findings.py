@@ -45,10 +45,12 @@ def finding(
     subjects: Sequence[Layer] | Sequence[Parameter] | Sequence[str],
     message: str,
     remedy: str,
+    code: str = "",
 ) -> list[Finding]:
     """One finding about layers, parameters or parts of the batch.
 
-    Message and remedy are sentences without the period at their end.
+    Message and remedy are sentences without the period at their end. Code that needs to know how
+    the model is written is added later.
     """
     names, parameters = [], []
     for subject in subjects:
@@ -61,7 +63,7 @@ def finding(
             names.append(label([subject]))
             parameters.append(subject)
     unique = tuple(dict.fromkeys(names)), tuple(dict.fromkeys(parameters))
-    return [Finding(level, cause, unique[0], f"{message}.", f"{remedy}.", unique[1])]
+    return [Finding(level, cause, unique[0], f"{message}.", f"{remedy}.", unique[1], code)]
 
 
 def names_of(layers: Sequence[Layer]) -> list[str]:

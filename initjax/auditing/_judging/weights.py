@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from initjax._copies import copies
 from initjax.auditing._activations import recommended
 from initjax.auditing._judging.blocked import zero_factors
-from initjax.auditing._judging.draws import laws_of
+from initjax.auditing._judging.draws import origin_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after, layers_before
@@ -275,10 +276,12 @@ def not_centered(evidence: Evidence) -> list[Finding]:
         " that all units share"
     )
     remedy = f"Draw the kernel with mean zero, such as with {recommended(worst.activation)}"
-    laws = laws_of(evidence, worst)
-    if laws and laws[0].law == "uniform from zero":
-        scale = f"{laws[0].high:.2g}"
+    drawn = origin_of(evidence, worst.parameters[0])
+    if from_zero := re.fullmatch(r"uniform\(([-\d.e]+)\)", drawn):
+        scale = f"{float(from_zero[1]):.2g}"
         message += f"; they look drawn by uniform({scale}), which is U[0, {scale}) in JAX and not"
         message += f" U[-{scale}, {scale})"
+    elif drawn:
+        message += f"; they look drawn from {drawn}"
     level = "failure" if common(worst) > _MOSTLY_COMMON else "warning"
     return finding(level, "not_centered", found, message, remedy)

@@ -12,6 +12,7 @@ from initjax.auditing._measuring.taps import Taps
 from initjax.auditing._reading.trace import Traced
 
 _PRINT = 4096  # numbers of a parameter that are compared with another's
+_SAMPLE = 2**18  # numbers of which the first step is looked at
 
 
 def depths_of(traced: Traced) -> list[int]:
@@ -52,10 +53,28 @@ def _statistics(depth: int, leaf: Any, gradient: Any, update: Any) -> tuple[dict
     }
     if update is not None:
         found |= {"stddev": _stddev(leaf), "update": _stddev(update)}
+        found |= _first_step(leaf, gradient, update)
     if leaf.ndim - depth >= 2 and not np.issubdtype(leaf.dtype, np.complexfloating):
         slices = leaf.reshape(math.prod(leaf.shape[:depth]), -1)
         prints = slices[:, :_PRINT].astype(np.float32)
     return found, prints
+
+
+def _first_step(leaf: Any, gradient: Any, update: Any) -> dict[str, Any]:
+    """What the first step changes, in a sample of the numbers.
+
+    `compare_leaves` says the same of any two trees.
+    """
+    size, every = leaf.size, -(-leaf.size // _SAMPLE) or 1
+    leaf, gradient, update = (each.reshape(-1)[::every] for each in (leaf, gradient, update))
+    moved = (leaf + update).astype(leaf.dtype) != leaf  # as optax.apply_updates rounds
+    found = {"steps": (update != 0).sum(), "moved": moved.sum(), "numbers": size}
+    if np.issubdtype(leaf.dtype, np.complexfloating):
+        return found
+    downhill = ((update < 0) & (gradient > 0)) | ((update > 0) & (gradient < 0))
+    uphill = ((update > 0) & (gradient > 0)) | ((update < 0) & (gradient < 0))
+    bare = (update == gradient).all()
+    return {**found, "downhill": downhill.sum(), "uphill": uphill.sum(), "bare": bare}
 
 
 def _all_finite(array: Any) -> Any:

@@ -107,7 +107,9 @@ def test_a_draw_of_uniform_from_zero_is_named(scale, dtype):
         random.uniform(-0.2, 1, drawn.shape),
         random.beta(2, 2, drawn.shape),
     ):
-        assert "uniform(" not in message(scale * other)
+        assert "by uniform(" not in message(scale * other)
+    offset = message(scale * random.uniform(0.2, 1, drawn.shape))
+    assert "look drawn from random_uniform(" in offset
 
 
 def test_any_number_of_readouts_may_start_at_zero():

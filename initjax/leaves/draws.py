@@ -33,7 +33,17 @@ _SPECS = {
 def drawn(
     array: np.ndarray, shape: tuple[int, ...], fans: tuple[int, ...], special: Structure | None
 ) -> dict[str, Any]:
-    """What is told of random numbers."""
+    """What is told of random numbers.
+
+    Args:
+      array: the numbers, or the first of them.
+      shape: that of the parameter, which fans are counted from.
+      fans: what may be the fan_in of a bias.
+      special: the structure of the array, if it has one.
+
+    Returns:
+      Fields of an `IdentifiedLeaf`.
+    """
     inner = array if special is None or special.inner is None else special.inner
     filled = _without_zeros(inner) if special is None else inner
     outer = "{}" if special is None else special.spec
@@ -54,7 +64,8 @@ def drawn(
         fit = found[0]
         spec = outer.format(f"{fit.stddev:.3g}")
         return {"law": "sparse", "text": spec, "rules": [spec], "p_value": fit.p_value}
-    scales = [named(fit, numbers.size, rounding, inner.shape, fans) for fit in found]
+    counted = shape if special is None else inner.shape
+    scales = [named(fit, numbers.size, rounding, counted, fans) for fit in found]
     rules, texts = [], []
     for fit, scale in zip(found, scales, strict=True):
         specs = [outer.format(rule.spec) for rule in scale.rules]
@@ -86,6 +97,22 @@ def drawn(
         "coincidence": max(scale.coincidence for scale in scales),
         "p_value": max(fit.p_value for fit in found),
     }
+
+
+def origin(array: np.ndarray, shape: tuple[int, ...]) -> str:
+    """The initializer that random numbers look drawn from, in a few words; "" if that isn't sure.
+
+    Args:
+      array: the numbers, or the first of them.
+      shape: that of the parameter, which fans are counted from.
+    """
+    numbers = numbers_of(array)
+    found = fits(numbers)
+    if len(found) != 1:
+        return ""
+    scale = named(found[0], numbers.size, rounding_of(array.dtype), shape)
+    sure = scale.rules and scale.coincidence < _UNSURE
+    return _names(scale, "{}") if sure else _spec(found[0])
 
 
 def _each(array: np.ndarray) -> dict[str, Any] | None:
@@ -121,16 +148,19 @@ def _one(fit: Fit, scale: Named, outer: str) -> str:
         usual = _SMALL < scale.ratio < 100
         ratio = f"{scale.ratio:.2f}" if usual else f"{scale.ratio:.2g}"
         return f"{text}, {ratio} of the scale of {scale.nearest.text}"
-    notes = {rule.note for rule in scale.rules}
-    if len(notes) == 1:  # said once
-        names = listed([outer.format(rule.name) for rule in scale.rules], "or")
-        shown = f"{names} {notes.pop()}".rstrip()
-    else:
-        shown = listed([outer.format(rule.text) for rule in scale.rules], "or")
-    text = f"{shown}, {scale.ratio:.2f} of its scale"
+    text = f"{_names(scale, outer)}, {scale.ratio:.2f} of its scale"
     if scale.coincidence > _UNSURE:
         text += f" (by chance: {scale.coincidence:.0%})"
     return text
+
+
+def _names(scale: Named, outer: str) -> str:
+    """The rules that a scale fits, in words."""
+    notes = {rule.note for rule in scale.rules}
+    if len(notes) > 1:
+        return listed([outer.format(rule.text) for rule in scale.rules], "or")
+    names = listed([outer.format(rule.name) for rule in scale.rules], "or")
+    return f"{names} {notes.pop()}".rstrip()  # said once
 
 
 def _short(fit: Fit, outer: str) -> str:
@@ -150,6 +180,7 @@ def _spec(fit: Fit) -> str:
 
 
 def listed(names: Iterable[str], word: str = "and") -> str:
+    """A few names for a sentence, and how many more there are."""
     names = list(dict.fromkeys(names))
     if len(names) > _MOST_RULES:
         names = [*names[: _MOST_RULES - 1], f"{len(names) - _MOST_RULES + 1} more"]

@@ -1,0 +1,110 @@
+"""Checks of the optimizer's first step: what it leaves unchanged, and what it moves uphill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from initjax.auditing._judging.draws import origin_of
+from initjax.auditing._judging.evidence import Evidence
+from initjax.auditing._judging.findings import Finding, finding
+from initjax.auditing._judging.names import Parameter, label, some
+
+_MANY = 16  # numbers; weight decay alone moves so many uphill once in 2^16
+_LOST = 0.5  # of the numbers: then the typical one stays where it is
+_NARROW = 4  # bytes: wider numbers lose a step only if there is hardly any gradient
+
+
+def ascent(evidence: Evidence) -> list[Finding]:
+    """Parameters that the first step moves along their gradient, and not against it.
+
+    Some may be meant to climb, as the weights of the terms of a loss are, but not all, and not by
+    their bare gradients, which `optax.masked` passes on for what its mask leaves out.
+    """
+    steps = _steps(evidence)
+    uphill = [i for i, found in steps.items() if found["uphill"] and not found["downhill"]]
+    moved = [i for i, found in steps.items() if found["uphill"] or found["downhill"]]
+    if uphill == moved and sum(steps[index]["uphill"] for index in uphill) >= _MANY:
+        message = "The optimizer's first step adds the gradient and does not subtract it, so the"
+        message += " loss grows"
+        remedy = "Scale the updates by -1 times the learning rate: optax.scale(-1) at the end"
+        code = "optimizer = optax.chain(optimizer, optax.scale(-1))"
+        return finding("failure", "ascent", _parameters(evidence, uphill), message, remedy, code)
+    bare = _parameters(evidence, (index for index in uphill if steps[index]["bare"]))
+    if not bare:
+        return []
+    names = _names(bare)
+    message = (
+        f"The optimizer adds to {names} the gradient as it is, so the loss grows: optax.masked"
+        " changes nothing where its mask is False, and what comes through is the gradient"
+    )
+    remedy = f"Give {names} no update, or an update of their own"
+    code = "optimizer = optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, mask)"
+    return finding("failure", "ascent", bare, message, remedy, code)
+
+
+def frozen(evidence: Evidence) -> list[Finding]:
+    """Parameters that the first step leaves as they are, although they get a gradient."""
+    return _rounded_away(evidence) or _left_out(evidence)
+
+
+def _rounded_away(evidence: Evidence) -> list[Finding]:
+    """Steps that are smaller than the distance of two neighboring numbers."""
+    steps, shapes = _steps(evidence), evidence.traced.shapes
+    narrow = [index for index in steps if shapes[index].dtype.itemsize < _NARROW]
+    numbers, moved = (sum(steps[index][name] for index in narrow) for name in ("steps", "moved"))
+    if not numbers or moved > (1 - _LOST) * numbers:
+        return []
+    lost = _parameters(
+        evidence, (i for i in narrow if steps[i]["moved"] < (1 - _LOST) * steps[i]["steps"])
+    )
+    dtype = shapes[lost[0].index].dtype
+    message = (
+        f"The optimizer's first step changes only {moved / numbers:.0%} of the numbers in"
+        f" {_names(lost)}: for the others it is smaller than half of the distance of two"
+        f" {dtype} numbers, and is rounded away"
+    )
+    remedy = "Keep the parameters in float32, and convert them where the model uses them"
+    code = "params = jax.tree.map(lambda x: x.astype(jnp.float32), params)"
+    return finding("warning", "frozen", lost, message, remedy, code)
+
+
+def _left_out(evidence: Evidence) -> list[Finding]:
+    """Random kernels that the optimizer does not train, while it trains most of the model.
+
+    What is frozen on purpose was trained before, or is most of the model, as under adapters.
+    """
+    steps = _steps(evidence)
+    whole = sum(found["numbers"] for found in steps.values())
+    still = [index for index, found in steps.items() if not found["steps"]]
+    weights = {leaf for layer in evidence.layers for leaf in layer.leaves}
+    if sum(steps[index]["numbers"] for index in still) > _LOST * whole:
+        return []
+    left = _parameters(evidence, weights.intersection(still))
+    drawn = [(each, origin) for each in left if (origin := origin_of(evidence, each))]
+    if not drawn:
+        return []
+    parameters = [parameter for parameter, _ in drawn]
+    message = (
+        f"The optimizer's first step leaves {_names(parameters)} unchanged, although"
+        f" {'it gets' if len(drawn) == 1 else 'they get'} a gradient;"
+        f" {_names(parameters[:1])} looks drawn from {drawn[0][1]}, and not trained before"
+    )
+    remedy = "Look for a mask or a label of the optimizer that leaves out too much"
+    return finding("warning", "frozen", parameters, message, remedy)
+
+
+def _parameters(evidence: Evidence, indices: Iterable[int]) -> list[Parameter]:
+    return [evidence.parameter(index) for index in sorted(indices)]
+
+
+def _names(parameters: Sequence[Parameter]) -> str:
+    return some([label([parameter]) for parameter in parameters])
+
+
+def _steps(evidence: Evidence) -> dict[int, dict[str, float]]:
+    """What the first step does to each parameter that is to be trained and gets a gradient."""
+    return {
+        index: found
+        for index, found in enumerate(evidence.measured.parameters)
+        if "downhill" in found and found["learning"] and evidence.trainable[index]
+    }
