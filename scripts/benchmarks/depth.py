@@ -132,7 +132,7 @@ def main() -> None:
     seconds, once = compiled(depths[0])
 
     products_head = ["matrix products in NumPy, s", "products / initjax"]
-    head = ["depth", "initjax, s", "µs per layer and step", *products_head, *_PYTORCH]
+    head = ["depth", "initjax, s", "µs per network, layer and step", *products_head, *_PYTORCH]
     body = (
         f"Seconds for one more network of width {_WIDTH} and for its {_STEPS} steps of {_BATCH}"
         " examples, drawn, shuffled and scored once on 10,000 images; medians of"
