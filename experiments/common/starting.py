@@ -241,7 +241,8 @@ def _misfit(config: Config, model: models.Model) -> str | None:
             continue
         initializer = initjax.get(getattr(config, flag))
         if error := _error(initializer, leaf.shape):
-            if _error(initializer, (8, 8)) and not _error(initializer, (3, 8, 8)):
+            matrix = len(leaf.shape) == 2
+            if matrix and _error(initializer, (8, 8)) and not _error(initializer, (3, 8, 8)):
                 error = f"{error}; it is for convolution kernels, and {_without(config, name)}"
             return f"--{flag}: {name}: {error}"
     return None

@@ -1,5 +1,7 @@
 """The networks other than MLPs: what they compute, and how their parameters are drawn."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,20 @@ def test_delta_orthogonal_convolutions_keep_norms_exactly():
 def test_what_cannot_be_built_is_refused(fields, message):
     with pytest.raises(UsageError, match=message):
         Config(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"model": "cnn", "hidden": (8,)}, r"got \(3, 3, 16, 8\)$"),  # fewer outputs than inputs
+        ({"model": "cnn", "hidden": (16,), "output_init": "dirac"}, "output/kernel is a matrix"),
+        ({"model": "transformer", "hidden": (8,)}, "a transformer has none"),
+    ],
+)
+def test_why_an_initializer_does_not_fit_is_said(fields, message):
+    config = Config(init="delta_orthogonal", **fields)
+    _, model = network(config.hidden, model=config.model)
+    assert re.search(message, str(starting._misfit(config, model)))
 
 
 def test_only_what_differs_from_the_model_is_given_in_a_command():
