@@ -95,6 +95,8 @@ def run(
             with console.uninterrupted():  # which would abort while C++ is loaded
                 from experiments.common import starting
             starting.start_devices()
+            network = starting.pinned(network, dataset)
+            audit = dataclasses.replace(audit, network=network)
 
         name = f"audit-{description.run_name(network, dataset)}"
         with (

@@ -222,6 +222,7 @@ def main() -> None:
     console.use_all_cores()
     with progress.stage(sys.stdout, "start   loading the data") as watch:
         dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
+    configs = grid_runs.pinned(configs, dataset)
     header = functools.partial(_header, configs, dataset)
     _, others = grid_runs.train(configs, dataset, _FLAGS.workdir, sys.stdout, header)
     if others:

@@ -83,6 +83,7 @@ def run(
 
                 starting.start_devices()
                 dataset = loading.result()
+                config = starting.pinned(config, dataset)
             # Matplotlib is imported while the first epochs are compiled and trained.
             drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
             pool.shutdown(wait=False)

@@ -221,7 +221,7 @@ def _versions() -> str:
 
 def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
     """Functions that draw the kernels that the first seed starts from again, by their names."""
-    if setting.own:  # whose rules are known by name only
+    if setting.own or ":" in setting.fields["model"]:  # whose code may not be at hand
         return {}
     row = setting.runs.slice(0, 1).to_pylist()[0]
     names = "output_init bias_init model hidden residual normalization dtype".split()

@@ -167,6 +167,7 @@ def main() -> None:
     console.use_all_cores()
     with progress.stage(sys.stdout, "start   loading the data") as watch:
         dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
+    configs = grid_runs.pinned(configs, dataset)
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
         left = "1 run is" if others == 1 else f"{others} runs are"

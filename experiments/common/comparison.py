@@ -158,7 +158,7 @@ def _named(fields: dict[str, Any], field: str) -> tuple[str, str]:
     if field == "dataset":
         return fields["dataset"], fields["digest"]
     name, _, digest = fields[field].partition("@")
-    return name, digest
+    return name, digest.removeprefix("sha256:")
 
 
 def _unambiguous(table: pa.Table) -> pa.Table:

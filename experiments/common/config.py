@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,6 +43,8 @@ PATCH = 4
 
 HEADS = 4
 """The heads of a transformer's attention."""
+
+_OWN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(@sha256:[0-9a-f]{6,64})?"
 
 INPUTS = ("unit", "standardized")
 """What a network takes for a pixel: a number between 0 and 1; or that without the mean of all
@@ -101,7 +104,13 @@ class Config:
                 canonical(getattr(self, name))
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
-        _check_choice("model", self.model, MODELS)
+        if not self.own:
+            _check_choice("model", self.model, (*MODELS, "package.module:function"))
+        elif not re.fullmatch(_OWN, self.model):
+            raise UsageError(
+                f"--model={self.model}: the network of your own must be named as"
+                " package.module:function"
+            )
         for name, default in model_defaults(self.model).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
@@ -143,8 +152,18 @@ class Config:
                     " come from that file"
                 )
 
+    @property
+    def own(self) -> bool:
+        """Whether the model is the user's own, named as package.module:function."""
+        return ":" in self.model
+
     def _check_blocks(self) -> None:
         """Checks that hidden blocks of these sizes can form the model."""
+        if self.own:
+            for name in ("residual", "normalization"):
+                if getattr(self, name) != dict(_UNNAMED)[name]:
+                    raise UsageError(f"--{name} is not for a network of your own")
+            return
         if self.residual and self.model != "mlp":
             instead = "has residual blocks anyway"
             if self.model == "cnn":
@@ -215,7 +234,7 @@ _UNNAMED = (
 def model_defaults(model: str) -> dict[str, Any]:
     """The fields of `Config` whose defaults depend on the model, with these defaults."""
     return {
-        "hidden": MODELS[model],
+        "hidden": MODELS.get(model, MODELS["mlp"]),
         "normalization": "layer" if model in NORMALIZED else "none",
     }
 

@@ -80,6 +80,8 @@ def kind(model: str, residual: bool, normalization: str) -> tuple[str, str]:
       >>> kind("mlp", True, "layer"), kind("resnet", False, "layer"), kind("cnn", False, "none")
       (('residual MLP', ', layer normalization'), ('ResNet', ''), ('CNN', ''))
     """
+    if ":" in model:  # the user's own
+        return model, ""
     names = {"mlp": "MLP", "cnn": "CNN", "resnet": "ResNet", "transformer": "transformer"}
     name = f"residual {names[model]}" if residual else names[model]
     if (normalization == "layer") == (model in NORMALIZED):
@@ -89,6 +91,8 @@ def kind(model: str, residual: bool, normalization: str) -> tuple[str, str]:
 
 def network(config: Config, model: "models.Model") -> str:
     """The model of a run."""
+    if config.own:
+        return f"{config.model}, {config.activation}, {config.dtype}"
     name, norm = kind(config.model, config.residual, config.normalization)
     layers = sizes(model.features if config.model == "mlp" else config.hidden)
     return f"{name} {layers}{norm}, {config.activation}, {config.dtype}"

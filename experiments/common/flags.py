@@ -115,7 +115,11 @@ _SHARED = {
     "model": string(
         Config.model,
         "The network: mlp, cnn (convolutions of 3x3), resnet (residual blocks of two convolutions)"
-        " or transformer (of patches).",
+        " or transformer (of patches). Or package.module:function, a function of your own that"
+        " returns an nnx.Module from images (float, batch x height x width x channels) to logits."
+        " It gets, by keyword, what its signature names of image_shape, classes, hidden,"
+        " activation, dtype and rngs. --init draws its kernels, --output_init that of a layer"
+        " called output, --bias_init its biases; all else starts as in the module.",
     ),
     "hidden": string(
         None,

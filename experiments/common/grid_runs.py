@@ -12,6 +12,15 @@ from experiments.common.config import Config
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 
 
+def pinned(configs: Sequence[Config], dataset: data.Dataset) -> list[Config]:
+    """The configurations with a digest of the user's own network, see `own_model.pinned`."""
+    if not any(config.own for config in configs):  # JAX isn't needed yet
+        return list(configs)
+    from experiments.common import starting
+
+    return [starting.pinned(config, dataset) for config in configs]
+
+
 def train(
     configs: Sequence[Config],
     dataset: data.Dataset,

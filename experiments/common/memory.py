@@ -24,6 +24,8 @@ assert _KERNELS.keys() == MODELS.keys()
 def check(config: Config) -> None:
     """Checks that this machine could hold the parameters of a network, without importing JAX.
 
+    Nothing is known of a network of the user's own.
+
     Only those between hidden layers are counted, since the data are not read yet, and only once,
     since training may take place in another memory, that of a GPU.
 
@@ -93,6 +95,8 @@ def parameters(features: tuple[int, ...], model: str = "mlp") -> int:
 
 
 def _check(config: Config, features: tuple[int, ...], copies: int, memory: int) -> None:
+    if config.own:  # whose parameters aren't known by its sizes
+        return
     number = parameters(features, config.model)
     needed = copies * number * (8 if config.dtype == "float64" else 4)
     if needed > memory:

@@ -49,6 +49,9 @@ class Model:
     """The sizes of the input, of every hidden layer, and of the output."""
     stacks: tuple[Stack, ...]
     """What `pack` stacks."""
+    initial: Callable[[jax.Array], Any] | None = None
+    """Draws all parameters from a key as the user's own module does; None for the networks here,
+    whose parameters all have an initializer."""
 
     def pack(self, params: Any) -> Any:
         """Stacks the parameters of consecutive blocks of one shape, on the device they are on.

@@ -12,7 +12,7 @@ import numpy as np
 
 import initjax
 from experiments.common import data, description
-from experiments.common.config import MODELS, Config, canonical, grouped
+from experiments.common.config import Config, canonical, grouped, model_defaults
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
       *more: flags to add.
       optimizer: whether the first update of its optimizer is measured.
     """
-    hidden, default = f"--hidden={','.join(grouped(config.hidden))}", MODELS[config.model]
+    hidden = f"--hidden={','.join(grouped(config.hidden))}"
+    default = model_defaults(config.model)["hidden"]
     if config.hidden != default and len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
         width = [] if config.hidden[0] == default[0] else [f"--width={config.hidden[0]}"]
         more = (f"--depth={len(config.hidden)}", *width, *more)

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import initjax
-from experiments.common import data, memory, models, networks, params_file, run_directory
+from experiments.common import (
+    data,
+    memory,
+    models,
+    networks,
+    own_model,
+    params_file,
+    run_directory,
+)
 from experiments.common.config import PATCH, Config, UsageError
 
 # Parameters that no flag initializes, by the ends of their paths.
@@ -80,6 +88,8 @@ def precision(config: Config) -> contextlib.AbstractContextManager[None]:
 
 def model(config: Config, dataset: data.Dataset) -> models.Model:
     """The model of a run, without parameters."""
+    if config.own:
+        return own_model.made(config, dataset, _pixels(config, dataset))
     height, width, _ = dataset.train_images.shape[1:]
     return models.network(
         features(config, dataset),
@@ -111,6 +121,8 @@ def _pixel_statistics(dataset: data.Dataset) -> tuple[float, float]:
 def features(config: Config, dataset: data.Dataset) -> tuple[int, ...]:
     """The sizes of the input, which is an image or a patch of it, of every hidden block, and of the
     output."""
+    if config.own:
+        return model(config, dataset).features
     shape = dataset.train_images.shape[1:]
     inputs = math.prod(shape) if config.model == "mlp" else PATCH * PATCH * shape[-1]
     return (inputs, *config.hidden, dataset.num_classes)
@@ -120,6 +132,12 @@ def root_key(seed: int) -> jax.Array:
     """The root key of a run."""
     # The implementation is named, so that no environment variable changes the run.
     return jax.random.key(seed, impl="threefry2x32")
+
+
+def pinned(config: Config, dataset: data.Dataset) -> Config:
+    """The configuration with a digest of the user's own network, see `own_model.pinned`."""
+    with precision(config):
+        return own_model.pinned(config, dataset)
 
 
 def order_key(key: jax.Array) -> jax.Array:
@@ -197,6 +215,12 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
     initializers = {rule: initjax.get(spec) for rule, spec in specs.items()}
 
     def draw(key: jax.Array, stack_keys: dict[int, dict[str, jax.Array]]) -> Any:
+        if model.initial is not None:
+            params = model.initial(initjax.named_key(key, "its own initialization"))
+            names = [name for name, _ in run_directory.flatten(params) if _has_flag(name)]
+            return initjax.initialize(
+                params, key, {name: initializers[_rule(name)] for name in names}
+            )
         hidden = model.shapes.get("hidden", {})
         stacks = {}
         for stack in model.stacks:
@@ -224,6 +248,11 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
     return draw if model.stacks else jax.jit(draw)
 
 
+def _has_flag(name: str) -> bool:
+    """Whether a flag names the initializer of a parameter of the user's own network."""
+    return name.endswith(("kernel", "bias"))
+
+
 def _rule(name: str) -> str:
     """What determines the initializer of a parameter: a field of `Config`, or a key of `_FIXED`."""
     if fixed := [end for end in _FIXED if name.endswith(end)]:
@@ -237,7 +266,7 @@ def _misfit(config: Config, model: models.Model) -> str | None:
     """Which initializer does not fit which parameter, and why; None if all fit."""
     for name, leaf in run_directory.flatten(model.shapes):
         flag = _rule(name)
-        if flag in _FIXED:
+        if flag in _FIXED or not (model.initial is None or _has_flag(name)):
             continue
         initializer = initjax.get(getattr(config, flag))
         if error := _error(initializer, leaf.shape):
@@ -250,7 +279,7 @@ def _misfit(config: Config, model: models.Model) -> str | None:
 
 def _without(config: Config, name: str) -> str:
     """Says that a parameter is no kernel of a convolution."""
-    if config.model in ("cnn", "resnet"):
+    if config.own or config.model in ("cnn", "resnet"):
         return f"{name} is a matrix"
     return f"{'an MLP' if config.model == 'mlp' else 'a transformer'} has none"
 
