@@ -1,5 +1,6 @@
 """Trainability diagrams as text: the grid of accuracies, the fits, and what follows from them."""
 
+import functools
 import math
 import textwrap
 from typing import Any
@@ -112,6 +113,7 @@ def fit_lines(rows: Table) -> list[str]:
     ]
 
 
+@functools.lru_cache(maxsize=64)  # the fits take seconds, and are shown and stored
 def rate_rows(grid: Grid) -> Table:
     """The fits of a grid's diagrams at one learning rate for all, if there are several."""
     parts = trainability.one_rate(grid)
