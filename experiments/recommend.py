@@ -9,12 +9,18 @@ import sys
 
 import initjax
 from experiments.common import command_line, console, flags
-from experiments.common.config import ACTIVATIONS, LARGEST_LAYER, OPTIMIZERS, UsageError, choices
+from experiments.common.config import (
+    ACTIVATIONS,
+    LARGEST_LAYER,
+    MOST_LAYERS,
+    OPTIMIZERS,
+    UsageError,
+    choices,
+)
 
 COMMAND = "python -m experiments.recommend"
 
 _NORMALIZATIONS = ("none", "layer", "rms", "group", "batch")
-_MOST_LAYERS = 10_000
 
 _GROUPS = {
     "Network": ("activation", "depth", "width", "residual", "normalization", "attention"),
@@ -46,7 +52,7 @@ def main() -> None:
         if value not in valid:
             raise UsageError(f"--{name}={value}: {choices(value, valid, 'must be one of ')}")
     for name, value, most in (
-        ("depth", _FLAGS.depth, _MOST_LAYERS),
+        ("depth", _FLAGS.depth, MOST_LAYERS),
         ("width", _FLAGS.width, LARGEST_LAYER),
     ):
         if not 1 <= value <= most:

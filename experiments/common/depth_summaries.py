@@ -79,6 +79,12 @@ def _advice(depths: Depths) -> str:
     if depths.diagrams:
         diagram = max(depths.diagrams, key=lambda diagram: np.isfinite(diagram.accuracy).sum())
         critical, fitted = diagram.critical, diagram.boundary
+        tried = diagram.weight_variances
+        if not math.isnan(critical) and not tried[0] <= critical <= tried[-1]:
+            return (
+                f"Theory's critical weight variance of {diagram.activation}, {critical:.3g}, where"
+                " ξc is largest, was not among those tried: try it next."
+            )
         if not math.isnan(critical):
             text = (
                 f"For a deep {diagram.activation} network, choose a weight variance near the"

@@ -24,12 +24,11 @@ def lines(diagram: Diagram) -> list[str]:
         f"{describe(diagram.fields)}; bias variance {diagram.bias_variance:g}; {seeds}: training"
         f" accuracy in % over the last {trainability.WINDOW} steps"
     )
-    mean = np.nanmean(diagram.accuracy, axis=2)
     fitted = diagram.boundary
     rows = [("weight variance", [f"{value:.4g}" for value in diagram.weight_variances])]
     rows += [
         (f"depth {depth:4}", ["" if np.isnan(cell) else f"{100 * cell:.0f}" for cell in cells])
-        for depth, cells in zip(diagram.depths, mean, strict=True)
+        for depth, cells in zip(diagram.depths, diagram.mean, strict=True)
     ]
     if fitted:
         rows.append(("half train at", _edges(diagram, fitted)))

@@ -29,7 +29,8 @@ _FEWEST_VARIANCES = 3  # that make a diagram
 
 # What the cells of one grid have in common, besides the width.
 _COMMON = (
-    "model activation optimizer batch_size steps epochs inputs output_init dtype dataset digest"
+    "model residual normalization activation optimizer batch_size steps epochs inputs output_init"
+    " dtype dataset digest"
 ).split()
 
 
@@ -73,7 +74,8 @@ class Grid:
     @property
     def name(self) -> str:
         """For a file."""
-        return f"initializers-{self.fields['activation']}-width{self.fields['width']}"
+        name = f"initializers-{self.fields['activation']}-width{self.fields['width']}"
+        return "-".join([name, *_network(self.fields).lower().replace(",", "").split()])
 
     @functools.cached_property
     def diagrams(self) -> "list[Diagram]":
@@ -125,9 +127,14 @@ class Diagram:
         return f"diagram-{self.activation}-width{self.width}-bias{self.bias_variance:g}"
 
     @property
+    def mean(self) -> np.ndarray:
+        """(rows, columns): the mean accuracy of the seeds."""
+        return _mean(self.accuracy)
+
+    @property
     def fraction(self) -> np.ndarray:
         """(rows, columns): the share of the seeds that trained."""
-        return np.nanmean(self.trained, axis=2)
+        return _mean(self.trained)
 
     @property
     def trained(self) -> np.ndarray:
@@ -196,10 +203,24 @@ class Diagram:
 def describe(fields: dict[str, Any]) -> str:
     """One line about what the networks of a grid or a diagram have in common."""
     parts = [f"{fields['activation']}, width {fields['width']}"]
-    if fields.get("model", "mlp") != "mlp":
-        parts.insert(0, fields["model"])
+    if network := _network(fields):
+        parts.insert(0, network)
     length = description.duration(fields["epochs"], fields["steps"])
     return f"{', '.join(parts)}; {fields['optimizer']}, batch {fields['batch_size']}, {length}"
+
+
+def _network(fields: dict[str, Any]) -> str:
+    """What the networks are, if they are no plain MLPs."""
+    model = fields.get("model", "mlp")
+    kind = model, fields.get("residual", False), fields.get("normalization", "none")
+    text = "".join(description.kind(*kind))
+    return "" if text == "MLP" else text
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over seeds without those that are missing; NaN if all are."""
+    runs = np.isfinite(values).sum(axis=2)
+    return np.where(runs, np.nansum(values, axis=2) / np.maximum(runs, 1), np.nan)
 
 
 def grids(table: pa.Table) -> list[Grid]:
@@ -278,7 +299,7 @@ def _mean_square(spec: str, width: int) -> float | None:
 
 
 def _diagrams(grid: Grid) -> list[Diagram]:
-    if grid.fields.get("model", "mlp") != "mlp":  # the theory is that of an MLP
+    if _network(grid.fields):  # the theory is that of plain MLPs
         return []
     found: dict[float, dict[tuple[int, float], Cell]] = {}
     for cell in grid.cells:

@@ -125,7 +125,7 @@ def recommend(
     network = _Network(
         function,
         known,
-        known or _called(activation),
+        _called(activation, known),
         checked_integer("recommend", "depth", depth, 1),
         checked_integer("recommend", "width", width, 1),
         residual,
@@ -136,9 +136,10 @@ def recommend(
     return _recommended(network)
 
 
-def _called(activation: Any) -> str:
-    name = str(getattr(activation, "__name__", ""))
-    return name if name.isidentifier() else "a function"
+def _called(activation: Any, known: str) -> str:
+    name = activation if isinstance(activation, str) else known
+    name = name or str(getattr(activation, "__name__", ""))
+    return name if name in (activation, known) or name.isidentifier() else "unnamed"
 
 
 def _audited(report: Report, optimizer: str) -> _Network:

@@ -25,7 +25,7 @@ class Recommendation:
     """
 
     activation: str
-    """What it is called; "a function" if it has no usual name."""
+    """What it is called; "unnamed" if it has no name."""
     depth: int
     """The number of hidden layers, or of blocks."""
     width: int
@@ -143,8 +143,8 @@ class Recommendation:
             f"Evidence: {found.runs} runs from {found.initializers} initializers,"
             f" {_OPTIMIZERS.get(found.optimizer, found.optimizer)}, {found.steps} steps of"
             f" {found.batch_size} images, {found.data}; each at its best learning rate."
-            f" Of {self.spec}, {trained} of {count} runs trained ({share:.0%}; 95% interval"
-            f" {low:.0%} to {high:.0%})."
+            f" From the recommended one, {trained} of {count} runs trained ({share:.0%}; 95%"
+            f" interval {low:.0%} to {high:.0%})."
         )
         lines = wrapped(text, columns, rest="  ")
         for setting in found.settings:

@@ -66,7 +66,7 @@ def theory_of(
         scales = depth_scales(function, weights, biases, first)
         variances = _variances(function, weights, biases, first, depth)
         steps = [chi(function, q, weights) for q in variances[:-1]]
-    except (TypeError, ValueError):  # no fixed point, or no moments
+    except (TypeError, ValueError, OverflowError):  # no fixed point, or no moments
         return nothing
     found = dataclasses.replace(
         nothing,
@@ -79,7 +79,7 @@ def theory_of(
     try:
         noise = log_norm_moments([width] * depth, function, weights, biases, first)
         spread = sum(jacobian_spectrum(function, q, 1, kind).variance for q in variances)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the signal explodes
         return found
     return dataclasses.replace(found, scatter=math.sqrt(noise.variance), jacobian_variance=spread)
 
@@ -123,10 +123,10 @@ def reasons(choice: Choice, theory: Prediction, depth: int) -> list[str]:
             f" {theory.jacobian_variance + depth:.2g}."
         )
     elif theory.depth_over_width >= _NARROW and theory.scatter > 0.5:
+        factor = _factor(math.exp(min(700.0, theory.scatter / 2)))
         found.append(
             f"L/n is {theory.depth_over_width:.2g}: from network to network, the signal's root"
-            f" mean square varies by a factor of {math.exp(theory.scatter / 2):.2g} (one standard"
-            " deviation)."
+            f" mean square varies by a factor of {factor} (one standard deviation)."
         )
     return found
 
@@ -231,7 +231,8 @@ def residual_reason(function: Callable[[Any], Any], choice: Choice, branches: in
     """How much a residual stream grows."""
     added = choice.weight_variance * moments(function).second
     unscaled, scaled = (
-        (1 + added * scale**2) ** min(branches, 1000) for scale in (1.0, branches**-0.5)
+        math.exp(min(700.0, branches * math.log1p(added * scale**2)))
+        for scale in (1.0, branches**-0.5)
     )
     return (
         f"Each branch adds to the stream: over {branches}, its variance grows about"

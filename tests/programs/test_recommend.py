@@ -39,7 +39,7 @@ def test_the_advice_of_the_library_is_printed_in_80_columns(run):
         ({"activation": "gleu"}, "--activation=gleu: did you mean gelu?"),
         ({"normalization": "weight"}, "--normalization=weight: must be one of none, layer"),
         ({"optimizer": "lion"}, "--optimizer=lion: must be one of adam"),
-        ({"depth": 0}, "--depth=0: must be at least 1 and at most 10,000"),
+        ({"depth": 0}, "--depth=0: must be at least 1 and at most 1,000"),
         ({"width": -1}, "--width=-1: must be at least 1"),
     ],
 )
