@@ -15,10 +15,11 @@ def batch_coupling(evidence: Evidence) -> list[Finding]:
     coupling = evidence.traced.ends.coupling
     if coupling is None:
         return []
-    return finding("failure", "batch_coupling", [], *_message_and_remedy(coupling))
+    return finding("failure", "batch_coupling", [], *_described(coupling))
 
 
-def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
+def _described(coupling: Coupling) -> tuple[str, str, str]:
+    """Message, remedy and code."""
     count, shape = coupling.examples, _shape(coupling.prediction)
     match coupling.kind:
         case "softmax":
@@ -26,25 +27,29 @@ def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
                 f"The softmax of the outputs, an array of shape {shape}, is over the {count}"
                 " examples of the batch and not over the classes, so the output for an example"
                 " depends on the others, and for one example alone it is always 1",
-                "Take the softmax over the axis of the classes: jax.nn.softmax(logits, axis=-1)",
+                "Take the softmax over the axis of the classes",
+                "jax.nn.softmax(logits, axis=-1)",
             )
         case "weights":
             return (
                 f"The softmax of weights of shape {shape} is over the {count} examples of the"
                 " batch, but they weigh what is summed within each example, so the output for an"
                 " example depends on the others",
-                "Take the softmax over the axis that is summed: jax.nn.softmax(scores, axis=1)",
+                "Take the softmax over the axis that is summed",
+                "jax.nn.softmax(scores, axis=1)",
             )
         case "scan":
             return (
                 f"A loop hands its state on {_as_if_times(count, shape)}",
-                "Give it the layout that it expects: jnp.swapaxes(x, 0, 1) before lax.scan, or"
+                "Give it the layout that it expects: swap the axes before lax.scan, or take"
                 " time_major=False for nn.RNN",
+                "x = jnp.swapaxes(x, 0, 1)",
             )
         case "attention":
             return (
                 f"Attention runs {_as_if_times(count, shape)}",
                 "Attend along the other axis: of (batch, time, features), the second",
+                "x = jnp.swapaxes(x, 0, 1)",
             )
         case "broadcast":
             wider = "predictions" if len(coupling.prediction) == 2 else "targets"
@@ -53,7 +58,8 @@ def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
                 f" {_shape(coupling.target)}; they broadcast to ({count}, {count}), so each"
                 f" prediction is compared with the targets of all {count} examples and learns only"
                 " their mean",
-                f"Give both the same shape: {wider}[:, 0]",
+                "Give both the same shape",
+                f"{wider} = {wider}[:, 0]",
             )
 
 

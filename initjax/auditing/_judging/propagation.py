@@ -16,6 +16,7 @@ from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import Chain, lone_parts
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.numbers import plain, plain_power
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 # In a shallow network whose kernels are all too small, SGD at the best rate stands still for about
@@ -24,6 +25,7 @@ _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends 
 # a factor of 2 at 10^6 with 7 layers, and at 10^3 with 10 layers.
 _PLATEAU = 300.0  # steps
 _SHALLOW, _DEEP = 5, 10  # layers
+_UNEVEN = 100.0  # squared: ten times the gradient for some weights, from which on Adam is needed
 _LARGE_SIGNAL = 1e3  # root mean square
 _LARGE_GAIN = 10.0  # five times that of he_normal
 _STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
@@ -41,7 +43,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
 
 def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
     """The change of the gradient between the ends of the chain where it is largest."""
-    growth, limit, chain = 0.0, 1.0, ()
+    growth, limit = 0.0, 1.0
+    chain: Sequence[JudgedLayer] = ()
     for whole in evidence.chains:
         for part in lone_parts(whole, evidence.layers):
             growth_of_part = _growth(part)
@@ -65,7 +68,16 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     remedy = f"Draw the kernels with {recommended(middle.activation, len(chain))}"
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
+    last: JudgedLayer = chain[-1]
+    at_the_end = last.name in names_of(evidence.readouts)
+    if at_the_end and growth > 0 and growth - math.log(max(1.0, last.weight_variance)) < limit:
+        remedy = smaller_end(last.weight_variance**0.5)  # which alone makes the gradient grow
     return finding(level, cause, chain, _slower(chain, hidden, middle), remedy)
+
+
+def smaller_end(factor: float) -> str:
+    """The remedy for a last kernel that is too large by a factor."""
+    return f"Divide the last kernel by {max(2.0, float(f'{factor:.2g}')):g}, or start it at zero"
 
 
 def _by_logits(chain: Chain) -> float:
@@ -90,28 +102,38 @@ def _limit(growth: float, chain: Chain) -> float:
 
 
 def _slower(chain: Chain, hidden: Sequence[JudgedLayer], middle: JudgedLayer) -> str:
-    """Which layer gets how much less or more of the gradient than which, in words."""
+    """How much the gradient changes on its way back through a chain, and what that does."""
     first, last, steps = chain[0], chain[-1], len(chain) - 1
     growth = first.log_gradient - last.log_gradient
     if not math.isfinite(growth):
         growth = _predicted(chain)
-    smaller = growth < 0
     message = (
-        f"The gradient at {first.name} is {_factor(growth / 2)} times"
-        f" {'smaller' if smaller else 'larger'} than at {last.name}, so"
-        f" {f'{first.name} learns too slowly' if smaller else 'no learning rate suits both'}"
+        f"From {last.name} back to {first.name}, the gradient"
+        f" {'shrinks' if growth < 0 else 'grows'} {plain_power(abs(growth) / 2)} times"
     )
     if steps > 1:
         each = math.exp(max(-700.0, growth / steps))
         predicted = middle.predicted_gradient_ratio
-        expected = f", theory {predicted:.3g}x" if math.isfinite(predicted) else ""
-        message += (
-            f": its squared norm {'shrinks' if smaller else 'grows'} by a factor of"
-            f" {_factor(growth)} in {steps} layers ({each:.3g}x per layer{expected})"
-        )
+        expected = f"; theory: {plain(predicted)}" if math.isfinite(predicted) else ""
+        message += f" (each layer multiplies its square by {plain(each)}{expected})"
+    message += f", so {_consequence(growth, first, last)}"
     gain = float(np.median([layer.weight_variance for layer in hidden]))
-    message += f"; the median gain is {gain:.3g}"
+    message += f"; the median gain is {plain(gain)}"
     return message + (f" before {middle.activation}" if middle.activation else "")
+
+
+def _consequence(growth: float, first: JudgedLayer, last: JudgedLayer) -> str:
+    """What a gradient that shrinks or grows does to the weights, by the size of their gradients:
+    the product of that of a layer's output and of its input."""
+    inputs = first.input_square / last.input_square if last.input_square > 0 else math.nan
+    weights = growth + math.log(inputs) if inputs > 0 else growth
+    if growth < 0:
+        if weights < -math.log(_UNEVEN):
+            return f"{first.name} learns much more slowly than {last.name}"
+        return "all layers learn slowly: their inputs shrink as much on the way forward"
+    if weights > math.log(_UNEVEN):
+        return f"no learning rate suits both {first.name} and {last.name}"
+    return "small steps change the output far too much"
 
 
 def _growth(chain: Chain) -> float:
@@ -184,12 +206,6 @@ def _small(end: JudgedLayer, others: Sequence[JudgedLayer]) -> bool:
     return end.weight_variance < 0.05 * typical
 
 
-def _factor(log: float) -> str:
-    """A factor given by its logarithm, which may be too large for a float."""
-    size = abs(log)
-    return f"{math.exp(size):.3g}" if size < 600 else f"10^{size / math.log(10):.0f}"
-
-
 def _large_signals(evidence: Evidence) -> list[Finding]:
     outputs = set(names_of(evidence.readouts))  # may be as large as their targets
     large = [
@@ -201,14 +217,14 @@ def _large_signals(evidence: Evidence) -> list[Finding]:
     ]
     if not large:
         return []
-    message = f"The pre-activations of {some(names_of(large))} have root mean square"
-    message += f" {large[-1].rms:.3g}"
+    message = f"The outputs of {some(names_of(large))} have root mean square"
+    message += f" {plain(large[-1].rms)}"
     before = itertools.takewhile(lambda layer: layer is not large[-1], evidence.layers)
     growing = [layer for layer in (*before, large[-1]) if _grows(layer)] or large
     if growing is not large:
         gain = float(np.median([layer.weight_variance for layer in growing]))
         message += f"; the kernels of {some(names_of(growing))} make signals grow, with a median"
-        message += f" gain of {gain:.3g}"
+        message += f" gain of {plain(gain)}"
     remedy = f"Draw the kernels with {recommended(growing[0].activation)}"
     return finding("failure", "exploding", growing, message, remedy)
 
@@ -234,8 +250,8 @@ def update(evidence: Evidence) -> list[Finding]:
         return []
     worst = max(found, key=lambda layer: layer.update_ratio)
     message = (
-        f"The optimizer's first step at {some(names_of(found))} is {worst.update_ratio:.2g} times"
-        " the weights' standard deviation"
+        f"The optimizer's first step at {some(names_of(found))} is"
+        f" {plain(worst.update_ratio)} times the weights' standard deviation"
     )
     remedy = "Lower the learning rate, or draw the weights at a larger scale"
     return finding("warning", "update", found, message, remedy)
