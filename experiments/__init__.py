@@ -1,8 +1,17 @@
-"""Programs that give the evidence: each runs as `python -m experiments.NAME`."""
+"""Programs that give the evidence: each runs as `python -m experiments.NAME`.
+
+`experiments.compare` does the same in Python for a network of one's own.
+"""
 
 import importlib.util
 import signal
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.common.own_comparison import Result, compare
+
+__all__ = ["Result", "compare"]
 
 # What the extra `experiments` in pyproject.toml installs, by import name. This file runs before
 # every program, so that each of them reports a missing package in the same way.
@@ -38,3 +47,12 @@ if _missing:
         print(_message, file=sys.stderr)
         raise SystemExit(2)
     raise ImportError(_message)
+
+
+def __getattr__(name: str) -> Any:
+    # At their first use, since a program that doesn't need them shall not import JAX.
+    if name in __all__:
+        from experiments.common import own_comparison
+
+        return getattr(own_comparison, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

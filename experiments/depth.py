@@ -69,7 +69,7 @@ _FLAGS = flags.define(
     ),
     seeds=flags.string("3", "Number of seeds, counting from 0, or a list such as 5-9 or 3,5,8-12."),
     depth=flags.string("6,10,14,20,28,40,56,80", "Numbers of hidden layers, separated by commas."),
-    width=flags.string("64", "Sizes of the hidden layers, separated by commas."),
+    width=flags.string("128", "Sizes of the hidden layers, separated by commas."),
     activation=flags.several("activation", "tanh"),
     inputs=flags.shared("inputs", "standardized"),
     optimizer=flags.shared("optimizer", "momentum"),
@@ -78,7 +78,7 @@ _FLAGS = flags.define(
         "Learning rates, separated by commas: numbers, or NUMBER/depth. The best one is chosen for"
         " each initializer and network by training loss.",
     ),
-    steps=flags.integer(400, "Number of training steps."),
+    steps=flags.integer(300, "Number of training steps."),
     batch_size=flags.shared("batch_size", 64),
     workdir=flags.path("runs/depth", "Directory of the results. Finished runs in it are skipped."),
 )
@@ -182,10 +182,12 @@ def _header(configs: list[Config], dataset: data.Dataset, missing: int) -> list[
 def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[str]:
     """Writes what the runs show to a directory that has them all, and returns it as text.
 
-    The files are `depth.json`, `cells.csv`, and a `diagram-*.png` for each diagram.
+    The files are `depth.json`, `cells.csv`, a `diagram-*.png` for each diagram, and an
+    `initializers-*.png` for each activation and width of other initializers.
     """
     from experiments.common import (
         depth_results,
+        initializers_picture,
         published,
         sweep_directory,
         tables,
@@ -196,12 +198,15 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
     wanted = {config.identity(dataset.digest) for config in configs}
     grids = trainability.grids(sweep_directory.read(workdir, wanted))
     directory = pathlib.Path(workdir)
-    cells = [row for one in grids for row in depth_results.cell_rows(one)]
+    cells = [row for one in grids for row in depth_results.cell_rows(one, one.cells)]
     files.write(directory / "cells.csv", tables.to_csv(cells))
     files.write_json(directory / "depth.json", depth_results.record(grids))
-    for diagram in (diagram for one in grids for diagram in one.diagrams):
-        path = directory / f"{diagram.name}.png"
-        trainability_picture.draw(path, diagram, published.like(diagram))
+    for one in grids:
+        for diagram in one.diagrams:
+            path = directory / f"{diagram.name}.png"
+            trainability_picture.draw(path, diagram, published.like(diagram))
+        if one.others:
+            initializers_picture.draw(directory / f"{one.name}.png", one)
     return [line for one in grids for line in depth_results.lines(one)]
 
 

@@ -79,7 +79,7 @@ def run(
                 if data.needs_tfds(config.dataset, config.data_dir):
                     futures.wait([loading])
                 with console.uninterrupted():  # which would abort while C++ is loaded
-                    from experiments.common import starting, training
+                    from experiments.common import starting, tasks, training
 
                 starting.start_devices()
                 dataset = loading.result()
@@ -111,7 +111,7 @@ def run(
                     curves = importlib.import_module("experiments.common.layer_curves")
                     inspect = curves.inspector(directory, run_audit.auditor(config, start, dataset))
                 epochs = training.fit(
-                    start.model.apply,
+                    tasks.classification(start.model.apply),
                     config.optimizer,
                     config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
                     start.packed,

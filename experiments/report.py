@@ -6,6 +6,7 @@ Time:     about 10 s
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import pathlib
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 COMMAND = "python -m experiments.report"
 
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
-_TABLES = ("endpoints", "published", "pairs")
+_TABLES = ("rules", "endpoints", "published", "pairs", "fits", "depths", "cells")
 
 
 def report(
@@ -53,6 +54,8 @@ def report(
         charts,
         commands,
         comparison,
+        depth_sections,
+        depth_summaries,
         progress,
         report_page,
         summaries,
@@ -65,19 +68,27 @@ def report(
     runs = sweep_directory.read(root)
     folder = root / "report"
     files.prepare(folder, "copy the runs to a writable directory")
-    found = comparison.settings(runs, margin, target)
+    depths, others = depth_sections.divided(runs)
+    found = comparison.settings(others, margin, target) if len(others) else []
     labels = titles.differences(found)
-    drawings = [charts.of_setting(setting, _kernels(setting)) for setting in found]
+    plans = depth_sections.planned(depths)
+    plans += [
+        depth_sections.Planned(
+            _section(setting, ", ".join(label.values()) or "Initializers seed by seed"),
+            charts.of_setting(setting, _kernels(setting)),
+        )
+        for setting, label in zip(found, labels, strict=True)
+    ]
     sections: list[report_page.Section] = []
     written: dict[pathlib.Path, bytes] = {}
     done = 0
-    with progress.counted_progress(0, sum(map(len, drawings)), stream, "figures") as show:
-        for number, (setting, label, drawing) in enumerate(
-            zip(found, labels, drawings, strict=True), start=1
-        ):
+    with progress.counted_progress(
+        0, sum(len(plan.charts) for plan in plans), stream, "figures"
+    ) as show:
+        for number, plan in enumerate(plans, start=1):
             figures = []
-            suffix = f"_{number}" if len(found) > 1 else ""
-            for name, draw in drawing.items():
+            suffix = f"_{number}" if len(plans) > 1 else ""
+            for name, draw in plan.charts.items():
                 if spec := draw():
                     svg = chart_style.svg(spec)
                     figures.append(report_page.Figure(name + suffix, spec, svg))
@@ -85,19 +96,23 @@ def report(
                     written[folder / f"{name}{suffix}.svg"] = svg.encode()
                 done += 1
                 show(done)
-            heading = f"{number}. {', '.join(label.values())}" if suffix else ""
-            sections.append(_section(setting, heading, suffix, figures))
-    verdicts = [
-        {"setting": number, **label, "verdict": section.headline}
-        for number, (label, section) in enumerate(zip(labels, sections, strict=True), start=1)
-    ]
+            section = plan.section
+            sections.append(
+                dataclasses.replace(
+                    section,
+                    heading=f"{number}. {section.heading}" if suffix else "",
+                    figures=figures,
+                    tables=[table._replace(name=table.name + suffix) for table in section.tables],
+                )
+            )
     about = tables.about(runs)
     page = report_page.Report(
-        title=titles.title(found),
-        summary=summaries.of_settings(found),
-        overview=report_page.Table("verdicts", "Verdicts", verdicts, verdicts)
-        if len(found) > 1
-        else None,
+        title=titles.title(found, depths),
+        summaries=list(
+            filter(None, [depth_summaries.of_depths(depths), summaries.of_settings(found)])
+        ),
+        overview=_overview(sections, labels),
+        methods=[*["depth"] * bool(depths.runs), *["settings"] * bool(found)],
         sections=sections,
         about=report_page.Table("runs", "What was run", about, about),
         commands=[*commands.of_runs(runs, directory), _command(directory, margin, target)],
@@ -119,7 +134,7 @@ def report(
         files.write(path, content)
     files.write(root / "report.html", report_page.html(page).encode())
     # Figures and tables of an earlier report on other settings would look like part of this one.
-    stems = rf"({'|'.join(charts.FIGURES)}|weights_\w+?)(_\d+)?\.(png|svg)"
+    stems = rf"({'|'.join([*charts.FIGURES, *depth_sections.FIGURES])})(_\d+)?\.(png|svg)"
     for path in folder.iterdir():
         if path not in written and re.fullmatch(
             rf"{stems}|({'|'.join(_TABLES)})\.(csv|tex)", path.name
@@ -128,13 +143,35 @@ def report(
     return [root / "report.html", *written]
 
 
-def _section(
-    setting: "Setting", heading: str, suffix: str, figures: "list[report_page.Figure]"
-) -> "report_page.Section":
+def _overview(
+    sections: "list[report_page.Section]", labels: list[dict[str, str]]
+) -> "report_page.Table | None":
+    """A row for each of several sections."""
+    from experiments.common import report_page
+
+    if len(sections) == 1:
+        return None
+    settings = len(sections) == len(labels)  # and nothing about depth
+    rows = [
+        {"setting": number, **labels[number - 1], "verdict": section.headline}
+        if settings
+        else {
+            "section": number,
+            "about": section.heading.partition(". ")[2],
+            "verdict": section.headline,
+        }
+        for number, section in enumerate(sections, start=1)
+    ]
+    return report_page.Table("verdicts", "Verdicts", rows, rows)
+
+
+def _section(setting: "Setting", heading: str) -> "report_page.Section":
     from experiments.common import chart_style, published, report_page, tables, verdicts
 
     pairs, compared = tables.pairs(setting), published.compare(setting)
+    rules = tables.rules(setting)
     shown = [
+        ("rules", "What the names of the initializers stand for", rules, rules),
         (
             "endpoints",
             "Endpoints: mean and 95% confidence interval (Student's t)",
@@ -150,9 +187,9 @@ def _section(
         headline=verdicts.headline(setting),
         sentences=verdicts.summary(setting),
         symbols={init: chart_style.symbol(setting, init) for init in setting.inits},
-        figures=figures,
+        figures=(),
         tables=[
-            report_page.Table(name + suffix, title, rows, numbers)
+            report_page.Table(name, title, rows, numbers)
             for name, title, rows, numbers in shown
             if rows
         ],
@@ -184,6 +221,8 @@ def _versions() -> str:
 
 def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
     """Functions that draw the kernels that the first seed starts from again, by their names."""
+    if setting.own:  # whose rules are known by name only
+        return {}
     row = setting.runs.slice(0, 1).to_pylist()[0]
     names = ("output_init", "bias_init", "hidden", "dtype")
     fields = {name: setting.fields[name] for name in names}

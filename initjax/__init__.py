@@ -3,7 +3,7 @@
 `zeros` and `ones` are initializers; the other names are factories that make one. An initializer is
 a value: it can be hashed, compared and pickled, and its `repr` is a specification that `parse`
 reads. `audit` finds problems in a model's initialization, and `fix` repairs them. `identify` says
-what parameters look drawn from.
+what parameters look drawn from. `recommend` says which initializer a network needs.
 """
 
 import importlib
@@ -78,6 +78,7 @@ from initjax.transformers import (
 from initjax.trees import initialize, rescale
 
 if TYPE_CHECKING:
+    from initjax.advice import Choice, Evidence, Measured, Prediction, Recommendation, recommend
     from initjax.auditing import (
         Attention,
         Change,
@@ -104,16 +105,21 @@ __all__ = [
     "NAMES",
     "Attention",
     "Change",
+    "Choice",
     "ComparedLeaf",
     "Comparison",
+    "Evidence",
     "Finding",
     "Identification",
     "IdentifiedLeaf",
     "Initializer",
     "Layer",
     "LowRank",
+    "Measured",
     "Network",
     "Parameter",
+    "Prediction",
+    "Recommendation",
     "Repair",
     "Report",
     "audit",
@@ -174,6 +180,7 @@ __all__ = [
     "random_truncated_normal",
     "random_uniform",
     "random_walk",
+    "recommend",
     "rescale",
     "residual_scaling",
     "s4d",
@@ -201,6 +208,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_ADVICE = ("Choice", "Evidence", "Measured", "Prediction", "Recommendation", "recommend")
 _AUDITING = (
     "Attention",
     "Change",
@@ -222,11 +230,15 @@ _LEAVES = (
     "compare_leaves",
     "identify",
 )
-_LATER = dict.fromkeys(_AUDITING, "initjax.auditing") | dict.fromkeys(_LEAVES, "initjax.leaves")
+_LATER = {
+    **dict.fromkeys(_ADVICE, "initjax.advice"),
+    **dict.fromkeys(_AUDITING, "initjax.auditing"),
+    **dict.fromkeys(_LEAVES, "initjax.leaves"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the audit and its kin, which are as large as all the rest, at the first use."""
+    """Imports at the first use what is as large as all the rest: the audit, its kin, and advice."""
     if name in _LATER:
         value = getattr(importlib.import_module(_LATER[name]), name)
         globals()[name] = value

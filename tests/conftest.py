@@ -98,7 +98,7 @@ def _row(kind, seed, rng, /, **changes):
     steps = np.linspace(2.3, loss, 938)
     return {
         "key": f"{kind}{seed}{sorted(changes.items())}".encode().hex(),
-        "status": "finished",
+        "status": "finished", "model": "mlp", "inputs": "unit", "steps": None,
         "init": kind, "output_init": "glorot_uniform", "bias_init": "zeros", "seed": seed,
         "hidden": [128, 64], "activation": "relu", "dtype": "float32", "optimizer": "adam",
         "learning_rate": 0.001, "epochs": 2, "batch_size": 128, "dataset": "mnist", "digest": "d",

@@ -89,7 +89,9 @@ def test_the_wheel_holds_the_library_and_nothing_else(built):
     assert "initjax/py.typed" in names
     code = {name for name in names if not re.match(r"initjax-[\d.]+\.dist-info/", name)}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "initjax").rglob("*.py")}
-    assert code == sources | {"initjax/py.typed"}
+    assert code - {"initjax/advice/table.json"} == sources | {"initjax/py.typed"}
+    made = (ROOT / "initjax/advice/table.json").exists()
+    assert ("initjax/advice/table.json" in code) == made
 
 
 def test_the_source_distribution_holds_the_library_and_what_builds_it(built):
@@ -115,7 +117,7 @@ def test_the_library_works_with_nothing_else_and_names_the_extra_for_pictures(ba
     ], result.stderr
 
 
-@pytest.mark.parametrize("program", ["mnist", "sweep", "report", "audit"])
+@pytest.mark.parametrize("program", ["mnist", "sweep", "report", "audit", "recommend"])
 def test_a_program_names_the_extra_that_it_misses(bare, program):
     result = python(bare, "-m", f"experiments.{program}")
     assert result.returncode == 2 and not result.stdout

@@ -163,6 +163,22 @@ def test_leaves_are_typed(params: Params):
     assert_type(compared.unchanged, tuple[str, ...])
 
 
+def test_advice_is_typed(params: Params, key: jax.Array):
+    advice = initjax.recommend("relu", 20, 64, normalization="layer")
+    assert_type(advice, initjax.Recommendation)
+    assert_type(advice.initializer, initjax.Initializer)
+    assert_type(advice.choice, initjax.Choice)
+    assert_type(advice.alternatives, tuple[initjax.Choice, ...])
+    assert_type(advice.theory, initjax.Prediction)
+    assert_type(advice.evidence, initjax.Evidence | None)
+    report = initjax.audit(loss_fn, params, jax.random.normal(key, (64, 8)))
+    advice = initjax.recommend(report)
+    assert_type(advice, initjax.Recommendation)
+    evidence = initjax.recommend(clipped, 3, 64, optimizer="momentum").evidence
+    if evidence is not None:
+        assert_type(evidence.settings, tuple[initjax.Measured, ...])
+
+
 def test_theory_gives_numbers_and_named_tuples(tmp_path: pathlib.Path):
     assert_type(theory.moments("relu"), theory.Moments)
     assert_type(theory.gain("relu"), float)

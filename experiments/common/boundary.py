@@ -60,22 +60,22 @@ def fit_boundary(depths: np.ndarray, scales: np.ndarray, trained: np.ndarray) ->
         a missing one.
 
     Returns:
-      The boundary; None if there is none to fit: fewer than three columns, or all networks train,
-      or none does.
+      The boundary; None if there is none to fit: fewer than three columns or two rows, or all
+      networks train, or none does.
     """
-    _, columns, seeds = trained.shape
-    if columns < 3 or not 0 < np.nanmean(trained) < 1:
+    rows, columns, seeds = trained.shape
+    if rows < 2 or columns < 3 or not 0 < np.nanmean(trained) < 1:
         return None
     boundaries = np.arange(np.log(depths[0]) - _MARGIN, np.log(depths[-1]) + _MARGIN, _STEP)
     inside = (boundaries >= np.log(depths[0])) & (boundaries <= np.log(depths[-1]))
     limits = np.append(boundaries[inside][::4], np.inf)
     # The place among `boundaries` of each column's boundary, for every k and limit.
     at = np.minimum(_KS[:, None] + np.log(scales)[:, None, None], limits)
-    places = np.clip((at - boundaries[0]) / _STEP, 0, len(boundaries) - 1).round().astype(int)
+    at_law = np.clip((at - boundaries[0]) / _STEP, 0, len(boundaries) - 1).round().astype(int)
 
     def of_law(likelihood: np.ndarray) -> np.ndarray:
         """(columns, ...) for each k and limit, from (columns, boundaries, ...)."""
-        return np.stack([row[place] for row, place in zip(likelihood, places, strict=True)])
+        return np.stack([row[place] for row, place in zip(likelihood, at_law, strict=True)])
 
     totals = [
         of_law(_likelihood(depths, trained, boundaries, steepness).sum(axis=1)).sum(axis=0)
@@ -93,21 +93,23 @@ def fit_boundary(depths: np.ndarray, scales: np.ndarray, trained: np.ndarray) ->
         k, limit = np.unravel_index(index, (len(_KS), len(limits)))
         return np.exp(_KS[k]), np.exp(limits[limit])
 
-    def halves(weights: np.ndarray) -> np.ndarray:
-        """(columns,): the boundary of each column by itself, for one of (columns, seeds)."""
-        found = boundaries[np.einsum("cs,csb->cb", weights, likelihood).argmax(axis=1)]
+    def halves(seed_counts: np.ndarray) -> np.ndarray:
+        """(columns,): the boundary of each column by itself, for one of (seeds,)."""
+        found = boundaries[np.einsum("s,csb->cb", seed_counts, likelihood).argmax(axis=1)]
         return np.clip(np.exp(found), depths[0], depths[-1])
 
-    rng = np.random.default_rng(0)
-    once = np.ones((columns, seeds))
-    by_seeds = once * _counts(rng, seeds)[:, None, :]
-    by_both = by_seeds * _counts(rng, columns)[:, :, None]
-    (k,), (limit,) = best(once[None])
-    ks, found_limits = best(by_both)
+    rng, every = np.random.default_rng(0), np.ones((columns, seeds))
+    drawn_seeds, drawn_columns = _counts(rng, seeds), _counts(rng, columns)
+    by_seeds = every * drawn_seeds[:, None, :]
+    (k,), (limit,) = best(every[None])
+    ks, found_limits = best(by_seeds * drawn_columns[:, :, None])
+    half_depths = halves(every[0])
+    unique, which = np.unique(drawn_seeds, axis=0, return_inverse=True)
+    resampled = np.stack([halves(counts) for counts in unique])[which]
     correlations = []
-    for weights in by_both:
-        drawn = np.repeat(np.arange(columns), weights.max(axis=1).astype(int))
-        correlations.append(_rank_correlation(scales[drawn], halves(weights)[drawn]))
+    for counts, of_seeds in zip(drawn_columns, resampled, strict=True):
+        places = np.repeat(np.arange(columns), counts)
+        correlations.append(_rank_correlation(scales[places], of_seeds[places]))
     expected = depths[:, None] <= np.minimum(k * scales, limit)
     known = np.isfinite(trained)
     return Boundary(
@@ -115,8 +117,8 @@ def fit_boundary(depths: np.ndarray, scales: np.ndarray, trained: np.ndarray) ->
         _interval(k, best(by_seeds)[0]) if seeds > 1 else None,
         _interval(limit, found_limits),
         steepness,
-        halves(once),
-        _interval(_rank_correlation(scales, halves(once)), np.array(correlations)),
+        half_depths,
+        _interval(_rank_correlation(scales, half_depths), np.array(correlations)),
         float(np.mean((trained == expected[:, :, None])[known])),
     )
 

@@ -4,15 +4,16 @@ import functools
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import altair as alt
 import numpy as np
 
-from experiments.common import comparison, statistics
+from experiments.common import statistics
 
 FONT = 16  # pixels: the size of all text, which is also that of the page
-INK = "#1a1a1a"  # what is drawn on the background: a page in dark mode replaces it
+INK = "#1a1a1a"  # what is drawn on the background: a page in dark mode replaces it, and
+PAPER = "#ffffff"  # what is drawn between marks in the color of the background
 WIDTH = 800  # pixels of a file, about as wide as a README is shown
 HOVER = "hover"  # the description of layers that are only there to hover over
 
@@ -28,6 +29,14 @@ _SHAPES = [  # as paths, which the page also draws beside its checkboxes
     "M-1.1,-.4H-.4V-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1Z",  # a cross
 ]
 _NAME = 200  # pixels: longer lines of a name on an axis are cut
+
+
+class Compared(Protocol):
+    """Initializers whose looks are the same in several charts, such as a setting."""
+
+    @property
+    def inits(self) -> list[str]: ...
+
 
 CONFIG: dict[str, Any] = {
     # Fonts of the same widths, since an SVG file leaves the room for its text, and some more.
@@ -57,7 +66,7 @@ def svg(spec: dict[str, Any]) -> str:
     import vl_convert
 
     config = {**CONFIG, "aria": False}  # descriptions of every mark are most of a file
-    page = {"width": file_width(spec), "background": "white", "config": config}
+    page = {"width": file_width(spec), "background": PAPER, "config": config}
     layers = [layer for layer in spec["layer"] if layer.get("description") != HOVER]
     image = vl_convert.vegalite_to_svg(
         {**spec, **page, "layer": layers, "autosize": {"type": "fit-x", "contains": "padding"}}
@@ -79,7 +88,7 @@ def file_width(spec: dict[str, Any]) -> int:
     return max(WIDTH, spec.get("usermeta", {}).get("least_width", 0))
 
 
-def symbol(setting: comparison.Setting, init: str) -> str:
+def symbol(setting: Compared, init: str) -> str:
     """The line and the point style of an initializer in all charts of a setting, as SVG."""
     place = setting.inits.index(init)
     color, shape = (values[place % len(values)] for values in (_COLORS, _SHAPES))
@@ -120,19 +129,19 @@ def finish(
     return {**spec, "usermeta": {"least_width": least_width}} if least_width else spec
 
 
-def names(setting: comparison.Setting, **options: Any) -> alt.Axis:
+def names(setting: Compared, **options: Any) -> alt.Axis:
     """An axis of initializers; a name with arguments takes a line for each of them."""
     lines = r"split(replace(datum.label, regexp('(\\(|, )', 'g'), '$1\n'), '\n')"
     return alt.Axis(labelExpr=lines, labelLimit=_NAME, **options)
 
 
-def names_width(setting: comparison.Setting) -> int:
+def names_width(setting: Compared) -> int:
     """About the width of such an axis, in pixels."""
     longest = max(len(line) for init in setting.inits for line in re.split(r"\(|, ", init))
     return min(_NAME, 9 * longest) + 30
 
 
-def row_height(setting: comparison.Setting, least: int) -> int:
+def row_height(setting: Compared, least: int) -> int:
     """The height of a row of such an axis, in pixels."""
     most = max(1 + init.count("(") + init.count(", ") for init in setting.inits)
     return max(least, 20 * most + 6)
@@ -150,19 +159,19 @@ def focused(normal: float = 1.0, focus: float = 1.0, others: float = 0.1) -> dic
     return {"value": others, "condition": conditions}
 
 
-def color(setting: comparison.Setting, legend: alt.Legend | None = None) -> alt.Color:
+def color(setting: Compared, legend: alt.Legend | None = None) -> alt.Color:
     return alt.Color("init:N", scale=_scale(setting, _COLORS), legend=legend)
 
 
-def dash(setting: comparison.Setting, legend: alt.Legend | None = None) -> alt.StrokeDash:
+def dash(setting: Compared, legend: alt.Legend | None = None) -> alt.StrokeDash:
     return alt.StrokeDash("init:N", scale=_scale(setting, _DASHES), legend=legend)
 
 
-def shape(setting: comparison.Setting, legend: alt.Legend | None = None) -> alt.Shape:
+def shape(setting: Compared, legend: alt.Legend | None = None) -> alt.Shape:
     return alt.Shape("init:N", scale=_scale(setting, _SHAPES), legend=legend)
 
 
-def legend(setting: comparison.Setting, stroke: float = 2) -> alt.Legend:
+def legend(setting: Compared, stroke: float = 2) -> alt.Legend:
     """The legend of a file; on the page, the checkboxes are the legend."""
     longest = min(300, 9 * max(map(len, setting.inits)))
     return alt.Legend(
@@ -176,7 +185,7 @@ def legend(setting: comparison.Setting, stroke: float = 2) -> alt.Legend:
     )
 
 
-def _scale(setting: comparison.Setting, values: list[Any]) -> alt.Scale:
+def _scale(setting: Compared, values: list[Any]) -> alt.Scale:
     domain = setting.inits
     return alt.Scale(domain=domain, range=[values[i % len(values)] for i in range(len(domain))])
 

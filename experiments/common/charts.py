@@ -66,12 +66,17 @@ def training_loss(setting: comparison.Setting) -> Spec:
     losses = comparison.column(setting.runs, "step_loss").astype(np.float64)
     edges = np.unique(np.linspace(0, losses.shape[1], _POINTS + 1).astype(int))
     means = np.add.reduceat(losses, edges[:-1], axis=1) / np.diff(edges)
-    at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * setting.fields["epochs"]
+    at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * _length(setting)
     return _curves(setting, at, means, "Training loss", False)
 
 
-def test_error(setting: comparison.Setting) -> Spec:
-    """One minus the accuracy on the test set after every epoch: mean over the seeds."""
+def test_error(setting: comparison.Setting) -> Spec | None:
+    """One minus the accuracy on the test set after every epoch: mean over the seeds.
+
+    There is none without accuracies, or if they were measured only once or twice.
+    """
+    if "final_acc" not in setting.endpoints or setting.fields["steps"] is not None:
+        return None
     errors = 1 - comparison.column(setting.runs, "val_acc")
     return _curves(setting, np.arange(errors.shape[1]), errors, "Test error", True)
 
@@ -80,7 +85,7 @@ def _curves(
     setting: comparison.Setting, at: np.ndarray, values: np.ndarray, title: str, points: bool
 ) -> Spec:
     """The means of values (runs, points), with their intervals, at these epochs."""
-    inits, epochs = np.array(setting.runs["init"].to_pylist()), setting.fields["epochs"]
+    inits, epochs = np.array(setting.runs["init"].to_pylist()), _length(setting)
     curves = {
         init: [
             {"init": init, "epoch": float(f"{x:.7g}"), **row}
@@ -114,7 +119,8 @@ def _curves(
         row["epoch"] += 0.03 * epochs * (place - (len(beyond) - 1) / 2) * (row["init"] in above)
     scale = alt.Scale(type="log", nice=False, domain=domain)
     ticks = alt.Axis(values=list(range(epochs + 1)), format="d") if epochs <= 20 else alt.Axis()
-    x = alt.X("epoch:Q", scale=alt.Scale(domain=[0, epochs]), axis=ticks, title="epoch")
+    unit = "epoch" if setting.fields["steps"] is None else "step"
+    x = alt.X("epoch:Q", scale=alt.Scale(domain=[0, epochs]), axis=ticks, title=unit)
     y: dict[str, Any] = {
         "title": f"{title.lower()}, log scale",
         "scale": scale,
@@ -156,7 +162,7 @@ def _curves(
         )
     )
     dots = chart_style.base(shown)
-    tooltip = [alt.Tooltip("epoch:Q", format=".2~f"), *_TOOLTIP_BAND]
+    tooltip = [alt.Tooltip("epoch:Q", title=unit, format=".2~f"), *_TOOLTIP_BAND]
     dots = dots.mark_point(filled=True, size=60, opacity=1).encode(x, mean, tooltip=tooltip)
     if points:
         shape = chart_style.shape(setting, legend)
@@ -175,6 +181,11 @@ def _curves(
     return chart_style.finish(chart, title, notes, height=320)
 
 
+def _length(setting: comparison.Setting) -> int:
+    """The end of the axis of training: a number of epochs, or of steps."""
+    return setting.fields["steps"] or setting.fields["epochs"]
+
+
 def _below(rows: list[dict[str, Any]], top: float) -> list[dict[str, Any]]:
     """A curve up to the top of its log axis, with a point where it crosses it."""
     found = []
@@ -189,11 +200,14 @@ def _below(rows: list[dict[str, Any]], top: float) -> list[dict[str, Any]]:
     return found
 
 
-def final_accuracy(setting: comparison.Setting) -> Spec:
+def final_accuracy(setting: comparison.Setting) -> Spec | None:
     """Every seed's final test accuracy as a point, and their means with intervals.
 
     Runs that learned nothing would compress the others, so they are left out and counted in a note.
+    There is none without accuracies.
     """
+    if "final_acc" not in setting.endpoints:
+        return None
     values = setting.values["final_acc"]
     finite = values[np.isfinite(values)]
     learned = values[(setting.trained == 1) & np.isfinite(values)]
@@ -322,8 +336,11 @@ def weight_histogram(
 
 
 FIGURES: dict[str, Callable[[comparison.Setting], Spec | None]] = {
-    "forest": lambda setting: comparison_charts.forest(setting, "final_acc"),
+    "forest": lambda setting: comparison_charts.forest(setting, setting.main),
     "forest_first_loss": lambda setting: comparison_charts.forest(setting, "first_loss"),
+    "forest_steps_loss": lambda setting: (
+        None if "first_loss" in setting.endpoints else comparison_charts.forest(setting, "area")
+    ),
     "final_accuracy": final_accuracy,
     "differences": comparison_charts.matrix,
     "test_error": test_error,

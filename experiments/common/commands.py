@@ -2,45 +2,162 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+import initjax
 from experiments.common import description
 from experiments.common.config import OPTIMIZERS, Config, grouped
 
 Grid = tuple[tuple[Any, ...], ...]
-"""For each of `_AXES` the values that are combined with those of all others."""
+"""For each axis the values that are combined with those of all others."""
 
-_AXES = ("seed", "init", "hidden", "activation", "learning_rate", "optimizer")
+Row = Mapping[str, Any]
+"""The fields of a run's `Config`."""
+
+Commands = dict[tuple[str, ...], int]
+"""Commands, with the numbers of runs that they train."""
+
+_AXES: tuple[str, ...] = ("seed", "init", "hidden", "activation", "learning_rate", "optimizer")
+_DEPTH_AXES: tuple[str, ...] = (
+    "seeds",
+    "weight_variance",
+    "init",
+    "bias_variance",
+    "depth",
+    "width",
+    "activation",
+    "learning_rate",
+)
 _MOST = 4  # commands for runs that have everything but these in common
 _BUNDLED = "mnist"  # the dataset that needs no flag
+_USUAL = {field.name: field.default for field in dataclasses.fields(Config)} | {"dataset": _BUNDLED}
 
 
 def of_runs(runs: pa.Table, directory: str) -> list[str]:
-    """The commands of `experiments.sweep` that train these runs, as few as there can be.
+    """The commands that train these runs, as few as there can be.
 
-    A directory that was filled only in part may need many of them. Then one command names the whole
+    They are commands of `experiments.sweep`, or of `experiments.depth` where these are as good. For
+    runs of a network of the user's own, which `experiments.compare` trains, there is none.
+
+    A directory that was filled only in part may need many. Then one command names the whole
     grid, and trains the missing runs, too.
 
     Args:
       runs: rows as in `experiments.common.sweep_directory`.
       directory: where they are.
     """
-    names = {field.name for field in dataclasses.fields(Config)} & set(runs.column_names)
-    groups: dict[tuple[tuple[str, Any], ...], set[tuple[Any, ...]]] = {}
-    for row in runs.select(sorted(names)).to_pylist():
+    names = [name for name in _USUAL if name in runs.column_names]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in runs.select(names).to_pylist():
+        if row["hidden"] is None:
+            continue
         row["hidden"] = tuple(row["hidden"])
-        common = tuple((name, row[name]) for name in sorted(names) if name not in _AXES)
-        groups.setdefault(common, set()).add(tuple(row[name] for name in _AXES))
+        key = tuple(row[name] for name in names if name not in (*_AXES, "bias_init"))
+        groups.setdefault((*key, row["optimizer"] if row["steps"] else None), []).append(row)
     found = []
-    for common, points in groups.items():
-        grids = covering(points)
-        if len(grids) > _MOST:
-            grids = [tuple(_ordered(values) for values in zip(*points, strict=True))]
-        found += [_command(dict(common), grid, directory) for grid in grids]
+    for rows in groups.values():
+        written = [_of_sweep(rows)]
+        written += filter(None, [_of_depth(rows, rule) for rule in (_plain, _per_layer)])
+        best = min(written[::-1], key=lambda commands: (sum(commands.values()), len(commands)))
+        found += [description.quoted([*command, f"--workdir={directory}"]) for command in best]
     return sorted(found)
+
+
+def _of_sweep(rows: Sequence[Row]) -> Commands:
+    by_biases: dict[str, list[Row]] = {}
+    for row in rows:
+        by_biases.setdefault(row["bias_init"], []).append(row)
+    return {
+        _sweep(mine[0], dict(zip(_AXES, grid, strict=True))): math.prod(map(len, grid))
+        for mine in by_biases.values()
+        for grid in _grids(tuple(row[name] for name in _AXES) for row in mine)
+    }
+
+
+def _sweep(row: Row, axes: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
+    given = [f"--init={','.join(axes['init'])}", f"--seeds={seeds(axes['seed'])}"]
+    if axes["hidden"] != (Config.hidden,):
+        given += [f"--hidden={','.join(grouped(sizes))}" for sizes in axes["hidden"]]
+    for name in ("activation", "optimizer"):
+        if axes[name] != (getattr(Config, name),):
+            given.append(f"--{name}={','.join(axes[name])}")
+    if any((OPTIMIZERS[name],) != axes["learning_rate"] for name in axes["optimizer"]):
+        given.append(f"--learning_rate={_listed(axes['learning_rate'])}")
+    others = [name for name in row if name not in _AXES and row[name] != _USUAL[name]]
+    return "python", "-m", "experiments.sweep", *given, *(f"--{n}={row[n]}" for n in others)
+
+
+def _of_depth(rows: Sequence[Row], rate: Callable[[float, int], str]) -> Commands | None:
+    """The same for `experiments.depth`; None if it can't train one of them.
+
+    Args:
+      rows: runs that have all but `_AXES` and the initializer of the biases in common.
+      rate: writes a learning rate, given the depth.
+    """
+    points = []
+    for row in rows:
+        biases = _bias_variance(row["bias_init"])
+        if biases is None or len(set(row["hidden"])) != 1 or row["steps"] is None:
+            return None
+        match initjax.get(row["init"]):
+            case initjax.variance_scaling(scale=scale, mode="fan_in", distribution="normal"):
+                kernels = (scale, "")
+            case _:
+                kernels = (0.0, row["init"])
+        depth = len(row["hidden"])
+        network = depth, row["hidden"][0], row["activation"]
+        points.append((row["seed"], *kernels, biases, *network, rate(row["learning_rate"], depth)))
+    found: Commands = {}
+    for named in (True, False):  # a command takes initializers, or weight variances
+        if mine := [point for point in points if bool(point[2]) == named]:
+            for grid in _grids(mine):
+                axes = dict(zip(_DEPTH_AXES, grid, strict=True))
+                found[_depth(rows[0], axes, named)] = math.prod(map(len, grid))
+    return found
+
+
+def _depth(row: Row, axes: Mapping[str, tuple[Any, ...]], named: bool) -> tuple[str, ...]:
+    left_out = "weight_variance" if named else "init"
+    given = {
+        **{name: _listed(values) for name, values in axes.items() if name != left_out},
+        "seeds": seeds(axes["seeds"]),
+        **{name: row[name] for name in "output_init inputs optimizer steps batch_size".split()},
+        **{name: row[name] for name in ("model", "dtype", "dataset") if row[name] != _USUAL[name]},
+    }
+    return "python", "-m", "experiments.depth", *(f"--{n}={value}" for n, value in given.items())
+
+
+def _bias_variance(spec: str) -> float | None:
+    """The variance from which `experiments.depth` makes this initializer; None if there is none."""
+    match initjax.get(spec):
+        case initjax.constant(value=0.0):
+            return 0.0
+        case initjax.random_normal(mean=0.0, stddev=stddev):
+            variance = float(f"{stddev**2:.5g}")
+            return variance if f"{variance**0.5:.6g}" == f"{stddev:.6g}" else None
+    return None
+
+
+def _plain(rate: float, depth: int) -> str:
+    return str(rate)
+
+
+def _per_layer(rate: float, depth: int) -> str:
+    """A learning rate as NUMBER/depth, if it is a round number."""
+    number = float(f"{rate * depth:.4g}")
+    return f"{number:g}/depth" if float(f"{number / depth:.6g}") == rate else str(rate)
+
+
+def _grids(points: Iterable[tuple[Any, ...]]) -> list[Grid]:
+    points = set(points)
+    grids = covering(points)
+    if len(grids) > _MOST:
+        return [tuple(_ordered(values) for values in zip(*points, strict=True))]
+    return grids
 
 
 def covering(points: Iterable[tuple[Any, ...]]) -> list[Grid]:
@@ -65,22 +182,8 @@ def _ordered(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(sorted(set(values)))
 
 
-def _command(common: Mapping[str, Any], grid: Grid, directory: str) -> str:
-    axes = dict(zip(_AXES, grid, strict=True))
-    given = [f"--init={','.join(axes['init'])}", f"--seeds={seeds(axes['seed'])}"]
-    if axes["hidden"] != (Config.hidden,):
-        given += [f"--hidden={','.join(grouped(sizes))}" for sizes in axes["hidden"]]
-    for name in ("activation", "optimizer"):
-        if axes[name] != (getattr(Config, name),):
-            given.append(f"--{name}={','.join(axes[name])}")
-    if any((OPTIMIZERS[name],) != axes["learning_rate"] for name in axes["optimizer"]):
-        rates = ",".join(f"{rate!r}" for rate in axes["learning_rate"])
-        given.append(f"--learning_rate={rates}")
-    usual = {field.name: field.default for field in dataclasses.fields(Config)}
-    usual["dataset"] = _BUNDLED
-    given += [f"--{name}={value}" for name, value in common.items() if value != usual[name]]
-    program = ["python", "-m", "experiments.sweep"]
-    return description.quoted([*program, *given, f"--workdir={directory}"])
+def _listed(values: Iterable[Any]) -> str:
+    return ",".join(f"{value:.12g}" if isinstance(value, float) else str(value) for value in values)
 
 
 def seeds(numbers: Sequence[int]) -> str:

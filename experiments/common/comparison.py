@@ -7,11 +7,16 @@ compared over the seeds that they share. The p values are adjusted for all pairs
 No run is left out, since dropping failed runs would favor initializers that fail. After a run has
 diverged, it counts as guessing: the accuracy of the most common class, and the loss of equal
 probabilities. A run that never reaches the target accuracy counts with all of its steps.
+
+Of a network of the user's own, nobody knows what guessing is: there an untrained network counts
+for one that diverged, with the median loss and accuracy of all before training. Such a run learned
+if its test loss fell.
 """
 
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 from typing import Any, NamedTuple
 
@@ -71,7 +76,7 @@ class Setting:
     fields: dict[str, Any]
     """What they have in common: the columns of `sweep_directory.SCHEMA` that say what was run."""
     inits: list[str]
-    """The initializers, the one with the best median final accuracy first."""
+    """The initializers, the one with the best median of the main endpoint first."""
     seeds: list[int]
     runs: pa.Table
     """The rows, as in `experiments.common.sweep_directory`."""
@@ -84,6 +89,16 @@ class Setting:
     """(inits, seeds): 1 for a run that learned, 0 for one that did not, NaN where there is none."""
     steps: int
     """Number of steps in a run."""
+
+    @property
+    def main(self) -> str:
+        """The endpoint that decides: final accuracy, or final loss if there is no accuracy."""
+        return next(iter(self.endpoints))
+
+    @property
+    def own(self) -> bool:
+        """Whether the network is the user's own, see `experiments.compare`."""
+        return self.fields["hidden"] is None
 
     @property
     def length(self) -> str:
@@ -125,16 +140,38 @@ def settings(table: pa.Table, margin: float = MARGIN, target: float = TARGET) ->
       margin: see `endpoints`.
       target: see `endpoints`.
     """
+    table = _unambiguous(table)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(table.select(_SETTING).to_pylist()):
         groups.setdefault(tuple(map(str, row.values())), []).append(index)
     found = [_setting(table.take(groups[values]), margin, target) for values in sorted(groups)]
-    digests = {(setting.fields["dataset"], setting.fields["digest"]) for setting in found}
-    names = collections.Counter(name for name, _ in digests)
-    for setting in found:
-        if names[setting.fields["dataset"]] > 1:  # different data of one name
-            setting.fields["dataset"] += f" ({setting.fields['digest'][:8]})"
+    for field in ("dataset", "model", "optimizer"):
+        full = {setting: _named(setting.fields, field) for setting in found}
+        names = collections.Counter(name for name, _ in set(full.values()))
+        for setting, (name, digest) in full.items():  # digests tell those of one name apart
+            setting.fields[field] = f"{name} ({digest[:8]})" if names[name] > 1 else name
     return found + _at_best_rates(found, margin, target)
+
+
+def _named(fields: dict[str, Any], field: str) -> tuple[str, str]:
+    """The name of data or programs, and their digest, which is empty for those of this package."""
+    if field == "dataset":
+        return fields["dataset"], fields["digest"]
+    name, _, digest = fields[field].partition("@")
+    return name, digest
+
+
+def _unambiguous(table: pa.Table) -> pa.Table:
+    """The runs, with other names for initializers that stand for different rules under one name."""
+    names, rules = table["init"].to_pylist(), table["rules"].to_pylist()
+    meanings = collections.Counter(name for name, _ in set(zip(names, rules, strict=True)))
+    labels = [
+        f"{name} ({hashlib.sha256(rule.encode()).hexdigest()[:8]})"
+        if rule is not None and meanings[name] > 1
+        else name
+        for name, rule in zip(names, rules, strict=True)
+    ]
+    return table.set_column(table.schema.get_field_index("init"), "init", pa.array(labels))
 
 
 def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[Setting]:
@@ -153,7 +190,8 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
             tables = [table for table in tables if len(table) == most]
             losses = [np.mean(column(table, "loss")[:, -1] / most) for table in tables]
             taken.append(tables[int(np.argmin(losses))])
-        fields = {"learning_rate": None, "dataset": group[0].fields["dataset"]}
+        shown = ("dataset", "model", "optimizer")
+        fields = {"learning_rate": None, **{name: group[0].fields[name] for name in shown}}
         best.append(_setting(pa.concat_tables(taken), margin, target, **fields))
     return best
 
@@ -161,10 +199,13 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
 def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Setting:
     fields = {**rows.select(["dataset", *_SETTING]).slice(0, 1).to_pylist()[0], **fields}
     names, numbers = rows["init"].to_pylist(), rows["seed"].to_pylist()
-    val_acc = column(rows, "val_acc")[:, -1]
-    inits = sorted(
-        dict.fromkeys(names), key=lambda init: -np.median(val_acc[np.array(names) == init])
-    )
+    own = fields["hidden"] is None
+    values = {}
+    if rows["val_acc"].null_count == 0:
+        values["final_acc"] = column(rows, "val_acc")[:, -1]
+    values["final_loss"] = column(rows, "val_loss")[:, -1]
+    best = -values["final_acc"] if "final_acc" in values else values["final_loss"]
+    inits = sorted(dict.fromkeys(names), key=lambda init: np.median(best[np.array(names) == init]))
     seeds = sorted(set(numbers))
     place = [inits.index(name) for name in names], [seeds.index(seed) for seed in numbers]
 
@@ -173,20 +214,21 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
         whole[place] = values
         return whole
 
-    guess, images = (rows[name].to_numpy() for name in ("guess_acc", "test_images"))
-    # Five standard errors above the accuracy of the most common class.
-    learned = val_acc > guess + 5 * np.sqrt(guess * (1 - guess) / images)
-    values = {
-        "final_acc": val_acc,
-        "final_loss": column(rows, "val_loss")[:, -1],
-    }
+    if own:
+        before, *_, after = np.stack([row.values.to_numpy() for row in rows["val_loss"]]).T
+        learned = np.isfinite(after) & ~(after >= before)
+    else:
+        guess, images = (rows[name].to_numpy() for name in ("guess_acc", "test_images"))
+        # Five standard errors above the accuracy of the most common class.
+        learned = values["final_acc"] > guess + 5 * np.sqrt(guess * (1 - guess) / images)
     if fields["steps"] is None:
         values["first_loss"] = column(rows, "loss")[:, 0]
     steps = 0
     if "step_acc" in rows.column_names:
-        accuracies, losses = column(rows, "step_acc"), column(rows, "step_loss")
-        steps = accuracies.shape[1]
-        values["steps"] = np.array([_steps_to(target, row) for row in accuracies])
+        losses = column(rows, "step_loss")
+        steps = losses.shape[1]
+        if "final_acc" in values:
+            values["steps"] = np.array([_steps_to(target, row) for row in column(rows, "step_acc")])
         values["area"] = losses.mean(axis=1, dtype=np.float64)
     values = {name: matrix(row) for name, row in values.items()}
     points = {name: point for name, point in endpoints(margin, target).items() if name in values}
@@ -204,12 +246,20 @@ def column(rows: pa.Table, name: str) -> np.ndarray:
     kind = name.removesuffix("loss").removesuffix("acc")
     losses = np.stack([row.values.to_numpy() for row in rows[f"{kind}loss"]])
     finite = np.isfinite(losses)
-    if name.endswith("loss"):
-        guess, values = np.log(rows["classes"].to_numpy()), losses
+    loss = name.endswith("loss")
+    values = losses if loss else np.stack([row.values.to_numpy() for row in rows[name]])
+    if rows["classes"].null_count:
+        guess = _untrained(rows, "val_loss" if loss else "val_acc")
     else:
-        guess = rows["guess_acc"].to_numpy()
-        values = np.stack([row.values.to_numpy() for row in rows[name]])
+        guess = np.log(rows["classes"].to_numpy()) if loss else rows["guess_acc"].to_numpy()
     return np.where(finite, values, guess[:, None].astype(values.dtype))
+
+
+def _untrained(rows: pa.Table, name: str) -> np.ndarray:
+    """The median of all runs before training, for each run."""
+    before = np.array([row.values[0].as_py() for row in rows[name]])
+    finite = before[np.isfinite(before)]
+    return np.full(len(rows), np.median(finite) if finite.size else 0.0)
 
 
 def _steps_to(target: float, accuracies: np.ndarray) -> float:

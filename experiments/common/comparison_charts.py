@@ -131,21 +131,23 @@ def forest(setting: comparison.Setting, endpoint: str) -> dict[str, Any] | None:
 
 
 def matrix(setting: comparison.Setting) -> dict[str, Any] | None:
-    """The mean difference in final test accuracy of every two initializers, in points."""
-    point, rows = setting.endpoints["final_acc"], []
-    for pair in comparison.pairs(setting, "final_acc"):
+    """The mean difference in the main endpoint of every two initializers."""
+    point, rows = setting.endpoints[setting.main], []
+    for pair in comparison.pairs(setting, setting.main):
         found, kind = pair.comparison, verdicts.finding(pair, point)[0]
         for sign, first, second in ((1, pair.first, pair.second), (-1, pair.second, pair.first)):
-            value, *bounds = (100 * sign * number for number in found.difference)
+            value, *bounds = (point.scale * sign * number for number in found.difference)
             alike = verdicts.equivalent(pair)
             mark = "*" * (kind == "ahead") + "≈" * alike + "?" * (kind == "not settled")
             rows.append(
                 {
                     "first": first,
                     "second": second,
-                    "points": value,
-                    "text": f"{round(value, 2) + 0.0:+.2f}{mark}",
-                    "interval": f"{min(bounds):+.3f} to {max(bounds):+.3f}",
+                    "difference": value,
+                    "text": f"{round(value, point.digits) + 0.0:+.{point.digits}f}{mark}",
+                    "interval": " to ".join(
+                        f"{bound:+.{point.digits + 1}f}" for bound in sorted(bounds)
+                    ),
                     "p": formatting.p(pair.p),
                     "sign flips": formatting.p(found.p_sign_flip),
                     "equivalence": formatting.p(pair.p_equivalence),
@@ -162,23 +164,30 @@ def matrix(setting: comparison.Setting) -> dict[str, Any] | None:
         alt.X("second:N", sort=setting.inits, title="minus", axis=below),
         alt.Y("first:N", sort=setting.inits, title=None, axis=chart_style.names(setting)),
         tooltip=[
-            "first:N", "second:N", alt.Tooltip("points:Q", format="+.3f"), "interval:N",
+            "first:N", "second:N",
+            alt.Tooltip("difference:Q", format=f"+.{point.digits + 1}f"), "interval:N",
             alt.Tooltip("p:N", title="p (t test, Holm)"),
             alt.Tooltip("sign flips:N", title="p (sign flips)"),
             alt.Tooltip("equivalence:N", title="p (equivalence, Holm)"),
             "seeds:Q",
         ],
     )  # fmt: skip
-    largest = 0.5  # points: larger differences have the same color
-    scale = alt.Scale(scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=True)
-    cells = base.mark_rect(stroke="white").encode(alt.Color("points:Q", scale=scale, legend=None))
-    strong = f"abs(datum.points) > {0.7 * largest}"
+    # Larger differences have the same color: half a point of accuracy.
+    largest = 0.5 if setting.main == "final_acc" else max(abs(row["difference"]) for row in rows)
+    scale = alt.Scale(
+        scheme="blueorange", domain=[-largest, 0, largest], clamp=True, reverse=point.sign > 0
+    )
+    cells = base.mark_rect(stroke=chart_style.PAPER).encode(
+        alt.Color("difference:Q", scale=scale, legend=None)
+    )
+    unit = f", {point.unit}" if point.unit else ""
+    strong = f"abs(datum.difference) > {0.7 * largest}"
     text = base.mark_text().encode(
         alt.Text("text:N"), color=alt.condition(strong, alt.value("white"), alt.value("black"))
     )
     return chart_style.finish(
         cells + text,
-        "Final test accuracy: differences of all pairs, points",
+        f"{point.title[0].upper()}{point.title[1:]}: differences of all pairs{unit}",
         ["Row minus column; * ahead or behind, ≈ equivalent, ? not settled"],
         height=chart_style.row_height(setting, 36) * len(setting.inits),
         least_width=_CELL * len(setting.inits) + chart_style.names_width(setting),

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.common import diagram_verdicts, rules_of_thumb, statistics, trainability
+from experiments.common import diagram_verdicts, rules_of_thumb, statistics, trainability, verdicts
 from experiments.common.tables import Table
 from experiments.common.trainability import Cell, Grid, describe
 
@@ -19,20 +19,28 @@ def lines(grid: Grid) -> list[str]:
         shown += ["", *diagram_verdicts.fit_lines(diagram_verdicts.fits(diagram))]
         shown += _bullets(diagram_verdicts.conclusions(diagram))
     if grid.others:
-        shown += ["", *_cells(grid), *_bullets(rules_of_thumb.sentences(grid))]
+        shown += ["", *_cells(grid), *_bullets(conclusions(grid))]
     return shown
 
 
+def conclusions(grid: Grid) -> list[str]:
+    """What the initializers of a grid that are in no diagram show, in sentences."""
+    found = rules_of_thumb.sentences(grid)
+    for depth, cells in rules_of_thumb.by_depth(grid).items():
+        setting = rules_of_thumb.compared(cells)
+        found.append(f"depth {depth}: {verdicts.headline(setting)}")
+    return found
+
+
 def record(grids: Sequence[Grid]) -> dict[str, Any]:
-    """The content of `depth.json`: cells, diagrams with their fits, and all conclusions."""
+    """The content of `depth.json`: diagrams with their fits, initializers, and conclusions."""
     return {
         "trained": f"training accuracy over the last {trainability.WINDOW} steps above"
         f" {trainability.TRAINED:.0%}",
-        "cells": [row for grid in grids for row in cell_rows(grid)],
         "diagrams": [
             {
-                **diagram.fields,
-                "bias_variance": diagram.bias_variance,
+                "name": diagram.name,
+                "title": f"{describe(diagram.fields)}; bias variance {diagram.bias_variance:g}",
                 "weight_variances": diagram.weight_variances.tolist(),
                 "depths": diagram.depths.tolist(),
                 "accuracy": diagram.accuracy.tolist(),
@@ -46,8 +54,15 @@ def record(grids: Sequence[Grid]) -> dict[str, Any]:
             for grid in grids
             for diagram in grid.diagrams
         ],
-        "rules_of_thumb": [
-            sentence for grid in grids for sentence in rules_of_thumb.sentences(grid)
+        "initializers": [
+            {
+                "name": grid.name,
+                "title": describe(grid.fields),
+                "cells": cell_rows(grid, grid.others),
+                "conclusions": conclusions(grid),
+            }
+            for grid in grids
+            if grid.others
         ],
     }
 
@@ -60,10 +75,10 @@ def _bullets(sentences: Sequence[str]) -> list[str]:
     ]
 
 
-def cell_rows(grid: Grid) -> Table:
-    """A row of numbers for each cell."""
+def cell_rows(grid: Grid, cells: Sequence[Cell]) -> Table:
+    """A row of numbers for each of some cells of a grid."""
     rows = []
-    for cell in grid.cells:
+    for cell in cells:
         drawn = trainability.variances(cell.init, cell.bias_init, grid.fields["width"])
         accuracy, test = map(statistics.mean_interval, (cell.accuracy, cell.test_accuracy))
         rows.append(
@@ -85,6 +100,8 @@ def cell_rows(grid: Grid) -> Table:
                 "accuracy": accuracy.value,
                 "accuracy_low": accuracy.low,
                 "accuracy_high": accuracy.high,
+                "lowest_accuracy": float(cell.accuracy.min()),
+                "highest_accuracy": float(cell.accuracy.max()),
                 "test_accuracy": test.value,
                 "test_accuracy_low": test.low,
                 "test_accuracy_high": test.high,
@@ -99,7 +116,7 @@ def _cells(grid: Grid) -> list[str]:
     labels = {(cell.init, cell.bias_init): _label(cell) for cell in grid.others}
     cells = {(cell.init, cell.bias_init, cell.depth): cell for cell in grid.others}
     rows = [["depth", *map(str, depths)]]
-    for init, label in labels.items():
+    for init, label in sorted(labels.items()):
         row = [cells.get((*init, depth)) for depth in depths]
         rows.append([label, *("" if cell is None else _text(cell) for cell in row)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -24,12 +24,11 @@ def lines(diagram: Diagram) -> list[str]:
         f"{describe(diagram.fields)}; bias variance {diagram.bias_variance:g}; {seeds}: training"
         f" accuracy in % over the last {trainability.WINDOW} steps"
     )
-    mean = np.nanmean(diagram.accuracy, axis=2)
     fitted = diagram.boundary
     rows = [("weight variance", [f"{value:.4g}" for value in diagram.weight_variances])]
     rows += [
         (f"depth {depth:4}", ["" if np.isnan(cell) else f"{100 * cell:.0f}" for cell in cells])
-        for depth, cells in zip(diagram.depths, mean, strict=True)
+        for depth, cells in zip(diagram.depths, diagram.mean, strict=True)
     ]
     if fitted:
         rows.append(("half train at", _edges(diagram, fitted)))
@@ -93,8 +92,7 @@ def fit_lines(rows: Table) -> list[str]:
     """The fits for a terminal."""
     if not rows:
         return []
-    asked = [f"{k:g} inside" for k in CLAIMS]
-    cells = [("trainable depth / xi_c", "k", "over seeds", *asked, "rank corr. with xi_c")]
+    cells = [("diagram, phase", "k = depth / xi_c", "over seeds", "rank correlation")]
     for row in rows:
         seeds = "-" if row["seeds low"] is None else _bounds(row["seeds low"], row["seeds high"])
         value, low, high = (row[f"rank correlation{end}"] for end in ("", " low", " high"))
@@ -103,8 +101,7 @@ def fit_lines(rows: Table) -> list[str]:
                 f"{row['diagram']}, {row['phase']}",
                 f"{row['k']:.1f} ({_bounds(row['low'], row['high'])})",
                 seeds,
-                *("yes" if _inside(k, row) else "no" for k in CLAIMS),
-                f"{value:.2f} ({low:.2f} to {high:.2f})",
+                "-" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})",
             )
         )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -128,7 +125,7 @@ def conclusions(diagram: Diagram) -> list[str]:
     if fitted is None:
         share = np.nanmean(diagram.trained)
         if 0 < share < 1:
-            return ["there are too few weight variances for a fit"]
+            return ["there are too few weight variances or depths for a fit"]
         return [
             f"{'all' if share else 'no'} networks trained: the boundary is at"
             f" {'larger' if share else 'smaller'} depths"

@@ -5,10 +5,11 @@ import math
 from experiments.common import statistics
 
 _LARGE = 1e5  # from here on in scientific notation
+_SMALL = 1e-6  # below it, too
 
 
 def number(value: float, like: float | None = None, sign: str = "", digits: int = 4) -> str:
-    """A number with four decimals, or one if it is 10 or more; "-" for NaN.
+    """A number with four decimals, or one if it is 10 or more, or two digits; "-" for NaN.
 
     Args:
       value: the number.
@@ -17,14 +18,16 @@ def number(value: float, like: float | None = None, sign: str = "", digits: int 
       digits: decimals of numbers below 10.
 
     Example:
-      >>> number(0.97542), number(483.04), number(1e30), number(float("nan"))
-      ('0.9754', '483.0', '1.00e+30', '-')
+      >>> number(0.97542), number(483.04), number(1e30), number(float("nan")), number(0.000123)
+      ('0.9754', '483.0', '1.00e+30', '-', '0.00012')
     """
     if math.isnan(value):
         return "-"
     largest = max(abs(value), abs(value if like is None else like))
-    if largest >= _LARGE:
+    if largest >= _LARGE or 0 < largest < _SMALL:
         return f"{value:{sign}.2e}"
+    if digits >= 4 and 0 < largest < 1e-3:
+        digits = 1 - math.floor(math.log10(largest))
     return f"{value:{sign}.{digits if largest < 10 else min(digits, 1)}f}"
 
 

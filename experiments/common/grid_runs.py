@@ -1,17 +1,15 @@
 """Trains a grid of runs into a directory: what is missing, with progress, until Ctrl-C."""
 
 import contextlib
+import functools
 import textwrap
-import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from experiments.common import console, data, progress
+from experiments.common import console, data, filling, progress
 from experiments.common.config import Config
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
-
-_BATCH_SECONDS = 5.0  # that a batch of runs should take: a killed process loses at most one batch
 
 
 def train(
@@ -42,7 +40,6 @@ def train(
         from experiments.common import run_batches, sweep_directory
 
         wanted = {config.identity(dataset.digest): config for config in configs}
-        trained = 0
         stored = sweep_directory.SweepDirectory(workdir)
         missing = wanted.keys() - stored.finished()
         run_batches.check(wanted, dataset)
@@ -50,29 +47,8 @@ def train(
         lines = header(len(missing))
         wrapped = [textwrap.wrap(line, 80, subsequent_indent=" " * 8) for line in lines]
         console.say(stream, *(piece for pieces in wrapped for piece in pieces))
-        with (
-            console.interrupt_later(stream) as interrupted,
-            progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
-        ):
-            for group in run_batches.groups({key: wanted[key] for key in wanted if key in missing}):
-                trainer = run_batches.trainer(group, dataset)
-                size = trainer.least
-                while batch := stored.claim(group, size):
-                    started = time.perf_counter()
-                    stored.add(trainer.train({key: group[key] for key in batch}))
-                    # These runs are safe from here on, even if printing fails.
-                    trained += len(batch)
-                    missing = wanted.keys() - stored.finished()
-                    if interrupted():
-                        with contextlib.suppress(OSError):
-                            kept = len(stored.finished())
-                            console.say(stream, f"kept    {kept} runs in {workdir}")
-                        raise KeyboardInterrupt
-                    show(len(wanted) - len(missing))
-                    group = {key: group[key] for key in group if key in missing}
-                    pace = _BATCH_SECONDS / (time.perf_counter() - started)
-                    # The same number for each device, so that none waits for another.
-                    most = min(trainer.most, 2 * size, round(pace * size))
-                    size = trainer.least * max(1, most // trainer.least)
-        missing = wanted.keys() - stored.finished()
-    return trained, len(missing)
+        groups = run_batches.groups({key: wanted[key] for key in wanted if key in missing})
+        makers = [
+            (group, functools.partial(run_batches.trainer, group, dataset)) for group in groups
+        ]
+        return filling.fill(stored, wanted, makers, stream)

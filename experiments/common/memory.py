@@ -107,9 +107,21 @@ def _size(number: int) -> str:
     return f"{gigabytes:,.0f} GB" if gigabytes >= 10 else f"{gigabytes:.1f} GB"
 
 
+def enough(config: Config) -> contextlib.AbstractContextManager[None]:
+    """`enough_for` the network of a run and its batches."""
+    return enough_for(
+        f"a network with hidden layers {description.sizes(config.hidden) or 'none'} and"
+        f" --batch_size={config.batch_size} needs more memory than is available; reduce one of them"
+    )
+
+
 @contextlib.contextmanager
-def enough(config: Config) -> Iterator[None]:
-    """Turns the error of a device or a machine without enough memory into a `UsageError`."""
+def enough_for(otherwise: str) -> Iterator[None]:
+    """Turns the error of a device or a machine without enough memory into a `UsageError`.
+
+    Args:
+      otherwise: its message.
+    """
     import jax
 
     try:
@@ -119,8 +131,4 @@ def enough(config: Config) -> Iterator[None]:
         signs = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
             raise
-        raise UsageError(
-            f"a network with hidden layers {description.sizes(config.hidden) or 'none'} and"
-            f" --batch_size={config.batch_size} needs more memory than is available; reduce one of"
-            " them"
-        ) from None
+        raise UsageError(otherwise) from None

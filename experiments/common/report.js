@@ -5,19 +5,19 @@ const changed = (value, change) => JSON.parse(JSON.stringify(value), change);
 
 // The colors of light mode in those of the page.
 const themed = value => {
-  const colors = {[data.ink]: color("--ink"), "#dddddd": color("--line"), "#bbbbbb": color("--line")};
+  const colors = {[data.ink]: color("--ink"), [data.paper]: color("--paper"), "#dddddd": color("--line"), "#bbbbbb": color("--line")};
   return changed(value, (key, part) => Object.hasOwn(colors, part) ? colors[part] : part);
 };
 
 // On the page the caption is the title and the checkboxes are the legend.
 const forPage = spec => ({
-  ...themed(changed(spec, (key, part) => key === "legend" ? null : part)),
+  ...themed(changed(spec, (key, part) => part?.field === "init" ? {...part, legend: null} : part)),
   title: undefined, width: "container", autosize: {type: "fit-x", contains: "padding"}, background: null,
 });
 
 // As in the folder report/, but only with the initializers that are shown.
 const forFile = (name, shown) => ({
-  ...data.specs[name], width: data.widths[name], autosize: {type: "fit-x", contains: "padding"}, background: "white",
+  ...data.specs[name], width: data.widths[name], autosize: {type: "fit-x", contains: "padding"}, background: data.paper,
   config: data.config,
   layer: data.specs[name].layer.filter(layer => layer.description !== data.hover),
   params: data.specs[name].params.map(param => param.name === "shown" ? {...param, value: shown} : param),

@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What a report shows of one setting."""
+    """What a report shows of one setting, or of networks of several depths."""
 
     heading: str
     description: str
@@ -69,10 +69,12 @@ class Report:
     """All that a report shows."""
 
     title: str
-    summary: Sequence[str]
-    """What was compared, what won, and what follows: a sentence each."""
+    summaries: Sequence[Sequence[str]]
+    """What was compared, what won, and what follows: a sentence each, for each kind of result."""
     overview: Table | None
-    """A row for each setting, or None if there is only one."""
+    """A row for each section, or None if there is only one."""
+    methods: Sequence[str]
+    """What is explained of the statistics: "depth", "settings"."""
     sections: Sequence[Section]
     about: Table
     """What was run."""
@@ -96,6 +98,7 @@ def html(report: Report) -> str:
     figures = [figure for section in report.sections for figure in section.figures]
     data = {
         "ink": chart_style.INK,
+        "paper": chart_style.PAPER,
         "config": chart_style.CONFIG,
         "widths": {figure.name: chart_style.file_width(figure.spec) for figure in figures},
         "hover": chart_style.HOVER,
@@ -111,7 +114,7 @@ def html(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The same as Markdown, with the figures as PNG files beside it."""
-    lines = [f"# {report.title}", "", " ".join(report.summary), ""]
+    lines = [f"# {report.title}", "", *(" ".join(summary) + "\n" for summary in report.summaries)]
     if report.overview:
         lines += [*tables.to_markdown(report.overview.rows), ""]
     for section in report.sections:

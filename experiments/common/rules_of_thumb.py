@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from experiments.common import comparison, formatting, statistics, verdicts
+import initjax
+from experiments.common import comparison, description, formatting, statistics, verdicts
 from experiments.common.trainability import Cell, Grid
 
 RULES = {
@@ -19,10 +20,11 @@ RULES = {
 
 The source is "Weight Initialization in Deep Learning", a tutorial; for selu, Keras."""
 
-Kind = Literal["holds", "fails", "no difference", "nothing trains"]
+Kind = Literal["holds", "outdone", "fails", "no difference", "nothing trains"]
 
 _WORDS: dict[Kind, str] = {
     "holds": "holds",
+    "outdone": "is outdone by weights that are not independent",
     "fails": "does not hold",
     "no difference": "is not shown to matter",
     "nothing trains": "does not help",
@@ -44,19 +46,26 @@ def compared(cells: Sequence[Cell]) -> comparison.Setting:
     return found[-1]  # that of all rates comes last
 
 
+def by_depth(grid: Grid) -> dict[int, list[Cell]]:
+    """The cells to compare at each depth: those in no diagram, with the first of their biases."""
+    found: dict[int, list[Cell]] = {}
+    for cell in grid.others:
+        if cell.bias_init == grid.others[0].bias_init:
+            found.setdefault(cell.depth, []).append(cell)
+    return found
+
+
 def outcomes(grid: Grid) -> list[Outcome]:
     """What the tests say about the rule of thumb for a grid's activation, at each depth.
 
     The rule *holds* if its initializer trains, is shown to be ahead of another one in test
-    accuracy, and none is shown to be ahead of it. It *fails* if one is. The tests are those of a
-    sweep, see `verdicts.finding`, adjusted for all pairs of a depth.
+    accuracy, and none is shown to be ahead of it. It *fails* if one is that draws its weights
+    independently, too; it is *outdone* if only others are, such as orthogonal ones. The tests are
+    those of a sweep, see `verdicts.finding`, adjusted for all pairs of a depth.
     """
     _, family = RULES.get(grid.fields["activation"], ("", ()))
-    groups: dict[tuple[int, str], list[Cell]] = {}
-    for cell in grid.others:
-        groups.setdefault((cell.depth, cell.bias_init), []).append(cell)
     found = []
-    for (depth, _), cells in sorted(groups.items()):
+    for depth, cells in by_depth(grid).items():
         named = [cell for cell in cells if cell.init in family]
         others = [cell for cell in cells if cell.init not in family]
         if named and others:
@@ -68,25 +77,33 @@ def outcomes(grid: Grid) -> list[Outcome]:
 def _outcome(best: Cell, others: Sequence[Cell]) -> tuple[Kind, str]:
     if not any(cell.trained.value for cell in (best, *others)):
         return "nothing trains", "no initializer trains"
-    if len(best.accuracy) < statistics.FEWEST_TO_SETTLE:
-        return "no difference", f"{len(best.accuracy)} seeds settle nothing"
+    if (seeds := len(best.accuracy)) < statistics.FEWEST_TO_SETTLE:
+        return "no difference", f"{description.count(seeds, 'seed')} can't settle it"
     setting = compared([best, *others])
-    ahead, behind = [], []
+    ahead: dict[str, str] = {}
+    behind: dict[str, str] = {}
     for pair in comparison.pairs(setting, "final_acc"):
-        if best.init in (pair.first, pair.second):
-            kind, first, second = verdicts.finding(pair, setting.endpoints["final_acc"])
-            points = 100 * abs(pair.comparison.difference.value)
-            by = f"by {points:.1f} points, {formatting.p_equals(pair.p)}"
-            if kind == "ahead" and first == best.init:
-                ahead.append(f"{second} ({by})")
-            elif kind == "ahead":
-                behind.append(f"{first} ({by})")
+        kind, first, second = verdicts.finding(pair, setting.endpoints["final_acc"])
+        points = 100 * abs(pair.comparison.difference.value)
+        by = f"by {points:.1f} points, {formatting.p_equals(pair.p)}"
+        if kind == "ahead" and first == best.init:
+            behind[second] = f"{second} ({by})"
+        elif kind == "ahead" and second == best.init:
+            ahead[first] = f"{first} ({by})"
+    reasons = []
+    if ahead:
+        verb = "is" if len(ahead) == 1 else "are"
+        reasons.append(
+            f"{verdicts.listed(list(ahead.values()), 'and')} {verb} ahead of {best.init}"
+        )
     if behind:
-        verb = "is" if len(behind) == 1 else "are"
-        return "fails", f"{verdicts.listed(behind, 'and')} {verb} ahead of {best.init}"
-    if ahead and best.trained.value:
-        return "holds", f"{best.init} is ahead of {verdicts.listed(ahead, 'and')}"
-    return "no difference", f"no other initializer is shown to differ from {best.init}"
+        reasons.append(f"{best.init} is ahead of {verdicts.listed(list(behind.values()), 'and')}")
+    reason = "; ".join(reasons) or f"no other initializer is shown to differ from {best.init}"
+    if any(isinstance(initjax.get(name), initjax.variance_scaling) for name in ahead):
+        return "fails", reason
+    if ahead:
+        return "outdone", reason
+    return ("holds" if behind and best.trained.value else "no difference"), reason
 
 
 def sentences(grid: Grid) -> list[str]:
@@ -96,12 +113,10 @@ def sentences(grid: Grid) -> list[str]:
         return []
     activation = grid.fields["activation"]
     name, _ = RULES[activation]
-    kinds = {kind: [str(one.depth) for one in found if one.kind == kind] for kind in _WORDS}
-    parts = [
-        f"{_WORDS[kind]} at depth {verdicts.listed(depths, 'and')}"
-        for kind, depths in kinds.items()
-        if depths
-    ]
+    parts = []
+    for kind, words in _WORDS.items():
+        if depths := [str(one.depth) for one in found if one.kind == kind]:
+            parts.append(f"{words} at depth {verdicts.listed(depths, 'and')}")
     return [
         f'"{name} for {activation}" {"; ".join(parts)}',
         *(f"depth {one.depth}: {one.reason}" for one in found),

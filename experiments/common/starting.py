@@ -83,8 +83,12 @@ def model(config: Config, dataset: data.Dataset) -> models.Model:
 
 def _pixels(config: Config, dataset: data.Dataset) -> tuple[float, float]:
     """The mean and standard deviation to take out of the pixels, as `config.inputs` says."""
-    if config.inputs == "unit":
-        return (0.0, 1.0)
+    return (0.0, 1.0) if config.inputs == "unit" else _pixel_statistics(dataset)
+
+
+@functools.lru_cache(maxsize=1)  # takes as long as training a shallow network for hundreds of steps
+def _pixel_statistics(dataset: data.Dataset) -> tuple[float, float]:
+    """The mean and standard deviation of all training pixels, as numbers between 0 and 1."""
     counts = np.bincount(dataset.train_images.ravel(), minlength=256)
     levels = np.arange(256) / 255
     mean = np.average(levels, weights=counts)

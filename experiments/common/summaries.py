@@ -12,11 +12,9 @@ _USUAL = 30  # seeds, which find differences of 0.1 percentage points
 
 
 def of_settings(found: Sequence[comparison.Setting]) -> list[str]:
-    """The three sentences of a sweep.
-
-    Args:
-      found: from `comparison.settings`; at least one.
-    """
+    """The three sentences of a sweep; none without settings."""
+    if not found:
+        return []
     if len(found) == 1:
         return [_compared(found), *_of_one(found[0])]
     return [_compared(found), *_of_several(found)]
@@ -46,29 +44,30 @@ def _at_best_rates(setting: comparison.Setting) -> bool:
 
 def _of_one(setting: comparison.Setting) -> list[str]:
     """What won by how much, and what follows."""
-    epochs = description.count(setting.fields["epochs"], "epoch")
+    epochs, words = setting.length, verdicts.main(setting)
     if not np.nansum(setting.trained):
         return [
             f"None of them learned anything after {epochs}.",
-            "Before changing the initializer, find the cause: python -m experiments.audit shows"
-            " where signals or gradients are lost.",
+            "Before changing the initializer, find the cause:"
+            f" {'initjax.audit' if setting.own else 'python -m experiments.audit'} shows where"
+            " signals or gradients are lost.",
         ]
-    point, best = setting.endpoints["final_acc"], comparison.ranking(setting, "final_acc")[0]
-    accuracies = setting.values["final_acc"][setting.inits.index(best)]
-    mean, low, high = statistics.mean_interval(accuracies[np.isfinite(accuracies)])
-    certain = f" (95% interval {low:.2%} to {high:.2%})" if math.isfinite(low) else ""
+    point, best = setting.endpoints[setting.main], comparison.ranking(setting, setting.main)[0]
+    values = setting.values[setting.main][setting.inits.index(best)]
+    value, low, high = statistics.mean_interval(values[np.isfinite(values)])
+    mean, bounds = words.text(value), f"{words.text(low)} to {words.text(high)}"
+    certain = f" (95% interval {bounds})" if math.isfinite(low) else ""
     if len(setting.inits) == 1:
         return [
-            f"{best} has a mean test accuracy of {mean:.2%}{certain} after {epochs}.",
+            f"{best} has a mean {words.noun} of {mean}{certain} after {epochs}.",
             "Whether that is good takes another initializer to compare it with: list several in"
-            " --init.",
+            f" {'inits' if setting.own else '--init'}.",
         ]
-    text = f"{best} has the highest mean test accuracy after {epochs}, {mean:.2%}{certain}"
+    text = f"{best} has the {words.best} mean {words.noun} after {epochs}, {mean}{certain}"
     if len(setting.seeds) < 2:
         return [
             f"{text}.",
-            "One seed can't tell whether that is luck: train at least"
-            f" {statistics.FEWEST_TO_SETTLE} (--seeds={_USUAL} finds differences of 0.1 points).",
+            f"One seed can't tell whether that is luck: {_more_seeds(setting)}.",
         ]
     groups = verdicts.against_best(setting)
     parts = []
@@ -89,6 +88,12 @@ def _of_one(setting: comparison.Setting) -> list[str]:
     return [f"{sentence}.", _advice(setting, best, groups)]
 
 
+def _more_seeds(setting: comparison.Setting) -> str:
+    text = f"train at least {statistics.FEWEST_TO_SETTLE}"
+    usual = f" (--seeds={_USUAL} finds differences of 0.1 points)"
+    return text if setting.own else text + usual
+
+
 def _by(pairs: Sequence[comparison.Pair], point: comparison.Endpoint) -> str:
     """By how much the first of these pairs are ahead, and the largest of the p values."""
     amounts = sorted(abs(pair.comparison.difference.value) * point.scale for pair in pairs)
@@ -97,21 +102,18 @@ def _by(pairs: Sequence[comparison.Pair], point: comparison.Endpoint) -> str:
     if len(pairs) > 1:
         span += f" to {formatting.number(amounts[-1], digits=point.digits)}"
         p = p.replace("=", "≤")
-    return f"by {span} {point.unit} ({p})"
+    return f"by {span} {point.unit}".rstrip() + f" ({p})"
 
 
 def _advice(setting: comparison.Setting, best: str, groups: verdicts.Groups) -> str:
     if len(setting.seeds) < statistics.FEWEST_TO_SETTLE:
-        return (
-            f"{len(setting.seeds)} seeds settle nothing: train at least"
-            f" {statistics.FEWEST_TO_SETTLE} (--seeds={_USUAL} finds differences of 0.1 points)."
-        )
+        return f"{len(setting.seeds)} seeds settle nothing: {_more_seeds(setting)}."
     equal, unsettled = list(groups.equivalent), groups.open
     good = [best, *equal, *unsettled]
     if len(good) == 1:
         return (
             f"For this network and this training, use {best}; other depths, activations and"
-            " learning rates are other questions, which the same sweep can answer."
+            " learning rates are other questions, which more runs can answer."
         )
     worse = [init for init in setting.inits if init not in good and init not in groups.apart]
     text = f"Any of {_listed(good, 'and')} will do here"
@@ -131,17 +133,21 @@ def _advice(setting: comparison.Setting, best: str, groups: verdicts.Groups) -> 
 
 def _faster_at_first(setting: comparison.Setting, good: list[str]) -> str:
     """Which of initializers that end alike has the lower loss in the first epoch."""
-    point = setting.endpoints["first_loss"]
-    first = next(init for init in comparison.ranking(setting, "first_loss") if init in good)
+    early = next((name for name in ("first_loss", "area") if name in setting.endpoints), None)
+    if early is None:
+        return ""
+    point = setting.endpoints[early]
+    first = next(init for init in comparison.ranking(setting, early) if init in good)
     behind = [
         second
-        for pair in comparison.pairs(setting, "first_loss")
+        for pair in comparison.pairs(setting, early)
         for kind, ahead, second in [verdicts.finding(pair, point)]
         if kind == "ahead" and ahead == first and second in good
     ]
     if not behind:
         return ""
-    return f"in the first epoch, {first} has a lower loss than {_listed(behind, 'and')}"
+    when = "in the first epoch" if early == "first_loss" else "over all steps"
+    return f"{when}, {first} has a lower loss than {_listed(behind, 'and')}"
 
 
 def _of_several(found: Sequence[comparison.Setting]) -> list[str]:

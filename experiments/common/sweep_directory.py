@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         ("status", pa.string()),  # finished, or diverged (a loss is not finite)
         # What was run: the fields of `Config`, and the digest of the data.
         ("init", pa.string()),
+        ("rules", pa.string()),  # what the name of an initializer stands for; null: it says so
         ("output_init", pa.string()),
         ("bias_init", pa.string()),
         ("seed", pa.int64()),
@@ -82,7 +83,7 @@ SCHEMA = pa.schema(
 
 
 # Columns that older files lack, and what their runs have.
-_ADDED = {"model": "mlp", "inputs": "unit", "steps": None}
+_ADDED = {"rules": None, "model": "mlp", "inputs": "unit", "steps": None}
 
 
 class SweepDirectory:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -116,6 +118,22 @@ def shown_pairs(setting: comparison.Setting) -> Table:
             "verdict": row["verdict"],
         }
         for row in pairs(setting)
+    ]
+
+
+def rules(setting: comparison.Setting) -> Table:
+    """What the names of initializers stand for, where the names alone don't say it."""
+    named = zip(setting.runs["init"].to_pylist(), setting.runs["rules"].to_pylist(), strict=True)
+    texts = {init: json.loads(text) for init, text in named if text is not None}
+    return [
+        {
+            "initializer": init,
+            "parameters": pattern,
+            "drawn from": re.sub("@([0-9a-f]{8})[0-9a-f]*$", r" (\1)", rule),
+        }
+        for init in setting.inits
+        if init in texts
+        for pattern, rule in texts[init].items()
     ]
 
 

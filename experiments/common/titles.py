@@ -1,12 +1,16 @@
 """What a report is about, in words: titles, headings, and what its settings differ in."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.common import comparison, description
 from experiments.common.config import Config
+
+if TYPE_CHECKING:
+    from experiments.common import depth_sections
 
 _BEST = "each at its best learning rate"
 _NAMED = 3  # initializers in a title; more are counted
@@ -26,8 +30,29 @@ _PLURALS = {
 }
 
 
-def title(found: Sequence[comparison.Setting]) -> str:
+def title(
+    found: Sequence[comparison.Setting], depths: "depth_sections.Depths | None" = None
+) -> str:
     """The title of a report: what was compared on what, and how often."""
+    parts = [_of_depths(depths)] if depths and depths.runs else []
+    return "; ".join(parts + ([_of_settings(found)] if found else []))
+
+
+def _of_depths(depths: "depth_sections.Depths") -> str:
+    fields = [part.fields for part in (*depths.diagrams, *depths.grids)]
+    names = {
+        name: list(dict.fromkeys(str(field[name]) for field in fields))
+        for name in ("dataset", "activation", "width")
+    }
+    shallow, deep = depths.extent()
+    width = f"width {' and '.join(names['width'])}"
+    return (
+        f"{depths.runs:,} networks of {shallow} to {deep} layers on {', '.join(names['dataset'])}:"
+        f" {', '.join(names['activation'])}, {width}"
+    )
+
+
+def _of_settings(found: Sequence[comparison.Setting]) -> str:
     inits = list(dict.fromkeys(init for setting in found for init in setting.inits))
     runs = np.concatenate([np.isfinite(setting.trained).sum(axis=1) for setting in found])
     fewest, most = int(runs.min()), int(runs.max())
@@ -46,7 +71,8 @@ def title(found: Sequence[comparison.Setting]) -> str:
         "output init": f"output {Config.output_init}",
         "bias init": f"bias {Config.bias_init}",
     }
-    how = [text for name, text in common.items() if name != "epochs" and text != usual.get(name)]
+    shown = {name: text for name, text in common.items() if text and name != "epochs"}
+    how = [text for name, text in shown.items() if text != usual.get(name)]
     how.append(f"{fewest} to " * (fewest < most) + description.count(most, "seed"))
     how += [common["epochs"]] if "epochs" in common else []
     where = f", in {len(found)} settings ({', '.join(several)})" if several else ""
@@ -64,16 +90,24 @@ def _texts(setting: comparison.Setting) -> dict[str, str]:
     """The fields of a setting, each as a phrase that is understood on its own."""
     fields: dict[str, Any] = setting.fields
     rate = fields["learning_rate"]
-    layers = description.sizes(tuple(fields["hidden"]))
-    return {
-        "dataset": fields["dataset"],
-        "network": f"MLP with hidden layers {layers}" if layers else "MLP without hidden layers",
-        "activation": fields["activation"],
+    common = {
         "dtype": fields["dtype"],
         "optimizer": fields["optimizer"],
         "learning rate": _BEST if rate is None else f"learning rate {rate:g}",
         "batch size": f"batch {fields['batch_size']}",
         "epochs": setting.length,
+    }
+    if setting.own:
+        if rate is not None and math.isnan(rate):
+            common["learning rate"] = ""
+        no = dict.fromkeys(_PLURALS, "")
+        return {**no, "dataset": fields["dataset"], "network": fields["model"], **common}
+    layers = description.sizes(tuple(fields["hidden"]))
+    return {
+        "dataset": fields["dataset"],
+        "network": f"MLP with hidden layers {layers}" if layers else "MLP without hidden layers",
+        "activation": fields["activation"],
+        **common,
         "output init": f"output {fields['output_init']}",
         "bias init": f"bias {fields['bias_init']}",
     }

@@ -70,6 +70,11 @@ class Grid:
     cells: list[Cell]
     """In the order of depth, then of the runs."""
 
+    @property
+    def name(self) -> str:
+        """For a file."""
+        return f"initializers-{self.fields['activation']}-width{self.fields['width']}"
+
     @functools.cached_property
     def diagrams(self) -> "list[Diagram]":
         """One for each bias variance with three or more weight variances.
@@ -120,9 +125,14 @@ class Diagram:
         return f"diagram-{self.activation}-width{self.width}-bias{self.bias_variance:g}"
 
     @property
+    def mean(self) -> np.ndarray:
+        """(rows, columns): the mean accuracy of the seeds."""
+        return _mean(self.accuracy)
+
+    @property
     def fraction(self) -> np.ndarray:
         """(rows, columns): the share of the seeds that trained."""
-        return np.nanmean(self.trained, axis=2)
+        return _mean(self.trained)
 
     @property
     def trained(self) -> np.ndarray:
@@ -195,6 +205,12 @@ def describe(fields: dict[str, Any]) -> str:
         parts.insert(0, fields["model"])
     length = description.duration(fields["epochs"], fields["steps"])
     return f"{', '.join(parts)}; {fields['optimizer']}, batch {fields['batch_size']}, {length}"
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over seeds without those that are missing; NaN if all are."""
+    runs = np.isfinite(values).sum(axis=2)
+    return np.where(runs, np.nansum(values, axis=2) / np.maximum(runs, 1), np.nan)
 
 
 def grids(table: pa.Table) -> list[Grid]:

@@ -88,9 +88,13 @@ def _fits(diagram: Diagram) -> str:
 
 def _panel(axes: Axes, diagram: Diagram) -> Any:
     weights, depths = diagram.weight_variances, diagram.depths
-    accuracy = np.nanmean(diagram.accuracy, axis=2)
     mesh = axes.pcolormesh(
-        _edges(weights), np.exp(_edges(np.log(depths))), accuracy, vmin=0, vmax=1, cmap="viridis"
+        _edges(weights),
+        np.exp(_edges(np.log(depths))),
+        diagram.mean,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
     )
     axes.set_yscale("log")
     axes.autoscale(False)
@@ -106,12 +110,12 @@ def _panel(axes: Axes, diagram: Diagram) -> Any:
     if fine[0] < diagram.critical < fine[-1]:
         axes.axvline(diagram.critical, color=_FIT, lw=1.2, ls=":", label="criticality")
         for words, side in (
-            (" ordered: gradients vanish ", "right"),
-            (" chaotic: gradients explode", "left"),
+            ("ordered: \ngradients \nvanish ", "right"),
+            (" chaotic:\n gradients\n explode", "left"),
         ):
             axes.annotate(
                 words, (diagram.critical, low), (0, 5), textcoords="offset points",
-                ha=side, va="bottom", color=_FIT, fontsize=8.5,
+                ha=side, va="bottom", color="0.1", fontsize=8.5,  # on networks that trained
             )  # fmt: skip
     ticks = [tick for tick in _TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])

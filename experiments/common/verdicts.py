@@ -1,7 +1,8 @@
 """Verdicts: the results of comparisons in words, which follow only from statistical tests."""
 
+import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -79,8 +80,8 @@ def _sentence(
         if len(parts) == 1:
             ((name, words),) = parts
             return f"{first} is ahead of {name} {when} {words}"
-        listed = "; ".join(f"of {name} {words}" for name, words in parts)
-        return f"{first} is ahead {when}: {listed}"
+        joined = "; ".join(f"of {name} {words}" for name, words in parts)
+        return f"{first} is ahead {when}: {joined}"
     if kind == "equivalent":
         if len(names) == 1:
             return f"{first} and {names[0]} are equivalent {when} {margin}"
@@ -95,8 +96,8 @@ def _sentence(
         would = f"about {needed} seeds would settle it"
         if len(parts) == 1:
             return f"not settled: whether {first} is ahead of {names[0]} {when} {parts[0]}; {would}"
-        listed = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
-        return f"not settled: whether {first} is ahead {when}: {listed}; {would}"
+        joined = "; ".join(f"of {name} {words}" for name, words in zip(names, parts, strict=True))
+        return f"not settled: whether {first} is ahead {when}: {joined}; {would}"
     sentence = f"no difference between {first} and {listed(names, 'or')} was found {when}"
     largest = max(pair.comparison.detectable for _, pair in others)
     # Equal differences tell nothing about their variance, and few seeds settle nothing.
@@ -140,13 +141,14 @@ def summary(setting: comparison.Setting) -> list[str]:
             )
     if not np.nansum(setting.trained):  # which of them fails better means nothing
         return sentences
-    for endpoint in [name for name in ("first_loss", "final_acc") if name in setting.endpoints]:
+    early = "first_loss" if "first_loss" in setting.endpoints else "area"
+    for endpoint in [name for name in (early, setting.main) if name in setting.endpoints]:
         point, ranked = setting.endpoints[endpoint], comparison.ranking(setting, endpoint)
         named = {frozenset(pair[:2]): pair for pair in comparison.pairs(setting, endpoint)}
         found: dict[tuple[Finding, str], list[tuple[str, comparison.Pair]]] = {}
         for init in ranked[1:]:
             pair = named.get(frozenset((ranked[0], init)))
-            if pair is None and endpoint == "final_acc" and len(setting.seeds) > 1:
+            if pair is None and endpoint == setting.main and len(setting.seeds) > 1:
                 sentences.append(
                     f"{ranked[0]} and {init} are not compared, since they share fewer than two"
                     " seeds"
@@ -161,7 +163,7 @@ def summary(setting: comparison.Setting) -> list[str]:
 
 
 class Groups(NamedTuple):
-    """What the tests say of all initializers but the best, by final accuracy."""
+    """What the tests say of all initializers but the best, by the main endpoint."""
 
     ahead: dict[str, comparison.Pair]
     """Those that the best is ahead of, with the pair of both."""
@@ -175,12 +177,12 @@ class Groups(NamedTuple):
 
 
 def against_best(setting: comparison.Setting) -> Groups:
-    """Compares the initializer with the highest mean final accuracy with all others."""
-    point, best = setting.endpoints["final_acc"], comparison.ranking(setting, "final_acc")[0]
+    """Compares the initializer with the best mean of the main endpoint with all others."""
+    point, best = setting.endpoints[setting.main], comparison.ranking(setting, setting.main)[0]
     learned = dict(zip(setting.inits, np.nansum(setting.trained, axis=1), strict=True))
     failed = [init for init in setting.inits if not learned[init]]
     groups = Groups({}, {}, {}, [], failed)
-    for pair in comparison.pairs(setting, "final_acc"):
+    for pair in comparison.pairs(setting, setting.main):
         kind, first, second = finding(pair, point)
         other = second if best == first else first
         if best in (first, second) and other not in failed:
@@ -191,15 +193,32 @@ def against_best(setting: comparison.Setting) -> Groups:
     return groups
 
 
+class Main(NamedTuple):
+    """The words for the main endpoint."""
+
+    noun: str
+    best: str
+    """What the best mean is."""
+    text: Callable[[float], str]
+    """A mean as text."""
+
+
+def main(setting: comparison.Setting) -> Main:
+    """The words for the main endpoint of a setting."""
+    if setting.main == "final_acc":
+        return Main("test accuracy", "highest", "{:.2%}".format)
+    return Main("test loss", "lowest", formatting.number)
+
+
 def headline(setting: comparison.Setting) -> str:
-    """The main result in one sentence: which initializer has the best final accuracy."""
-    point = setting.endpoints["final_acc"]
-    when = point.when.format(length=setting.length)
-    best = comparison.ranking(setting, "final_acc")[0]
-    mean = f"{np.nanmean(setting.values['final_acc'][setting.inits.index(best)]):.2%}"
-    accuracy = f"{best} has the highest mean test accuracy {when}, {mean}"
+    """The main result in one sentence: which initializer has the best main endpoint."""
+    point, words = setting.endpoints[setting.main], main(setting)
+    when = f"after {setting.length}"
+    best = comparison.ranking(setting, setting.main)[0]
+    mean = words.text(float(np.nanmean(setting.values[setting.main][setting.inits.index(best)])))
+    accuracy = f"{best} has the {words.best} mean {words.noun} {when}, {mean}"
     if len(setting.inits) == 1:
-        return f"{best} has a mean test accuracy of {mean} {when}"
+        return f"{best} has a mean {words.noun} of {mean} {when}"
     if not np.nansum(setting.trained):
         return f"No run learned anything {when}"
     if len(setting.seeds) < 2:
@@ -218,7 +237,7 @@ def headline(setting: comparison.Setting) -> str:
         parts.append(f"is not shown to differ from {_counted(unsettled, 'or')}")
     sentence = f"{accuracy}; it {', and '.join(parts)}" if parts else accuracy
     if behind and len(behind) + len(failed) == len(setting.inits) - 1:
-        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean test accuracy of"
+        sentence = f"{best} is the best of {len(setting.inits)}: it has a mean {words.noun} of"
         sentence += f" {mean} {when}, and {parts[0]}"
     return f"{sentence}; {_counted(failed, 'and')} learned nothing" if failed else sentence
 
@@ -238,6 +257,7 @@ def lines(setting: comparison.Setting) -> list[str]:
                 ("final_acc", "test accuracy"),
                 ("final_loss", "test loss"),
                 ("first_loss", "epoch 1 loss"),
+                *([("area", "training loss")] if setting.own else []),
             )
             if name in setting.endpoints
         ),
@@ -269,6 +289,18 @@ def lines(setting: comparison.Setting) -> list[str]:
 
 def describe(fields: Mapping[str, Any]) -> str:
     """One line about what the runs of a setting have in common."""
+    length = description.duration(fields["epochs"], fields["steps"])
+    if fields["hidden"] is None:  # a network of the user's own
+        rate = fields["learning_rate"]
+        optimizer = fields["optimizer"]
+        if rate is None:
+            optimizer += ", each at its own learning rate"
+        elif not math.isnan(rate):
+            optimizer += f" {rate:g}"
+        return (
+            f"{fields['dataset']}, {fields['model']}, {fields['dtype']}; {optimizer}, batch"
+            f" {fields['batch_size']}, {length}"
+        )
     network = description.sizes(tuple(fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
@@ -280,5 +312,5 @@ def describe(fields: Mapping[str, Any]) -> str:
     return (
         f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
-        f" {description.duration(fields['epochs'], fields['steps'])}{others}"
+        f" {length}{others}"
     )

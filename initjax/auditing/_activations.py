@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from initjax.theory._integrals import single
 from initjax.theory._pieces import evaluate
 
 FLAT = 0.06  # of its steepest slope: tanh is flatter than that beyond 0.97
-_DEEP = 20  # layers from which on normal kernels spread singular values too far
+DEEP = 20  # layers from which on normal kernels spread singular values too far
+_FEW = 3  # layers from which on sigmoids need kernels that make up for their slope
+_SLOPES = {"sigmoid": 1 / 4, "hard_sigmoid": 1 / 6}  # at zero, of those with a mean of 1/2
 _LONGEST_NAME = 40
 _VARIANCES = np.exp(np.linspace(math.log(1e-8), math.log(1e3), 400))  # of the critical table
 
@@ -125,13 +127,17 @@ def name_of(activation: Expression | None) -> str:
         return ""
     if bare(activation) == IDENTITY:  # multiplied by a number, or shifted by one
         return "identity"
-    mine = _samples(activation).named
-    for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits
-        for name, values in _named_values().items():
-            if np.allclose(mine, values, rtol=rtol, atol=atol):
-                return name
     text = activation.text
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
+    short = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
+    return next(_names(_samples(activation).named), short)
+
+
+def _names(values: np.ndarray) -> Iterator[str]:
+    """The usual names of what has these values, closest first."""
+    for rtol, atol in ((1e-4, 1e-5), (5e-3, 2e-3)):  # constants may be rounded to 8 bits
+        for name, known in _named_values().items():
+            if np.allclose(values, known, rtol=rtol, atol=atol):
+                yield name
 
 
 @functools.cache
@@ -200,15 +206,38 @@ def recommended(name: str, depth: int = 0) -> str:
     Returns:
       A call, with advice if no scale helps.
     """
+    return "".join(suited(name, depth))
+
+
+def suited(name: str, depth: int = 0) -> tuple[str, str]:
+    """The same, with the call and the advice apart; `initjax.recommend` starts from it, too."""
     if name in ("relu", "leaky_relu", "relu6"):
-        return "he_normal()"
+        return "he_normal()", ""
     if name in ("tanh", "identity", "erf", "soft_sign", "hard_tanh"):
-        return "orthogonal()" if depth > _DEEP else "lecun_normal()"
-    if name in ("gelu", "silu", "elu", "mish"):
-        return f"lecun_normal(gain={name!r})"
+        return ("orthogonal()" if depth > DEEP else "lecun_normal()"), ""
+    with_biases = "; initjax.recommend adds biases, which this depth needs" if depth > DEEP else ""
+    if name in ("gelu", "gelu (exact)", "silu", "mish", "hard_silu"):
+        return f"lecun_normal(gain={name.partition(' ')[0]!r})", with_biases
+    if name == "elu":
+        return "lecun_normal(gain='elu')", ""
     if name in ("sigmoid", "softplus", "hard_sigmoid", "squareplus"):
-        return f"lecun_normal(), and use tanh or relu, since no scale keeps {name}'s gradient"
-    return "siren()" if name.startswith("sin(") else "lecun_normal()"
+        advice = f", and use tanh or relu, since no scale keeps {name}'s gradient"
+        steep = _SLOPES.get(name) if depth > _FEW else None
+        return (f"orthogonal({1 / steep:.1f})" if steep else "lecun_normal()"), advice
+    return ("siren()" if name.startswith("sin(") else "lecun_normal()"), ""
+
+
+def function_of(name: str) -> Callable[[Any], Any] | None:
+    """The activation that has this name: jax.nn's, if it is one of those; None if there is none."""
+    import jax
+
+    return getattr(jax.nn, name, None) or _FUNCTIONS.get(name)
+
+
+def known_name(function: Callable[[np.ndarray], np.ndarray]) -> str:
+    """The usual name of a function; "" if it has none."""
+    values = evaluate(function, checked=False)(_NAMED.astype(np.float64))[0]
+    return "identity" if np.allclose(values, _NAMED) else next(_names(values), "")
 
 
 # Its critical scale

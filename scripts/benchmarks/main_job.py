@@ -33,25 +33,24 @@ def measure_training() -> float:
     """The median time of an epoch of the main job in this process, in seconds."""
     import jax
 
-    from experiments.common import data, starting, training
+    from experiments.common import data, starting, tasks, training
     from experiments.common.config import Config
 
     config = Config()
     digits = data.load()
     model, key, params = starting.start(config, digits)
     state = training.initial_state(config.optimizer, config.learning_rate, params)
-    images, labels = jax.device_put((digits.train_images, digits.train_labels))
+    train_set = jax.device_put((digits.train_images, digits.train_labels))
 
     def epoch(state: training.State, number: int) -> training.State:
         order_key = jax.random.fold_in(starting.order_key(key), number)
-        batches = training.shuffled_batches(order_key, len(labels), config.batch_size)
+        batches = training.shuffled_batches(order_key, len(digits.train_labels), config.batch_size)
         state, metrics = training.train(
             state,
             config.learning_rate,
-            images,
-            labels,
+            train_set,
             batches,
-            apply=model.apply,
+            task=tasks.classification(model.apply),
             optimizer=config.optimizer,
         )
         jax.block_until_ready(metrics)

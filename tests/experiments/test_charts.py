@@ -67,7 +67,7 @@ def test_the_matrix_shows_row_minus_column_in_points(setting):
     means = dict(zip(setting.inits, setting.values["final_acc"].mean(axis=1), strict=True))
     assert len(cells) == 6
     for (first, second), cell in cells.items():
-        assert cell["points"] == pytest.approx(100 * (means[first] - means[second]))
+        assert cell["difference"] == pytest.approx(100 * (means[first] - means[second]))
     assert cells["he_normal", "zeros"]["text"].endswith("*")
     assert cells["zeros", "he_normal"]["text"].startswith("-86")
     assert cells["he_normal", "glorot_uniform"]["text"].endswith("*≈")
@@ -131,6 +131,7 @@ def test_an_initializer_with_huge_losses_does_not_hide_the_others(loss, tmp_path
         stored.add(rows)
     (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     for chart in (charts.training_loss(setting), charts.test_error(setting)):
+        assert chart
         assert "Above the axis: glorot_uniform" in chart["title"]["subtitle"][0]
         low, high = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
         assert high / low < 30
@@ -147,6 +148,7 @@ def test_an_interval_that_leaves_the_axis_ends_in_an_arrow(tmp_path, row, rng):
         stored.add(rows)
     (setting,) = comparison.settings(sweep_directory.read(tmp_path))
     for chart in (charts.final_accuracy(setting), charts.test_error(setting)):
+        assert chart
         assert [row["beyond"] for row in values(chart) if "beyond" in row] == [-1, 1]
         assert "Arrows: intervals that leave the axis" in chart["title"]["subtitle"][0]
 
@@ -164,8 +166,8 @@ def test_files_have_text_of_one_size_and_no_marks_to_hover_over(setting):
 def test_charts_are_valid(setting, rng):
     weights = {"hidden/0/kernel": lambda: {"he_normal": rng.normal(0, 1, (9, 9))}}
     drawn = charts.of_setting(setting, weights)
-    assert list(drawn)[-1] == "weights_hidden_0_kernel" and len(drawn) == 7
-    for draw in drawn.values():
-        spec = draw()
-        assert spec
+    assert list(drawn)[-1] == "weights_hidden_0_kernel" and len(drawn) == 8
+    specs = {name: draw() for name, draw in drawn.items()}
+    assert [name for name, spec in specs.items() if not spec] == ["forest_steps_loss"]
+    for spec in filter(None, specs.values()):
         alt.LayerChart.from_dict({**spec, "config": chart_style.CONFIG})

@@ -3,29 +3,31 @@
 import copy
 import shlex
 
-from experiments import sweep
+import pytest
+
+from experiments import depth, sweep
 from experiments.common import commands, sweep_directory
-from experiments.common.config import Config
+from experiments.common.config import Config, canonical
 
 _AXES = ("init", "seed", "hidden", "activation", "optimizer", "learning_rate")
-_FLAGS = copy.deepcopy(sweep._FLAGS)
-_COMMON = ("epochs", "batch_size", "output_init", "bias_init", "dtype")
+_FLAGS = {program: copy.deepcopy(program._FLAGS) for program in (sweep, depth)}
+_COMMON = ("epochs", "steps", "batch_size", "output_init", "bias_init", "dtype", "inputs")
 
 
 def named(command, monkeypatch):
-    """The runs that a command of a sweep trains."""
+    """The runs that a command trains."""
     *program, workdir = shlex.split(command)
-    assert program[:3] == ["python", "-m", "experiments.sweep"] and workdir == "--workdir=my runs"
-    values = copy.deepcopy(_FLAGS)
+    assert program[:2] == ["python", "-m"] and workdir == "--workdir=my runs"
+    module = {"experiments.sweep": sweep, "experiments.depth": depth}[program[2]]
+    values = copy.deepcopy(_FLAGS[module])
     values(program[2:])
-    monkeypatch.setattr(sweep, "_FLAGS", values)
-    return [key(vars(config)) for config in sweep.grid()]
+    monkeypatch.setattr(module, "_FLAGS", values)
+    return [key(vars(config)) for config in module.grid()]
 
 
 def key(fields):
-    return tuple(
-        tuple(fields[name]) if name == "hidden" else fields[name] for name in (*_AXES, *_COMMON)
-    )
+    fields = {**fields, "init": canonical(fields["init"]), "hidden": tuple(fields["hidden"])}
+    return tuple(fields[name] for name in (*_AXES, *_COMMON))
 
 
 def of_rows(directory, row, rng, changes):
@@ -54,7 +56,7 @@ def test_the_commands_train_exactly_the_runs_that_are_there(tmp_path, row, rng, 
     rows, found = of_rows(tmp_path, row, rng, changes)
     assert len(found) == 3 and any("--hidden=9x32" in command for command in found)
     trained = [run for command in found for run in named(command, monkeypatch)]
-    assert sorted(trained) == sorted(map(key, rows))
+    assert sorted(trained, key=str) == sorted(map(key, rows), key=str)
 
 
 def test_one_command_completes_a_grid_that_was_filled_in_part(tmp_path, row, rng, monkeypatch):
@@ -69,3 +71,22 @@ def test_one_command_completes_a_grid_that_was_filled_in_part(tmp_path, row, rng
     trained = named(command, monkeypatch)
     assert len(trained) == 30 and set(map(key, rows)) < set(trained)
     assert Config().epochs == 5 and "--epochs=2" in command
+
+
+@pytest.mark.parametrize("rate", [lambda depth: 0.01, lambda depth: float(f"{0.1 / depth:.6g}")])
+@pytest.mark.parametrize("by_variance", [True, False])
+def test_networks_of_many_depths_take_one_command(
+    rate, by_variance, tmp_path, row, rng, monkeypatch
+):
+    drawn = "variance_scaling(scale=1.76, mode='fan_in', distribution='normal')"
+    bias = "random_normal(stddev=0.223607)" if by_variance else "zeros"
+    changes = [
+        {"init": init, "bias_init": bias, "seed": seed, "hidden": [16] * depth, "epochs": 1}
+        | {"steps": 50, "learning_rate": rate(depth), "inputs": "standardized"}
+        for init in ([drawn, drawn.replace("1.76", "2.0")] if by_variance else ["zeros", "ones"])
+        for seed in (0, 1)
+        for depth in (3, 7, 30, 31, 64, 100)
+    ]
+    rows, (command,) = of_rows(tmp_path, row, rng, changes)
+    assert ("--weight_variance=1.76,2 --bias_variance=0.05" in command) == by_variance
+    assert sorted(named(command, monkeypatch)) == sorted(map(key, rows))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import data, run_batches, training
+from experiments.common import data, run_batches, trainers, training
 from experiments.common.config import Config
 
 
@@ -22,12 +22,12 @@ def most(dataset, config):
 
 def test_a_batch_holds_fewer_runs_if_each_needs_more_memory():
     mnist = digits(60_000)
-    assert most(mnist, Config()) == run_batches._MOST_RUNS
-    assert 1 < most(mnist, Config(hidden=(1024, 1024))) < run_batches._MOST_RUNS  # parameters
+    assert most(mnist, Config()) == trainers._MOST_RUNS
+    assert 1 < most(mnist, Config(hidden=(1024, 1024))) < trainers._MOST_RUNS  # parameters
     assert most(mnist, Config(hidden=(4096, 4096))) == 1
-    assert 1 < most(mnist, Config(batch_size=1, epochs=20)) < run_batches._MOST_RUNS  # history
+    assert 1 < most(mnist, Config(batch_size=1, epochs=20)) < trainers._MOST_RUNS  # history
     assert most(mnist, Config(batch_size=1, epochs=1000)) == 1
-    assert most(digits(), Config(epochs=10**6)) < run_batches._MOST_RUNS
+    assert most(digits(), Config(epochs=10**6)) < trainers._MOST_RUNS
 
 
 def test_a_batch_stays_within_its_memory():
@@ -38,7 +38,7 @@ def test_a_batch_stays_within_its_memory():
         steps = config.epochs * -(-60_000 // config.batch_size)
         bytes_of_one = 4 * parameters + 8 * steps
         held = most(digits(60_000), config)
-        assert held * 4 * bytes_of_one <= run_batches._CPU_BYTES < (held + 1.1) * 4 * bytes_of_one
+        assert held * 4 * bytes_of_one <= trainers._CPU_BYTES < (held + 1.1) * 4 * bytes_of_one
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def test_a_cell_takes_its_best_rate_and_a_diagram_has_its_place(row, rng):
     assert diagram.bias_variance == 0.05 and diagram.activation == "tanh"
     assert diagram.weight_variances.tolist() == [1, 1.5, 2] and diagram.depths.tolist() == [4, 8]
     assert diagram.fraction.round(2).tolist() == [[0, 0.67, 0], [0, 0.67, 0]]
+    diagram.accuracy[1, 2] = np.nan  # no run
+    assert np.isnan(diagram.mean[1, 2]) and np.isnan(diagram.fraction[1, 2])
     assert diagram.xi_c.round(1).tolist() == [3.6, 15.8, 25.2]
     assert diagram.critical == pytest.approx(1.760955, abs=1e-6)
 

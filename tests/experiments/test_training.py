@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 import initjax
-from experiments.common import data, models, training
+from experiments.common import data, models, tasks, training
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,7 @@ def digits():
 
 
 MODEL = models.mlp((784, 16, 10), "relu", "float32")
+TASK = tasks.classification(MODEL.apply)
 
 
 def draw(spec="he_normal", seed=0):
@@ -37,7 +38,7 @@ def fit(digits, spec="he_normal", **options):
     settings = {"epochs": 2, "batch_size": 128, "optimizer": "adam", **options}
     optimizer = settings.pop("optimizer")
     run = optimizer, 1e-3, draw(spec), jax.random.key(1)
-    epochs = training.fit(MODEL.apply, *run, *digits, **settings)
+    epochs = training.fit(TASK, *run, *digits, **settings)
     return [epoch._replace(params=jax.device_get(epoch.params)) for epoch in epochs]
 
 
@@ -113,7 +114,7 @@ def test_an_epoch_equals_a_plain_loop_over_its_batches(digits, name, optimizer):
 def test_evaluation_counts_every_image_once(digits):
     params = draw()
     images, labels = (jnp.asarray(np.repeat(part, 5, axis=0)) for part in digits[1])  # 1500
-    sums = training.evaluate(params, images, labels, apply=MODEL.apply)
+    sums = training.evaluate(params, (images, labels), task=TASK)
     logits = MODEL.apply(params, images)
     assert int(sums.correct.sum()) == int((logits.argmax(-1) == labels).sum())
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
@@ -201,7 +202,7 @@ def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monk
         return training.train_runs(
             *batch,
             *sets,
-            apply=MODEL.apply,
+            task=TASK,
             optimizer="adam",
             epochs=2,
             batch_size=128,
@@ -240,8 +241,8 @@ def test_data_are_arguments_of_the_program_and_the_state_is_donated(digits):
     (images, labels), _ = digits
     state = training.State(draw(), optax.adam(1e-3).init(draw()))
     batches = training.shuffled_batches(jax.random.key(0), 1000, 128)
-    arrays = jnp.asarray(images), jnp.asarray(labels), batches
-    lowered = training.train.lower(state, 1e-3, *arrays, apply=MODEL.apply, optimizer="adam")
+    arrays = (jnp.asarray(images), jnp.asarray(labels)), batches
+    lowered = training.train.lower(state, 1e-3, *arrays, task=TASK, optimizer="adam")
     assert len(lowered.as_text()) < 100_000  # 784,000 pixels would be more
     assert lowered.as_text().count("tf.aliasing_output") == len(jax.tree.leaves(state))
 

@@ -104,7 +104,7 @@ const waiting = setInterval(async () => {
   HTMLAnchorElement.prototype.click = function () {
     seen.files.push([this.download, this.href.slice(0, 22)]);
   };
-  for (const link of all("#setting-1 .files a").slice(0, 2))
+  for (const link of all("#section-1 .files a").slice(0, 2))
     link.dispatchEvent(new MouseEvent("click", {cancelable: true}));
   await wait(1000);
   seen.tables = all(".files a[href^='data:']").map(link => link.download);
@@ -213,7 +213,7 @@ def test_several_settings_are_numbered_and_files_of_an_earlier_report_are_remove
     assert "differences_2.png" not in files  # one initializer has no differences
     page = (tmp_path / "report.html").read_text()
     assert "on mnist, in 3 settings (2 learning rates): MLP with hidden layers" in page
-    assert '<a href="#setting-2">2</a>' in page and '<section id="setting-2">' in page
+    assert '<a href="#section-2">2</a>' in page and '<section id="section-2">' in page
     assert "<h2>2. learning rate 0.1</h2>" in page
     lines = (tmp_path / "report" / "endpoints.csv").read_text().splitlines()
     table = list(csv.DictReader(lines))

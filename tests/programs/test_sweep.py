@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 
 from experiments import sweep
-from experiments.common import data, flag_lists, starting, sweep_directory, training
+from experiments.common import (
+    data,
+    flag_lists,
+    starting,
+    sweep_directory,
+    tasks,
+    training,
+)
 from experiments.common.config import Config, UsageError, canonical
 
 COMMAND = [sys.executable, "-m", "experiments.sweep"]
@@ -75,7 +82,7 @@ def alone(config):
     with starting.precision(config):
         start = starting.start(config, digits)
         epochs = training.fit(
-            start.model.apply,
+            tasks.classification(start.model.apply),
             config.optimizer,
             config.learning_rate,
             start.params,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
-from initjax.auditing._judging.propagation import update
+from initjax.auditing._judging.first_step import large_steps
 from initjax.auditing._reading.couplings import Coupling
 
 _MANY = 16  # examples, over which a sum changes the gradient by an order of magnitude
@@ -51,6 +51,20 @@ def _described(coupling: Coupling) -> tuple[str, str, str]:
                 "Attend along the other axis: of (batch, time, features), the second",
                 "x = jnp.swapaxes(x, 0, 1)",
             )
+        case "reshape":
+            return (
+                f"A reshape of shape {shape}, whose rows are not the examples, to"
+                f" {_shape(coupling.target)} makes {count} rows, each of parts of several examples",
+                "Move the axis of the examples to the front first: -1 if it is the last",
+                "x = jnp.moveaxis(x, -1, 0)",
+            )
+        case "cumulative":
+            return (
+                f"The outputs, an array of shape {shape}, are summed up along the {count} examples"
+                " of the batch, so the output for an example depends on those before it",
+                "Sum along another axis, or not at all",
+                "jnp.cumsum(x, axis=1)",
+            )
         case "broadcast":
             wider = "predictions" if len(coupling.prediction) == 2 else "targets"
             return (
@@ -77,7 +91,7 @@ def sum_loss(evidence: Evidence) -> list[Finding]:
     if count < _MANY:
         return []
     with_optimizer = any("update" in found for found in evidence.measured.parameters)
-    if with_optimizer and not update(evidence):
+    if with_optimizer and not large_steps(evidence):
         return []
     message = (
         f"The loss is a sum over the {count} examples of the batch and not their mean, so loss and"

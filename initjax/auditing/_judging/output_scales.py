@@ -8,6 +8,7 @@ from typing import Any
 
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
+from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.numbers import plain
 from initjax.auditing._judging.outputs import ends_of, some_of
 from initjax.auditing._judging.propagation import exploding, smaller_end
@@ -82,17 +83,19 @@ def output_scale(evidence: Evidence) -> list[Finding]:
 
 
 def _large_outputs(evidence: Evidence) -> list[Finding]:
-    found = [layer for layer in evidence.layers if layer.logits and layer.rms > _LOGITS]
+    sizes = {layer.row: _size_of_logits(layer, evidence) for layer in evidence.layers}
+    found = [layer for layer in evidence.layers if sizes[layer.row] > _LOGITS]
     if found:
         layer, network = found[-1], evidence.network
+        size = sizes[layer.row]
         message = (
-            f"The logits of {layer.name} have root mean square {plain(layer.rms)}; the loss is"
+            f"The logits of {layer.name} have root mean square {plain(size)}; the loss is"
             f" {network.loss:.4g}"
         )
         if not math.isnan(network.expected_loss):
             message += f", and guessing would give {network.expected_loss:.4g}"
-        level = "failure" if layer.rms > _BAD_LOGITS else "warning"
-        return finding(level, "output_scale", found, message, smaller_end(layer.rms))
+        level = "failure" if size > _BAD_LOGITS else "warning"
+        return finding(level, "output_scale", found, message, smaller_end(size))
     for term in evidence.traced.anatomy.losses.terms:
         watched, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
         stddev = float(watched["stddev"])
@@ -103,6 +106,11 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
             )
             level = "failure" if stddev > _BAD_LOGITS else "warning"
             return finding(level, "output_scale", layers, message, smaller_end(stddev))
+    exponent = large_exponent(evidence)
+    if exponent:
+        layers, message, remedy = exponent
+        bad = any(layer.rms > _BAD_LOGITS for layer in layers)
+        return finding("failure" if bad else "warning", "output_scale", layers, message, remedy)
     for term, watched in _distances(evidence):
         ratio, layers = _distance(term, watched), evidence.layers_at(term.layers)
         if ratio > _DISTANCE and _outputs_are_off(watched) and layers:
@@ -115,3 +123,30 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
             level = "failure" if ratio > _BAD_DISTANCE else "warning"
             return finding(level, "output_scale", layers, message, smaller_end(size))
     return []
+
+
+def _size_of_logits(layer: JudgedLayer, evidence: Evidence) -> float:
+    """The root mean square of logits, without what all classes of an example have in common: a
+    softmax takes that out. 0 for other layers."""
+    if not layer.logits:
+        return 0.0
+    for term in evidence.traced.anatomy.losses.terms:
+        found = evidence.measured.watched[term.watch]
+        if term.layers == {layer.path} and found.get("columns") == term.classes:
+            return min(layer.rms, float(found["across"]))
+    return layer.rms
+
+
+def large_exponent(evidence: Evidence) -> tuple[list[JudgedLayer], str, str] | None:
+    """Layers of whose outputs the loss takes the exponential, and which are too large for that,
+    with a message and a remedy."""
+    for exponential in evidence.traced.anatomy.losses.exponentials:
+        stddev = float(evidence.measured.watched[exponential.watch]["stddev"])
+        layers = evidence.layers_at(exponential.layers)
+        if stddev > _LOGITS and layers:
+            message = (
+                f"The loss takes the exponential of what {some_of(layers)} gives, which has a"
+                f" standard deviation of {stddev:.3g} there, so a few examples outweigh all others"
+            )
+            return layers, message, smaller_end(stddev)
+    return None

@@ -14,9 +14,12 @@ from initjax.auditing._judging.names import some
 from initjax.auditing._reading.terms import Term
 
 _FLOOR, _BAD_FLOOR = 0.05, 0.3  # of the variance of the targets, that no outputs can explain
-_CLASS_FLOOR = 0.1  # of the loss of guessing, below which a cross entropy can't fall
-_STUCK = 0.97  # of a class's own examples; trained networks then never learn that class
+# Of the loss of guessing, below which a cross entropy can't fall: for probabilities in place of
+# logits, and for other bounds, with which the right class can still get K^-0.4 of K classes.
+_CLASS_FLOOR, _HIGH_CLASS_FLOOR = 0.1, 0.4
+_STUCK = 0.95  # of a class's own examples; trained networks then never learn that class
 _CLIPPED = 0.25  # of the outputs
+_PROBABILITIES = ("softmax", "sigmoid")
 _SATURATED = 17.0  # rounds a sigmoid to 1 in float32
 
 
@@ -91,7 +94,7 @@ def _flat_end(evidence: Evidence) -> tuple[Term, float] | None:
 def double_softmax(evidence: Evidence) -> list[Finding]:
     """Probabilities that a cross entropy takes for logits."""
     for term in evidence.traced.anatomy.losses.terms:
-        if term.bound not in ("softmax", "sigmoid") or term.kind == "distance":
+        if term.bound not in _PROBABILITIES or term.kind == "distance":
             continue
         message = _class_floor(evidence, term)
         if message and (term.bound == "softmax" or term.kind == "binary cross entropy"):
@@ -123,7 +126,7 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
     guess = math.log(max(1, term.classes))
     return (
         f"the loss can't fall below {floor:.4g}, and guessing gives {guess:.4g}"
-        if floor > _CLASS_FLOOR * guess
+        if floor > (_CLASS_FLOOR if term.bound in _PROBABILITIES else _HIGH_CLASS_FLOOR) * guess
         else ""
     )
 
@@ -131,6 +134,10 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
 def bounded_output(evidence: Evidence) -> list[Finding]:
     """Outputs that can't reach what they should become."""
     for term in evidence.traced.anatomy.losses.terms:
+        wrong = wrong_labels(evidence, term)
+        if wrong:
+            layers = evidence.layers_at(term.layers)
+            return finding("failure", "bounded_output", layers, *wrong)
         if not term.bound or term.noisy:
             continue
         found, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
@@ -172,6 +179,32 @@ def bounded_output(evidence: Evidence) -> list[Finding]:
         remedy = f"Remove {term.bound} after the last layer"
         return finding("warning", "bounded_output", layers, message, remedy)
     return []
+
+
+def wrong_labels(evidence: Evidence, term: Term) -> tuple[str, str] | None:
+    """What is wrong with labels that no outputs can fit, and what to do; None if nothing is."""
+    found = evidence.measured.watched[term.watch]
+    if found.get("outside", 0) > 0:
+        least, largest = float(found["chance_least"]), float(found["chance_largest"])
+        return (
+            f"The sigmoid cross entropy gets labels from {least:.3g} to {largest:.3g}, which are no"
+            f" probabilities: for {found['outside']:.0%} of them it has no lower bound, and outputs"
+            " grow forever",
+            "Map the labels to the range from 0 to 1"
+            + (": (labels + 1) / 2" if least == -1 and largest == 1 else ""),
+        )
+    if found.get("without_output", 0) > 0:
+        least, largest = int(found["class_least"]), int(found["class_largest"])
+        # One number alone may mark examples without a label.
+        if found["beyond_least"] < largest or (largest == term.classes and least > 0):
+            remedy = "Number the classes from 0" if least > 0 else "Give each class its own unit"
+            return (
+                f"The classes in the labels go from {least} to {largest}, but the outputs are for"
+                f" {term.classes}, from 0 to {term.classes - 1}: {found['without_output']:.0%} of"
+                " the examples have a class without an output",
+                remedy,
+            )
+    return None
 
 
 def _between(low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""Checks of how gradients go through the layers, and of the last and first steps."""
+"""Checks of how gradients go through the layers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from initjax.auditing._judging.graph import Chain, lone_parts
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 from initjax.auditing._judging.numbers import plain, plain_power
+from initjax.auditing._reading.expressions import IDENTITY, bare
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
 # In a shallow network whose kernels are all too small, SGD at the best rate stands still for about
@@ -28,12 +29,19 @@ _SHALLOW, _DEEP = 5, 10  # layers
 _UNEVEN = 100.0  # squared: ten times the gradient for some weights, from which on Adam is needed
 _LARGE_SIGNAL = 1e3  # root mean square
 _LARGE_GAIN = 10.0  # five times that of he_normal
-_STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
+# Mean square of what a softmax between layers gives, where initializers expect about 1. What its
+# layer learns in a step shrinks by this factor on the way to the output, and by as much again with
+# the gradient: together by 1e-3, from where on inputs are too small as well.
+_SQUEEZED = 0.03
 
 
 def vanishing(evidence: Evidence) -> list[Finding]:
     """Gradients that shrink along a chain, or that nothing lets through."""
-    return [*_gradients(evidence, "vanishing"), *blocked(evidence, "vanishing")]
+    return [
+        *_gradients(evidence, "vanishing"),
+        *blocked(evidence, "vanishing"),
+        *_squeezed(evidence),
+    ]
 
 
 def exploding(evidence: Evidence) -> list[Finding]:
@@ -68,10 +76,8 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     remedy = f"Draw the kernels with {recommended(middle.activation, len(chain))}"
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
-    last: JudgedLayer = chain[-1]
-    at_the_end = last.name in names_of(evidence.readouts)
-    if at_the_end and growth > 0 and growth - math.log(max(1.0, last.weight_variance)) < limit:
-        remedy = smaller_end(last.weight_variance**0.5)  # which alone makes the gradient grow
+    if 0 < growth < limit + _by_the_end(chain, evidence):
+        remedy = smaller_end(math.exp(_by_the_end(chain, evidence) / 2))
     return finding(level, cause, chain, _slower(chain, hidden, middle), remedy)
 
 
@@ -80,11 +86,52 @@ def smaller_end(factor: float) -> str:
     return f"Divide the last kernel by {max(2.0, float(f'{factor:.2g}')):g}, or start it at zero"
 
 
+def _squeezed(evidence: Evidence) -> list[Finding]:
+    """A softmax as the activation of a hidden layer.
+
+    A layer behind it that has no biases and no activation may hold vectors to average, such as
+    topics, codes or memories.
+    """
+    for squeeze in evidence.traced.squeezes:
+        layers = evidence.layers_at({squeeze.layer})
+        readers = evidence.layers_at(squeeze.readers)
+        usual = [
+            reader.input_square < _SQUEEZED
+            and reader.role in ("", "last")
+            and (reader.site.bias is not None or _bends(reader))
+            for reader in readers
+        ]
+        if not layers or not readers or not all(usual):
+            continue
+        size = math.sqrt(readers[0].input_square)
+        message = (
+            f"A softmax over its {squeeze.units} units follows {some(names_of(layers))}, so"
+            f" {some(names_of(readers))} gets inputs of root mean square {plain(size)}, and the"
+            " gradient shrinks as much on its way back; initializers expect inputs of about 1"
+        )
+        remedy = "Between layers, apply an elementwise activation such as relu instead of softmax"
+        return finding("warning", "vanishing", [*layers, *readers], message, remedy)
+    return []
+
+
+def _bends(layer: JudgedLayer) -> bool:
+    return layer.expression is not None and bare(layer.expression) != IDENTITY
+
+
 def _by_logits(chain: Chain) -> float:
     """The part of a growth that a large kernel of logits causes alone: `output_scale` reports it,
     and no other kernels would remove it."""
-    last = chain[-1]
-    return math.log(max(1.0, last.weight_variance)) if last.site.softmax else 0.0
+    return _log_gain(chain[-1]) if chain[-1].site.softmax else 0.0
+
+
+def _by_the_end(chain: Chain, evidence: Evidence) -> float:
+    """The part of a growth that the kernel of an output causes alone."""
+    return _log_gain(chain[-1]) if chain[-1].name in names_of(evidence.readouts) else 0.0
+
+
+def _log_gain(layer: JudgedLayer) -> float:
+    """By how much a layer makes gradients grow, as a logarithm; 0 if it doesn't."""
+    return math.log(max(1.0, layer.weight_variance))
 
 
 def _limit(growth: float, chain: Chain) -> float:
@@ -233,36 +280,3 @@ def _grows(layer: JudgedLayer) -> bool:
     """Whether a layer makes a signal much larger, by its kernel, and nothing undoes that."""
     size = math.sqrt(layer.input_square)
     return layer.weight_variance > _LARGE_GAIN and layer.rms > 3 * size and not layer.role
-
-
-def update(evidence: Evidence) -> list[Finding]:
-    """First steps as large as the weights, if they change what the layer computes as much.
-
-    Kernels that are small on purpose, such as those of a policy, a gate or an adapter, may take
-    them: as long as the pre-activations hardly move, nothing is lost.
-    """
-    found = [
-        layer
-        for layer in evidence.layers
-        if layer.update_ratio > _STEP and not _change(layer) < _STEP
-    ]
-    if not found:
-        return []
-    worst = max(found, key=lambda layer: layer.update_ratio)
-    message = (
-        f"The optimizer's first step at {some(names_of(found))} is"
-        f" {plain(worst.update_ratio)} times the weights' standard deviation"
-    )
-    remedy = "Lower the learning rate, or draw the weights at a larger scale"
-    return finding("warning", "update", found, message, remedy)
-
-
-def _change(layer: JudgedLayer) -> float:
-    """By how much the first step may change the pre-activations, relative to one or to their size.
-
-    Each weight moves with the sign of its input at best.
-    """
-    variance = max(0.0, layer.weight_square - layer.weight_mean**2)
-    step = layer.update_ratio * math.sqrt(variance)
-    change = step * layer.fan_in * math.sqrt(layer.input_square) * abs(layer.site.scale)
-    return change / (layer.rms if layer.role == "normalized" else max(1.0, layer.rms))

@@ -8,6 +8,8 @@ from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.output_scales import large_exponent
+from initjax.auditing._judging.outputs import wrong_labels
 
 _NAMES = {
     "log": "logarithm",
@@ -23,6 +25,15 @@ def undefined_loss(evidence: Evidence) -> list[Finding]:
     message = f"The loss is {evidence.network.loss}, although all pre-activations are finite"
     remedy = "Look for a logarithm of zero, a division by zero or an overflow in the loss"
     layers: list[JudgedLayer] = []
+    for term in evidence.traced.anatomy.losses.terms:
+        wrong = wrong_labels(evidence, term)
+        if wrong:
+            layers = evidence.layers_at(term.layers)
+            return finding("failure", "not_finite", layers, f"{message}. {wrong[0]}", wrong[1])
+    exponent = large_exponent(evidence)
+    if exponent:
+        layers, why, smaller = exponent
+        return finding("failure", "not_finite", layers, f"{message}. {why}", smaller)
     for risk in evidence.traced.anatomy.losses.risks:
         found = evidence.measured.watched[risk.watch]
         undefined, zero = float(found["undefined"]), float(found["zero"])
@@ -56,6 +67,10 @@ def undefined_gradient(evidence: Evidence, lost: Sequence[JudgedLayer]) -> list[
     message = f"The gradient at {some(names_of(lost))} is infinite or NaN, although the loss is"
     message += " finite"
     remedy = "Look for the derivative of a square root, a norm or a quotient at zero"
+    exponent = large_exponent(evidence)
+    if exponent:
+        layers, why, smaller = exponent
+        return finding("failure", "not_finite", layers, f"{message}. {why}", smaller)
     for risk in evidence.traced.anatomy.losses.risks:
         if float(evidence.measured.watched[risk.watch]["zero"]):
             message += f": the loss takes a {_NAMES[risk.name]} at zero"

@@ -263,7 +263,8 @@ def not_centered(evidence: Evidence) -> list[Finding]:
     found = [
         layer
         for layer in evidence.layers
-        if layer.kind != "embedding" and drawn_about_a_mean(layer)
+        # A softmax takes out what all classes have in common.
+        if layer.kind != "embedding" and not layer.logits and drawn_about_a_mean(layer)
     ]
     if not found:
         return []

@@ -13,6 +13,7 @@ from initjax.auditing._reading.terms import OutputShape
 _MOST = 2**20  # numbers of an array that are looked at
 _LEAST = 16  # rows, however long: fewer say little about examples
 _FEW = 4  # examples of a class
+_BESIDE = 0.5  # the range from 0 to 1; labels that noise was added to are closer
 
 
 def first_rows(static: OutputShape, name: str, array: Any) -> Any:
@@ -35,8 +36,10 @@ def of_outputs(static: OutputShape, arrays: dict[str, Any], flat: Any) -> dict[s
 
     Args:
       static: the range that the outputs can have, and their shape.
-      arrays: 'outputs' and, if known, 'targets' of the same shape or 'labels': one-hot, or the
-        indices of the right classes, last of several for each example.
+      arrays: 'outputs' and, if known, 'targets' of the same shape; of a cross entropy 'labels',
+        one-hot, or the indices of the right classes, last of several for each example; 'classes',
+        the numbers of the right classes, last along the last axis; of a binary cross entropy
+        'chances', the labels.
       flat: not used.
     """
     del flat
@@ -51,8 +54,15 @@ def of_outputs(static: OutputShape, arrays: dict[str, Any], flat: Any) -> dict[s
         "least": least.mean(),
         "dead": least.reshape(-1, outputs.shape[-1] if outputs.ndim > 1 else 1).all(0).mean(),
     }
+    if outputs.ndim > 1:
+        found["columns"] = xp.full((), np.float32(outputs.shape[-1]))
+        found["across"] = xp.sqrt(outputs.var(axis=-1).mean())
     if "labels" in arrays:
         found["stuck"] = _stuck(xp, least, arrays["labels"])
+    if "classes" in arrays:
+        found |= _of_classes(xp, arrays["classes"], outputs.shape[-1])
+    if "chances" in arrays:
+        found |= _of_chances(xp, arrays["chances"].astype(xp.float32))
     targets = arrays.get("targets")
     if targets is None:
         return found
@@ -87,6 +97,27 @@ def _stuck(xp: Any, least: Any, labels: Any) -> Any:
     count = own.sum(0)
     parts = (rows[: own.shape[0]] & own).sum(0) / xp.maximum(count, 1)
     return xp.where(count >= _FEW, parts, 0).max()
+
+
+def _of_classes(xp: Any, numbers: Any, classes: int) -> dict[str, Any]:
+    """Which numbers of classes there are, and which of them are too large."""
+    numbers = numbers[..., -1]
+    beyond = numbers >= classes
+    return {
+        "class_least": numbers.min(),
+        "class_largest": numbers.max(),
+        "beyond_least": xp.where(beyond, numbers, numbers.max()).min(),
+        "without_output": beyond.mean(),
+    }
+
+
+def _of_chances(xp: Any, chances: Any) -> dict[str, Any]:
+    outside = (chances < -_BESIDE) | (chances > 1 + _BESIDE)
+    return {
+        "chance_least": chances.min(),
+        "chance_largest": chances.max(),
+        "outside": outside.mean(),
+    }
 
 
 def invalid_parts(operation: str, name: str, array: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from initjax._values import is_traced
 from initjax.auditing._measuring.arrays import Geometry, layer_statistics
+from initjax.auditing._measuring.explicit_sharding import as_taken
 from initjax.auditing._measuring.jacobian import jacobian_probe, spectrum
 from initjax.auditing._measuring.jobs import Job, on_host, run_jobs
 from initjax.auditing._measuring.origins import Layout
@@ -68,8 +69,9 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
     depths = depths_of(traced)
 
     def measure(params: Any, batch: Any, constants: list[Any]) -> Measurements:
-        leaves = jax.tree.leaves(params)
-        inputs = jax.tree.leaves(batch)
+        leaves, inputs, constants = as_taken(
+            traced, (jax.tree.leaves(params), jax.tree.leaves(batch), constants)
+        )
         taps: Taps = tapped(leaves, inputs, constants)
         if is_traced(taps.loss):
             raise TypeError(
@@ -111,7 +113,8 @@ def measurer(traced: Traced, optimizer: Any = None) -> Measurer:
         )
 
     def program(params: Any, batch: Any, constants: list[Any]) -> Any:
-        return tapped.trace(jax.tree.leaves(params), jax.tree.leaves(batch), constants).jaxpr
+        given = as_taken(traced, (jax.tree.leaves(params), jax.tree.leaves(batch), constants))
+        return tapped.trace(*given).jaxpr
 
     return Measurer(measure, program)
 

@@ -42,7 +42,8 @@ def ends_of(graph: Graph, num_parameters: int) -> Ends:
 def _summed_over_examples(graph: Graph, found: Examples) -> int:
     """Over how many examples the loss is a plain sum; 0 if it is averaged, or that isn't known.
 
-    A term of parameters alone, as a prior has, says that the sum is meant.
+    A term of parameters alone, as a prior has, says that the sum is meant; so do terms of different
+    sizes, such as reconstruction and divergence of a bound.
     """
     if any(len(axes or ()) > 1 for axes in found.axes.values()):
         return 0  # examples meet each other
@@ -78,6 +79,8 @@ def _summed_over_examples(graph: Graph, found: Examples) -> int:
     if not summed or any(_averaged(factor, found.examples) for factor, _ in summed):
         return 0
     terms_of_layers = [value for _, value in summed if value.parametric]
+    if len({value.aval.size for value in terms_of_layers}) > 1:
+        return 0
     plain = _of_single_examples(terms_of_layers, found)
     return found.examples if terms_of_layers and plain else 0
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.auditing._reading.bounds import bound_of, is_clipped
+from initjax.auditing._reading.exponents import exponentials_at
 from initjax.auditing._reading.expressions import Path, floating
 from initjax.auditing._reading.formulas import (
     difference_in,
@@ -22,10 +23,11 @@ from initjax.auditing._reading.formulas import (
     logistic_in,
 )
 from initjax.auditing._reading.inlined import Graph, Node, Value, place_of
+from initjax.auditing._reading.labels import chances_in, class_numbers, factors_of
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import ANY, range_of
 from initjax.auditing._reading.softmaxes import softmax_in
-from initjax.auditing._reading.terms import Kind, Losses, OutputShape, Risk, Term
+from initjax.auditing._reading.terms import Exponential, Kind, Losses, OutputShape, Risk, Term
 from initjax.auditing._reading.values import through_layout
 from initjax.auditing._reading.visits import Reader, Visit, cut_at, layers_before, visits_of
 from initjax.auditing._reading.watches import Watch
@@ -52,14 +54,18 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
     terms: list[Term] = []
     cuts: list[str] = []
     risks: list[tuple[Path, Risk]] = []
+    exponentials: list[Exponential] = []
     visits = list(visits_of(graph.results[0], reader))
     around = _Around(
         divisors=[through_layout(value) for visit in visits for value in visit.divisors],
         factors=[value for visit in visits for value in visit.factors],
+        weighted=[pair for visit in visits if visit.linear for pair in factors_of(visit.node)],
         indices=[
             visit.node.operands[1]
             for visit in visits
-            if visit.node.name == "gather" and not visit.node.operands[1].parametric
+            if visit.node.name == "gather"
+            and not visit.node.operands[1].parametric
+            and visit.node.path not in reader.sites
         ],
     )
     for visit in visits:
@@ -69,6 +75,8 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
             cuts.append(cut)
         term = _term(visit, reader, around) if len(terms) < _MOST else None
         terms += [term] if term is not None else []
+        if len(exponentials) < _MOST:
+            exponentials += exponentials_at(node, reader)
         if len(risks) < _MOST:
             risks += [(node.path, risk) for risk in _risks(node, reader)]
     ordered = tuple(risk for _, risk in sorted(risks, key=lambda pair: pair[0]))
@@ -76,7 +84,8 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
         visit.linear and primitive_of(visit.node.eqn).kind in ("while", "cond", "unknown")
         for visit in visits
     )
-    return Losses(tuple(terms), tuple(cuts), ordered, whole), reader.watches
+    losses = Losses(tuple(terms), tuple(cuts), ordered, tuple(exponentials), whole)
+    return losses, reader.watches
 
 
 class _Around(NamedTuple):
@@ -84,6 +93,8 @@ class _Around(NamedTuple):
 
     divisors: list[Value]
     factors: list[Value]
+    weighted: list[tuple[Value, Value]]
+    """What depends on parameters, and what multiplies it without depending on any."""
     indices: list[Value]
     """Of elements that are taken out, as that of the right class is."""
 
@@ -109,12 +120,17 @@ def _term(visit: Visit, reader: Reader, around: _Around) -> Term | None:
                 return None
             guess = classes > 1 and _mean(visit, instances, around.divisors)
             rectified = range_of(logits, reader.ranges) == (0, math.inf)
-            labels = around.labels(logits, instances) if rectified else None
-            more = {"labels": labels} if labels is not None else {}
+            labels = around.labels(logits, instances)
+            more = {"labels": labels} if rectified and labels is not None else {}
+            numbers = class_numbers(labels) if labels is not None else None
+            if numbers is not None and logits.shape[-1:] == (classes,):
+                more["classes"] = numbers
             return _watched("cross entropy", logits, more, reader, classes, guess)
         logit = logistic_in(node)
         if logit is not None:
-            return _watched("binary cross entropy", logit, {}, reader)
+            chances = chances_in(logit, visit.factors, around.factors, around.weighted)
+            more = {"chances": chances} if chances is not None else {}
+            return _watched("binary cross entropy", logit, more, reader)
         if range_of(node.operands[0], reader.ranges)[0] > 0 and is_clipped(
             node.operands[0], reader.ranges
         ):
@@ -128,9 +144,20 @@ def _term(visit: Visit, reader: Reader, around: _Around) -> Term | None:
                 *factors_before(node.operands[0]),
                 pair[1],
             )
-            noisy = any(value.parametric for value in around_it)
+            signed = any(_is_signed(factor, reader) for factor in visit.factors)
+            noisy = signed or any(value.parametric for value in around_it)
             return _watched("distance", pair[0], {"targets": pair[1]}, reader, noisy=noisy)
     return None
+
+
+def _is_signed(factor: Value, reader: Reader) -> bool:
+    """Whether a factor differs between examples and may be negative, as an advantage is: then
+    outputs are not drawn to what they are compared with."""
+    if factor.parametric or factor.aval.size <= 1:
+        return False
+    if factor.constant is not None:
+        return bool(np.min(factor.constant) < 0)
+    return range_of(factor, reader.ranges)[0] < 0
 
 
 def _watched(

@@ -28,15 +28,36 @@ def result(reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], path
     together = join(tags)
     sources = provenance.sources_after(eqn, row, tags, together.pure, reading.sizes)
     tag = together._replace(signal=None, masked=None, softmax=None, sources=sources, once=True)
-    affine = together.affine and _keeps_affine(row, tags)
+    pooled = _is_pooled(eqn, row, tags)
+    # Statistics of the batch multiply and shift its examples alike, as constants do.
+    varying = [tag.behind_sites and (pooled or not tag.pooled) for tag in tags]
+    affine = all([tag.affine for tag, varies in zip(tags, varying, strict=True) if varies])
+    affine = affine and _keeps_affine(row, tags, varying)
     waves = together.waves or eqn.primitive.name in ("sin", "cos")
     made = _RULES[row.kind](reading, eqn, row, tags, tag, path)
-    return made._replace(affine=affine, waves=waves)
+    return made._replace(affine=affine, waves=waves, pooled=pooled)
 
 
-def _keeps_affine(row: Primitive, tags: Sequence[Tag]) -> bool:
-    """Whether an equation's result is a linear function of what its operands are made from."""
-    behind = [tag.behind_sites for tag in tags]
+def _is_pooled(eqn: Any, row: Primitive, tags: Sequence[Tag]) -> bool:
+    """Whether a result is one number for each feature, taken over all examples, the first axis."""
+    behind = [tag for tag in tags if tag.behind_sites]
+    if behind and all([tag.pooled for tag in behind]):
+        return True
+    return bool(behind) and row.statistic and _drops_only_examples(eqn)
+
+
+def _drops_only_examples(eqn: Any) -> bool:
+    return 0 in eqn.params["axes"] and eqn.outvars[0].aval.size > 1
+
+
+def _keeps_affine(row: Primitive, tags: Sequence[Tag], behind: Sequence[bool]) -> bool:
+    """Whether an equation's result is a linear function of what its operands are made from.
+
+    Args:
+      row: the row of its primitive.
+      tags: the tags of its operands.
+      behind: which of them are not constant.
+    """
     if not any(behind):
         return True
     if row.arithmetic == "quotient":
@@ -46,7 +67,8 @@ def _keeps_affine(row: Primitive, tags: Sequence[Tag]) -> bool:
         return not any(chosen_by)
     if row.arithmetic == "product" or row.kind == "product":
         one, other = tags
-        return not all(behind) and one.batch.isdisjoint(other.batch)
+        apart = one.batch.isdisjoint(other.batch) or one.pooled or other.pooled
+        return not all(behind) and apart
     return row.affine
 
 

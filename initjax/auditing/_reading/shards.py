@@ -19,6 +19,9 @@ from initjax.auditing._reading.primitives import is_program
 _CASTS = frozenset(
     "pvary pcast reduced_vary_cast_p vary_unreduced_cast vary_unreduced_cast_p".split()
 )
+# They only tell it how arrays are sharded.
+_RESHARDS = frozenset("reshard mesh_cast sharding_constraint".split())
+_SHARDINGS = frozenset("sharding out_sharding".split())
 _SUMS = frozenset(["psum", "psum_invariant"])
 
 
@@ -29,14 +32,13 @@ def without_shards(closed: Any) -> Any:
       closed: a closed jaxpr.
 
     Returns:
-      A closed jaxpr of the same function; the same one if it has no shards, if `vmap` can't do
-      what it does with them, or if the types of its inputs say how they are sharded: arrays of such
-      types can't be split and merged as others.
+      A closed jaxpr of the same function; the same one if it has no shards, or if `vmap` can't do
+      what it does with them. The types of the new one don't say how arrays are sharded.
     """
     import jax
     from jax.extend import core
 
-    if not _has_shards(closed, {}) or any(map(_sharded_by_type, closed.jaxpr.invars)):
+    if not _has_shards(closed, {}):
         return closed
 
     def gradients(*arguments: Any) -> Any:
@@ -49,13 +51,6 @@ def without_shards(closed: Any) -> Any:
     except Exception:  # JAX has no rule for it: then the audit says that it isn't read
         return closed
     return found
-
-
-def _sharded_by_type(var: Any) -> bool:
-    from jax.sharding import AxisType
-
-    sharding = getattr(var.aval, "sharding", None)
-    return sharding is not None and AxisType.Explicit in sharding.mesh.axis_types
 
 
 def _has_shards(program: Any, known: dict[int, bool]) -> bool:
@@ -181,7 +176,7 @@ def _equation(eqn: Any, operands: list[Any], where: _Checked | None) -> list[Any
     name, params = eqn.primitive.name, eqn.params
     if name == "shard_map":
         return _all_shards(params, operands, where)
-    if name in _CASTS:
+    if name in _CASTS or name in _RESHARDS:
         return operands
     if name in _SUMS and _axes(eqn):  # as a sum over an axis of an array
         for axis in _axes(eqn):
@@ -196,7 +191,7 @@ def _equation(eqn: Any, operands: list[Any], where: _Checked | None) -> list[Any
     params = eqn.primitive.get_bind_params(
         {
             key: _unchecked(value) if key == "bwd" else _nested(value, where)
-            for key, value in params.items()
+            for key, value in (params | dict.fromkeys(_SHARDINGS & params.keys())).items()
         }
     )
     results = eqn.primitive.bind(*operands, **params)

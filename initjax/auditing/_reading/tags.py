@@ -79,6 +79,9 @@ class Tag(NamedTuple):
     """Whether it is a linear function, perhaps with an offset, of the sites of `near` together."""
     statistic: bool = False
     """Whether it is a statistic of `near`, such as a mean."""
+    pooled: bool = False
+    """Whether examples enter it through statistics over all of them alone, as of batch
+    normalization."""
     root: bool = False
     """Whether it is the square root of a statistic, or the reciprocal of one."""
     masked: Signal | None = None

@@ -36,9 +36,18 @@ class Term(NamedTuple):
     """Whether the targets are given by the batch or drawn, and not computed by another model."""
     noisy: bool
     """Whether the targets may lie anywhere around the outputs: the distance is divided by a learned
-    standard deviation, as in a likelihood, or the targets are made from outputs of the model."""
+    standard deviation, as in a likelihood, or multiplied by an advantage, which has either sign, or
+    the targets are made from outputs of the model."""
     watch: str
-    """The watch of the outputs, and of the targets if there are any."""
+    """The watch of the outputs, and of the targets or labels if there are any."""
+
+
+class Exponential(NamedTuple):
+    """An exponential of what layers give, such as of the logarithm of a standard deviation."""
+
+    layers: frozenset[Path]
+    watch: str
+    """Of the exponent."""
 
 
 class Risk(NamedTuple):
@@ -61,5 +70,6 @@ class Losses(NamedTuple):
     of a primitive."""
     risks: tuple[Risk, ...] = ()
     """In the order of execution."""
+    exponentials: tuple[Exponential, ...] = ()
     whole: bool = True
     """Whether all of it was read, and no part is in a branch, say."""

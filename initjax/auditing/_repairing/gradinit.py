@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from initjax.auditing._judging.layers import Layer
+from initjax.auditing._measuring.explicit_sharding import as_taken
 from initjax.auditing._measuring.optimizers import first_update
 from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._reading.trace import Traced
@@ -95,7 +96,7 @@ def gradinit(
         (_, best, least), values = jax.lax.scan(step, (start, start, jnp.inf), jnp.arange(_STEPS))
         return best, values[0], least
 
-    logs, first, least = search((list(draft.leaves), inputs, traced.constants))
+    logs, first, least = search(as_taken(traced, (list(draft.leaves), inputs, traced.constants)))
     what = f"loss after the first step {float(first):.4g} to {float(least):.4g}, with all scales"
     for index, scale in zip(kernels, np.exp(np.asarray(logs, np.float64)), strict=True):
         name, leaf = traced.names[index], draft.leaves[index]

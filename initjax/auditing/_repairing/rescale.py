@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from initjax.auditing._measuring.explicit_sharding import as_taken
 from initjax.auditing._measuring.rerun import Hook, rerun
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.sites import Site
@@ -85,7 +86,7 @@ def rescale(
         _, records = rerun(traced.jaxpr, constants, arguments, hooks, feeds=feeds)
         return [records[site.output] for site in chosen]
 
-    records = run(draft.leaves, inputs, traced.constants)
+    records = run(*as_taken(traced, (draft.leaves, inputs, traced.constants)))
     for site, record in zip(chosen, records, strict=True):
         draft = _with_factors(draft, traced, site, record)
     return draft

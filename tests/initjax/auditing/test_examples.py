@@ -15,6 +15,7 @@ N, K = 32, 3
 X = jax.random.normal(KEYS[0], (N, 8))
 ONE = {"in": he_normal()(KEYS[1], (8, 16)), "out": lecun_normal()(KEYS[2], (16, 1))}
 CLASSES = {"in": ONE["in"], "out": lecun_normal()(KEYS[3], (16, K))}
+HALF = {"in": ONE["in"][:4], "out": ONE["out"]}
 Y = jax.random.normal(KEYS[4], (N,))
 LABELS = jnp.arange(N) % K
 
@@ -60,6 +61,20 @@ def kernel(p, x, y):
     return -jnp.exp(-jnp.square(net(p, x) - y)).mean()
 
 
+def turned(p, x):
+    """Two times first, then the examples."""
+    return net(p, x.reshape(N, 2, 4).transpose(1, 0, 2))
+
+
+def cumulative(z, y):
+    return optax.softmax_cross_entropy_with_integer_labels(jnp.cumsum(z, 0), y).mean()
+
+
+def survival(p, x, y):
+    z = net(p, x)[:, 0]
+    return -(z - jax.lax.cumlogsumexp(z)).mean()
+
+
 def squares(z, y):
     return jnp.square(z - y)
 
@@ -75,11 +90,17 @@ COUPLED = [
     (lambda p, x, y: squares(net(p, x)[:, 0], y).mean(), ONE, Y[:, None], "broadcast"),
     (bce, ONE, Y, "broadcast"),
     (classes(0), CLASSES, LABELS, "softmax"),
+    (lambda p, x, y: classes(1)(p, x.T.reshape(N, 8), y), CLASSES, LABELS, "reshape"),
+    (lambda p, x, y: squares(turned(p, x).reshape(N, -1)[:, 0], y).mean(), HALF, Y, "reshape"),
+    (lambda p, x, y: cumulative(net(p, x), y), CLASSES, LABELS, "cumulative"),
 ]
 MEANT = [
     (lambda p, x, y: squares(net(p, x), y[:, None]).mean(), ONE, Y),
     (lambda p, x, y: squares(net(p, x)[:, :1], y[None]).min(1).mean(), ONE, Y),
     (classes(1), CLASSES, LABELS),
+    (lambda p, x, y: classes(1)(p, x.reshape(8, N).reshape(N, 8), y), CLASSES, LABELS),
+    (lambda p, x, y: squares(turned(p, x).reshape(-1, 1), jnp.tile(y, 2)[:, None]).mean(), HALF, Y),
+    (survival, ONE, Y),
     (clip, CLASSES, Y),
     (sinkhorn, CLASSES, LABELS),
     (pooled, CLASSES, Y),

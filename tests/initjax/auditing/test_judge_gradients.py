@@ -222,3 +222,34 @@ def test_a_non_finite_gradient_is_found_even_if_the_loss_is_finite():
     (finding,) = model(tree, X).findings
     assert (finding.cause, finding.layers) == ("not_finite", ("in",))
     assert "gradient at in is infinite or NaN" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("units", "bias", "stream", "found"),
+    [
+        (64, 0.1, False, True),
+        (64, None, False, False),
+        (64, 0.1, True, False),
+        (4, 0.1, False, False),
+    ],
+    ids=["hidden", "codes", "stream", "few"],
+)
+def test_a_softmax_between_layers_makes_gradients_vanish(units, bias, stream, found):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"first": (16, 16), "in": (16, units), "out": (units, 16)}
+    params = {
+        name: initjax.lecun_normal()(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=False)
+    }
+    params["bias"] = jnp.full(16, bias or 0.0)
+    x = jax.random.normal(keys[3], (128, 16))
+
+    def loss_fn(p, x):
+        x = x @ p["first"]
+        y = jax.nn.softmax(x @ p["in"]) @ p["out"]
+        y = y if bias is None else y + p["bias"]
+        return jnp.square((x + y if stream else y) - 1).mean()
+
+    findings = initjax.audit(loss_fn, params, x).findings
+    messages = [finding.message for finding in findings if finding.cause == "vanishing"]
+    assert [f"softmax over its {units} units" in message for message in messages] == [True] * found

@@ -276,3 +276,21 @@ def test_a_member_at_fault_is_found_among_healthy_ones(batched):
     gram = np.einsum("mio,mjo->mij", fixed["in"], fixed["in"])
     for each in gram:  # orthogonal by itself
         np.testing.assert_allclose(each, each[0, 0] * np.eye(INPUTS), atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "found"), [("out", False), ("in", True)])
+def test_a_mean_of_the_weights_of_logits_is_no_fault(kernel, found):
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {
+        "in": initjax.he_normal()(keys[0], (16, 64)),
+        "out": initjax.lecun_normal()(keys[1], (64, 10)),
+    }
+    params[kernel] = jax.random.uniform(keys[2], params[kernel].shape) / 2
+    x = jax.random.normal(keys[3], (128, 16))
+
+    def loss_fn(p, x):
+        log = jax.nn.log_softmax(jax.nn.relu(x @ p["in"]) @ p["out"])
+        return -log[:, 0].mean()
+
+    causes = [finding.cause for finding in initjax.audit(loss_fn, params, x).findings]
+    assert ("not_centered" in causes) == found and ("output_scale" not in causes or found)

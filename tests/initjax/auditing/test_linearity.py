@@ -74,3 +74,36 @@ def test_the_way_through_pools_dropout_and_reshapes_is_followed(pool, linear):
     rngs = {"dropout": jax.random.key(1)}
     params = model.init({"params": jax.random.key(0), **rngs}, X)
     assert found(lambda p, x: jnp.square(model.apply(p, x, rngs=rngs) - 1).mean(), params) == linear
+
+
+@pytest.mark.parametrize(
+    ("norm", "activation", "linear"),
+    [
+        (nn.BatchNorm(use_running_average=False), same, True),
+        (nn.BatchNorm(use_running_average=False), nn.relu, False),
+        (nn.LayerNorm(), same, False),
+    ],
+    ids=["batch", "batch and relu", "layer"],
+)
+def test_statistics_of_the_batch_are_no_activation(norm, activation, linear):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(activation(norm.copy()(nn.Dense(16)(x))))
+
+    model: Any = Net()
+    variables = model.init(jax.random.key(0), X)
+    statistics = {name: tree for name, tree in variables.items() if name != "params"}
+
+    def loss(params, x):
+        out, _ = model.apply({"params": params, **statistics}, x, mutable=["batch_stats"])
+        return jnp.square(out - 1).mean()
+
+    assert found(loss, variables["params"]) == linear
+
+
+def test_a_mean_over_a_set_keeps_what_was_applied_to_its_members():
+    def loss(p, x):
+        return jnp.square(jnp.tanh(x @ p[0]).mean(0) @ p[1] @ p[2] - 1).mean()
+
+    assert not found(loss, kernels(12, 16, 16, 3))

@@ -52,6 +52,41 @@ def _entropy(output, before=lambda z: z):
     return lambda p, x: losses[output](before(_logits(p, x)))
 
 
+def _labels(how, labels):
+    """Binary cross entropies of labels that may be no probabilities."""
+    losses = {
+        "binary": lambda z: optax.sigmoid_binary_cross_entropy(z, labels).mean(),
+        "softplus": lambda z: (jax.nn.softplus(z) - labels * z).mean(),
+        "by hand": lambda z: (
+            -jnp.mean(
+                labels * jnp.log(jax.nn.sigmoid(z) + 1e-7)
+                + (1 - labels) * jnp.log(1 - jax.nn.sigmoid(z) + 1e-7)
+            )
+        ),
+    }
+    return lambda p, x: losses[how](_logits(p, x))
+
+
+def _classes(how, numbers):
+    """Cross entropies of classes of which there may be too many."""
+    losses = {
+        "integers": lambda z: _int_cross_entropy(z, numbers).mean(),
+        "one-hot": lambda z: optax.softmax_cross_entropy(z, jax.nn.one_hot(numbers, 4)).mean(),
+        "picked": lambda z: -jax.nn.log_softmax(z)[jnp.arange(64), numbers].mean(),
+    }
+    return lambda p, x: losses[how](_logits(p, x))
+
+
+def _likelihood(scale):
+    """Of a normal distribution with learned mean and logarithm of the standard deviation."""
+
+    def loss_fn(p, x):
+        log = scale * _number(p, x)
+        return jnp.mean(log + jnp.square((_logits(p, x)[:, 0] - _TARGETS) * jnp.exp(-log)) / 2)
+
+    return loss_fn
+
+
 def _square(before=lambda z: z, targets=_TARGETS):
     return lambda p, x: jnp.square(before(_number(p, x)) - targets).mean()
 
@@ -97,13 +132,20 @@ def _causes(loss_fn, params=_PARAMS):
             _entropy("integers", jax.nn.softmax),
         ),
         ("double_softmax", "a sigmoid again", _entropy("binary", jax.nn.sigmoid)),
-        ("bounded_output", "below 0.3408, and guessing gives 1.386", _entropy("vmap", jnp.tanh)),
+        ("bounded_output", "below 0.7437, and guessing", _entropy("vmap", jax.nn.sigmoid)),
+        ("bounded_output", "labels from -1 to 1", _labels("binary", 2 * _ONE_HOT - 1)),
+        ("bounded_output", "labels from 1 to 2", _labels("softplus", 1 + _ONE_HOT)),
+        ("bounded_output", "labels from -3 to 1", _labels("by hand", 1 - 4 * _ONE_HOT)),
+        ("bounded_output", "labels go from 1 to 4", _classes("one-hot", _LABELS + 1)),
+        ("bounded_output", "labels go from 0 to 6", _classes("picked", 2 * _LABELS)),
+        ("not_finite", "labels go from 1 to 4", _classes("integers", _LABELS + 1)),
         ("bounded_output", "between 0 and 1", _square(jax.nn.sigmoid, 100 * _TARGETS**2)),
         ("bounded_output", "go through relu, so they lie above 0", _square(jax.nn.relu)),
         ("bounded_output", "go through softplus", _square(jax.nn.softplus)),
         ("bounded_output", "clipped at 1e-07", lambda p, x: _raw_entropy(p, x, 1e-7)),
         ("target_scale", "mean 1e+03", _square(targets=1000 + _TARGETS)),
         ("target_scale", "standard deviation 9.9", _square(targets=1e-4 * _TARGETS)),
+        ("output_scale", "the exponential of what number gives", _likelihood(6.0)),
         ("output_scale", "before a sigmoid", _entropy("softplus", lambda z: 16 * z)),
         ("not_finite", "takes the logarithm of what classes gives", _raw_entropy),
         (
@@ -131,6 +173,10 @@ def test_a_fault_between_the_last_layer_and_the_loss_is_named(cause, text, loss_
         _entropy("integers", jax.nn.log_softmax),
         _entropy("integers", lambda z: 30 * jnp.tanh(z / 30)),
         _entropy("integers", lambda z: -jnp.square(z)),
+        _entropy("integers", jnp.tanh),
+        _labels("binary", jnp.where(_ONE_HOT == 1, 1.2, 0.1)),
+        _classes("one-hot", jnp.where(_LABELS == 2, 255, _LABELS)),
+        _likelihood(1.0),
         _square(jax.nn.sigmoid, (_TARGETS > 0).astype(float)),
         _square(targets=3.0 * _LABELS),
         lambda p, x: optax.huber_loss(_number(p, x), 20 + 10 * _TARGETS).mean(),
@@ -140,7 +186,7 @@ def test_a_fault_between_the_last_layer_and_the_loss_is_named(cause, text, loss_
         lambda p, x: jnp.square(jax.nn.relu(x @ p["body"]) @ p["body"].T - x).mean(),
         lambda p, x: jnp.square(jnp.linalg.norm(_logits(p, x), axis=-1) - 1).mean(),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_losses_without_a_fault_are_healthy(loss_fn):
     assert not _causes(loss_fn)
@@ -246,8 +292,9 @@ def test_outputs_without_a_number_have_no_statistics():
         lambda p, z, y: (((y - z) / jnp.exp(p["noise"])) ** 2 / 2 + p["noise"]).mean(),
         lambda p, z, y: (jnp.square(z - y) / jnp.exp(2 * p["noise"]) + p["noise"]).mean(),
         lambda p, z, y: (-_X[:, 1] * jnp.square(jax.lax.stop_gradient(z) + y - z)).mean(),
+        lambda p, z, y: (_X[:, 1] * jnp.square((y - z) / 0.5)).mean(),
     ],
-    ids=["learned deviation", "learned variance", "action drawn around the output"],
+    ids=["learned deviation", "learned variance", "action drawn around the output", "advantages"],
 )
 def test_noise_may_reach_beyond_the_range_of_a_mean(distance):
     def loss_fn(p, x):

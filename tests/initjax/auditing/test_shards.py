@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from initjax import audit, lecun_normal
+from initjax import audit, fix, lecun_normal
 from initjax.auditing._reading.trace import trace
 
 MESH = AbstractMesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -86,17 +86,26 @@ def test_what_vmap_cannot_do_is_named_as_unread(params, key):
     assert "shard_map" in traced.anatomy.unread
 
 
-def test_shards_of_arrays_whose_types_say_so_are_named_as_unread(params, key):
+def test_shards_of_arrays_whose_types_say_so_are_read_as_others(params, key):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
-    x = jax.device_put(jax.random.normal(key, (64, 8)), NamedSharding(mesh, P("data")))
-    params = jax.device_put(params, NamedSharding(mesh, P()))
+    x = jax.random.normal(key, (64, 8))
+
+    def plain(params, x):
+        h = jnp.tanh((x @ params["in"]).reshape(len(x), 4, 4)).reshape(len(x), 16)
+        return jnp.square(jnp.tanh(h @ params["mid"]) @ params["out"] - 1).mean()
 
     def loss_fn(params, x):
         def loss(params, x):
-            return jax.lax.pmean(whole(params, x), "data")
+            return jax.lax.pmean(plain(params, x), "data")
 
         return jax.shard_map(loss, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())(params, x)
 
-    report = audit(loss_fn, params, x)
-    assert [finding.cause for finding in report.findings] == ["no_layers"]
-    assert "shard_map" in report.unread[0]
+    split = jax.device_put(x, NamedSharding(mesh, P("data")))
+    copied = jax.device_put(params, NamedSharding(mesh, P()))
+    report, expected = audit(loss_fn, copied, split), audit(plain, params, x)
+    assert report.verdict == "ok" and not report.unread
+    assert [layer.rms for layer in report.layers] == pytest.approx(
+        [layer.rms for layer in expected.layers]
+    )
+    fixed, repair = fix(loss_fn, {**copied, "in": 1e4 * copied["in"]}, split)
+    assert repair.before.verdict == "failure" and audit(loss_fn, fixed, split).verdict == "ok"
