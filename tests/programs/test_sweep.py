@@ -445,7 +445,7 @@ def _train_all(folder, seeds, workdir):
 
 @pytest.mark.parametrize(
     ("kills", "seeds"),
-    [(5, 40), pytest.param(50, 300, marks=pytest.mark.slow)],  # two minutes
+    [(3, 24), pytest.param(50, 300, marks=pytest.mark.slow)],  # the latter takes two minutes
 )
 def test_killing_a_sweep_at_any_moment_loses_and_corrupts_nothing(folder, tmp_path, kills, seeds):
     """Killed at random moments, then finished and compared with an undisturbed sweep."""
