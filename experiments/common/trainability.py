@@ -70,6 +70,8 @@ class Grid:
     """What they have in common: columns of `sweep_directory.SCHEMA`, and `width`."""
     cells: list[Cell]
     """In the order of depth, then of the runs."""
+    runs: pa.Table | None = None
+    """All rows, of every learning rate; None for a part of a grid."""
 
     @property
     def name(self) -> str:
@@ -236,7 +238,28 @@ def grids(table: pa.Table) -> list[Grid]:
         if len(set(hidden)) == 1:
             fields = row | {"width": hidden[0]}
             found.setdefault(str(fields), (fields, []))[1].append(place)
-    return [Grid(fields, _cells(table.take(places))) for fields, places in found.values()]
+    parts = [(fields, table.take(places)) for fields, places in found.values()]
+    return [Grid(fields, _cells(part), part) for fields, part in parts]
+
+
+def one_rate(grid: Grid) -> dict[str, Grid]:
+    """The runs of a grid divided by learning rate, or by learning rate times depth.
+
+    Returns:
+      A grid for each rate that all depths have; the name is such as "0.1" or "0.1/depth".
+    """
+    if grid.runs is None:
+        return {}
+    depths = np.array([len(hidden) for hidden in grid.runs["hidden"].to_pylist()])
+    rates = grid.runs["learning_rate"].to_numpy()
+    found: dict[str, Grid] = {}
+    for unit, values in (("", rates), ("/depth", rates * depths)):
+        names = np.array([f"{value:.3g}{unit}" for value in values])
+        for name in sorted(set(names)):
+            if set(depths[names == name]) == set(depths):
+                part = grid.runs.filter(pa.array(names == name))
+                found[name] = Grid(grid.fields, _cells(part), part)
+    return found
 
 
 def _cells(table: pa.Table) -> list[Cell]:

@@ -111,8 +111,10 @@ def origin(array: np.ndarray, shape: tuple[int, ...]) -> str:
     if len(found) != 1:
         return ""
     scale = named(found[0], numbers.size, rounding_of(array.dtype), shape)
-    sure = scale.rules and scale.coincidence < _UNSURE
-    return _names(scale, "{}") if sure else _spec(found[0])
+    if scale.rules and scale.coincidence < _UNSURE:
+        return _names(scale, "{}")
+    usual = [rule.text for rule in scale.rules if not rule.by_fans]  # a round number
+    return usual[0] if usual else _spec(found[0])
 
 
 def _each(array: np.ndarray) -> dict[str, Any] | None:

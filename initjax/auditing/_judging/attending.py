@@ -15,10 +15,14 @@ from initjax.auditing._judging.findings import Finding, finding
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 
-_FEW = 5  # keys, in which there is nothing to choose from
+# Theory is for many keys: among fewer than 5, one key has half of the weight by chance alone, at
+# scores of unit scale.
+_FEW = 5  # keys
 _SHARP, _LOCKED = 1.5, 4.0  # times the critical score stddev: 1/3 and 3/4 of the weight condense
-_DIFFERENT, _SAME = 1e-2, 1e-3  # 1 - the cosine of two tokens
-_LOST = 0.1  # of the difference that tokens had before
+# 1 - the cosine of two tokens. Scores of usual kernels have this variance: their weights differ by
+# 10% from key to key at the first level, and by 3% at the second.
+_DIFFERENT, _SAME = 1e-2, 1e-3
+_LOST = 0.1  # of the difference that tokens had before: else the input is alike, and not attention
 
 
 def one_hot(evidence: Evidence) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
-from initjax.auditing._judging.propagation import update
+from initjax.auditing._judging.first_step import large_steps
 from initjax.auditing._reading.couplings import Coupling
 
 _MANY = 16  # examples, over which a sum changes the gradient by an order of magnitude
@@ -15,10 +15,11 @@ def batch_coupling(evidence: Evidence) -> list[Finding]:
     coupling = evidence.traced.ends.coupling
     if coupling is None:
         return []
-    return finding("failure", "batch_coupling", [], *_message_and_remedy(coupling))
+    return finding("failure", "batch_coupling", [], *_described(coupling))
 
 
-def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
+def _described(coupling: Coupling) -> tuple[str, str, str]:
+    """Message, remedy and code."""
     count, shape = coupling.examples, _shape(coupling.prediction)
     match coupling.kind:
         case "softmax":
@@ -26,37 +27,43 @@ def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
                 f"The softmax of the outputs, an array of shape {shape}, is over the {count}"
                 " examples of the batch and not over the classes, so the output for an example"
                 " depends on the others, and for one example alone it is always 1",
-                "Take the softmax over the axis of the classes: jax.nn.softmax(logits, axis=-1)",
+                "Take the softmax over the axis of the classes",
+                "jax.nn.softmax(logits, axis=-1)",
             )
         case "weights":
             return (
                 f"The softmax of weights of shape {shape} is over the {count} examples of the"
                 " batch, but they weigh what is summed within each example, so the output for an"
                 " example depends on the others",
-                "Take the softmax over the axis that is summed: jax.nn.softmax(scores, axis=1)",
+                "Take the softmax over the axis that is summed",
+                "jax.nn.softmax(scores, axis=1)",
             )
         case "scan":
             return (
                 f"A loop hands its state on {_as_if_times(count, shape)}",
-                "Give it the layout that it expects: jnp.swapaxes(x, 0, 1) before lax.scan, or"
+                "Give it the layout that it expects: swap the axes before lax.scan, or take"
                 " time_major=False for nn.RNN",
+                "x = jnp.swapaxes(x, 0, 1)",
             )
         case "attention":
             return (
                 f"Attention runs {_as_if_times(count, shape)}",
                 "Attend along the other axis: of (batch, time, features), the second",
+                "x = jnp.swapaxes(x, 0, 1)",
             )
         case "reshape":
             return (
                 f"A reshape of shape {shape}, whose rows are not the examples, to"
                 f" {_shape(coupling.target)} makes {count} rows, each of parts of several examples",
-                "Move the axis of the examples to the front first, such as by jnp.moveaxis",
+                "Move the axis of the examples to the front first: -1 if it is the last",
+                "x = jnp.moveaxis(x, -1, 0)",
             )
         case "cumulative":
             return (
                 f"The outputs, an array of shape {shape}, are summed up along the {count} examples"
                 " of the batch, so the output for an example depends on those before it",
                 "Sum along another axis, or not at all",
+                "jnp.cumsum(x, axis=1)",
             )
         case "broadcast":
             wider = "predictions" if len(coupling.prediction) == 2 else "targets"
@@ -65,7 +72,8 @@ def _message_and_remedy(coupling: Coupling) -> tuple[str, str]:
                 f" {_shape(coupling.target)}; they broadcast to ({count}, {count}), so each"
                 f" prediction is compared with the targets of all {count} examples and learns only"
                 " their mean",
-                f"Give both the same shape: {wider}[:, 0]",
+                "Give both the same shape",
+                f"{wider} = {wider}[:, 0]",
             )
 
 
@@ -83,7 +91,7 @@ def sum_loss(evidence: Evidence) -> list[Finding]:
     if count < _MANY:
         return []
     with_optimizer = any("update" in found for found in evidence.measured.parameters)
-    if with_optimizer and not update(evidence):
+    if with_optimizer and not large_steps(evidence):
         return []
     message = (
         f"The loss is a sum over the {count} examples of the batch and not their mean, so loss and"

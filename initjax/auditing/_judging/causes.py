@@ -269,7 +269,7 @@ _ROWS = (
         ("frozen", "update"),
     ),
     Cause("frozen", "the optimizer's first step does not change a parameter", first_step.frozen),
-    Cause("update", "the optimizer's first step is as large as the weights", propagation.update),
+    Cause("update", "the optimizer's first step is as large as the weights", first_step.update),
 )
 CAUSES: dict[str, Cause] = {row.name: row for row in _ROWS}
 """All causes, in the order in which they are judged."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from initjax.auditing._judging.evidence import Evidence
-from initjax.auditing._judging.findings import Finding, names_of
+from initjax.auditing._judging.findings import Finding
 from initjax.auditing._judging.layers import JudgedLayer
-from initjax.auditing._judging.names import Parameter, some
+from initjax.auditing._judging.names import Parameter
 from initjax.leaves.draws import origin
 
 _TESTED = 8  # layers of a finding
@@ -45,7 +45,7 @@ def with_origins(findings: Sequence[Finding], evidence: Evidence) -> list[Findin
 
 
 def _origins(finding: Finding, evidence: Evidence) -> str:
-    """The initializer of most layers of a finding, and which layers these are."""
+    """The initializer of most layers of a finding, and one of these layers."""
     named = set(finding.layers)
     layers = [layer for layer in evidence.layers if layer.name in named and layer.whole]
     few = layers[:: -(-len(layers) // _TESTED) or 1]
@@ -56,6 +56,6 @@ def _origins(finding: Finding, evidence: Evidence) -> str:
     if not found:
         return ""
     text, alike = max(found.items(), key=lambda pair: len(pair[1]))
-    if len(alike) == len(few) < len(layers):  # a sample of many
-        return f"the kernels look drawn from {text}"
-    return f"{some(names_of(alike))} look{'s' * (len(alike) == 1)} drawn from {text}"
+    if len(alike) == 1:
+        return f"{alike[0].name} looks drawn from {text}"
+    return f"kernels such as {alike[0].name} look drawn from {text}"

@@ -23,11 +23,13 @@ from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
 from initjax.fans import compute_fans
 
-_FANS = 1.9  # a fan-in that is off by less than this factor is no fault
-_STRUCTURED = 0.4  # part of zeros in a kernel that was not simply drawn
+_FANS = 1.9  # a fan off by less is no fault: lecun and he differ by 2, and 10% is left for chance
+_STRUCTURED = 0.4  # part of zeros in a kernel that was not simply drawn; no dense law draws zeros
 _SHOWN_GROUPS = 3
 _SCALES = (1, 2)  # of initializers, times 1 / fan
-_CHANCE = 0.25  # that scales of another origin fit the wrong counts, for what does harm anyway
+# That scales of another origin fit the wrong counts. The layer harms the signal in any case: only
+# what is said of its origin may then be wrong, once in four times at worst.
+_CHANCE = 0.25
 _DECADES = math.log(1e3)  # the range of mean squares in which such scales lie
 _HARM = 1e3  # times a mean square: where `vanishing` and `exploding` begin
 

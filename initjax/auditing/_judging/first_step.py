@@ -1,14 +1,18 @@
-"""Checks of the optimizer's first step: what it leaves unchanged, and what it moves uphill."""
+"""Checks of the optimizer's first step: what it leaves as it is, moves uphill, or moves too far."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from initjax.auditing._judging.draws import origin_of
 from initjax.auditing._judging.evidence import Evidence
-from initjax.auditing._judging.findings import Finding, finding
+from initjax.auditing._judging.findings import Finding, finding, names_of
+from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
+from initjax.auditing._judging.numbers import plain
 
+_STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
 _MANY = 16  # numbers; weight decay alone moves so many uphill once in 2^16
 _LOST = 0.5  # of the numbers: then the typical one stays where it is
 _NARROW = 4  # bytes: wider numbers lose a step only if there is hardly any gradient
@@ -91,6 +95,44 @@ def _left_out(evidence: Evidence) -> list[Finding]:
     )
     remedy = "Look for a mask or a label of the optimizer that leaves out too much"
     return finding("warning", "frozen", parameters, message, remedy)
+
+
+def update(evidence: Evidence) -> list[Finding]:
+    """First steps as large as the weights, if they change what the layer computes as much.
+
+    Kernels that are small on purpose, such as those of a policy, a gate or an adapter, may take
+    them: as long as the pre-activations hardly move, nothing is lost.
+    """
+    found = large_steps(evidence)
+    if not found:
+        return []
+    worst = max(found, key=lambda layer: layer.update_ratio)
+    message = (
+        f"The optimizer's first step at {some(names_of(found))} is"
+        f" {plain(worst.update_ratio)} times the weights' standard deviation"
+    )
+    remedy = "Lower the learning rate, or draw the weights at a larger scale"
+    return finding("warning", "update", found, message, remedy)
+
+
+def large_steps(evidence: Evidence) -> list[JudgedLayer]:
+    """The layers whose first step is as large as their weights, and matters."""
+    return [
+        layer
+        for layer in evidence.layers
+        if layer.update_ratio > _STEP and not _change(layer) < _STEP
+    ]
+
+
+def _change(layer: JudgedLayer) -> float:
+    """By how much the first step may change the pre-activations, relative to one or to their size.
+
+    Each weight moves with the sign of its input at best.
+    """
+    variance = max(0.0, layer.weight_square - layer.weight_mean**2)
+    step = layer.update_ratio * math.sqrt(variance)
+    change = step * layer.fan_in * math.sqrt(layer.input_square) * abs(layer.site.scale)
+    return change / (layer.rms if layer.role == "normalized" else max(1.0, layer.rms))
 
 
 def _parameters(evidence: Evidence, indices: Iterable[int]) -> list[Parameter]:

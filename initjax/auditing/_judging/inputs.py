@@ -16,6 +16,7 @@ from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import layers_after
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.numbers import plain, rounded
 
 _LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 100.0, 1000.0, 1e-3  # mean squares
 _UNEVEN_INPUT = 25.0  # mean square, where a few features are much larger than the others
@@ -148,7 +149,8 @@ def input_scale(evidence: Evidence) -> list[Finding]:
         rms = math.sqrt(min(layer.input_square for layer in small))
         message = f"The input of {some(names_of(small))} has root mean square {rms:.2g};"
         message += " initializers expect about 1"
-        return finding("warning", "input_scale", small, message, f"Divide the input by {rms:.3g}")
+        remedy = f"Divide the input by {rounded(rms)}"
+        return finding("warning", "input_scale", small, message, remedy)
     return _small_embeddings(evidence)
 
 
@@ -191,9 +193,9 @@ def _large(layers: list[JudgedLayer], worst: JudgedLayer) -> tuple[str, str]:
         )
         remedy = "Subtract from each feature its mean, and divide it by its standard deviation"
         return message, remedy
-    message = f"The input of {some(names_of(layers))} has root mean square {rms:.3g};"
+    message = f"The input of {some(names_of(layers))} has root mean square {plain(rms)};"
     message += " initializers expect about 1"
-    return message, f"Divide the input by {rms:.3g}"
+    return message, f"Divide the input by {rounded(rms)}"
 
 
 def _squares(layer: JudgedLayer) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding
 from initjax.auditing._judging.layers import JudgedLayer
+from initjax.auditing._judging.numbers import plain
 from initjax.auditing._judging.outputs import ends_of, some_of
-from initjax.auditing._judging.propagation import exploding
+from initjax.auditing._judging.propagation import exploding, smaller_end
 from initjax.auditing._reading.terms import Term
 
 _LOGITS, _BAD_LOGITS = 3.0, 10.0  # root mean square
@@ -37,7 +38,7 @@ def target_scale(evidence: Evidence) -> list[Finding]:
             f" of {some_of(layers) if layers else 'the model'} have root mean square {outputs:.3g}"
         )
         if far:
-            message += f"; guessing the targets' mean would be {ratio:.3g} times better"
+            message += f"; guessing the targets' mean would be {plain(ratio)} times better"
         remedy = "Subtract the targets' mean and divide them by their standard deviation"
         bad = size > _BAD_TARGETS or (far and ratio > _BAD_DISTANCE)
         return finding("failure" if bad else "warning", "target_scale", layers, message, remedy)
@@ -88,13 +89,13 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
         layer, network = found[-1], evidence.network
         size = sizes[layer.row]
         message = (
-            f"The logits of {layer.name} have root mean square {size:.3g}; the loss is"
+            f"The logits of {layer.name} have root mean square {plain(size)}; the loss is"
             f" {network.loss:.4g}"
         )
         if not math.isnan(network.expected_loss):
             message += f", and guessing would give {network.expected_loss:.4g}"
         level = "failure" if size > _BAD_LOGITS else "warning"
-        return finding(level, "output_scale", found, message, _smaller(size))
+        return finding(level, "output_scale", found, message, smaller_end(size))
     for term in evidence.traced.anatomy.losses.terms:
         watched, layers = evidence.measured.watched[term.watch], evidence.layers_at(term.layers)
         stddev = float(watched["stddev"])
@@ -104,7 +105,7 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
                 " sigmoid, so the network is sure of answers that it can't know yet"
             )
             level = "failure" if stddev > _BAD_LOGITS else "warning"
-            return finding(level, "output_scale", layers, message, _smaller(stddev))
+            return finding(level, "output_scale", layers, message, smaller_end(stddev))
     exponent = large_exponent(evidence)
     if exponent:
         layers, message, remedy = exponent
@@ -117,10 +118,10 @@ def _large_outputs(evidence: Evidence) -> list[Finding]:
             message = (
                 f"The outputs of {some_of(layers)} have root mean square {size:.3g}, and the"
                 f" targets {watched['target_rms']:.3g}; guessing the targets' mean would be"
-                f" {ratio:.3g} times better"
+                f" {plain(ratio)} times better"
             )
             level = "failure" if ratio > _BAD_DISTANCE else "warning"
-            return finding(level, "output_scale", layers, message, _smaller(size))
+            return finding(level, "output_scale", layers, message, smaller_end(size))
     return []
 
 
@@ -147,9 +148,5 @@ def large_exponent(evidence: Evidence) -> tuple[list[JudgedLayer], str, str] | N
                 f"The loss takes the exponential of what {some_of(layers)} gives, which has a"
                 f" standard deviation of {stddev:.3g} there, so a few examples outweigh all others"
             )
-            return layers, message, _smaller(stddev)
+            return layers, message, smaller_end(stddev)
     return None
-
-
-def _smaller(factor: float) -> str:
-    return f"Divide the last kernel by {max(2.0, factor):.2g}, or start it at zero"

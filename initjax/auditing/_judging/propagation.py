@@ -1,4 +1,4 @@
-"""Checks of how gradients go through the layers, and of the last and first steps."""
+"""Checks of how gradients go through the layers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from initjax.auditing._judging.findings import Finding, finding, names_of
 from initjax.auditing._judging.graph import Chain, lone_parts
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.numbers import plain, plain_power
 from initjax.auditing._reading.expressions import IDENTITY, bare
 
 _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends of a chain
@@ -25,13 +26,13 @@ _RATIO, _BAD_RATIO = 1e3, 1e6  # of squared norms of gradients between the ends 
 # a factor of 2 at 10^6 with 7 layers, and at 10^3 with 10 layers.
 _PLATEAU = 300.0  # steps
 _SHALLOW, _DEEP = 5, 10  # layers
+_UNEVEN = 100.0  # squared: ten times the gradient for some weights, from which on Adam is needed
 _LARGE_SIGNAL = 1e3  # root mean square
 _LARGE_GAIN = 10.0  # five times that of he_normal
 # Mean square of what a softmax between layers gives, where initializers expect about 1. What its
 # layer learns in a step shrinks by this factor on the way to the output, and by as much again with
 # the gradient: together by 1e-3, from where on inputs are too small as well.
 _SQUEEZED = 0.03
-_STEP = 0.5  # of the weights' standard deviation, and of a pre-activation's
 
 
 def vanishing(evidence: Evidence) -> list[Finding]:
@@ -50,7 +51,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
 
 def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> list[Finding]:
     """The change of the gradient between the ends of the chain where it is largest."""
-    growth, limit, chain = 0.0, 1.0, ()
+    growth, limit = 0.0, 1.0
+    chain: Sequence[JudgedLayer] = ()
     for whole in evidence.chains:
         for part in lone_parts(whole, evidence.layers):
             growth_of_part = _growth(part)
@@ -74,7 +76,14 @@ def _gradients(evidence: Evidence, cause: Literal["vanishing", "exploding"]) -> 
     remedy = f"Draw the kernels with {recommended(middle.activation, len(chain))}"
     if len(chain) > 30:
         remedy += ", or add normalization or residual connections"
+    if 0 < growth < limit + _by_the_end(chain, evidence):
+        remedy = smaller_end(math.exp(_by_the_end(chain, evidence) / 2))
     return finding(level, cause, chain, _slower(chain, hidden, middle), remedy)
+
+
+def smaller_end(factor: float) -> str:
+    """The remedy for a last kernel that is too large by a factor."""
+    return f"Divide the last kernel by {max(2.0, float(f'{factor:.2g}')):g}, or start it at zero"
 
 
 def _squeezed(evidence: Evidence) -> list[Finding]:
@@ -86,18 +95,18 @@ def _squeezed(evidence: Evidence) -> list[Finding]:
     for squeeze in evidence.traced.squeezes:
         layers = evidence.layers_at({squeeze.layer})
         readers = evidence.layers_at(squeeze.readers)
-        plain = [
+        usual = [
             reader.input_square < _SQUEEZED
             and reader.role in ("", "last")
             and (reader.site.bias is not None or _bends(reader))
             for reader in readers
         ]
-        if not layers or not readers or not all(plain):
+        if not layers or not readers or not all(usual):
             continue
         size = math.sqrt(readers[0].input_square)
         message = (
             f"A softmax over its {squeeze.units} units follows {some(names_of(layers))}, so"
-            f" {some(names_of(readers))} gets inputs of root mean square {size:.2g}, and the"
+            f" {some(names_of(readers))} gets inputs of root mean square {plain(size)}, and the"
             " gradient shrinks as much on its way back; initializers expect inputs of about 1"
         )
         remedy = "Between layers, apply an elementwise activation such as relu instead of softmax"
@@ -112,8 +121,17 @@ def _bends(layer: JudgedLayer) -> bool:
 def _by_logits(chain: Chain) -> float:
     """The part of a growth that a large kernel of logits causes alone: `output_scale` reports it,
     and no other kernels would remove it."""
-    last = chain[-1]
-    return math.log(max(1.0, last.weight_variance)) if last.site.softmax else 0.0
+    return _log_gain(chain[-1]) if chain[-1].site.softmax else 0.0
+
+
+def _by_the_end(chain: Chain, evidence: Evidence) -> float:
+    """The part of a growth that the kernel of an output causes alone."""
+    return _log_gain(chain[-1]) if chain[-1].name in names_of(evidence.readouts) else 0.0
+
+
+def _log_gain(layer: JudgedLayer) -> float:
+    """By how much a layer makes gradients grow, as a logarithm; 0 if it doesn't."""
+    return math.log(max(1.0, layer.weight_variance))
 
 
 def _limit(growth: float, chain: Chain) -> float:
@@ -131,28 +149,38 @@ def _limit(growth: float, chain: Chain) -> float:
 
 
 def _slower(chain: Chain, hidden: Sequence[JudgedLayer], middle: JudgedLayer) -> str:
-    """Which layer gets how much less or more of the gradient than which, in words."""
+    """How much the gradient changes on its way back through a chain, and what that does."""
     first, last, steps = chain[0], chain[-1], len(chain) - 1
     growth = first.log_gradient - last.log_gradient
     if not math.isfinite(growth):
         growth = _predicted(chain)
-    smaller = growth < 0
     message = (
-        f"The gradient at {first.name} is {_factor(growth / 2)} times"
-        f" {'smaller' if smaller else 'larger'} than at {last.name}, so"
-        f" {f'{first.name} learns too slowly' if smaller else 'no learning rate suits both'}"
+        f"From {last.name} back to {first.name}, the gradient"
+        f" {'shrinks' if growth < 0 else 'grows'} {plain_power(abs(growth) / 2)} times"
     )
     if steps > 1:
         each = math.exp(max(-700.0, growth / steps))
         predicted = middle.predicted_gradient_ratio
-        expected = f", theory {predicted:.3g}x" if math.isfinite(predicted) else ""
-        message += (
-            f": its squared norm {'shrinks' if smaller else 'grows'} by a factor of"
-            f" {_factor(growth)} in {steps} layers ({each:.3g}x per layer{expected})"
-        )
+        expected = f"; theory: {plain(predicted)}" if math.isfinite(predicted) else ""
+        message += f" (each layer multiplies its square by {plain(each)}{expected})"
+    message += f", so {_consequence(growth, first, last)}"
     gain = float(np.median([layer.weight_variance for layer in hidden]))
-    message += f"; the median gain is {gain:.3g}"
+    message += f"; the median gain is {plain(gain)}"
     return message + (f" before {middle.activation}" if middle.activation else "")
+
+
+def _consequence(growth: float, first: JudgedLayer, last: JudgedLayer) -> str:
+    """What a gradient that shrinks or grows does to the weights, by the size of their gradients:
+    the product of that of a layer's output and of its input."""
+    inputs = first.input_square / last.input_square if last.input_square > 0 else math.nan
+    weights = growth + math.log(inputs) if inputs > 0 else growth
+    if growth < 0:
+        if weights < -math.log(_UNEVEN):
+            return f"{first.name} learns much more slowly than {last.name}"
+        return "all layers learn slowly: their inputs shrink as much on the way forward"
+    if weights > math.log(_UNEVEN):
+        return f"no learning rate suits both {first.name} and {last.name}"
+    return "small steps change the output far too much"
 
 
 def _growth(chain: Chain) -> float:
@@ -225,12 +253,6 @@ def _small(end: JudgedLayer, others: Sequence[JudgedLayer]) -> bool:
     return end.weight_variance < 0.05 * typical
 
 
-def _factor(log: float) -> str:
-    """A factor given by its logarithm, which may be too large for a float."""
-    size = abs(log)
-    return f"{math.exp(size):.3g}" if size < 600 else f"10^{size / math.log(10):.0f}"
-
-
 def _large_signals(evidence: Evidence) -> list[Finding]:
     outputs = set(names_of(evidence.readouts))  # may be as large as their targets
     large = [
@@ -242,14 +264,14 @@ def _large_signals(evidence: Evidence) -> list[Finding]:
     ]
     if not large:
         return []
-    message = f"The pre-activations of {some(names_of(large))} have root mean square"
-    message += f" {large[-1].rms:.3g}"
+    message = f"The outputs of {some(names_of(large))} have root mean square"
+    message += f" {plain(large[-1].rms)}"
     before = itertools.takewhile(lambda layer: layer is not large[-1], evidence.layers)
     growing = [layer for layer in (*before, large[-1]) if _grows(layer)] or large
     if growing is not large:
         gain = float(np.median([layer.weight_variance for layer in growing]))
         message += f"; the kernels of {some(names_of(growing))} make signals grow, with a median"
-        message += f" gain of {gain:.3g}"
+        message += f" gain of {plain(gain)}"
     remedy = f"Draw the kernels with {recommended(growing[0].activation)}"
     return finding("failure", "exploding", growing, message, remedy)
 
@@ -258,36 +280,3 @@ def _grows(layer: JudgedLayer) -> bool:
     """Whether a layer makes a signal much larger, by its kernel, and nothing undoes that."""
     size = math.sqrt(layer.input_square)
     return layer.weight_variance > _LARGE_GAIN and layer.rms > 3 * size and not layer.role
-
-
-def update(evidence: Evidence) -> list[Finding]:
-    """First steps as large as the weights, if they change what the layer computes as much.
-
-    Kernels that are small on purpose, such as those of a policy, a gate or an adapter, may take
-    them: as long as the pre-activations hardly move, nothing is lost.
-    """
-    found = [
-        layer
-        for layer in evidence.layers
-        if layer.update_ratio > _STEP and not _change(layer) < _STEP
-    ]
-    if not found:
-        return []
-    worst = max(found, key=lambda layer: layer.update_ratio)
-    message = (
-        f"The optimizer's first step at {some(names_of(found))} is {worst.update_ratio:.2g} times"
-        " the weights' standard deviation"
-    )
-    remedy = "Lower the learning rate, or draw the weights at a larger scale"
-    return finding("warning", "update", found, message, remedy)
-
-
-def _change(layer: JudgedLayer) -> float:
-    """By how much the first step may change the pre-activations, relative to one or to their size.
-
-    Each weight moves with the sign of its input at best.
-    """
-    variance = max(0.0, layer.weight_square - layer.weight_mean**2)
-    step = layer.update_ratio * math.sqrt(variance)
-    change = step * layer.fan_in * math.sqrt(layer.input_square) * abs(layer.site.scale)
-    return change / (layer.rms if layer.role == "normalized" else max(1.0, layer.rms))

@@ -16,6 +16,7 @@ from initjax.auditing._judging.graph import layers_after
 from initjax.auditing._judging.inputs import outweighed
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import some
+from initjax.auditing._judging.numbers import plain
 
 _GROWTH, _BAD_GROWTH = 30.0, 1e3  # of the mean square along a residual stream
 # Above what is expected. Dead units make a layer narrower; a quarter fewer units cost little.
@@ -38,8 +39,8 @@ def branch_scale(evidence: Evidence) -> list[Finding]:
     if not growth > _GROWTH:
         return []
     message = (
-        f"{len(ends)} residual branches make the signal's mean square {growth:.3g} times as large,"
-        f" because {some(names_of(ends), 2)} add to it at full scale"
+        f"{len(ends)} residual branches make the signal's mean square {plain(growth)} times as"
+        f" large, because {some(names_of(ends), 2)} add to it at full scale"
     )
     remedy = (
         "Divide the last kernel of every branch by the square root of the number of branches"
@@ -61,9 +62,9 @@ def saturated(evidence: Evidence) -> list[Finding]:
     worst = max(found, key=lambda layer: layer.saturated)
     bad = worst.saturated - worst.predicted_saturated > _BAD_SATURATED
     message = (
-        f"In {some(names_of(found))}, {worst.saturated:.0%} of the pre-activations lie where"
+        f"In {some(names_of(found))}, {worst.saturated:.0%} of the outputs lie where"
         f" {worst.activation} is flat (at unit scale: {worst.predicted_saturated:.0%}); their root"
-        f" mean square is {worst.rms:.3g}"
+        f" mean square is {plain(worst.rms)}"
     )
     remedy = f"Draw the kernels with {recommended(worst.activation)}"
     return finding("failure" if bad else "warning", "saturated", found, message, remedy)
@@ -89,9 +90,10 @@ def dead(evidence: Evidence) -> list[Finding]:
         return blocked(evidence, "dead")
     worst = max(found, key=_excess)
     expected = 0.0 if math.isnan(worst.predicted_dead) else worst.predicted_dead
+    activation = worst.activation or "the activation"
     message = (
-        f"In {some(names_of(found))}, {worst.dead:.0%} of the units are flat on all {worst.samples}"
-        f" samples; with biases of zero, {expected:.0%} are expected"
+        f"In {some(names_of(found))}, {worst.dead:.0%} of the units lie where {activation} is flat"
+        f" on all {worst.samples} samples; with biases of zero, {expected:.0%} are expected"
     )
     if worst.bias_variance > worst.rms**2 / 2:
         message += "; the bias outweighs the input"
@@ -127,7 +129,7 @@ def collapse(evidence: Evidence) -> list[Finding]:
     if not found:
         return []
     message = (
-        f"In {some(names_of(found))}, the pre-activations of two examples have a correlation of"
+        f"In {some(names_of(found))}, the outputs for two examples have a correlation of"
         f" {found[-1].correlation:.5f}; the network can hardly tell its inputs apart"
     )
     remedy = f"Use fewer layers, or draw the kernels with {recommended(found[0].activation)}"
@@ -141,8 +143,9 @@ def depth(evidence: Evidence) -> list[Finding]:
         return []
     chain = evidence.chains[0]
     message = (
-        f"{layers} layers are more than {_REACH} times the correlation depth of"
-        f" {evidence.network.correlation_depth:.3g}: about {reach:.3g} can be trained"
+        f"In theory, a difference between two inputs gets through about {plain(reach)} layers"
+        f" ({_REACH} correlation depths of {plain(evidence.network.correlation_depth)}), and these"
+        f" are {layers}"
     )
     drawn = recommended(chain[len(chain) // 2].activation, len(chain))
     remedy = f"Use fewer layers, or draw the kernels with {drawn}"

@@ -116,6 +116,8 @@ def _other(
     reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
 ) -> Tag:
     made = _restart(tag, row.lost or tag.lost or eqn.primitive.name)
+    if row.lost == "join" and all([part == tags[0] for part in tags]) and tags[0].lost:
+        return made._replace(lost=tags[0].lost)  # parts of one value that has no signal
     if row.lost == "join" and (signal := _rejoined(eqn, tags)):
         layout = (*signal.layout, path)
         made = made._replace(signal=signal._replace(layout=layout), lost="", linear=tag.linear)

@@ -10,6 +10,9 @@ from typing import NamedTuple
 _SHORT = 12  # rows of a table that is shown whole
 _FEWEST = 3  # blocks that are folded
 _LONGEST = 64  # rows of a block
+_NARROW = (
+    1.5  # largest by smallest number: a factor in which layers that are alike differ by chance
+)
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -26,6 +29,13 @@ class Number(NamedTuple):
             return self.form(self.low, 3)
         low, high = (self.form(end, 2) for end in (self.low, self.high))
         return low if low == high else f"{low.removesuffix('%')}..{high}"
+
+    @property
+    def short(self) -> str:
+        """The middle of a narrow range, in place of its ends."""
+        if 0 < self.low < self.high <= _NARROW * self.low:
+            return f"~{self.form(math.sqrt(self.low * self.high), 2)}"
+        return str(self)
 
 
 def number(form: Callable[[float, int], str], value: float) -> Number:
@@ -48,8 +58,16 @@ class Row(NamedTuple):
     @property
     def texts(self) -> list[str]:
         """What is printed: its name and its cells."""
-        count = f" x{self.layers}" if self.layers > 1 else ""
-        return [self.name + count, *map(str, self.cells)]
+        return [self._counted, *map(str, self.cells)]
+
+    @property
+    def short_texts(self) -> list[str]:
+        """The same for a narrow table."""
+        return [self._counted, *(c if isinstance(c, str) else c.short for c in self.cells)]
+
+    @property
+    def _counted(self) -> str:
+        return self.name + (f" x{self.layers}" if self.layers > 1 else "")
 
 
 def fold(rows: Sequence[Row]) -> list[Row]:

@@ -35,8 +35,11 @@ _OF_CHAINS = frozenset(["vanishing", "exploding", "depth"])
 LINES = {
     "Subtract from each feature its mean": "x = (x - x.mean(0)) / (x.std(0) + 1e-6)",
     "Subtract the targets' mean": "y = (y - y.mean(0)) / y.std(0)",
-    "Replace the softmax by a sigmoid": "y = jax.nn.sigmoid(z)  # in place of softmax(z)",
 }
+# Functions that every library has by these names, and the modules that have them.
+_FUNCTIONS = "relu|sigmoid|softmax|softplus|tanh"
+_TAKEN_OUT = re.compile(rf"(?:Remove|Pass the outputs to the loss without the) ({_FUNCTIONS})\b")
+_MODULES = {"linen": "nn", "nnx": "nnx"}
 
 
 def with_code(
@@ -60,6 +63,10 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
     for start, line in LINES.items():
         if finding.remedy.startswith(start):
             return line
+    if finding.remedy.startswith("Replace the softmax by a sigmoid"):
+        return _instead("sigmoid", "softmax", model)
+    if taken_out := _TAKEN_OUT.match(finding.remedy):
+        return f"z  # in place of {_MODULES.get(model.style, 'jax.nn')}.{taken_out[1]}(z)"
     if divided := re.match(r"Divide the input by ([\d.e+-]*\d)", finding.remedy):
         return f"x = x / {divided[1]}"
     if constant := re.fullmatch(r"Start .* at (zero|one)\.", finding.remedy):
@@ -82,9 +89,9 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         listed = outputs[0] if len(outputs) == 1 else outputs
         call = f"initjax.residual_scaling({model.name}, {len(layers)}, outputs={_quoted(listed)})"
         return f"{model.name} = {call}" if len(outputs) <= _MOST_RULES else ""
-    if finding.cause == "output_scale" and layers and len(layers[-1].leaves) == 1:
-        last = layers[-1]
-        factor = float(f"{1 / max(2.0, last.rms):.2g}")
+    smaller = re.match(r"Divide the last kernel by ([\d.]+)", finding.remedy)
+    if smaller and layers and len(layers[-1].leaves) == 1:
+        last, factor = layers[-1], float(f"{1 / float(smaller[1]):.2g}")
         (pattern,) = patterns_of(set(last.leaves), evidence)
         call = f"initjax.rescale({model.name}, {{{_quoted(pattern)}: {factor:g}}})"
         return f"{model.name} = {call}"
@@ -119,9 +126,15 @@ def _suited(
         return ""
     advice = re.search(r"use (\w+) or \w+, since", recommended(unsuitable[0].activation))
     if advice:
-        return f"z = jax.nn.{advice[1]}(z)  # in place of {unsuitable[0].activation}"
+        return _instead(advice[1], unsuitable[0].activation, model)
     chosen = (_redrawn(few, evidence, model, depth) for few in (unsuitable, hidden, layers))
     return next(filter(None, chosen), otherwise)
+
+
+def _instead(function: str, other: str, model: Written) -> str:
+    """A function to write in place of another one."""
+    module = _MODULES.get(model.style, "jax.nn")
+    return f"{module}.{function}  # in place of {module}.{other}"
 
 
 def _has_right_gain(layer: JudgedLayer, depth: int) -> bool:

@@ -99,14 +99,11 @@ def table_lines(table: Table, width: int) -> list[str]:
     header, rows = table.header, table.rows
     shown = _shown([row.level for row in rows])
     texts = {place: rows[place].texts for place in shown}
-    needed = {
-        name: max(columns(text[place]) for text in (header, *texts.values()))
-        for place, name in enumerate(header)
-    }
-    names = [text[0] for text in texts.values()]
-    least = {header[0]: distinct(names, _LONGEST_NAME), "then": _LONGEST_THEN}
-    widths = {name: min(size, least.get(name, size)) for name, size in needed.items()}
+    needed, widths = _widths(header, texts.values())
     all_columns = _total(widths)
+    if all_columns > width:  # ranges take the place of columns
+        texts = {place: rows[place].short_texts for place in shown}
+        needed, widths = _widths(header, texts.values())
     blank = [
         name for place, name in enumerate(header) if not any(text[place] for text in texts.values())
     ]
@@ -136,7 +133,21 @@ def table_lines(table: Table, width: int) -> list[str]:
     if hidden:
         remark = f"not shown: {hidden}; a width of {all_columns} shows all columns"
         lines += wrapped(remark, width, "  ")
-    return lines + wrapped(legend(table, widths), width, "  ", "  ")
+    about = any("~" in cell for text in texts.values() for cell in text[1:])
+    explained = legend(table, widths) + "; ~a: all about a" * about
+    return lines + wrapped(explained, width, "  ", "  ")
+
+
+def _widths(
+    header: Sequence[str], texts: Collection[Sequence[str]]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The width that each column needs, and the one that it has if no long name is written out."""
+    needed = {
+        name: max(columns(text[place]) for text in (header, *texts))
+        for place, name in enumerate(header)
+    }
+    least = {header[0]: distinct([text[0] for text in texts], _LONGEST_NAME), "then": _LONGEST_THEN}
+    return needed, {name: min(size, least.get(name, size)) for name, size in needed.items()}
 
 
 def legend(table: Table, shown: Collection[str] | None = None) -> str:

@@ -183,7 +183,7 @@ def test_a_sequence_along_the_batch_is_reported_with_its_shape():
     report = auditor(loss_fn, ONE, STEPS, Y)(ONE, STEPS, Y)
     assert [(f.level, f.cause) for f in report.findings] == [("failure", "batch_coupling")]
     assert "32 examples of a batch of shape (32, 5, 8)" in report.findings[0].message
-    assert "swapaxes" in report.findings[0].remedy
+    assert "swapaxes" in report.findings[0].code
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_what_is_found_is_reported_with_its_numbers():
     report = auditor(COUPLED[0][0], ONE, X, Y)(ONE, X, Y)
     assert [(f.level, f.cause) for f in report.findings] == [("failure", "batch_coupling")]
     assert "(32, 1) with targets of shape (32,)" in report.findings[0].message
-    assert "predictions[:, 0]" in report.findings[0].remedy
+    assert "predictions[:, 0]" in report.findings[0].code
 
 
 def test_an_optimizer_decides_whether_a_sum_does_harm():

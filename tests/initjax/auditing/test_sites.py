@@ -406,6 +406,7 @@ def test_parts_of_one_layer_that_are_joined_again_keep_its_signal():
         "rolled": lambda z: jnp.roll(z, 1, 1),
         "rolled units": lambda z: jnp.roll(z, 1, 2),
         "of two signals": lambda z: jnp.concatenate([z[:, :2], -z[:, 2:]], 1),
+        "normalized": lambda z: jnp.roll(norm(z), 1, 1),
     }
 
     def loss(moved):
@@ -414,7 +415,8 @@ def test_parts_of_one_layer_that_are_joined_again_keep_its_signal():
     x = normal(8, 4, X.shape[1])
     found = together({name: (loss(moved), MLP, x) for name, moved in moves.items()})
     reasons = {name: last.unpredicted for name, (_, last) in found.items()}
-    assert reasons == dict(zip(moves, ["", "", "join", "join"], strict=True))
+    wanted = ["", "", "join", "join", "normalization"]
+    assert reasons == dict(zip(moves, wanted, strict=True))
     assert found["rolled"][0].activation == "relu"
 
 
