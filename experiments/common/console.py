@@ -43,9 +43,10 @@ def use_all_cores() -> None:
 def run_program(program: command_line.Program, main: Callable[..., None]) -> None:
     """Parses the command line, runs a program and exits.
 
-    The exit code is 0; 2 after a `UsageError`, which is shown in one line; 130 after Ctrl-C,
-    SIGTERM or SIGHUP; 1 if memory or a disk is full, and after any other error, which is the
-    program's own fault: it is shown with its traceback and with what a report of it needs.
+    The exit code is 0; 2 after a `UsageError`, or if JAX_PLATFORMS names what JAX doesn't have,
+    which is shown in one line; 130 after Ctrl-C, SIGTERM or SIGHUP; 1 if memory or a disk is full,
+    and after any other error, which is the program's own fault: it is shown with its traceback and
+    with what a report of it needs.
 
     Args:
       program: its command, flags and help.
@@ -61,6 +62,7 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         signal.signal(number, signal.default_int_handler)
     sys.unraisablehook = _unraisable
     use_compilation_cache()
+    os.environ["MPLBACKEND"] = "agg"  # whatever is set for windows: programs only save pictures
     # Matplotlib about a name in a title; the picture shows a box instead.
     warnings.filterwarnings("ignore", "Glyph .* missing from")
     if os.name == "nt":
@@ -84,7 +86,11 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     except OSError as error:  # such as a full disk
         say(sys.stderr, f"{program.name}: {_described(error)}")
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms and str(error).startswith("Unable to initialize backend"):
+            say(sys.stderr, f"{program.name}: JAX_PLATFORMS={platforms}: {error}")
+            sys.exit(2)
         say(sys.stderr, traceback.format_exc(), *_report_request(program))
         sys.exit(1)
 

@@ -89,6 +89,13 @@ def test_an_error_of_the_program_itself_asks_for_a_report():
     assert "command   python -m experiments.x --seed=3" in lines
 
 
+def test_a_platform_that_jax_does_not_have_is_named_in_one_line(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "bogus")
+    result = program("import jax; jax.devices()")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("experiments.x: JAX_PLATFORMS=bogus: Unable to initialize")
+
+
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
