@@ -1,4 +1,4 @@
-"""Audits the initialization of an MLP on MNIST before training, and repairs it if asked to.
+"""Audits the initialization of a network on MNIST before training, and repairs it if asked to.
 
 Question: will a network train from these weights, and if not, what is wrong with them?
 Command:  python -m experiments.audit --init=zeros --depth=50 --activation=tanh
@@ -30,7 +30,9 @@ from experiments.common import (
 from experiments.common.config import (
     INITIALIZERS,
     LARGEST_LAYER,
+    MODELS,
     MOST_LAYERS,
+    NORMALIZED,
     OPTIMIZERS,
     Config,
     UsageError,
@@ -179,8 +181,10 @@ def _header(audit: Audit, dataset: data.Dataset, model: "models.Model") -> list[
     if audit.optimizer:
         lines.append(f"step    {network.optimizer} {network.learning_rate:g}")
     # Said before a deep network is compiled, which takes a while.
-    layers = description.count(len(model.features) - 1, "layer")
-    work = f"audit   compiling and measuring {layers}"
+    blocks = description.count(len(model.features) - 1, "layer")
+    if network.model in NORMALIZED:
+        blocks = description.count(len(network.hidden), "block")
+    work = f"audit   compiling and measuring {blocks}"
     return [*lines, *description.batch_note(network, dataset), work]
 
 
@@ -230,22 +234,24 @@ def _next_step(audit: Audit, directory: pathlib.Path, last: "initjax.Report") ->
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
-    "Model": ("model", "depth", "width", "hidden", "activation", "inputs", "dtype"),
+    "Model": (
+        *("model", "depth", "width", "hidden", "residual", "normalization"),
+        *("activation", "inputs", "dtype"),
+    ),
     "Training": ("optimizer", "learning_rate"),
     "Data": ("batch_size", "dataset", "data_dir"),
     "Verdict": ("fix", "check"),
     "Output": ("workdir", "help"),
 }
+_WIDTHS = ", ".join(f"{sizes[0]} for {name}" for name, sizes in MODELS.items())
 _FLAGS = flags.define(
     _GROUPS,
-    depth=flags.integer(None, "Number of hidden layers, all of the same size."),
-    width=flags.integer(None, f"Size of those layers (default: {run_audit.WIDTH}); needs --depth."),
-    hidden=flags.string(
+    depth=flags.integer(None, "Number of hidden layers or blocks, all of the same size."),
+    width=flags.integer(
         None,
-        "Instead of --depth: sizes of the hidden layers, separated by commas, such as 128,64 or"
-        " 12x128; empty for logistic regression (default:"
-        f" {','.join(map(str, Config.hidden))}).",
+        f"Size of those layers (default: {_WIDTHS}); needs --depth.",
     ),
+    hidden=flags.instead("hidden", "--depth"),
     optimizer=flags.string(
         None,
         f"Also measure the first step of this optimizer, relative to the weights:"
@@ -276,8 +282,10 @@ _FLAGS = flags.define(
 )
 
 
-def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tuple[int, ...]:
-    """The sizes of the hidden layers, from the flags of these names.
+def hidden_sizes(
+    hidden: str | None, depth: int | None, width: int | None, model: str = Config.model
+) -> tuple[int, ...] | None:
+    """The sizes of the hidden layers, from the flags of these names; None if they say nothing.
 
     Raises:
       UsageError: the flags contradict each other, or can't be read.
@@ -294,14 +302,17 @@ def hidden_sizes(hidden: str | None, depth: int | None, width: int | None) -> tu
             raise UsageError(f"--{name}={value}: must be at least {least} and at most {most:,}")
     if depth is None and width is not None:
         raise UsageError(f"--width={width} needs --depth, the number of layers of that size")
-    return Config.hidden if depth is None else (width or run_audit.WIDTH,) * depth
+    if depth is None:
+        return None
+    # `Config` refuses a wrong model.
+    return (width or MODELS.get(model, MODELS[Config.model])[0],) * depth
 
 
 def main() -> None:
     fields = flags.config_fields(_FLAGS)
     if _FLAGS.optimizer is None and _FLAGS.learning_rate is not None:
         raise UsageError(f"--learning_rate={_FLAGS.learning_rate:g} needs --optimizer")
-    fields["hidden"] = hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width)
+    fields["hidden"] = hidden_sizes(_FLAGS.hidden, _FLAGS.depth, _FLAGS.width, _FLAGS.model)
     fields["optimizer"] = _FLAGS.optimizer or Config.optimizer
     network = Config(**fields)
     run_directory.check_free(_FLAGS.workdir)
@@ -315,7 +326,7 @@ def main() -> None:
 
 _PROGRAM = command_line.Program(
     run_audit.COMMAND,
-    "Audits the initialization of an MLP on a batch of MNIST, or of another image dataset:"
+    "Audits the initialization of a network on a batch of MNIST, or of another image dataset:"
     " measures what every layer does to signals and gradients, says what is wrong and how to"
     " repair it, and writes the numbers and a plot to a directory.",
     _FLAGS,
@@ -324,6 +335,7 @@ _PROGRAM = command_line.Program(
         "--init=lecun_normal --depth=12",
         "--init=zeros --activation=tanh --depth=50 --fix",
         "--optimizer=sgd --learning_rate=0.5 --check",
+        "--model=transformer --depth=24",
     ),
 )
 

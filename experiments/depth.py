@@ -2,8 +2,8 @@
 
 Question: how deep can a plain network be and still train, and does theory predict it?
 Command:  python -m experiments.depth
-Time:     TIME
-Score:    SCORE
+Time:     about 7 min on 2 CPU cores
+Score:    tanh trains up to 8.4 xi_c in the ordered phase and 5.8 xi_c in the chaotic one
 
 The runs are those of a sweep, in the same kind of directory: finished ones are skipped. The depths
 that train are then compared with xi_c, the depth over which theory says that inputs become alike.
@@ -39,7 +39,10 @@ _BIAS_VARIANCE = "0.05"
 
 _GROUPS = {
     "Initialization": ("weight_variance", "bias_variance", "init", "output_init", "seeds"),
-    "Model": ("depth", "width", "activation", "model", "inputs", "dtype"),
+    "Model": (
+        *("depth", "width", "activation", "model", "residual", "normalization"),
+        *("inputs", "dtype"),
+    ),
     "Training": ("optimizer", "learning_rate", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Output": ("workdir", "help"),
@@ -164,12 +167,13 @@ def _header(configs: list[Config], dataset: data.Dataset, missing: int) -> list[
 
     one = configs[0]
     kernels = _FLAGS.init or f"weight variance {_FLAGS.weight_variance}"
+    name, norm = description.kind(one.model, one.residual, one.normalization)
     seeds = description.count(len({config.seed for config in configs}), "seed")
     return [
         f"data    {dataset.name}: {description.images(dataset)}, {one.inputs}",
         f"init    {kernels}; bias variance {_FLAGS.bias_variance}; output {one.output_init};"
         f" {seeds}",
-        f"model   {one.model}, depth {_FLAGS.depth}; width {_FLAGS.width}; {_FLAGS.activation};"
+        f"model   {name}{norm}, depth {_FLAGS.depth}; width {_FLAGS.width}; {_FLAGS.activation};"
         f" {one.dtype}",
         f"train   {one.optimizer}; learning rate {_FLAGS.learning_rate}; batch {one.batch_size},"
         f" {description.duration(one.epochs, one.steps)}",

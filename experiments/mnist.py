@@ -1,4 +1,4 @@
-"""The reference program: trains an MLP on MNIST from the initializer named by a flag.
+"""The reference program: trains a network on MNIST from the initializer named by a flag.
 
 Question: how much does the initializer matter to a network of three layers?
 Command:  python -m experiments.mnist --init=glorot_uniform
@@ -109,7 +109,10 @@ def run(
                     display.say(*_audit(config, start, dataset, directory, stream))
                 if audit_every:
                     curves = importlib.import_module("experiments.common.layer_curves")
-                    inspect = curves.inspector(directory, run_audit.auditor(config, start, dataset))
+                    auditor = run_audit.auditor(config, start, dataset)
+                    inspect = curves.inspector(
+                        directory, lambda packed: auditor(start.model.unpack(packed))
+                    )
                 epochs = training.fit(
                     tasks.classification(start.model.apply),
                     config.optimizer,
@@ -262,7 +265,7 @@ def _advice(config: Config, found: diagnosis.Diagnosis | None) -> list[str]:
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
-    "Model": ("model", "hidden", "activation", "inputs", "dtype"),
+    "Model": ("model", "hidden", "residual", "normalization", "activation", "inputs", "dtype"),
     "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Audit": ("audit", "audit_every"),
@@ -301,7 +304,7 @@ def main() -> None:
 
 _PROGRAM = command_line.Program(
     COMMAND,
-    "Trains an MLP on MNIST, or on another image dataset, from the initializer named by --init,"
+    "Trains a network on MNIST, or on another image dataset, from the initializer named by --init,"
     " and writes the metrics, a learning curve and the parameters to a directory.",
     _FLAGS,
     _GROUPS,
@@ -309,6 +312,7 @@ _PROGRAM = command_line.Program(
         "--init=he_normal --hidden=256,256 --epochs=10",
         '--init="random_uniform(-0.1, 0.1)" --seed=7',
         "--init=zeros --audit",
+        "--model=cnn --init=delta_orthogonal --hidden=20x16 --activation=tanh",
         "--data_dir=/usr/share/datasets/fashion-mnist",
     ),
 )

@@ -224,33 +224,38 @@ def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
     if setting.own:  # whose rules are known by name only
         return {}
     row = setting.runs.slice(0, 1).to_pylist()[0]
-    names = ("output_init", "bias_init", "hidden", "dtype")
+    names = "output_init bias_init model hidden residual normalization dtype".split()
     fields = {name: setting.fields[name] for name in names}
 
-    def kernels(layer: int) -> "charts.Kernels":
+    def kernels(path: str) -> "charts.Kernels":
         seed = min(setting.seeds)
         return {
             init: _drawn(row["features"], row["classes"], Config(init=init, seed=seed, **fields))[
-                layer
+                path
             ]
             for init in setting.inits
         }
 
-    return {
-        f"hidden/{layer}/kernel": functools.partial(kernels, layer)
-        for layer in range(min(_SHOWN_KERNELS, len(setting.fields["hidden"])))
-    }
+    layer = {"resnet": "first/", "transformer": "query/"}.get(setting.fields["model"], "")
+    paths = [f"hidden/{number}/{layer}kernel" for number in range(len(setting.fields["hidden"]))]
+    return {path: functools.partial(kernels, path) for path in paths[:_SHOWN_KERNELS]}
 
 
 @functools.lru_cache(maxsize=256)  # settings that differ in their training start alike
-def _drawn(inputs: int, classes: int, config: Config) -> list[np.ndarray]:
-    from experiments.common import models, starting
+def _drawn(inputs: int, classes: int, config: Config) -> dict[str, np.ndarray]:
+    from experiments.common import models, run_directory, starting
 
     with starting.precision(config):
-        model = models.mlp((inputs, *config.hidden, classes), config.activation, config.dtype)
+        model = models.network(
+            (inputs, *config.hidden, classes),
+            config.activation,
+            config.dtype,
+            model=config.model,
+            residual=config.residual,
+            normalization=config.normalization,
+        )
         params = model.unpack(starting.draw_params(config, model))
-    shown = range(min(_SHOWN_KERNELS, len(config.hidden)))
-    return [np.asarray(params["hidden"][layer]["kernel"]) for layer in shown]
+    return {name: np.asarray(array) for name, array in run_directory.flatten(params)}
 
 
 _GROUPS = {"Statistics": ("margin", "target"), "Flags": ("help",)}

@@ -31,7 +31,7 @@ from experiments.common import (
     memory,
     progress,
 )
-from experiments.common.config import Config, UsageError
+from experiments.common.config import NORMALIZED, Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
@@ -59,11 +59,13 @@ def _header(configs: Sequence[Config], dataset: data.Dataset, missing: int) -> l
     }
     hidden = [description.sizes(sizes) or "none" for sizes in values["hidden"]]
     rates = [f"{rate:g}" for rate in values["learning_rate"]]
+    name, norm = description.kind(one.model, one.residual, one.normalization)
+    parts = "blocks" if one.model in NORMALIZED else "layers"
     lines = [
         f"data    {dataset.name}: {description.images(dataset)}",
         f"init    {', '.join(values['init'])}; {description.count(len(values['seed']), 'seed')}",
-        f"model   MLP, hidden layers {', '.join(hidden)}; {', '.join(values['activation'])};"
-        f" {one.dtype}",
+        f"model   {name}, hidden {parts} {', '.join(hidden)}{norm};"
+        f" {', '.join(values['activation'])}; {one.dtype}",
         f"train   {', '.join(values['optimizer'])}; learning rate {', '.join(rates)};"
         f" batch {one.batch_size}, {description.duration(one.epochs, one.steps)}",
         f"runs    {len(configs)}, of which {len(configs) - missing} are finished;"
@@ -83,7 +85,7 @@ def _summary(configs: Sequence[Config], dataset: data.Dataset, workdir: str) -> 
 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seeds"),
-    "Model": ("model", "hidden", "activation", "inputs", "dtype"),
+    "Model": ("model", "hidden", "residual", "normalization", "activation", "inputs", "dtype"),
     "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Output": ("workdir", "shard", "help"),
@@ -138,7 +140,7 @@ def grid() -> list[Config]:
     fields = flags.config_fields(_FLAGS)
     axes: dict[str, Any] = {
         "seed": flag_lists.seeds(_FLAGS.seeds),
-        "hidden": dict.fromkeys(map(flags.sizes, _FLAGS.hidden)),
+        "hidden": dict.fromkeys(map(flags.sizes, _FLAGS.hidden or [None])),
         "activation": flag_lists.values(_FLAGS, "activation"),
         "optimizer": flag_lists.values(_FLAGS, "optimizer"),
         "learning_rate": [None],

@@ -89,9 +89,11 @@ def main() -> None:
     parser.add_argument("runs", type=pathlib.Path, nargs="+", help="directories of runs")
     parser.add_argument("--file", type=pathlib.Path, default=_FILE, help="what to write")
     parser.add_argument("--no-training", action="store_true", help="use the runs that are there")
+    kinds = tuple(grid.KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="train only these")
     options = parser.parse_args()
     if not options.no_training:
-        grid.train(grid.configs(), options.runs[0])
+        grid.train(grid.configs(options.kinds), options.runs[0])
     made = table(outcomes.read(options.runs))
     text = _table.written(made, made=str(datetime.date.today()), command=_results._command())
     options.file.write_text(text)

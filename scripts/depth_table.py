@@ -14,11 +14,11 @@ from typing import Any
 from benchmarks import _results
 
 
-def fits(diagram: dict[str, Any]) -> str:
-    """The fitted boundaries of a diagram and of the published one, as a table."""
+def fits(found: list[dict[str, Any]]) -> str:
+    """Fitted boundaries, as a table."""
     head = ["diagram", "phase", "k", "over seeds", "limit", "rank correlation", "on its side"]
     rows = []
-    for row in diagram["fits"]:
+    for row in found:
         seeds = row["seeds low"] and f"{row['seeds low']:.1f} to {row['seeds high']:.1f}"
         rows.append(
             [
@@ -95,9 +95,12 @@ def section(directory: pathlib.Path, results: pathlib.Path) -> list[str]:
         parts += [
             f"## Diagram: {diagram['title']}",
             f"![Training accuracy by depth and weight variance]({name})",
-            fits(diagram),
+            fits(diagram["fits"]),
             *(_bullets(diagram["conclusions"])),
         ]
+        if diagram["fits at one rate"]:
+            text = "With one learning rate for all weight variances instead of the best of each:"
+            parts += [text, fits(diagram["fits at one rate"])]
         parts += [variances(diagram)] if diagram["half_train_at"] else []
     for grid in record["initializers"]:
         name = f"{directory.name}-{grid['name']}.png"

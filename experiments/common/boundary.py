@@ -20,7 +20,9 @@ from experiments.common.statistics import LEVEL, Interval
 _RESAMPLES = 1000
 _STEP = 0.01  # of log(depth) and log(k): parameters are found to 1%
 _MARGIN = 3.5  # of log(depth): boundaries are sought this far outside of the diagram
-_KS = np.arange(np.log(0.3), np.log(50), _STEP)
+_LOG_KS = np.arange(np.log(0.3), np.log(50), _STEP)
+# Beyond these, the data don't bound k.
+_KS = np.array([0, *np.exp(_LOG_KS[1:-1]), np.inf])
 # Bounded, so that the boundary is in the middle of the gap if trained and untrained don't overlap.
 _STEEPNESS = np.geomspace(1, 32, 11)
 _AT_ONCE = 100  # resamples, whose likelihoods take some megabytes each
@@ -34,7 +36,8 @@ class Boundary(NamedTuple):
     """
 
     k: Interval
-    """The depth at which half of the networks train, in units of xi_c."""
+    """The depth at which half of the networks train, in units of xi_c. Infinite where the data
+    have no upper bound for it."""
     k_over_seeds: Interval | None
     """The same k with an interval that resamples only seeds; None with a single seed."""
     limit: Interval
@@ -70,7 +73,7 @@ def fit_boundary(depths: np.ndarray, scales: np.ndarray, trained: np.ndarray) ->
     inside = (boundaries >= np.log(depths[0])) & (boundaries <= np.log(depths[-1]))
     limits = np.append(boundaries[inside][::4], np.inf)
     # The place among `boundaries` of each column's boundary, for every k and limit.
-    at = np.minimum(_KS[:, None] + np.log(scales)[:, None, None], limits)
+    at = np.minimum(_LOG_KS[:, None] + np.log(scales)[:, None, None], limits)
     at_law = np.clip((at - boundaries[0]) / _STEP, 0, len(boundaries) - 1).round().astype(int)
 
     def of_law(likelihood: np.ndarray) -> np.ndarray:
@@ -91,7 +94,7 @@ def fit_boundary(depths: np.ndarray, scales: np.ndarray, trained: np.ndarray) ->
         parts = np.array_split(weights.reshape(len(weights), -1), -(-len(weights) // _AT_ONCE))
         index = np.concatenate([(part @ law).argmax(axis=1) for part in parts])
         k, limit = np.unravel_index(index, (len(_KS), len(limits)))
-        return np.exp(_KS[k]), np.exp(limits[limit])
+        return _KS[k], np.exp(limits[limit])
 
     def halves(seed_counts: np.ndarray) -> np.ndarray:
         """(columns,): the boundary of each column by itself, for one of (seeds,)."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 import initjax
 from experiments.common import description
-from experiments.common.config import OPTIMIZERS, Config, grouped
+from experiments.common.config import OPTIMIZERS, Config, grouped, model_defaults
 
 Grid = tuple[tuple[Any, ...], ...]
 """For each axis the values that are combined with those of all others."""
@@ -35,6 +35,7 @@ _DEPTH_AXES: tuple[str, ...] = (
 _MOST = 4  # commands for runs that have everything but these in common
 _BUNDLED = "mnist"  # the dataset that needs no flag
 _USUAL = {field.name: field.default for field in dataclasses.fields(Config)} | {"dataset": _BUNDLED}
+_NETWORK = ("model", "residual", "normalization")  # and its hidden sizes
 
 
 def of_runs(runs: pa.Table, directory: str) -> list[str]:
@@ -80,15 +81,21 @@ def _of_sweep(rows: Sequence[Row]) -> Commands:
 
 def _sweep(row: Row, axes: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
     given = [f"--init={','.join(axes['init'])}", f"--seeds={seeds(axes['seed'])}"]
-    if axes["hidden"] != (Config.hidden,):
+    usual = _usual(row)
+    if axes["hidden"] != (usual["hidden"],):
         given += [f"--hidden={','.join(grouped(sizes))}" for sizes in axes["hidden"]]
     for name in ("activation", "optimizer"):
         if axes[name] != (getattr(Config, name),):
             given.append(f"--{name}={','.join(axes[name])}")
     if any((OPTIMIZERS[name],) != axes["learning_rate"] for name in axes["optimizer"]):
         given.append(f"--learning_rate={_listed(axes['learning_rate'])}")
-    others = [name for name in row if name not in _AXES and row[name] != _USUAL[name]]
+    others = [name for name in row if name not in _AXES and row[name] != usual[name]]
     return "python", "-m", "experiments.sweep", *given, *(f"--{n}={row[n]}" for n in others)
+
+
+def _usual(row: Row) -> dict[str, Any]:
+    """The defaults of the fields, of which some depend on the network of a run."""
+    return {**_USUAL, **model_defaults(row["model"])}
 
 
 def _of_depth(rows: Sequence[Row], rate: Callable[[float, int], str]) -> Commands | None:
@@ -121,12 +128,12 @@ def _of_depth(rows: Sequence[Row], rate: Callable[[float, int], str]) -> Command
 
 
 def _depth(row: Row, axes: Mapping[str, tuple[Any, ...]], named: bool) -> tuple[str, ...]:
-    left_out = "weight_variance" if named else "init"
+    left_out, usual = "weight_variance" if named else "init", _usual(row)
     given = {
         **{name: _listed(values) for name, values in axes.items() if name != left_out},
         "seeds": seeds(axes["seeds"]),
         **{name: row[name] for name in "output_init inputs optimizer steps batch_size".split()},
-        **{name: row[name] for name in ("model", "dtype", "dataset") if row[name] != _USUAL[name]},
+        **{name: row[name] for name in (*_NETWORK, "dtype", "dataset") if row[name] != usual[name]},
     }
     return "python", "-m", "experiments.depth", *(f"--{n}={value}" for n, value in given.items())
 

@@ -31,8 +31,8 @@ TARGET = 0.95  # accuracy up to which steps are counted
 _WINDOW = 100  # batches, whose mean accuracy has to reach the target
 _ROUNDING = 1e-6  # relative, of losses: sums of float32 numbers, in an order that may differ
 _SETTING = (
-    "model hidden activation inputs dtype optimizer learning_rate epochs steps batch_size"
-    " output_init bias_init digest"
+    "model hidden residual normalization activation inputs dtype optimizer learning_rate epochs"
+    " steps batch_size output_init bias_init digest"
 ).split()
 
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import initjax
 
@@ -27,8 +28,20 @@ OPTIMIZERS = {"adam": 1e-3, "momentum": 1e-2, "sgd": 1e-2}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """The dtypes to compute in."""
 
-MODELS = ("mlp",)
-"""The networks, see `experiments.common.networks`."""
+MODELS = {"mlp": (128, 64), "cnn": (32,) * 4, "resnet": (16,) * 3, "transformer": (32,) * 2}
+"""The networks, see `experiments.common.networks`, and their default hidden sizes."""
+
+NORMALIZATIONS = ("none", "layer")
+"""What may normalize the features of a network."""
+
+NORMALIZED = ("resnet", "transformer")
+"""The networks whose default is layer normalization."""
+
+PATCH = 4
+"""All networks but MLPs read patches of so many rows and columns of pixels."""
+
+HEADS = 4
+"""The heads of a transformer's attention."""
 
 INPUTS = ("unit", "standardized")
 """What a network takes for a pixel: a number between 0 and 1; or that without the mean of all
@@ -66,7 +79,10 @@ class Config:
     bias_init: str = "zeros"
     seed: int = 0
     model: str = "mlp"
-    hidden: tuple[int, ...] = (128, 64)
+    # None becomes the model's default.
+    hidden: tuple[int, ...] = None  # pyright: ignore[reportAssignmentType]
+    residual: bool = False  # of an MLP
+    normalization: str = None  # pyright: ignore[reportAssignmentType]
     activation: str = "relu"
     inputs: str = "unit"
     dtype: str = "float32"
@@ -86,6 +102,10 @@ class Config:
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
         _check_choice("model", self.model, MODELS)
+        for name, default in model_defaults(self.model).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        _check_choice("normalization", self.normalization, NORMALIZATIONS)
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("inputs", self.inputs, INPUTS)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -109,6 +129,7 @@ class Config:
                 f"--hidden={sizes}: every size must be at least 1 and at most {LARGEST_LAYER:,}"
             )
         object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has only lists
+        self._check_blocks()
         rate = self.learning_rate
         if rate is None:
             rate = OPTIMIZERS[self.optimizer]
@@ -121,6 +142,27 @@ class Config:
                     f"give either --params or --{name}: with --params={self.params}, all parameters"
                     " come from that file"
                 )
+
+    def _check_blocks(self) -> None:
+        """Checks that hidden blocks of these sizes can form the model."""
+        if self.residual and self.model != "mlp":
+            instead = "has residual blocks anyway"
+            if self.model == "cnn":
+                instead = "with residual blocks is --model=resnet"
+            raise UsageError(f"--residual is for --model=mlp; --model={self.model} {instead}")
+        model = f"--model={self.model}{' --residual' if self.residual else ''}"
+        hidden = f"--hidden={','.join(grouped(self.hidden))}"
+        if model != "--model=mlp" and not self.hidden:
+            raise UsageError(f"{hidden}: {model} needs at least one hidden block")
+        if model not in ("--model=mlp", "--model=cnn") and len(set(self.hidden)) > 1:
+            raise UsageError(
+                f"{hidden}: {model} adds blocks to one another, so all need the same size, as in"
+                f" --hidden={len(self.hidden)}x{self.hidden[0]}"
+            )
+        if self.model == "transformer" and self.hidden[0] % HEADS:
+            raise UsageError(
+                f"{hidden}: {model} needs a size that can be divided among its {HEADS} heads"
+            )
 
     def arguments(self, batch_size: int | None = None) -> list[str]:
         """The flags that give this configuration: all that differ from the default, after the
@@ -135,12 +177,13 @@ class Config:
             "learning_rate": OPTIMIZERS[self.optimizer],
             "batch_size": batch_size or Config.batch_size,
             "epochs": Config.epochs if self.steps is None else 1,
+            **model_defaults(self.model),
         }
         for name, default in defaults.items():
             value = getattr(self, name)
             if name not in ("init", "params", "seed") and value != default:
                 text = ",".join(grouped(value)) if isinstance(value, tuple) else value
-                found.append(f"--{name}={text}")
+                found.append(f"--{name}" if value is True else f"--{name}={text}")
         return found
 
     def identity(self, digest: str) -> str:
@@ -159,7 +202,22 @@ class Config:
 
 
 # Fields that are younger than the runs in some directories, with the values that those have.
-_UNNAMED = (("params", None), ("model", "mlp"), ("inputs", "unit"), ("steps", None))
+_UNNAMED = (
+    ("params", None),
+    ("model", "mlp"),
+    ("residual", False),
+    ("normalization", "none"),
+    ("inputs", "unit"),
+    ("steps", None),
+)
+
+
+def model_defaults(model: str) -> dict[str, Any]:
+    """The fields of `Config` whose defaults depend on the model, with these defaults."""
+    return {
+        "hidden": MODELS[model],
+        "normalization": "layer" if model in NORMALIZED else "none",
+    }
 
 
 def grouped(sizes: Iterable[int]) -> list[str]:

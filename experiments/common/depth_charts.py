@@ -165,11 +165,12 @@ def heat_map(diagram: trainability.Diagram, title: str = "Which depths train") -
 
 def boundary(diagram: trainability.Diagram) -> Spec | None:
     """The depth up to which half of the networks train, by the theory's scale; None without."""
-    if diagram.boundary is None:
+    if diagram.boundary is None or np.isinf(diagram.xi_c).all():
         return None
     shallow, deep = float(diagram.depths[0]), float(diagram.depths[-1])
     bottom, top = shallow / _ROOM, deep * _ROOM
-    left, right = float(diagram.xi_c.min()) / _ROOM, 2 * deep
+    left = float(diagram.xi_c.min()) / _ROOM
+    right = max(2 * deep, 4 * left)
     rows = []
     for column, (weights, scale, depth) in enumerate(
         zip(diagram.weight_variances, diagram.xi_c, diagram.boundary.depths, strict=True)
@@ -201,7 +202,7 @@ def boundary(diagram: trainability.Diagram) -> Spec | None:
     bands, words = [], []
     for fitted, within in _sides(diagram, diagram.weight_variances):
         phase = _phase_of(diagram, int(np.flatnonzero(within)[0]))
-        one = phase if not within.all() else "all"
+        one = "all" if fitted is diagram.boundary else phase
         lines.append((phase, _FIT, np.minimum(fitted.k.value * at, fitted.limit.value)))
         low, high = (np.minimum(fitted.k[end] * at, fitted.limit[end]) for end in (1, 2))
         bands += [
@@ -247,8 +248,9 @@ def boundary(diagram: trainability.Diagram) -> Spec | None:
     return _finish(alt.layer(*layers), title, notes, height=360)
 
 
-def collapse(diagram: trainability.Diagram) -> Spec:
-    """The accuracy of all networks by their depth in units of the theory's scale."""
+def collapse(diagram: trainability.Diagram) -> Spec | None:
+    """The accuracy of all networks by their depth in units of the theory's scale; None if all of
+    these are infinite."""
     rows = [
         {
             "ratio": float(f"{depth / scale:.4g}"),
@@ -263,6 +265,8 @@ def collapse(diagram: trainability.Diagram) -> Spec:
         )
         if np.isfinite(runs := diagram.accuracy[row, column]).any() and depth / scale > 0.05
     ]
+    if not rows:
+        return None
     low, high = (end(row["ratio"] for row in rows) for end in (min, max))
     x = alt.X(
         "ratio:Q",

@@ -25,6 +25,8 @@ from experiments.common import verdicts as setting_verdicts
 _FEWEST_DEPTHS = 3  # that make a grid one of depths
 _MOST_SETTINGS = 6  # that are also shown in full, each in a section of its own
 
+_PHASES = {"ordered": "gradients vanish", "chaotic": "gradients explode"}
+
 FIGURES = ("heat_map", "boundary", "collapse", "published_map", "reach", r"by_depth_\w+?")
 """The names of all figures, as patterns."""
 
@@ -98,30 +100,36 @@ def divided(runs: pa.Table) -> tuple[Depths, pa.Table]:
 
 def planned(depths: Depths) -> list[Planned]:
     """The sections, the diagrams first."""
-    found = [_of_diagram(diagram) for diagram in depths.diagrams]
+    compared: set[int] = set()  # a published diagram is shown once
+    found = []
+    for diagram in depths.diagrams:
+        other = published.like(diagram)
+        found.append(_of_diagram(diagram, None if id(other) in compared else other))
+        compared.add(id(other))
     groups: dict[str, list[trainability.Grid]] = {}
     for grid in depths.grids:
         groups.setdefault(str({**grid.fields, "activation": None}), []).append(grid)
     return found + [_of_grids(grids) for grids in groups.values()]
 
 
-def _of_diagram(diagram: trainability.Diagram) -> Planned:
+def _of_diagram(diagram: trainability.Diagram, other: trainability.Diagram | None) -> Planned:
     charts: Charts = {
         "heat_map": functools.partial(depth_charts.heat_map, diagram),
         "boundary": functools.partial(depth_charts.boundary, diagram),
         "collapse": functools.partial(depth_charts.collapse, diagram),
     }
-    if other := published.like(diagram):
+    if other:
         charts["published_map"] = functools.partial(
             depth_charts.heat_map, other, "The published diagram"
         )
     headline, *sentences = map(_written, diagram_verdicts.conclusions(diagram))
-    grid = trainability.Grid(diagram.fields, diagram.cells)
+    cells = sorted(diagram.cells, key=lambda cell: (cell.depth, _weights(cell, diagram)))
+    grid = trainability.Grid(diagram.fields, cells)
     fits = diagram_verdicts.fits(diagram)
     section = report_page.Section(
-        heading=f"Depth: {diagram.activation}, width {diagram.width}, bias variance"
+        heading=f"Depth: {trainability.describe(diagram.fields)}; bias variance"
         f" {diagram.bias_variance:g}",
-        description=trainability.describe(diagram.fields),
+        description=_describe(diagram.fields),
         headline=headline,
         sentences=sentences,
         symbols={},
@@ -136,7 +144,18 @@ def _of_diagram(diagram: trainability.Diagram) -> Planned:
 
 def _written(sentence: str) -> str:
     """A sentence of a terminal as the page writes it."""
+    for phase, words in _PHASES.items():
+        sentence = sentence.replace(f"in the {phase} phase", f"where {words} (the {phase} phase)")
     return (sentence[0].upper() + sentence[1:]).replace("xi_c", "ξc")
+
+
+def _describe(fields: dict[str, Any]) -> str:
+    """What the heading doesn't say of networks and their training."""
+    model = "MLP" if fields["model"] == "mlp" else fields["model"]
+    return (
+        f"{fields['dataset']}, {fields['inputs']} inputs, {model}, {fields['dtype']}; output"
+        f" {fields['output_init']}"
+    )
 
 
 def _shown_fits(fits: tables.Table) -> tables.Table:
@@ -150,7 +169,7 @@ def _shown_fits(fits: tables.Table) -> tables.Table:
     return [
         {
             "diagram": row["diagram"],
-            "phase": row["phase"],
+            "where": _PHASES.get(row["phase"], "all"),
             "half train at, in ξc": interval(row, "k"),
             "but at most, layers": interval(row, "limit"),
             "rank correlation": interval(row, "rank correlation"),
@@ -180,9 +199,10 @@ def _of_grids(grids: Sequence[trainability.Grid]) -> Planned:
     several = "several activations" if len(panels) > 1 else fields["activation"]
     sentences = [text for grid in grids for text in rules_of_thumb.sentences(grid)[:1]]
     verdicts = _verdicts(grids)
+    described = trainability.describe({**fields, "activation": several})
     section = report_page.Section(
-        heading=f"Initializers by depth: {several}, width {fields['width']}",
-        description=trainability.describe({**fields, "activation": several}),
+        heading=f"Initializers by depth: {described}",
+        description=_describe(fields),
         headline=depth_charts.deepest_sentence(grids).removesuffix("."),
         sentences=sentences,
         symbols={init: chart_style.symbol(panels[0], init) for init in inits},
@@ -212,6 +232,13 @@ def _verdicts(grids: Sequence[trainability.Grid]) -> tables.Table:
     return rows
 
 
+def _weights(cell: trainability.Cell, diagram: trainability.Diagram) -> float:
+    """The weight variance of a cell of a diagram."""
+    drawn = trainability.variances(cell.init, cell.bias_init, diagram.width)
+    assert drawn  # or it would not be in a diagram
+    return drawn.weights
+
+
 def _cells(
     grids: Sequence[trainability.Grid], diagram: trainability.Diagram | None = None
 ) -> report_page.Table:
@@ -223,10 +250,9 @@ def _cells(
         if diagram is None:
             activation = {"activation": grid.fields["activation"]} if several else {}
             return activation | {"initializer": depth_charts.name(cell)}
-        drawn = trainability.variances(cell.init, cell.bias_init, diagram.width)
-        assert drawn
-        column = diagram.weight_variances.tolist().index(drawn.weights)
-        return {"weight variance": f"{drawn.weights:g}", "ξc": f"{diagram.xi_c[column]:.4g}"}
+        weights = _weights(cell, diagram)
+        column = diagram.weight_variances.tolist().index(weights)
+        return {"weight variance": f"{weights:g}", "ξc": f"{diagram.xi_c[column]:.4g}"}
 
     shown = [
         called(grid, cell)

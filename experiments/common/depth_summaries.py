@@ -5,7 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.common import depth_charts, description, trainability
+from experiments.common import (
+    comparison,
+    depth_charts,
+    description,
+    rules_of_thumb,
+    trainability,
+    verdicts,
+)
 from experiments.common.depth_sections import Depths
 from experiments.common.statistics import Interval
 
@@ -17,7 +24,7 @@ def of_depths(depths: Depths) -> list[str]:
     return [
         _tried(depths),
         *([_of_diagram(depths.diagrams)] if depths.diagrams else []),
-        *([depth_charts.deepest_sentence(depths.grids)] if depths.grids else []),
+        *([_best(depths.grids)] if depths.grids else []),
         _advice(depths),
     ]
 
@@ -75,10 +82,48 @@ def _k(k: Interval) -> str:
     return f"{k.value:.1f} ξc (95% interval {k.low:.1f} to {k.high:.1f})"
 
 
+def _best(grids: Sequence[trainability.Grid]) -> str:
+    """Which initializer is best at the largest depth that trains, for each activation."""
+    parts = []
+    widths = len({grid.fields["width"] for grid in grids})
+    for grid in sorted(grids, key=lambda grid: (grid.fields["activation"], grid.fields["width"])):
+        what = str(grid.fields["activation"])
+        what += f" of width {grid.fields['width']}" if widths > 1 else ""
+        reach = max(depth_charts.deepest(grid.cells).values())
+        cells = rules_of_thumb.by_depth(grid).get(reach)
+        if not cells:
+            parts.append(
+                f"{what}, {'no depth' if not reach else description.count(reach, 'layer')}"
+            )
+            continue
+        setting = rules_of_thumb.compared(cells)
+        best, groups = comparison.ranking(setting, setting.main)[0], verdicts.against_best(setting)
+        words = []
+        if behind := [*groups.ahead, *groups.failed]:
+            words.append(f"ahead of {_counted(behind, 'and', setting)}")
+        if alike := [*groups.open, *groups.equivalent, *groups.apart]:
+            words.append(f"not shown to differ from {_counted(alike, 'or', setting)}")
+        told = f" ({'; '.join(words)})" if words else ""
+        parts.append(f"{what}, {description.count(reach, 'layer')}: {best}{told}")
+    return f"The best test accuracy at the largest depth that trains: {'; '.join(parts)}."
+
+
+def _counted(names: list[str], word: str, setting: comparison.Setting) -> str:
+    if len(names) == len(setting.inits) - 1 and len(names) > 1:
+        return "all others" if word == "and" else "any other"
+    return verdicts.listed(names, word)
+
+
 def _advice(depths: Depths) -> str:
     if depths.diagrams:
         diagram = max(depths.diagrams, key=lambda diagram: np.isfinite(diagram.accuracy).sum())
         critical, fitted = diagram.critical, diagram.boundary
+        tried = diagram.weight_variances
+        if not math.isnan(critical) and not tried[0] <= critical <= tried[-1]:
+            return (
+                f"Theory's critical weight variance of {diagram.activation}, {critical:.3g}, where"
+                " ξc is largest, was not among those tried: try it next."
+            )
         if not math.isnan(critical):
             text = (
                 f"For a deep {diagram.activation} network, choose a weight variance near the"
@@ -91,21 +136,16 @@ def _advice(depths: Depths) -> str:
                 )
             return f"{text}."
     cells = [cell for grid in depths.grids for cell in grid.cells]
-    counts = (
-        {
-            depth: [cell.trained.value >= 0.5 for cell in cells if cell.depth == depth]
-            for depth in (min(cell.depth for cell in cells), max(cell.depth for cell in cells))
-        }
-        if cells
-        else {}
-    )
-    told = "; ".join(
-        f"at {description.count(depth, 'layer')}, {sum(trained)} of {len(trained)} train"
-        for depth, trained in counts.items()
-    )
-    if not told:
+    if not cells:
         return "Try more weight variances and depths to find the boundary."
+    tried = sorted({cell.depth for cell in cells})
+    counts = []
+    for depth in (tried[0], tried[-1]):
+        trained = [cell.trained.value >= 0.5 for cell in cells if cell.depth == depth]
+        layers = description.count(depth, "layer")
+        counts.append(f"with {layers}, {sum(trained)} of {len(trained)} train")
+    told = "; ".join(counts)
     return (
-        "The deeper the network, the more its initializer matters: of the combinations of"
-        f" activation and initializer, {told}."
+        f"Of the combinations of activation and initializer: {told}; so choose the initializer for"
+        " the depth that you need, from the verdicts by depth."
     )

@@ -9,12 +9,12 @@ import shlex
 import shutil
 import subprocess
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import initjax
 from experiments.common import data
-from experiments.common.config import INITIALIZERS, Config, grouped
+from experiments.common.config import INITIALIZERS, NORMALIZED, Config, grouped
 
 if TYPE_CHECKING:
     from experiments.common import models
@@ -73,9 +73,43 @@ def sizes(features: tuple[int, ...]) -> str:
     return "-".join(grouped(features))
 
 
+def kind(model: str, residual: bool, normalization: str) -> tuple[str, str]:
+    """What a network is called, and what is said of its normalization after its sizes.
+
+    Example:
+      >>> kind("mlp", True, "layer"), kind("resnet", False, "layer"), kind("cnn", False, "none")
+      (('residual MLP', ', layer normalization'), ('ResNet', ''), ('CNN', ''))
+    """
+    names = {"mlp": "MLP", "cnn": "CNN", "resnet": "ResNet", "transformer": "transformer"}
+    name = f"residual {names[model]}" if residual else names[model]
+    if (normalization == "layer") == (model in NORMALIZED):
+        return name, ""
+    return name, ", layer normalization" if normalization == "layer" else ", no normalization"
+
+
 def network(config: Config, model: "models.Model") -> str:
     """The model of a run."""
-    return f"MLP {sizes(model.features)}, {config.activation}, {config.dtype}"
+    name, norm = kind(config.model, config.residual, config.normalization)
+    layers = sizes(model.features if config.model == "mlp" else config.hidden)
+    return f"{name} {layers}{norm}, {config.activation}, {config.dtype}"
+
+
+def hidden(fields: Mapping[str, Any]) -> str:
+    """The model of a setting, whose fields are those of `Config`.
+
+    Example:
+      >>> fields = {"residual": False, "normalization": "layer"}
+      >>> hidden({"model": "mlp", "hidden": (), **fields})
+      'MLP without hidden layers, layer normalization'
+      >>> hidden({"model": "transformer", "hidden": (64,) * 12, **fields})
+      'transformer with hidden blocks 12x64'
+    """
+    name, norm = kind(fields["model"], fields["residual"], fields["normalization"])
+    parts = "blocks" if fields["model"] in NORMALIZED else "layers"
+    layers = sizes(tuple(fields["hidden"]))
+    return (
+        f"{name} {f'with hidden {parts} {layers}' if layers else f'without hidden {parts}'}{norm}"
+    )
 
 
 def initialization(config: Config) -> str:

@@ -110,6 +110,7 @@ def _constant_kernels(params: Mapping[Any, Any]) -> Iterator[str]:
     """Says of each hidden kernel whose numbers are all the same what follows from that."""
     for name, value in run_directory.flatten(params):
         array = np.asarray(value)
-        if name.startswith("hidden/") and array.ndim == 2 and array.size > 1 and np.ptp(array) == 0:
+        kernel = name.startswith("hidden/") and name.endswith("kernel")
+        if kernel and array.size > 1 and np.ptp(array) == 0:
             kind = "zero" if not array.any() else "constant"
             yield f"{name} is {kind}, so all units of that layer compute the same function"

@@ -1,5 +1,6 @@
 """Trainability diagrams as text: the grid of accuracies, the fits, and what follows from them."""
 
+import functools
 import math
 import textwrap
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from experiments.common import description, published, trainability, verdicts
 from experiments.common.boundary import Boundary
 from experiments.common.tables import Table
-from experiments.common.trainability import Diagram, describe
+from experiments.common.trainability import Diagram, Grid, describe
 
 CLAIMS = {6.0: "the paper's line", 4.5: "that of others"}
 """The values of k that others draw, and who."""
@@ -22,16 +23,17 @@ def lines(diagram: Diagram) -> list[str]:
     seeds = description.count(diagram.accuracy.shape[2], "seed")
     title = (
         f"{describe(diagram.fields)}; bias variance {diagram.bias_variance:g}; {seeds}: training"
-        f" accuracy in % over the last {trainability.WINDOW} steps"
+        f" accuracy in % over the last {trainability.WINDOW} steps, by depth and weight variance;"
+        " half at: the depth that half of the networks train at"
     )
     fitted = diagram.boundary
-    rows = [("weight variance", [f"{value:.4g}" for value in diagram.weight_variances])]
+    rows = [("variance", [f"{value:.4g}" for value in diagram.weight_variances])]
     rows += [
-        (f"depth {depth:4}", ["" if np.isnan(cell) else f"{100 * cell:.0f}" for cell in cells])
+        (f"depth {depth:3}", ["" if np.isnan(cell) else f"{100 * cell:.0f}" for cell in cells])
         for depth, cells in zip(diagram.depths, diagram.mean, strict=True)
     ]
     if fitted:
-        rows.append(("half train at", _edges(diagram, fitted)))
+        rows.append(("half at", _edges(diagram, fitted)))
     rows.append(("xi_c", [_short(xi) for xi in diagram.xi_c]))
     width = 1 + max(len(cell) for _, cells in rows for cell in cells)
     label = max(len(name) for name, _ in rows)
@@ -108,6 +110,19 @@ def fit_lines(rows: Table) -> list[str]:
     return [
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
+    ]
+
+
+@functools.lru_cache(maxsize=64)  # the fits take seconds, and are shown and stored
+def rate_rows(grid: Grid) -> Table:
+    """The fits of a grid's diagrams at one learning rate for all, if there are several."""
+    parts = trainability.one_rate(grid)
+    return [
+        row
+        for name, part in parts.items()
+        for diagram in part.diagrams
+        for row in _fits(diagram, f"rate {name}")
+        if len(parts) > 1
     ]
 
 

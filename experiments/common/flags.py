@@ -21,9 +21,11 @@ from experiments.common.config import (
     DTYPES,
     MODELS,
     MOST_LAYERS,
+    NORMALIZATIONS,
     OPTIMIZERS,
     Config,
     UsageError,
+    grouped,
 )
 
 DIGITS = r"\d{1,1000}"
@@ -86,6 +88,10 @@ path = functools.partial(Flag, _define_path)
 
 DEFAULT_RATES = ", ".join(f"{rate:g} for {name}" for name, rate in OPTIMIZERS.items())
 
+_DEFAULT_SIZES = ", ".join(
+    f"{','.join(grouped(sizes))} for {name}" for name, sizes in MODELS.items()
+)
+
 _SHARED = {
     "init": string(
         Config.init,
@@ -106,11 +112,27 @@ _SHARED = {
         "Random seed of the initial weights and of the order of the batches. Runs with the same"
         " seed give the same bits, and all initializers see the same batches.",
     ),
-    "model": string(Config.model, f"The network: {', '.join(MODELS)}."),
+    "model": string(
+        Config.model,
+        "The network: mlp, cnn (convolutions of 3x3), resnet (residual blocks of two convolutions)"
+        " or transformer (of patches).",
+    ),
     "hidden": string(
-        ",".join(map(str, Config.hidden)),
+        None,
         "Sizes of the hidden layers, separated by commas, such as 128,64 or 12x128 (12 layers of"
-        " 128 units); empty for logistic regression.",
+        " 128 units); empty for logistic regression. For other networks than an MLP: the channels"
+        f" of each hidden layer, or the width of each block (default: {_DEFAULT_SIZES}).",
+    ),
+    "residual": boolean(
+        Config.residual,
+        "Add every hidden layer of an MLP to its input, instead of replacing it; the activation"
+        " comes before the layer.",
+    ),
+    "normalization": string(
+        None,
+        f"Layer normalization of the features: {' or '.join(NORMALIZATIONS)}; in an MLP or a CNN"
+        " between each hidden layer and its activation, with residual blocks at their start"
+        " (default: layer for resnet and transformer, none for mlp and cnn).",
     ),
     "activation": string(
         Config.activation,
@@ -181,10 +203,18 @@ def several(name: str, default: str | None = None) -> Flag:
     return string(default or shared.default, text)
 
 
+def instead(name: str, other: str) -> Flag:
+    """The shared flag of that name, for a program that has another one for the same."""
+    shared = _SHARED[name]
+    text = f"Instead of {other}: {shared.help[0].lower()}{shared.help[1:]}"
+    return shared._replace(help=text)
+
+
 def repeated(name: str) -> Flag:
     """The shared flag of that name, for a program that takes it several times."""
     shared = _SHARED[name]
-    return strings([shared.default], f"{shared.help} To compare several, repeat the flag.")
+    default = None if shared.default is None else [shared.default]
+    return strings(default, f"{shared.help} To compare several, repeat the flag.")
 
 
 def config_fields(values: absl.FlagValues) -> dict[str, Any]:
@@ -193,13 +223,15 @@ def config_fields(values: absl.FlagValues) -> dict[str, Any]:
     return {name: values[name].value for name in names if name in values}
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    """The sizes of the hidden layers that `--hidden` gives.
+def sizes(text: str | None) -> tuple[int, ...] | None:
+    """The sizes of the hidden layers that `--hidden` gives; None if it isn't given.
 
     Example:
       >>> sizes("128,64"), sizes("3x32,16"), sizes("")
       ((128, 64), (32, 32, 32, 16), ())
     """
+    if text is None:
+        return None
     wrong = UsageError(
         f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
     )

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 from experiments.common import description
-from experiments.common.config import OPTIMIZERS, Config, UsageError
+from experiments.common.config import MODELS, OPTIMIZERS, Config, UsageError
 
 # How many copies of the parameters an optimizer keeps.
 _STATE = {"adam": 2, "momentum": 1, "sgd": 0}
@@ -15,6 +15,10 @@ assert _STATE.keys() == OPTIMIZERS.keys()
 # those being trained, their gradients, and those being saved. An audit takes as many. On another
 # device only the second and third are sure to be there.
 _COPIES_ON_CPU, _COPIES = 4, 2
+
+# Kernels of a hidden block, each as large as its inputs times its outputs.
+_KERNELS = {"mlp": 1, "cnn": 9, "resnet": 18, "transformer": 12}
+assert _KERNELS.keys() == MODELS.keys()
 
 
 def check(config: Config) -> None:
@@ -75,22 +79,26 @@ def check_metrics(config: Config, needed: int) -> None:
         )
 
 
-def parameters(features: tuple[int, ...]) -> int:
-    """The number of parameters of an MLP, given the sizes of all its layers.
+def parameters(features: tuple[int, ...], model: str = "mlp") -> int:
+    """The number of parameters of a network, given the sizes of all its blocks: of an MLP exactly.
 
     Example:
       >>> parameters((784, 128, 64, 10))
       109386
     """
-    return sum(inputs * outputs + outputs for inputs, outputs in itertools.pairwise(features))
+    kernels = _KERNELS[model]
+    return sum(
+        kernels * inputs * outputs + outputs for inputs, outputs in itertools.pairwise(features)
+    )
 
 
 def _check(config: Config, features: tuple[int, ...], copies: int, memory: int) -> None:
-    number = parameters(features)
+    number = parameters(features, config.model)
     needed = copies * number * (8 if config.dtype == "float64" else 4)
     if needed > memory:
         raise UsageError(
-            f"a network of sizes {description.sizes(features)} has {number:,} parameters and needs"
+            f"a network of sizes {description.sizes(features)} has"
+            f" {'' if config.model == 'mlp' else 'about '}{number:,} parameters and needs"
             f" {_size(needed)} of memory, but {_size(memory)} are available; make its hidden layers"
             " fewer or smaller"
         )

@@ -88,33 +88,52 @@ def _stacked(hidden: Any, stack: Stack) -> Any:
 
 
 @functools.lru_cache
-def mlp(
+def network(
     features: tuple[int, ...],
     activation: str,
     dtype: str,
     pixels: tuple[float, float] = (0.0, 1.0),
+    *,
+    model: str,
+    residual: bool = False,
+    normalization: str = "none",
+    tokens: int = 0,
 ) -> Model:
-    """Makes an MLP without drawing any parameter.
+    """Makes a network without drawing any parameter.
 
     Args:
-      features: the sizes of the input, of every hidden layer, and of the output.
+      features: the sizes of the input, of every hidden block, and of the output. For other networks
+        than an MLP, the input is a patch.
       activation: the name of an elementwise function of `jax.nn`, one of `config.ACTIVATIONS`.
       dtype: the dtype of the computation; parameters are float32, or float64 if this is.
       pixels: the mean and the standard deviation that are taken out of the pixels, which are
         numbers between 0 and 1.
+      model: one of `config.MODELS`.
+      residual: whether an MLP is residual.
+      normalization: one of `config.NORMALIZATIONS`.
+      tokens: how many patches an image has, for a transformer.
 
     Returns:
-      The model; its parameters are `hidden/0/kernel`, `hidden/0/bias`, ..., `output/kernel`,
-      `output/bias`.
+      The model; the parameters of an MLP are `hidden/0/kernel`, `hidden/0/bias`, ...,
+      `output/kernel`, `output/bias`.
     """
     inputs, *hidden, classes = features
+    kinds: dict[str, Callable[..., networks.Network]] = {
+        "mlp": networks.ResidualMLP if residual else networks.MLP,
+        "cnn": networks.CNN,
+        "resnet": networks.ResNet,
+        "transformer": functools.partial(networks.Transformer, tokens=tokens),
+    }
 
-    def make(sizes: Sequence[int]) -> networks.MLP:
-        function, param_dtype = getattr(jax.nn, activation), jnp.promote_types(dtype, jnp.float32)
-        sizes = (inputs, *sizes, classes)
-        return networks.MLP(sizes, function, jnp.dtype(dtype), param_dtype, rngs=nnx.Rngs(0))
+    def make(sizes: Sequence[int]) -> networks.Network:
+        param_dtype = jnp.promote_types(dtype, jnp.float32)
+        layers = networks.Layers(normalization, jnp.dtype(dtype), param_dtype, nnx.Rngs(0))
+        return kinds[model]((inputs, *sizes, classes), getattr(jax.nn, activation), layers)
 
     return _model(make, features, hidden, dtype, pixels)
+
+
+mlp = functools.partial(network, model="mlp")
 
 
 def _model(
@@ -131,8 +150,8 @@ def _model(
         and on that of the block before it.
       features: as in `Model`.
       hidden: the sizes of its hidden blocks.
-      dtype: as for `mlp`.
-      pixels: as for `mlp`.
+      dtype: as for `network`.
+      pixels: as for `network`.
     """
     # Blocks that are equal are made only once: NNX takes seconds for hundreds.
     pairs = list(itertools.pairwise([None, *hidden]))

@@ -112,7 +112,11 @@ def load(config: Config, shapes: Mapping[Any, Any]) -> dict[Any, Any]:
     assert config.params is not None
     file, leaves = read(config.params), dict(run_directory.flatten(shapes))
     found = {name: array.shape for name, array in file.arrays.items()}
-    network = f"--hidden={','.join(grouped(config.hidden))}"
+    shape = ("--model=", "--residual", "--normalization=")
+    network = " ".join(
+        [flag for flag in config.arguments() if flag.startswith(shape)]
+        + [f"--hidden={','.join(grouped(config.hidden))}"]
+    )
     for name in dict.fromkeys([*leaves, *found]):
         if name not in found:
             problem = f"it has no {name}, which {network} needs"
@@ -138,6 +142,7 @@ def _made_for(found: Mapping[str, tuple[int, ...]]) -> str:
     sizes = []
     while len(shape := found.get(f"hidden/{len(sizes)}/kernel", ())) == 2:
         sizes.append(shape[1])
-    if "output/kernel" not in found:
+    layers = {name.removesuffix("/kernel") for name in found if name.endswith("/kernel")}
+    if layers != {*(f"hidden/{number}" for number in range(len(sizes))), "output"}:
         return ""
     return f"; the file is for --hidden={','.join(grouped(sizes))}"

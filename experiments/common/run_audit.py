@@ -12,7 +12,7 @@ import numpy as np
 
 import initjax
 from experiments.common import data, description
-from experiments.common.config import Config, canonical, grouped
+from experiments.common.config import MODELS, Config, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _Audited = TypeVar("_Audited", bound="initjax.Report | initjax.Repair")
 
 COMMAND = "python -m experiments.audit"
-BATCH_SIZE, WIDTH = 256, 128  # defaults of that program
+BATCH_SIZE = 256  # default of that program
 _CALL = re.compile(rf"\b({'|'.join(initjax.NAMES)})\(([^()]*)\)")  # of an initializer, in a remedy
 _DEEP = 4  # from this many hidden layers of one size on, a command gives --depth
 
@@ -114,11 +114,11 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
       *more: flags to add.
       optimizer: whether the first update of its optimizer is measured.
     """
-    hidden = f"--hidden={','.join(grouped(config.hidden))}"
-    if len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
-        width = [] if config.hidden[0] == WIDTH else [f"--width={config.hidden[0]}"]
+    hidden, default = f"--hidden={','.join(grouped(config.hidden))}", MODELS[config.model]
+    if config.hidden != default and len(config.hidden) >= _DEEP and len(set(config.hidden)) == 1:
+        width = [] if config.hidden[0] == default[0] else [f"--width={config.hidden[0]}"]
         more = (f"--depth={len(config.hidden)}", *width, *more)
-    elif config.hidden != Config.hidden:
+    elif config.hidden != default:
         more = (hidden, *more)
     others = ("--hidden=", "--epochs=", "--optimizer=")
     if optimizer:

@@ -14,6 +14,9 @@ from experiments.common.config import INITIALIZERS, Config, canonical
 
 Group = dict[str, Config]  # configurations by the identity of the run
 
+# The fields of `Config` that name the network.
+_NETWORK = ("model", "hidden", "residual", "normalization", "activation", "dtype")
+
 
 def check(wanted: Group, dataset: data.Dataset) -> None:
     """Checks that every network fits in memory, and every initializer its parameters.
@@ -22,7 +25,7 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
       UsageError: one does not.
     """
     networks = {
-        (config.hidden, config.dtype, config.optimizer, config.steps): config
+        (config.model, config.hidden, config.dtype, config.optimizer, config.steps): config
         for config in wanted.values()
     }
     for config in networks.values():
@@ -30,7 +33,7 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
         memory.check_devices(config, features, runs=jax.local_device_count())
         needed = trainers.COPIES * trainers.history_bytes(_plan(config, dataset))
         memory.check_metrics(config, needed)
-    names = (*INITIALIZERS, "model", "hidden", "activation", "dtype")
+    names = (*INITIALIZERS, *_NETWORK)
     tried = {tuple(getattr(config, name) for name in names): config for config in wanted.values()}
     for config in tried.values():
         with starting.precision(config):
@@ -42,11 +45,8 @@ def groups(wanted: Group) -> list[Group]:
     found: dict[Any, Group] = collections.defaultdict(dict)
     for key, config in wanted.items():
         program = (
-            config.model,
-            config.hidden,
-            config.activation,
+            *(getattr(config, name) for name in _NETWORK),
             config.inputs,
-            config.dtype,
             config.optimizer,
             config.epochs,
             config.steps,

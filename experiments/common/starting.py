@@ -5,6 +5,7 @@ All programs start here, so the same flags give the same network in each of them
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import initjax
-from experiments.common import data, memory, models, params_file, run_directory
-from experiments.common.config import Config, UsageError
+from experiments.common import data, memory, models, networks, params_file, run_directory
+from experiments.common.config import PATCH, Config, UsageError
+
+# Parameters that no flag initializes, by the ends of their paths.
+_FIXED = {"norm/scale": "ones", "norm/bias": "zeros", "positions": "normal(0.02)"}
 
 
 class Start(NamedTuple):
@@ -76,8 +80,16 @@ def precision(config: Config) -> contextlib.AbstractContextManager[None]:
 
 def model(config: Config, dataset: data.Dataset) -> models.Model:
     """The model of a run, without parameters."""
-    return models.mlp(
-        features(config, dataset), config.activation, config.dtype, _pixels(config, dataset)
+    height, width, _ = dataset.train_images.shape[1:]
+    return models.network(
+        features(config, dataset),
+        config.activation,
+        config.dtype,
+        _pixels(config, dataset),
+        model=config.model,
+        residual=config.residual,
+        normalization=config.normalization,
+        tokens=math.prod(networks.grid(height, width)) if config.model == "transformer" else 0,
     )
 
 
@@ -97,8 +109,11 @@ def _pixel_statistics(dataset: data.Dataset) -> tuple[float, float]:
 
 
 def features(config: Config, dataset: data.Dataset) -> tuple[int, ...]:
-    """The sizes of the input, of every hidden layer, and of the output."""
-    return (dataset.train_images[0].size, *config.hidden, dataset.num_classes)
+    """The sizes of the input, which is an image or a patch of it, of every hidden block, and of the
+    output."""
+    shape = dataset.train_images.shape[1:]
+    inputs = math.prod(shape) if config.model == "mlp" else PATCH * PATCH * shape[-1]
+    return (inputs, *config.hidden, dataset.num_classes)
 
 
 def root_key(seed: int) -> jax.Array:
@@ -178,8 +193,8 @@ def _weight_keys(seed: int, model: models.Model) -> tuple[jax.Array, Any]:
 @functools.lru_cache
 def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
     """The function that draws all parameters from the keys of any seed."""
-    specs = {"init": init, "output_init": output_init, "bias_init": bias_init}
-    initializers = {field: initjax.get(spec) for field, spec in specs.items()}
+    specs = {**_FIXED, "init": init, "output_init": output_init, "bias_init": bias_init}
+    initializers = {rule: initjax.get(spec) for rule, spec in specs.items()}
 
     def draw(key: jax.Array, stack_keys: dict[int, dict[str, jax.Array]]) -> Any:
         hidden = model.shapes.get("hidden", {})
@@ -189,7 +204,7 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
             leaves = run_directory.flatten(model.shapes["hidden"][stack.first])
             drawn = {
                 name: jax.vmap(
-                    lambda key, name=name, leaf=leaf: initializers[_field(f"hidden/0/{name}")](
+                    lambda key, name=name, leaf=leaf: initializers[_rule(f"hidden/0/{name}")](
                         key, leaf.shape, leaf.dtype
                     )
                 )(stack_keys[stack.first][name])
@@ -200,7 +215,7 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
         if not hidden:
             others.pop("hidden")
         names = [name for name, _ in run_directory.flatten(others)]
-        rules = {name: initializers[_field(name)] for name in names}
+        rules = {name: initializers[_rule(name)] for name in names}
         params = initjax.initialize(others, key, rules)
         return {**params, "hidden": params.get("hidden", {}) | stacks} if stacks else params
 
@@ -209,8 +224,10 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
     return draw if model.stacks else jax.jit(draw)
 
 
-def _field(name: str) -> str:
-    """The field of `Config` that names the initializer of a parameter."""
+def _rule(name: str) -> str:
+    """What determines the initializer of a parameter: a field of `Config`, or a key of `_FIXED`."""
+    if fixed := [end for end in _FIXED if name.endswith(end)]:
+        return fixed[0]
     if name.endswith("bias"):
         return "bias_init"
     return "output_init" if name.startswith("output/") else "init"
@@ -219,13 +236,23 @@ def _field(name: str) -> str:
 def _misfit(config: Config, model: models.Model) -> str | None:
     """Which initializer does not fit which parameter, and why; None if all fit."""
     for name, leaf in run_directory.flatten(model.shapes):
-        flag = _field(name)
+        flag = _rule(name)
+        if flag in _FIXED:
+            continue
         initializer = initjax.get(getattr(config, flag))
         if error := _error(initializer, leaf.shape):
-            if _error(initializer, (8, 8)) and not _error(initializer, (3, 8, 8)):
-                error = f"{error}; it is for convolution kernels, and an MLP has none"
+            matrix = len(leaf.shape) == 2
+            if matrix and _error(initializer, (8, 8)) and not _error(initializer, (3, 8, 8)):
+                error = f"{error}; it is for convolution kernels, and {_without(config, name)}"
             return f"--{flag}: {name}: {error}"
     return None
+
+
+def _without(config: Config, name: str) -> str:
+    """Says that a parameter is no kernel of a convolution."""
+    if config.model in ("cnn", "resnet"):
+        return f"{name} is a matrix"
+    return f"{'an MLP' if config.model == 'mlp' else 'a transformer'} has none"
 
 
 def _error(initializer: Callable, shape: tuple[int, ...]) -> str | None:

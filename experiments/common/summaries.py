@@ -63,7 +63,8 @@ def _of_one(setting: comparison.Setting) -> list[str]:
             "Whether that is good takes another initializer to compare it with: list several in"
             f" {'inits' if setting.own else '--init'}.",
         ]
-    text = f"{best} has the {words.best} mean {words.noun} after {epochs}, {mean}{certain}"
+    rates = ", each at its best learning rate" if _at_best_rates(setting) else ""
+    text = f"{best} has the {words.best} mean {words.noun} after {epochs}{rates}, {mean}{certain}"
     if len(setting.seeds) < 2:
         return [
             f"{text}.",

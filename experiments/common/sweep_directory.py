@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("model", pa.string()),
         ("hidden", pa.list_(pa.int64())),
+        ("residual", pa.bool_()),
+        ("normalization", pa.string()),
         ("activation", pa.string()),
         ("inputs", pa.string()),
         ("dtype", pa.string()),
@@ -68,7 +70,7 @@ SCHEMA = pa.schema(
         ("step_loss", pa.list_(pa.float32())),
         ("step_acc", pa.list_(pa.float32())),
         # Where and when.
-        ("features", pa.int64()),  # inputs of the network: the pixels of an image
+        ("features", pa.int64()),  # inputs of the network: the pixels of an image, or of a patch
         ("classes", pa.int64()),
         ("test_images", pa.int64()),
         ("guess_acc", pa.float64()),  # of always predicting the most common class
@@ -83,7 +85,14 @@ SCHEMA = pa.schema(
 
 
 # Columns that older files lack, and what their runs have.
-_ADDED = {"rules": None, "model": "mlp", "inputs": "unit", "steps": None}
+_ADDED = {
+    "rules": None,
+    "model": "mlp",
+    "residual": False,
+    "normalization": "none",
+    "inputs": "unit",
+    "steps": None,
+}
 
 
 class SweepDirectory:

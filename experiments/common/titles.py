@@ -102,10 +102,9 @@ def _texts(setting: comparison.Setting) -> dict[str, str]:
             common["learning rate"] = ""
         no = dict.fromkeys(_PLURALS, "")
         return {**no, "dataset": fields["dataset"], "network": fields["model"], **common}
-    layers = description.sizes(tuple(fields["hidden"]))
     return {
         "dataset": fields["dataset"],
-        "network": f"MLP with hidden layers {layers}" if layers else "MLP without hidden layers",
+        "network": description.hidden(fields),
         "activation": fields["activation"],
         **common,
         "output init": f"output {fields['output_init']}",

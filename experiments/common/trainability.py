@@ -29,7 +29,8 @@ _FEWEST_VARIANCES = 3  # that make a diagram
 
 # What the cells of one grid have in common, besides the width.
 _COMMON = (
-    "model activation optimizer batch_size steps epochs inputs output_init dtype dataset digest"
+    "model residual normalization activation optimizer batch_size steps epochs inputs output_init"
+    " dtype dataset digest"
 ).split()
 
 
@@ -69,11 +70,14 @@ class Grid:
     """What they have in common: columns of `sweep_directory.SCHEMA`, and `width`."""
     cells: list[Cell]
     """In the order of depth, then of the runs."""
+    runs: pa.Table | None = None
+    """All rows, of every learning rate; None for a part of a grid."""
 
     @property
     def name(self) -> str:
         """For a file."""
-        return f"initializers-{self.fields['activation']}-width{self.fields['width']}"
+        name = f"initializers-{self.fields['activation']}-width{self.fields['width']}"
+        return "-".join([name, *_network(self.fields).lower().replace(",", "").split()])
 
     @functools.cached_property
     def diagrams(self) -> "list[Diagram]":
@@ -201,10 +205,18 @@ class Diagram:
 def describe(fields: dict[str, Any]) -> str:
     """One line about what the networks of a grid or a diagram have in common."""
     parts = [f"{fields['activation']}, width {fields['width']}"]
-    if fields.get("model", "mlp") != "mlp":
-        parts.insert(0, fields["model"])
+    if network := _network(fields):
+        parts.insert(0, network)
     length = description.duration(fields["epochs"], fields["steps"])
     return f"{', '.join(parts)}; {fields['optimizer']}, batch {fields['batch_size']}, {length}"
+
+
+def _network(fields: dict[str, Any]) -> str:
+    """What the networks are, if they are no plain MLPs."""
+    model = fields.get("model", "mlp")
+    kind = model, fields.get("residual", False), fields.get("normalization", "none")
+    text = "".join(description.kind(*kind))
+    return "" if text == "MLP" else text
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -226,7 +238,28 @@ def grids(table: pa.Table) -> list[Grid]:
         if len(set(hidden)) == 1:
             fields = row | {"width": hidden[0]}
             found.setdefault(str(fields), (fields, []))[1].append(place)
-    return [Grid(fields, _cells(table.take(places))) for fields, places in found.values()]
+    parts = [(fields, table.take(places)) for fields, places in found.values()]
+    return [Grid(fields, _cells(part), part) for fields, part in parts]
+
+
+def one_rate(grid: Grid) -> dict[str, Grid]:
+    """The runs of a grid divided by learning rate, or by learning rate times depth.
+
+    Returns:
+      A grid for each rate that all depths have; the name is such as "0.1" or "0.1/depth".
+    """
+    if grid.runs is None:
+        return {}
+    depths = np.array([len(hidden) for hidden in grid.runs["hidden"].to_pylist()])
+    rates = grid.runs["learning_rate"].to_numpy()
+    found: dict[str, Grid] = {}
+    for unit, values in (("", rates), ("/depth", rates * depths)):
+        names = np.array([f"{value:.3g}{unit}" for value in values])
+        for name in sorted(set(names)):
+            if set(depths[names == name]) == set(depths):
+                part = grid.runs.filter(pa.array(names == name))
+                found[name] = Grid(grid.fields, _cells(part), part)
+    return found
 
 
 def _cells(table: pa.Table) -> list[Cell]:
@@ -289,7 +322,7 @@ def _mean_square(spec: str, width: int) -> float | None:
 
 
 def _diagrams(grid: Grid) -> list[Diagram]:
-    if grid.fields.get("model", "mlp") != "mlp":  # the theory is that of an MLP
+    if _network(grid.fields):  # the theory is that of plain MLPs
         return []
     found: dict[float, dict[tuple[int, float], Cell]] = {}
     for cell in grid.cells:

@@ -301,7 +301,6 @@ def describe(fields: Mapping[str, Any]) -> str:
             f"{fields['dataset']}, {fields['model']}, {fields['dtype']}; {optimizer}, batch"
             f" {fields['batch_size']}, {length}"
         )
-    network = description.sizes(tuple(fields["hidden"])) or "none"
     rate = fields["learning_rate"]
     rate = "each at its own learning rate" if rate is None else f"{rate:g}"
     others = "".join(
@@ -310,7 +309,7 @@ def describe(fields: Mapping[str, Any]) -> str:
         if fields[name] != getattr(Config, name)
     )
     return (
-        f"{fields['dataset']}, MLP with hidden layers {network}, {fields['activation']},"
+        f"{fields['dataset']}, {description.hidden(fields)}, {fields['activation']},"
         f" {fields['dtype']}; {fields['optimizer']} {rate}, batch {fields['batch_size']},"
         f" {length}{others}"
     )

@@ -1,8 +1,9 @@
 """The runs that the table of `initjax.recommend` is made from."""
 
+import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import initjax
@@ -35,6 +36,7 @@ KINDS = {"plain": {}, "residual": {"residual": True}, "normalized": {"normalizat
 """The fields of a configuration, and the arguments of `initjax.recommend`, of each kind."""
 
 
+@functools.cache
 def advice(network: HeldOut) -> initjax.Recommendation:
     """What the library recommends for a network."""
     options: Any = {"optimizer": network.optimizer, **KINDS[network.kind]}
@@ -85,11 +87,16 @@ def train(configs: Sequence[Config], directory: pathlib.Path) -> None:
     grid_runs.train(configs, dataset, str(directory), sys.stdout, header)
 
 
-def configs() -> list[Config]:
-    """All runs, setting by setting, so that a table can be made before all are finished."""
+def configs(kinds: Collection[str] = tuple(KINDS)) -> list[Config]:
+    """All runs of some kinds of networks, setting by setting: a table can be made of part of them.
+
+    Args:
+      kinds: names in `KINDS`.
+    """
     return [
         config(network, *specs(choice), rate, seed)
         for network in SETTINGS
+        if network.kind in kinds
         for seed in SEEDS
         for choice in (advice(network).choice, *advice(network).alternatives)
         for rate in learning_rates(network.optimizer, network.depth)

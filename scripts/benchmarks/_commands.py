@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import itertools
+import json
 import os
 import pathlib
 import statistics
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 PEERS = pathlib.Path(__file__).with_name("peers")
 PACKAGES = ("initjax", "jax", "flax", "optax", "numpy", "torch", "keras")
@@ -25,7 +27,7 @@ def require_peers(parser: argparse.ArgumentParser) -> None:
 
 def peer(name: str, *arguments: str) -> list[str]:
     """The command of a peer."""
-    return [sys.executable, str(PEERS / f"{name}_mnist.py"), *arguments]
+    return [sys.executable, str(PEERS / f"{name}.py"), *arguments]
 
 
 def measure(command: list[str], **environment: str) -> tuple[float, float]:
@@ -45,28 +47,39 @@ def measure(command: list[str], **environment: str) -> tuple[float, float]:
     return elapsed, usage.ru_maxrss / 1024
 
 
-def products(processes: int = 1, evaluation: bool = False) -> float:
-    """The seconds that an epoch's matrix products take in NumPy, per epoch.
+def products(
+    processes: int = 1,
+    features: Sequence[int] = (784, 128, 64, 10),
+    batch_size: int = 128,
+    trained: int = 60_000,
+    scored: int = 0,
+) -> float:
+    """The seconds that the matrix products of a training take in NumPy, per training.
 
     Args:
       processes: how many compute at the same time. One may use all cores, several have one each.
-      evaluation: whether scoring the test set once is included.
+      features: the sizes of the input, of every hidden layer, and of the output.
+      batch_size: examples per batch.
+      trained: examples that are trained on.
+      scored: examples that are scored.
     """
     # Variables that slow down NumPy's BLAS, which some machines need, would flatter us.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
     if processes > 1:
         kept |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *(["evaluation"] if evaluation else [])]
+    arguments = json.dumps([features, batch_size, trained, scored])
     started = [
-        subprocess.Popen(command, env=kept, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, __file__, arguments], env=kept, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(processes)
     ]
     outputs = [process.communicate()[0] for process in started]
     return statistics.mean(map(float, outputs)) / processes
 
 
-def _products_here(evaluation: bool) -> float:
-    """The median time of an epoch's matrix products in this process, in seconds."""
+def _products_here(sizes: Sequence[int], batch_size: int, trained: int, scored: int) -> float:
+    """The median time of the matrix products of a training in this process, in seconds."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -74,17 +87,16 @@ def _products_here(evaluation: bool) -> float:
     def matrix(*shape: int) -> np.ndarray:
         return rng.random(shape, dtype=np.float32)
 
-    sizes = (784, 128, 64, 10)
-    images = matrix(60_000, 784)
+    images = matrix(max(trained, scored), sizes[0])
     # Everything is allocated beforehand, results too: only the products are timed.
     layers = [
         {
-            "input": matrix(128, inputs),
-            "kernel": matrix(inputs, outputs),
-            "error": matrix(128, outputs),
-            "output": matrix(128, outputs),
+            "input": matrix(batch_size, inputs),
+            "kernel": matrix(inputs, outputs) * (2 / inputs),  # keeps the scale of deep networks
+            "error": matrix(batch_size, outputs),
+            "output": matrix(batch_size, outputs),
             "kernel_gradient": matrix(inputs, outputs),
-            "input_gradient": matrix(128, inputs),
+            "input_gradient": matrix(batch_size, inputs),
         }
         for inputs, outputs in itertools.pairwise(sizes)
     ]
@@ -95,8 +107,8 @@ def _products_here(evaluation: bool) -> float:
     ]
 
     def epoch() -> None:
-        for start in range(0, 60_000, 128):
-            n = min(128, 60_000 - start)
+        for start in range(0, trained, batch_size):
+            n = min(batch_size, trained - start)
             for i, layer in enumerate(layers):
                 x = images[start : start + n] if i == 0 else layer["input"][:n]
                 error = layer["error"][:n]
@@ -104,10 +116,10 @@ def _products_here(evaluation: bool) -> float:
                 np.matmul(x.T, error, out=layer["kernel_gradient"])
                 if i > 0:  # the images need no gradient
                     np.matmul(error, layer["kernel"].T, out=layer["input_gradient"][:n])
-        for start in range(0, 10_000 if evaluation else 0, 1000):
+        for start in range(0, scored, 1000):
             x = images[start : start + 1000]
-            for scored in scored_layers:
-                x = np.matmul(x, scored["kernel"], out=scored["output"])
+            for layer in scored_layers:
+                x = np.matmul(x, layer["kernel"], out=layer["output"])
 
     epoch()
     times = []
@@ -119,4 +131,4 @@ def _products_here(evaluation: bool) -> float:
 
 
 if __name__ == "__main__":
-    print(_products_here(evaluation="evaluation" in sys.argv))
+    print(_products_here(*json.loads(sys.argv[1])))

@@ -87,9 +87,9 @@ def one_round(cache: str) -> dict[str, float]:
         return {
             "warm": seconds(ours, JAX_COMPILATION_CACHE_DIR=cache),
             "cold": seconds(ours, JAX_COMPILATION_CACHE_DIR=empty),
-            "PyTorch": seconds(_commands.peer("pytorch")),
-            "Keras": seconds(_commands.peer("keras")),
-            "Keras, cached": seconds(_commands.peer("keras"), **keras_cache),
+            "PyTorch": seconds(_commands.peer("pytorch_mnist")),
+            "Keras": seconds(_commands.peer("keras_mnist")),
+            "Keras, cached": seconds(_commands.peer("keras_mnist"), **keras_cache),
             "training": training_alone(),
             "products": _commands.products(),
         }

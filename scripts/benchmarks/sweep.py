@@ -61,9 +61,9 @@ def main() -> None:
         sweep(cores, _EPOCHS, **kept)  # fills the cache
         for number in range(1, options.rounds + 1):
             times["initjax"].append(ours(cores, **kept))
-            times["PyTorch"].append(peer("pytorch"))
-            times["Keras on JAX"].append(peer("keras"))
-            times["matrix products"].append(_commands.products(cores, evaluation=True))
+            times["PyTorch"].append(peer("pytorch_mnist"))
+            times["Keras on JAX"].append(peer("keras_mnist"))
+            times["matrix products"].append(_commands.products(cores, scored=10_000))
             shown = ", ".join(f"{name} {column[-1]:.3f}" for name, column in times.items())
             print(f"round {number}/{options.rounds}: {shown} s per model-epoch", flush=True)
         sweep(cores, 1, **kept)

@@ -124,15 +124,15 @@ def test_the_reach_of_initializers_is_the_deepest_that_trains(depths):
 
 
 def test_the_summary_names_the_boundary_and_what_follows(depths):
-    tried, boundary, deepest, advice = depth_summaries.of_depths(depths)
+    tried, boundary, best, advice = depth_summaries.of_depths(depths)
     assert tried == (
         "58 networks of 2 to 40 layers were trained to see which of them learn: tanh of width 16, 5"
         " weight variances at 4 depths with 2 seeds each; 2 initializers at 3 depths."
     )
     assert "half of the networks of tanh of width 16 train up to" in boundary
-    assert deepest == (
-        "From the best initializer, half of the networks train with tanh up to 8 layers"
-        " (orthogonal, the deepest tried)."
+    assert best == (
+        "The best test accuracy at the largest depth that trains: tanh, 8 layers: orthogonal (ahead"
+        " of he_normal)."
     )
     assert advice.startswith("For a deep tanh network, choose a weight variance near the critical")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from experiments.common import depth_results, rules_of_thumb, trainability
+from experiments.common import depth_results, rules_of_thumb, sweep_directory, trainability
 
 ORTHOGONAL = "orthogonal(scale=1.4142)"
 
@@ -25,7 +25,7 @@ def grid(row, accuracies, seeds=6, activation="relu"):
                         step_loss=np.full(50, 1 - acc), step_acc=np.full(50, acc),
                     )
                 )  # fmt: skip
-    (found,) = trainability.grids(pa.Table.from_pylist(rows))
+    (found,) = trainability.grids(pa.Table.from_pylist(rows, sweep_directory.SCHEMA))
     return found
 
 

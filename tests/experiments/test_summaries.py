@@ -72,3 +72,17 @@ def test_of_several_settings_the_wins_are_counted(tmp_path, row, rng):
         " other (identity in 1, zeros in 0); zeros learned nothing in any."
     )
     assert follows == "ones is a safe choice in all of these settings."
+
+
+def test_initializers_are_compared_at_their_best_learning_rates(tmp_path, row, rng):
+    """Only one setting takes every initializer, the one at the best rates."""
+    rows = [
+        row("he_normal", seed, rng, init=init, learning_rate=rate, val_acc=[0, 0, acc + noise])
+        for init, rate, acc in (("ones", 0.1, 0.97), ("zeros", 0.01, 0.9))
+        for seed, noise in enumerate(rng.normal(0, 0.003, 6))
+    ]
+    won = sentences(tmp_path, *rows)[1]
+    assert won.startswith(
+        "ones has the highest mean test accuracy after 2 epochs, each at its best"
+    )
+    assert "it is ahead of zeros by 7" in won.replace("6.9", "7")

@@ -44,6 +44,17 @@ def test_a_cell_takes_its_best_rate_and_a_diagram_has_its_place(row, rng):
     assert diagram.critical == pytest.approx(1.760955, abs=1e-6)
 
 
+def test_a_grid_is_divided_by_learning_rate_or_by_that_times_depth(row, rng):
+    some = list(rows(row, rng, rates=(0.01,)))
+    some += [
+        one | {"learning_rate": 0.2 / len(one["hidden"])} for one in rows(row, rng, rates=(1,))
+    ]
+    (grid,) = trainability.grids(pa.Table.from_pylist(some))
+    parts = trainability.one_rate(grid)
+    assert sorted(parts) == ["0.01", "0.2/depth"]
+    assert {cell.learning_rate for cell in parts["0.2/depth"].cells} == {0.05, 0.025}
+
+
 def test_a_rate_with_fewer_seeds_is_not_chosen_and_a_diverged_run_guesses(row, rng):
     some = list(rows(row, rng, (1.5,), (4,), seeds=2))
     first = next(place for place in some if place["learning_rate"] == 0.01)

@@ -176,7 +176,7 @@ def test_lines_fit_a_terminal_whatever_the_losses_are(tmp_path, row, rng):
 def test_a_description_mentions_only_unusual_initializers(tmp_path, row, rng):
     setting = setting_of(tmp_path, row("he_normal", 0, rng, output_init="zeros", hidden=[]))
     assert verdicts.describe(setting.fields) == (
-        "mnist, MLP with hidden layers none, relu, float32; adam 0.001, batch 128, 2 epochs;"
+        "mnist, MLP without hidden layers, relu, float32; adam 0.001, batch 128, 2 epochs;"
         " output zeros"
     )
     assert np.isfinite(setting.values["final_acc"]).all()

@@ -281,9 +281,10 @@ def test_the_suggested_learning_rate_makes_the_first_step_healthy(step, rate):
 
 
 def test_hidden_layers_are_given_by_depth_and_width_or_by_their_sizes():
-    assert audit.hidden_sizes(None, None, None) == Config.hidden
+    assert audit.hidden_sizes(None, None, None) is None
     assert audit.hidden_sizes(None, 3, None) == (128,) * 3
     assert audit.hidden_sizes(None, 2, 7) == (7, 7)
+    assert audit.hidden_sizes(None, 2, None, "cnn") == (32, 32)
     assert audit.hidden_sizes(None, 0, None) == audit.hidden_sizes("", None, None) == ()
     assert audit.hidden_sizes("5,6", None, None) == (5, 6)
 

@@ -80,8 +80,8 @@ def test_a_diagram_is_printed_drawn_and_stored(folder, tmp_path):
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert "\nruns    12, of which 0 are finished; on " in result.stdout
-    (start,) = [place for place, line in enumerate(lines) if line.startswith("weight variance")]
-    assert lines[start].split() == ["weight", "variance", "1", "1.5", "2"]
+    (start,) = [place for place, line in enumerate(lines) if line.startswith("variance ")]
+    assert lines[start].split() == ["variance", "1", "1.5", "2"]
     assert lines[start + 1].split()[:2] == ["depth", "2"]
     directory = tmp_path / "runs/depth"
     record = json.loads((directory / "depth.json").read_text())

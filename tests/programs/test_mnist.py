@@ -222,7 +222,7 @@ def test_an_audit_before_training_changes_no_bit_of_it(tmp_path, capsys):
 
 
 def test_audits_during_training_change_no_bit_of_it_and_leave_a_curve(tmp_path, capsys):
-    config = Config(init="constant(0.01)", epochs=2, batch_size=6000, hidden=(8, 8))
+    config = Config(init="constant(0.01)", epochs=2, batch_size=6000, hidden=(8,) * 5)
     mnist.run(config, str(tmp_path / "a"))
     mnist.run(config, str(tmp_path / "b"), sys.stdout, audit_every=5)
     names = {name: {path.name for path in (tmp_path / name).glob("[!e]*")} for name in "ab"}

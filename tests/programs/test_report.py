@@ -29,7 +29,7 @@ def reported(tmp_path_factory, fill):
 def test_the_page_and_its_files_are_there(reported):
     directory, output = reported
     assert f"report  {directory / 'report.html'}" in output
-    assert re.search(r"^8/8 figures, [\d.]+ figures/s, 0:00:00 left$", output, re.M)
+    assert re.search(r"^9/9 figures, [\d.]+ figures/s, 0:00:00 left$", output, re.M)
     files = {path.name for path in (directory / "report").iterdir()}
     figures = (
         "forest", "forest_first_loss", "final_accuracy", "differences", "test_error",

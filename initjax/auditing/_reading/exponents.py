@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from initjax.auditing._reading.expressions import floating
 from initjax.auditing._reading.inlined import Node, Value, place_of
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import range_of
@@ -24,6 +25,8 @@ def exponentials_at(node: Node, reader: Reader) -> Iterator[Exponential]:
     if node.name != "exp" or range_of(node.operands[0], reader.ranges)[1] < math.inf:
         return
     exponent = node.operands[0]
+    if not floating(exponent.aval.dtype) or not exponent.aval.size:
+        return
     value, place = exponent, place_of(exponent)
     while value.node is not None and value.node.path not in reader.sites:
         data = [operand for operand in value.node.operands if operand.data]

@@ -10,7 +10,7 @@ from initjax.auditing._reading.elementwise import elementwise
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import Primitive, is_program
 from initjax.auditing._reading.state import Reading
-from initjax.auditing._reading.tags import Tag, join, union
+from initjax.auditing._reading.tags import Signal, Tag, join, union
 
 
 def result(reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], path: Path) -> Tag:
@@ -115,7 +115,25 @@ def _product(
 def _other(
     reading: Reading, eqn: Any, row: Primitive, tags: Sequence[Tag], tag: Tag, path: Path
 ) -> Tag:
-    return _restart(tag, row.lost or tag.lost or eqn.primitive.name)
+    made = _restart(tag, row.lost or tag.lost or eqn.primitive.name)
+    if row.lost == "join" and all([part == tags[0] for part in tags]) and tags[0].lost:
+        return made._replace(lost=tags[0].lost)  # parts of one value that has no signal
+    if row.lost == "join" and (signal := _rejoined(eqn, tags)):
+        layout = (*signal.layout, path)
+        made = made._replace(signal=signal._replace(layout=layout), lost="", linear=tag.linear)
+    return made
+
+
+def _rejoined(eqn: Any, tags: Sequence[Tag]) -> Signal | None:
+    """The signal that all operands are parts of, as where an array is rolled or padded circularly;
+    None if they aren't parts of one, or if its units are moved."""
+    first, *others = [tag.signal for tag in tags]
+    if first is None or first.site is None or first.axes is None:
+        return None
+    if eqn.primitive.name != "concatenate" or eqn.params["dimension"] in first.axes:
+        return None
+    alike = [other and other._replace(layout=first.layout) == first for other in others]
+    return first if all(alike) else None
 
 
 def _unknown(

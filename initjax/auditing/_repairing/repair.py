@@ -113,7 +113,12 @@ class Repair:
             *captions(self.after.findings, "after: ", most=2),
         ]
         audits = [
-            Series(report.layers, [report.level(layer) for layer in report.layers], hollow)
+            Series(
+                report.layers,
+                [report.level(layer) for layer in report.layers],
+                report.attention,
+                hollow,
+            )
             for report, hollow in ((self.before, True), (self.after, False))
         ]
         figure = draw([title, summary] if title else [summary], lines, audits)

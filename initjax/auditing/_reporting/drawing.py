@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from initjax.auditing._judging.attention import Attention
 from initjax.auditing._judging.layers import Layer
 
 if TYPE_CHECKING:
@@ -24,15 +25,25 @@ Edges = list[tuple[int, int]]  # between layers that theory connects
 
 
 class Series(NamedTuple):
-    """One audit: its layers, and of each the level: 'ok', 'warning' or 'failure'."""
+    """One audit: its layers, of each the level, 'ok', 'warning' or 'failure', and attentions."""
 
     layers: Sequence[Layer]
     levels: Sequence[str]
+    attentions: Sequence[Attention]
     hollow: bool = False
 
     def array(self, field: str) -> np.ndarray:
         """A number of each layer."""
         return np.array([getattr(layer, field) for layer in self.layers])
+
+    def of_attention(self, field: str) -> np.ndarray:
+        """A number of each attention, at the last layer of its queries and keys; NaN elsewhere."""
+        rows = {each: row for row, layer in enumerate(self.layers) for each in layer.parameters}
+        values = np.full(len(self.layers), math.nan)
+        for attention in self.attentions:
+            if found := [rows[each] for each in attention.parameters if each in rows]:
+                values[max(found)] = getattr(attention, field)
+        return values
 
 
 def draw_theory(

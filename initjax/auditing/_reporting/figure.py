@@ -17,7 +17,9 @@ from initjax.auditing._reporting.panels import (
     draw_flat,
     draw_gradients,
     draw_histograms,
+    draw_keys,
     draw_rms,
+    draw_tokens,
 )
 from initjax.auditing._reporting.text import HEALTHY
 
@@ -51,9 +53,10 @@ def draw(headlines: Sequence[str], captions: Sequence[Line], audits: Sequence[Se
 
     On the left is the forward pass: root mean square and histogram of the pre-activations, and the
     correlation of two examples. On the right is the backward pass: root mean square and histogram
-    of the loss's gradients; below them is the part of each layer that is flat. Theory's band holds
-    95% of the networks of these widths. Its lines restart where a layer's input does not follow
-    from one other layer.
+    of the loss's gradients; below them is the part of each layer that is flat. A model with
+    attention has another row: how alike tokens are, and how many keys a query reads. Theory's band
+    holds 95% of the networks of these widths. Its lines restart where a layer's input does not
+    follow from one other layer.
 
     Args:
       headlines: what is shown, the most important first.
@@ -151,7 +154,10 @@ def _rows(audits: Sequence[Series]) -> list[list[Callable[[Axes], Titled]]]:
                 for what, field, zeros in _HISTOGRAMS
             ]
         )
-    return [*rows, with_audits(draw_correlations, draw_flat)]
+    rows.append(with_audits(draw_correlations, draw_flat))
+    if audits[-1].attentions:
+        rows.append(with_audits(draw_tokens, draw_keys))
+    return rows
 
 
 def _write(figure: Figure, titles: Sequence[tuple[str, bool]], captions: Sequence[Line]) -> None:

@@ -7,6 +7,7 @@ the panel's title and the notes below it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from initjax.auditing._judging.layers import Layer
 from initjax.auditing._measuring.statistics import BINS
 from initjax.auditing._reporting.drawing import (
     MARKS,
+    PATH,
     THEORY,
     Edges,
     Series,
@@ -92,6 +94,39 @@ def draw_correlations(axes: Axes, audits: Sequence[Series]) -> Titled:
     why = "a batch of one example has none" if max(layer.samples for layer in layers) == 1 else ""
     notes = draw_measured(axes, audits, measured, why=why)
     return Titled("Correlation of two examples", notes)
+
+
+def draw_tokens(axes: Axes, audits: Sequence[Series]) -> Titled:
+    """The cosines of two tokens of a sequence, as each attention reads them."""
+    measured = [audit.of_attention("token_correlation") for audit in audits]
+    theory = audits[-1].of_attention("predicted_token_correlation")
+    rows = np.flatnonzero(np.isfinite(measured[-1])).tolist()
+    edges = [edge for edge in itertools.pairwise(rows) if math.isfinite(theory[edge[1]])]
+    for before, _ in edges:
+        if not math.isfinite(theory[before]):  # theory begins with what was measured
+            theory[before] = measured[-1][before]
+    lowest = np.min(
+        np.concatenate(measured), initial=0, where=np.isfinite(np.concatenate(measured))
+    )
+    axes.set_ylim(lowest - 0.05 if lowest < 0 else -0.02, 1.05)
+    draw_theory(axes, theory, edges)
+    notes = draw_measured(axes, audits, measured)
+    return Titled(
+        "Cosine of two tokens, before attention", ["1: blocks can't tell them apart", *notes]
+    )
+
+
+def draw_keys(axes: Axes, audits: Sequence[Series]) -> Titled:
+    """The numbers of keys that a query of each attention reads."""
+    measured = [audit.of_attention("effective_keys") for audit in audits]
+    open_keys = audits[-1].of_attention("keys")
+    theory = audits[-1].of_attention("predicted_effective_keys")
+    axes.set_ylim(0, 1.12 * np.nanmax(np.concatenate([open_keys, *measured])))
+    axes.plot(open_keys, ls="", marker="_", ms=7, mew=1.3, color=PATH, zorder=1)
+    axes.plot(theory, ls="", marker="_", ms=7, mew=1.3, color=THEORY, zorder=2)
+    draw_measured(axes, audits, measured)
+    note = "bars: predicted from the scores; gray: all that are open to it"
+    return Titled("Keys that a query reads", [note])
 
 
 def draw_flat(axes: Axes, audits: Sequence[Series]) -> Titled:

@@ -127,7 +127,8 @@ class Report:
         from initjax.auditing._reporting.figure import captions, draw
 
         headlines = [title, self._title()] if title else [self._title()]
-        figure = draw(headlines, captions(self.findings), [Series(self.layers, self._levels())])
+        series = Series(self.layers, self._levels(), self.attention)
+        figure = draw(headlines, captions(self.findings), [series])
         if path is not None:
             figure.savefig(path)
         return figure

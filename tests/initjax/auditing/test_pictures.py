@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import initjax
-from initjax.auditing import Change, Finding, Layer, Network, Repair, Report
+from initjax.auditing import Attention, Change, Finding, Layer, Network, Repair, Report
 from initjax.auditing._judging.names import Parameter
 from initjax.theory import phase_diagram
 from initjax.theory.meanfield import chi, correlation_map, variance_map
@@ -112,6 +112,35 @@ def test_dots_show_measurements_and_lines_show_theory():
     (_, first), (_, second) = theory(panels[CORRELATION])[0]
     assert first == 0.3 and second == layers[1].predicted_correlation
     assert panels[CORRELATION].get_ylim()[0] < -0.5
+
+
+def test_attentions_have_a_row_of_their_own():
+    """Two attentions, read by the layers 1 and 2, and by the layer 4."""
+    layers = chain(6)
+    numbers: dict[str, Any] = {field.name: math.nan for field in dataclasses.fields(Attention)}
+    attentions = tuple(
+        Attention(
+            **numbers
+            | {
+                "parameters": tuple(layers[row].parameters[0] for row in rows),
+                "token_correlation": cosine,
+                "predicted_token_correlation": predicted,
+                "keys": 49.0,
+                "effective_keys": 20.0,
+                "predicted_effective_keys": 21.0,
+            }
+        )
+        for rows, cosine, predicted in (((1, 2), 0.3, math.nan), ((4,), 0.7, 0.8))
+    )
+    *others, tokens, keys = Report(tuple(layers), NETWORK, (), (), attentions).plot().axes
+    assert len(others) == 6
+    assert tokens.get_title("left") == "Cosine of two tokens, before attention"
+    assert dots(tokens) == [0.3, 0.7]
+    assert theory(tokens) == [[[2.0, 0.3], [4.0, 0.8]]]
+    assert dots(keys) == [20, 20]
+    bars = [line.get_ydata() for line in keys.lines if line.get_marker() == "_"]
+    np.testing.assert_array_equal([np.nanmax(each) for each in bars], [49, 21])
+    assert keys.get_ylim()[1] > 49
 
 
 def test_theory_restarts_where_a_layer_does_not_follow_from_another():

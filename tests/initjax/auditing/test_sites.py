@@ -400,6 +400,26 @@ def test_the_reason_why_predictions_restart_is_given(number):
     assert (last.source, last.unpredicted) == (None, reason)
 
 
+def test_parts_of_one_layer_that_are_joined_again_keep_its_signal():
+    moves = {
+        "padded circularly": lambda z: jnp.pad(z, ((0, 0), (1, 1), (0, 0)), mode="wrap")[:, 1:5],
+        "rolled": lambda z: jnp.roll(z, 1, 1),
+        "rolled units": lambda z: jnp.roll(z, 1, 2),
+        "of two signals": lambda z: jnp.concatenate([z[:, :2], -z[:, 2:]], 1),
+        "normalized": lambda z: jnp.roll(norm(z), 1, 1),
+    }
+
+    def loss(moved):
+        return lambda p, x: square(moved(jax.nn.relu(x @ p["a"])) @ p["out"])
+
+    x = normal(8, 4, X.shape[1])
+    found = together({name: (loss(moved), MLP, x) for name, moved in moves.items()})
+    reasons = {name: last.unpredicted for name, (_, last) in found.items()}
+    wanted = ["", "", "join", "join", "normalization"]
+    assert reasons == dict(zip(moves, wanted, strict=True))
+    assert found["rolled"][0].activation == "relu"
+
+
 def test_running_statistics_are_not_a_residual_stream():
     def loss(p, x, mean, variance):
         return square((x @ p["a"] - mean) * lax.rsqrt(variance + 1e-5) @ p["out"])
