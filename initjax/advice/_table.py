@@ -12,7 +12,7 @@ import importlib.resources
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 VERSION = 1
@@ -136,10 +136,9 @@ def around(
             if wider * (place[0] - width) >= 0 and deeper * (place[1] - depth) >= 0
         ]
         if not inside:
-            widths, depths = zip(*settings, strict=True)
             return [], (
-                f"the table's {kind} {activation} networks have {_span(depths, 'layer')} of"
-                f" {_span(widths, 'unit')}, and advice isn't extrapolated"
+                f"the table's {kind} {activation} networks have {_sizes(settings)}, and advice"
+                " isn't extrapolated"
             )
         found[min(inside, key=distance)] = None
     return [tuple(settings[place]) for place in sorted(found, key=distance)], ""
@@ -154,9 +153,16 @@ def _absent(table: Table, kind: str, activation: str, optimizer: str) -> str:
     return f"the table has no {kind} networks with {name}, only with {known}"
 
 
-def _span(numbers: Sequence[int], unit: str) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low} to {high} {unit}s" if low < high else f"{low} {unit}{'s' * (low != 1)}"
+def _sizes(places: Iterable[tuple[int, int]]) -> str:
+    """Such as "2 to 100 layers of 64 units, or 5 to 20 layers of 128"."""
+    depths: dict[int, list[int]] = {}
+    for width, depth in sorted(places):
+        depths.setdefault(width, []).append(depth)
+    parts = []
+    for width, found in depths.items():
+        span = f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
+        parts.append(f"{span} layers of {width}")
+    return f"{parts[0]} units{''.join(f', or {part}' for part in parts[1:])}"
 
 
 def best(setting: Sequence[Row]) -> Row:
