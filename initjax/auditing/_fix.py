@@ -43,6 +43,8 @@ _NOT_OF_WEIGHTS = frozenset(
         "no_activation",
         "first_layer",
         "attention_uniform",
+        "ascent",
+        "frozen",
     ]
 )
 # Causes that come first: scales that fit these inputs do not fit inputs of the right scale.

@@ -89,7 +89,7 @@ def _code(finding: Finding, evidence: Evidence, model: Written) -> str:
         listed = outputs[0] if len(outputs) == 1 else outputs
         call = f"initjax.residual_scaling({model.name}, {len(layers)}, outputs={_quoted(listed)})"
         return f"{model.name} = {call}" if len(outputs) <= _MOST_RULES else ""
-    smaller = re.match(r"Divide the last kernel by ([\d.]+)", finding.remedy)
+    smaller = re.match(r"Divide the last kernel by ([\d.e+]*\d)", finding.remedy)
     if smaller and layers and len(layers[-1].leaves) == 1:
         last, factor = layers[-1], float(f"{1 / float(smaller[1]):.2g}")
         (pattern,) = patterns_of(set(last.leaves), evidence)
