@@ -117,12 +117,13 @@ def fit_lines(rows: Table) -> list[str]:
 def rate_rows(grid: Grid) -> Table:
     """The fits of a grid's diagrams at one learning rate for all, if there are several."""
     parts = trainability.one_rate(grid)
+    if len(parts) < 2:
+        return []
     return [
         row
         for name, part in parts.items()
         for diagram in part.diagrams
         for row in _fits(diagram, f"rate {name}")
-        if len(parts) > 1
     ]
 
 
