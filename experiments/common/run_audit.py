@@ -121,7 +121,7 @@ def command(config: Config, *more: str, optimizer: bool = False) -> str:
         more = (f"--depth={len(config.hidden)}", *width, *more)
     elif config.hidden != default:
         more = (hidden, *more)
-    others = ("--hidden=", "--epochs=", "--optimizer=")
+    others = ("--hidden=", "--epochs=", "--steps=", "--optimizer=")
     if optimizer:
         more = (f"--optimizer={config.optimizer}", *more)
     else:

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import initjax
-from experiments.common import models, networks, run_directory, starting
+from experiments.common import models, networks, run_audit, run_directory, starting
 from experiments.common.config import Config, UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 9, 6, 1), np.uint8)  # 3x2 patches
@@ -156,6 +156,8 @@ def test_only_what_differs_from_the_model_is_given_in_a_command():
     ]  # fmt: skip
     config = Config(hidden=(64,) * 4, residual=True, normalization="layer")
     assert config.arguments()[2:] == ["--hidden=4x64", "--residual", "--normalization=layer"]
+    audit = run_audit.command(Config(model="cnn", hidden=(32,) * 9, steps=3))
+    assert audit.endswith("--seed=0 --model=cnn --batch_size=128 --depth=9")
     assert Config(model="resnet", normalization="none").arguments()[3:] == ["--normalization=none"]
 
 
