@@ -59,9 +59,9 @@ class Evidence:
 
     settings: tuple[Measured, ...]
     """The closest first."""
-    untrained: tuple[str, ...]
+    untrained: tuple[tuple[str, str], ...]
     """The specifications of which no run was better than guessing at some setting where the
-    recommended one was."""
+    recommended one was, each with these settings, such as 'depth 50, width 64'."""
     initializers: int
     """How many were compared."""
     runs: int
@@ -123,18 +123,18 @@ def evidence(name: str, settings: Sequence[Setting], table: Table) -> Evidence |
     if not settings:
         return None
     mine = [_named(name, setting) for setting in settings]
-    untrained = {
-        other.init: None
-        for row, setting in zip(mine, settings, strict=True)
-        for other in setting
-        if row.trained and not other.trained
-    }
+    untrained: dict[str, list[str]] = {}
+    for row, setting in zip(mine, settings, strict=True):
+        for other in setting:
+            if row.trained and not other.trained:
+                places = untrained.setdefault(other.init, [])
+                places.append(f"depth {other.depth}, width {other.width}")
     runs = sum(row.runs for row in mine)
     return Evidence(
         settings=tuple(
             _measured(row, setting) for row, setting in zip(mine, settings, strict=True)
         ),
-        untrained=tuple(untrained),
+        untrained=tuple((init, " and ".join(places)) for init, places in untrained.items()),
         initializers=max(map(len, settings)),
         runs=sum(row.runs for setting in settings for row in setting),
         trained=wilson(sum(row.trained for row in mine), runs),

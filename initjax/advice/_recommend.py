@@ -188,7 +188,7 @@ def _recommended(network: _Network) -> Recommendation:
         for one in (choice, *others)
     ]
     reasons = _theory.reasons(*told[0], network.depth)
-    if choice != theirs:
+    if _drawn(choice) != _drawn(theirs):
         reasons.append(
             f"Theory alone suggests {theirs.spec}. It was measurably worse in runs near this"
             " network, so what was better there is recommended."
@@ -203,7 +203,7 @@ def _recommended(network: _Network) -> Recommendation:
     if network.attention:
         reasons.append(_theory.ATTENTION)
     if found:
-        avoid += [f"{spec}: no run near this network trained." for spec in found.untrained]
+        avoid += [f"{spec}: no run at {where} trained." for spec, where in found.untrained]
         if not found.settings[0].trained:
             avoid.append(
                 "This network: at the closest setting, runs were no better than guessing from any"
@@ -228,13 +228,14 @@ def _recommended(network: _Network) -> Recommendation:
 
 def _others(choice: Choice, known: Iterable[Choice]) -> list[Choice]:
     """Each of those that draw something else, once."""
-
-    def drawn(one: Choice) -> tuple[str, str, float]:
-        return one.spec, one.bias_spec, one.branch_scale
-
-    found = {drawn(one): one for one in known}
-    found.pop(drawn(choice), None)
+    found = {_drawn(one): one for one in known}
+    found.pop(_drawn(choice), None)
     return list(found.values())
+
+
+def _drawn(choice: Choice) -> tuple[str, str, float]:
+    """What tells apart choices that draw something else."""
+    return choice.spec, choice.bias_spec, choice.branch_scale
 
 
 def _settings(

@@ -135,7 +135,20 @@ def test_runs_overrule_theory_where_it_is_measurably_worse(shipped):
     ]
     assert advice.evidence.settings[1].difference == pytest.approx((0.05, 0.03, 0.07))
     assert any("Theory alone suggests he_normal" in reason for reason in advice.reasons)
-    assert "lecun_normal: no run near this network trained." in advice.avoid
+    both = "depth 5, width 64 and depth 20, width 64"
+    assert f"lecun_normal: no run at {both} trained." in advice.avoid
+    # One that trained at one of the settings isn't said to have failed at both.
+    shipped(
+        *(row("he_normal", depth, 0.95, 0, 0) for depth in (5, 20)),
+        row("lecun_normal", 5, 0.94, -0.02, 0.01),
+        row("lecun_normal", 20, 0.11, -0.9, -0.8, trained=0),
+    )
+    assert (
+        recommend("relu", 9, 64).avoid[-1] == "lecun_normal: no run at depth 20, width 64 trained."
+    )
+    # What an audit and a table name the same is not said to differ.
+    shipped(row("gain", 10, 0.9, 0, 0, activation="silu"), row("critical", 10, 0.8, -0.2, -0.1))
+    assert not any("Theory alone" in reason for reason in recommend("silu", 10, 64).reasons)
     # An initializer that fails for one seed of six isn't as good, however wide its interval is.
     shipped(row("orthogonal", 10, 0.9, 0, 0), row("he_normal", 10, 0.8, -0.4, 0.2, trained=5))
     assert recommend("relu", 10, 64).spec == "orthogonal(1.414)"
