@@ -20,6 +20,14 @@ RULES = {
 
 The source is "Weight Initialization in Deep Learning", a tutorial; for selu, Keras."""
 
+# Initializers that draw each weight by itself.
+_INDEPENDENT = (
+    initjax.variance_scaling,
+    *(initjax.normal, initjax.truncated_normal, initjax.uniform, initjax.bounded_normal),
+    *(initjax.random_normal, initjax.random_truncated_normal, initjax.random_uniform),
+    initjax.siren,
+)
+
 Kind = Literal["holds", "outdone", "fails", "no difference", "nothing trains"]
 
 _WORDS: dict[Kind, str] = {
@@ -99,7 +107,7 @@ def _outcome(best: Cell, others: Sequence[Cell]) -> tuple[Kind, str]:
     if behind:
         reasons.append(f"{best.init} is ahead of {verdicts.listed(list(behind.values()), 'and')}")
     reason = "; ".join(reasons) or f"no other initializer is shown to differ from {best.init}"
-    if any(isinstance(initjax.get(name), initjax.variance_scaling) for name in ahead):
+    if any(isinstance(initjax.get(name), _INDEPENDENT) for name in ahead):
         return "fails", reason
     if ahead:
         return "outdone", reason

@@ -54,6 +54,11 @@ def test_a_rule_holds_is_outdone_fails_or_does_not_matter_as_the_tests_say(row):
     assert f"- depth 8: {ORTHOGONAL} is the best of 3" in shown
 
 
+def test_a_rule_fails_if_any_independent_weights_are_ahead_however_they_are_named(row):
+    cells = {4: {"he_normal": 0.8, "random_normal(stddev=0.3)": 0.9}}
+    assert rules_of_thumb.outcomes(grid(row, cells))[0].kind == "fails"
+
+
 def test_few_seeds_settle_nothing_and_activations_without_a_rule_have_no_sentences(row):
     cells = {4: {"he_normal": 0.9, "glorot_normal": 0.2}}
     (outcome,) = rules_of_thumb.outcomes(grid(row, cells, seeds=5))
