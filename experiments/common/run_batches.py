@@ -3,14 +3,15 @@
 import collections
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.common import data, memory, starting, tasks, trainers
-from experiments.common.config import INITIALIZERS, Config, canonical
+from experiments.common import data, memory, networks, starting, tasks, trainers
+from experiments.common.config import INITIALIZERS, MODELS, Config, canonical
 
 Group = dict[str, Config]  # configurations by the identity of the run
 
@@ -24,11 +25,11 @@ def check(wanted: Group, dataset: data.Dataset) -> None:
     Raises:
       UsageError: one does not.
     """
-    networks = {
+    kinds = {
         (config.model, config.hidden, config.dtype, config.optimizer, config.steps): config
         for config in wanted.values()
     }
-    for config in networks.values():
+    for config in kinds.values():
         features = starting.features(config, dataset)
         memory.check_devices(config, features, runs=jax.local_device_count())
         needed = trainers.COPIES * trainers.history_bytes(_plan(config, dataset))
@@ -69,6 +70,9 @@ def _plan(config: Config, dataset: data.Dataset) -> trainers.Plan:
     most_common = np.bincount(dataset.train_labels).argmax()
     with starting.precision(config):
         model = starting.model(config, dataset)
+    # Each of which has the features of a block. Nothing is known of a network of the user's own.
+    of_patches = config.model in MODELS and config.model != "mlp"
+    positions = math.prod(networks.grid(*dataset.train_images.shape[1:3])) if of_patches else 1
     about = {
         "dataset": dataset.name,
         "digest": dataset.digest,
@@ -102,7 +106,7 @@ def _plan(config: Config, dataset: data.Dataset) -> trainers.Plan:
         epochs=config.epochs,
         steps=config.steps,
         batch_size=config.batch_size,
-        activations=16 * config.batch_size * sum(model.features),
+        activations=16 * config.batch_size * positions * sum(model.features),
         context=context,
         start=start,
         columns=columns,

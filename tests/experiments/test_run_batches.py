@@ -30,6 +30,11 @@ def test_a_batch_holds_fewer_runs_if_each_needs_more_memory():
     assert most(digits(), Config(epochs=10**6)) < trainers._MOST_RUNS
 
 
+def test_the_activations_of_a_network_of_patches_are_those_of_all_its_patches():
+    plan = run_batches._plan(Config(model="cnn", hidden=(8, 8), batch_size=2), digits())
+    assert plan.activations == 16 * 2 * 7 * 7 * (16 + 8 + 8 + 10)
+
+
 def test_a_batch_stays_within_its_memory():
     """Four copies are assumed, of the parameters and of the history."""
     for config in (Config(hidden=(1024, 1024)), Config(batch_size=1, epochs=20)):
