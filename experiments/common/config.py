@@ -62,8 +62,10 @@ class UsageError(ValueError):
 
 
 MOST_LAYERS = 1000
+"""The maximum number of hidden layers. Where sizes differ, each is compiled by itself, which takes
+minutes from some hundred on."""
+
 _MOST_WRITTEN_OUT = 3  # equal sizes in a row; more are written as 50x128
-"""The maximum number of hidden layers: compiling takes minutes from some hundred on."""
 
 LARGEST_LAYER = 2**31 - 1
 """The maximum size of a layer, which is XLA's for an axis."""
@@ -129,8 +131,7 @@ class Config:
                 raise UsageError(f"--{name}={value}: must be at least {least} and below 2**32")
         if len(self.hidden) > MOST_LAYERS:
             raise UsageError(
-                f"{len(self.hidden):,} hidden layers: at most {MOST_LAYERS:,} are possible, since"
-                " each is compiled by itself"
+                f"{len(self.hidden):,} hidden layers: at most {MOST_LAYERS:,} are possible"
             )
         if not all(1 <= size <= LARGEST_LAYER for size in self.hidden):
             sizes = ",".join(map(str, self.hidden))

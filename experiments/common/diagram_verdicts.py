@@ -180,7 +180,8 @@ def conclusions(diagram: Diagram) -> list[str]:
         )
     for row in rows:
         if row["diagram"] == "published" and row["phase"] in ours:
-            differs = "differs from" if _apart(row, ours[row["phase"]]) else "agrees with"
+            apart = _apart(row, ours[row["phase"]])
+            differs = "differs from" if apart else "is not shown to differ from"
             found.append(
                 f"the published diagram, {row['phase']}: its k, {row['k']:.1f}"
                 f" ({_bounds(row['low'], row['high'])}), {differs} ours"
