@@ -18,12 +18,12 @@ def lines(grid: Grid) -> list[str]:
         shown += ["", *diagram_verdicts.lines(diagram)]
         shown += ["", *diagram_verdicts.fit_lines(diagram_verdicts.fits(diagram))]
         shown += _bullets(diagram_verdicts.conclusions(diagram))
-    if rows := diagram_verdicts.rate_rows(grid):
-        shown += [
-            "",
-            "With one learning rate for all weight variances instead of the best of each:",
-        ]
-        shown += diagram_verdicts.fit_lines(rows)
+        if rows := diagram_verdicts.rate_rows(grid, diagram):
+            shown += [
+                "",
+                "With one learning rate for all weight variances instead of the best of each:",
+            ]
+            shown += diagram_verdicts.fit_lines(rows)
     if grid.others:
         shown += ["", *_cells(grid), *_bullets(conclusions(grid))]
     return shown
@@ -56,7 +56,7 @@ def record(grids: Sequence[Grid]) -> dict[str, Any]:
                 "half_train_at": diagram.boundary and diagram.boundary.depths.tolist(),
                 "fits": diagram_verdicts.fits(diagram),
                 "conclusions": diagram_verdicts.conclusions(diagram),
-                "fits at one rate": diagram_verdicts.rate_rows(grid),
+                "fits at one rate": diagram_verdicts.rate_rows(grid, diagram),
             }
             for grid in grids
             for diagram in grid.diagrams

@@ -114,16 +114,17 @@ def fit_lines(rows: Table) -> list[str]:
 
 
 @functools.lru_cache(maxsize=64)  # the fits take seconds, and are shown and stored
-def rate_rows(grid: Grid) -> Table:
-    """The fits of a grid's diagrams at one learning rate for all, if there are several."""
+def rate_rows(grid: Grid, diagram: Diagram) -> Table:
+    """The fits of one of a grid's diagrams at one learning rate for all, if there are several."""
     parts = trainability.one_rate(grid)
     if len(parts) < 2:
         return []
     return [
         row
         for name, part in parts.items()
-        for diagram in part.diagrams
-        for row in _fits(diagram, f"rate {name}")
+        for one in part.diagrams
+        if one.bias_variance == diagram.bias_variance
+        for row in _fits(one, f"rate {name}")
     ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from experiments.common import trainability
+from experiments.common import diagram_verdicts, trainability
 
 
 def rows(row, rng, variances=(1.0, 1.5, 2.0), depths=(4, 8), seeds=3, rates=(0.01, 0.1)):
@@ -53,6 +53,17 @@ def test_a_grid_is_divided_by_learning_rate_or_by_that_times_depth(row, rng):
     parts = trainability.one_rate(grid)
     assert sorted(parts) == ["0.01", "0.2/depth"]
     assert {cell.learning_rate for cell in parts["0.2/depth"].cells} == {0.05, 0.025}
+
+
+def test_a_diagram_has_only_its_own_fits_at_one_rate(row, rng, monkeypatch):
+    some = list(rows(row, rng, seeds=1))
+    some += [one | {"bias_init": "zeros", "key": f"{one['key']} 0"} for one in some]
+    (grid,) = trainability.grids(pa.Table.from_pylist(some))
+    monkeypatch.setattr(
+        diagram_verdicts, "_fits", lambda diagram, whose: [(whose, diagram.bias_variance)]
+    )
+    found = [diagram_verdicts.rate_rows(grid, diagram) for diagram in grid.diagrams]
+    assert found == [[(f"rate {rate}", bias) for rate in ("0.01", "0.1")] for bias in (0, 0.05)]
 
 
 def test_a_rate_with_fewer_seeds_is_not_chosen_and_a_diverged_run_guesses(row, rng):
