@@ -113,7 +113,9 @@ def fit_boundary(depths: np.ndarray, scales: np.ndarray, trained: np.ndarray) ->
     for counts, of_seeds in zip(drawn_columns, resampled, strict=True):
         places = np.repeat(np.arange(columns), counts)
         correlations.append(_rank_correlation(scales[places], of_seeds[places]))
-    expected = depths[:, None] <= np.minimum(k * scales, limit)
+    # An infinite scale stays infinite for a k of zero, which stands for a k below all bounds.
+    reach = np.where(np.isinf(scales), np.inf, k * np.where(np.isinf(scales), 1, scales))
+    expected = depths[:, None] <= np.minimum(reach, limit)
     known = np.isfinite(trained)
     return Boundary(
         _interval(k, ks),

@@ -194,7 +194,7 @@ class Diagram:
                 return None
             xi_c = self.theory_at(float(weights)).correlation_depth
             ks, limits = np.array(fitted.k), np.array(fitted.limit)
-            found.append(np.minimum(ks * xi_c, limits))
+            found.append(np.minimum(ks * xi_c if np.isfinite(xi_c) else np.inf, limits))
         return np.stack(found, axis=1)
 
     def theory_at(self, weight_variance: float) -> theory.DepthScales:

@@ -49,6 +49,15 @@ def test_a_clean_gap_has_its_boundary_well_inside_and_missing_networks_are_left_
     assert found.depths[6] == DEPTHS[-1]  # all trained
 
 
+def test_an_infinite_scale_stays_infinite_if_no_other_column_trains():
+    trained = np.zeros((5, 4, 2))
+    trained[:2, 3] = 1
+    scales = np.array([3.0, 6.0, 12.0, np.inf])
+    found = boundary.fit_boundary(np.array([5, 10, 20, 40, 80]), scales, trained)
+    assert found is not None
+    assert (found.k.value, found.right) == (0, 1) and 10 < found.limit.value < 20
+
+
 def test_there_is_no_boundary_where_all_or_none_train_or_of_two_columns():
     shape = (len(DEPTHS), len(SCALES), 2)
     assert boundary.fit_boundary(DEPTHS, SCALES, np.ones(shape)) is None
