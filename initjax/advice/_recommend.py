@@ -189,9 +189,10 @@ def _recommended(network: _Network) -> Recommendation:
     ]
     reasons = _theory.reasons(*told[0], network.depth)
     if _drawn(choice) != _drawn(theirs):
+        worse = _evidence.where_worse(theirs.name, settings)
         reasons.append(
             f"Theory alone suggests {theirs.spec}. It was measurably worse in runs near this"
-            " network, so what was better there is recommended."
+            f" network{worse}, so what was better there is recommended."
         )
     if network.residual and network.normalization is None:
         reasons.append(_theory.residual_reason(function, choice, branches))

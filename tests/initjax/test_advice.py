@@ -119,6 +119,16 @@ def test_theory_is_followed_where_runs_show_no_difference(shipped):
     assert "6 of 6 runs trained (100%; 95% interval 61% to 100%)" in text
 
 
+def test_theory_is_not_called_worse_where_it_is_followed(shipped):
+    shipped(
+        row("gain", 2, 0.95, 0, 0, activation="silu"),
+        row("he_normal", 2, 0.94, -0.03, 0.01, activation="silu"),
+    )
+    advice = recommend("silu", 2, 64)
+    assert advice.spec == "lecun_normal(gain='silu')" and advice.evidence
+    assert not any("Theory alone" in reason for reason in advice.reasons)
+
+
 def test_runs_overrule_theory_where_it_is_measurably_worse(shipped):
     shipped(
         *(row("orthogonal", depth, 0.95, 0, 0) for depth in (5, 20)),
@@ -134,7 +144,10 @@ def test_runs_overrule_theory_where_it_is_measurably_worse(shipped):
         "ahead",
     ]
     assert advice.evidence.settings[1].difference == pytest.approx((0.05, 0.03, 0.07))
-    assert any("Theory alone suggests he_normal" in reason for reason in advice.reasons)
+    assert (
+        "Theory alone suggests he_normal. It was measurably worse in runs near this network (depth"
+        " 20, width 64: accuracy 0.900, orthogonal 0.950), so what was better there is recommended."
+    ) in advice.reasons
     both = "depth 5, width 64 and depth 20, width 64"
     assert f"lecun_normal: no run at {both} trained." in advice.avoid
     # One that trained at one of the settings isn't said to have failed at both.
