@@ -9,7 +9,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TextIO
 
@@ -216,13 +216,20 @@ def compare(
             with stored:
                 _train(stored, runs, plan, stream)
         found = sweep_directory.read(directory, runs.keys())
-    shares = [share for row in found["val_acc"].to_pylist() for share in row or ()]
-    if any(not 0 <= share <= 1 + _ROUNDING for share in shares if math.isfinite(share)):
-        raise UsageError(
-            f"loss_fn returned an accuracy of {max(shares):.4g}; it must be the share of correct"
-            " predictions in the batch, between 0 and 1"
-        )
+    _check_accuracies(found.select(["status", "val_acc"]).to_pylist())
     return Result(tuple(comparison.settings(found)))
+
+
+def _check_accuracies(rows: list[dict[str, Any]]) -> None:
+    """Refuses what is no share. A run that diverged may have NaN."""
+    for row in rows:
+        for share in row["val_acc"] or ():
+            diverged = row["status"] == "diverged" and not math.isfinite(share)
+            if not diverged and not 0 <= share <= 1 + _ROUNDING:
+                raise UsageError(
+                    f"loss_fn returned an accuracy of {share:.4g}; it must be the share of correct"
+                    " predictions in the batch, between 0 and 1"
+                )
 
 
 def planned(
@@ -241,7 +248,7 @@ def planned(
     """Checks the arguments of `compare`; what is trained, and the runs by their keys."""
     numbers = _seeds(seeds)
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int | np.integer) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UsageError(f"{name}={value!r}: must be a whole number of at least 1")
     train_set, test_set = _sets(data, test_data, batch_size)
     rules = own_inits.checked(inits, params)
@@ -358,7 +365,9 @@ def _sets(data: Any, test_data: Any, batch_size: int) -> tuple[tuple[Any, ...], 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     """The numbers of the seeds."""
-    numbers = list(range(seeds)) if isinstance(seeds, int | np.integer) else list(seeds)
+    one = isinstance(seeds, int | np.integer)
+    several = isinstance(seeds, Iterable)
+    numbers = list(range(seeds)) if one else list(seeds) if several else []
     whole = all(isinstance(seed, int | np.integer) and 0 <= seed < 2**32 for seed in numbers)
     if isinstance(seeds, bool) or not numbers or not whole or len(set(numbers)) < len(numbers):
         raise UsageError(
@@ -374,6 +383,7 @@ def _rates(learning_rates: float | Sequence[float] | None) -> list[float]:
         return [math.nan]
     rates = np.atleast_1d(np.asarray(learning_rates, dtype=object)).tolist()
     numbers = all(isinstance(rate, int | float | np.number) for rate in rates)
+    numbers = numbers and not any(isinstance(rate, bool) for rate in rates)
     if not rates or not numbers or not all(0 < rate < math.inf for rate in rates):
         raise UsageError(f"learning_rates={learning_rates!r:.80}: must be finite numbers above 0")
     return list(dict.fromkeys(map(float, rates)))

@@ -248,6 +248,9 @@ def arrays(name: str, data: Any) -> tuple[Any, ...]:
             f"{name}: must be a tuple of arrays, one row per example, such as (images, labels);"
             f" got {got}"
         )
+    for leaf in leaves:
+        if not (np.issubdtype(leaf.dtype, np.bool_) or jnp.issubdtype(leaf.dtype, jnp.number)):
+            raise UsageError(f"{name}: must hold numbers, got an array of dtype {leaf.dtype}")
     lengths = [leaf.shape[0] if leaf.shape else None for leaf in leaves]
     if None in lengths:
         raise UsageError(f"{name}: an array has no axes; the first axis is that of the examples")

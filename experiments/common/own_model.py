@@ -144,6 +144,8 @@ def _made(
 
     with _reported(spec, "making the module"):
         params = jax.eval_shape(shapes, jax.random.key(0))
+    if not jax.tree.leaves(params):
+        raise UsageError(f"--model={spec}: the module has no parameters to train")
 
     def apply(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
         x = jnp.asarray(images).astype(dtype) / 255
@@ -221,6 +223,8 @@ def arguments(spec: str, function: Callable[..., Any], given: Mapping[str, Any])
     called: Any = (
         functools.partial(function.__init__, None) if inspect.isclass(function) else function
     )
+    if called is not function and function.__init__ is object.__init__:
+        return {}  # it takes none, which its signature doesn't say
     named = inspect.signature(called).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in named):
         return dict(given)

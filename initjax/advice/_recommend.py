@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Normalization = Literal["layer", "rms", "group", "batch"]
 Optimizer = Literal["adam", "momentum", "sgd"]
 
+_MOST_LAYERS = 10_000  # theory is computed layer by layer, which then takes a quarter of a minute
+
 
 class _Network(NamedTuple):
     """The network that was described."""
@@ -93,7 +95,8 @@ def recommend(
 
     Raises:
       TypeError, ValueError: activation isn't such a function, name or report, or the report has no
-        hidden layer whose activation has a usual name; depth or width isn't an integer above 0;
+        hidden layer whose activation has a usual name; depth or width isn't an integer above 0,
+        or depth is above 10,000;
         normalization or optimizer is none of the above.
 
     Example:
@@ -121,12 +124,15 @@ def recommend(
             raise TypeError(f"recommend: {name} must be True or False, got {described(value)}")
     if normalization is not None:
         checked_choice("recommend", "normalization", normalization, get_args(Normalization))
+    layers = checked_integer("recommend", "depth", depth, 1)
+    if layers > _MOST_LAYERS:
+        raise ValueError(f"recommend: depth must be at most {_MOST_LAYERS:,}, got {layers:,}")
     known = known_name(function)
     network = _Network(
         function,
         known,
         _called(activation, known),
-        checked_integer("recommend", "depth", depth, 1),
+        layers,
         checked_integer("recommend", "width", width, 1),
         residual,
         normalization,

@@ -216,8 +216,11 @@ def test_finished_runs_are_kept_and_named_by_what_they_are(tmp_path):
     ("change", "message"),
     [
         ({"steps": 0}, "^steps=0: "),
+        ({"steps": True}, "^steps=True: "),
         ({"batch_size": 41}, "^batch_size=41: there are only 40 examples"),
         ({"seeds": [1, 1]}, r"^seeds=\[1, 1\]: "),
+        ({"seeds": 2.0}, r"^seeds=2\.0: "),
+        ({"data": (X, X.astype(str))}, "^data: must hold numbers, got an array of dtype <U"),
         ({"data": (X, X[:3])}, "^data: all arrays .* got 40, 3$"),
         ({"data": (X, [1, 2])}, "^data: must be a tuple of arrays"),
         ({"data": X}, "^loss_fn is called with the parameters and one array, .*: missing"),
@@ -245,6 +248,14 @@ def test_finished_runs_are_kept_and_named_by_what_they_are(tmp_path):
 def test_what_does_not_fit_is_reported_before_training(change, message):
     with pytest.raises(UsageError, match=message):
         keys(**change)
+
+
+@pytest.mark.parametrize(("share", "text"), [(-1.0, "-1"), (float("nan"), "nan")])
+def test_only_a_run_that_diverged_may_have_an_accuracy_that_is_no_number(share, text):
+    row = {"status": "diverged", "val_acc": [0.9, float("nan")]}
+    own_comparison._check_accuracies([row])
+    with pytest.raises(UsageError, match=f"accuracy of {text}; it must be the share"):
+        own_comparison._check_accuracies([row, {"status": "finished", "val_acc": [0.9, share]}])
 
 
 def test_a_run_that_diverges_counts_as_untrained_and_accuracies_are_shares():

@@ -34,6 +34,8 @@ def images(rngs): return nnx.Conv(1, 3, (3, 3), rngs=rngs)
 def number(): return 3
 def fails(): return 1 / 0
 def needs(width): return width
+class Nothing(nnx.Module):
+    def __call__(self, x): return x.reshape(len(x), -1)[:, :2]
 constant = 3
 """
 
@@ -117,6 +119,7 @@ def test_it_is_trained_in_a_sweep_and_anew_if_its_code_changes(write, tmp_path):
         ("images", {}, r"returned float32 \(2, 4, 4, 3\), expected logits of shape \(2, 2\)"),
         ("number", {}, "returned int, expected an nnx.Module"),
         ("fails", {}, "making the module failed in line .*ZeroDivisionError"),
+        ("Nothing", {}, "no parameters to train"),
         ("needs", {}, "its argument width has no default"),
         ("plain", {"hidden": (3,)}, "--hidden=3: .*plain has no argument hidden"),
         ("plain", {"activation": "tanh"}, "has no argument activation"),

@@ -248,6 +248,7 @@ def test_advice_is_data(shipped):
         (("relu",), "depth is missing"),
         (("relu", 5), "width is missing"),
         (("relu", 0, 64), "depth must be a finite number >= 1, got 0"),
+        (("relu", 10_001, 64), "depth must be at most 10,000, got 10,001"),
         (("relu", 5, 6.5), "width must be an integer, got 6.5"),
     ],
 )
