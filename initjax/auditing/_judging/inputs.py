@@ -19,6 +19,8 @@ from initjax.auditing._judging.names import some
 from initjax.auditing._judging.numbers import plain, rounded
 
 _LARGE_INPUT, _VERY_LARGE_INPUT, _SMALL_INPUT = 100.0, 1000.0, 1e-3  # mean squares
+# Embeddings learn their scale: recommenders draw them at 0.01, codebooks of K rows within 1/K.
+_SMALL_EMBEDDING = 1e-6
 _UNEVEN_INPUT = 25.0  # mean square, where a few features are much larger than the others
 # Squared mean, divided by variance. Tanh and ReLU networks of three layers, trained 300 steps by
 # SGD at the best of seven rates, end at 3 to 20 times the loss from 25 on, and from 1000 on they
@@ -155,19 +157,23 @@ def input_scale(evidence: Evidence) -> list[Finding]:
 
 
 def outweighed(layer: JudgedLayer, evidence: Evidence) -> tuple[JudgedLayer, ...]:
-    """The embeddings that are so small that a layer's biases outweigh what it makes of them."""
+    """The embeddings that are so small that a layer's biases outweigh what it makes of them.
+
+    Other layers may be near: those before a codebook, whose gradient passes straight through it.
+    """
     near = {path for tag in layer.site.inputs for path in tag.near}
     tables = tuple(
         other for other in evidence.layers if other.kind == "embedding" and other.path in near
     )
     small = layer.input_square < _SMALL_INPUT and layer.bias_variance > layer.rms**2 / 2
-    return tables if small and near == {table.path for table in tables} else ()
+    return tables if small else ()
 
 
 def _small_embeddings(evidence: Evidence) -> list[Finding]:
     """Embeddings without which half of the units behind them are always on, and half always off."""
     for layer in evidence.layers:
-        tables = outweighed(layer, evidence) if layer.dead > 0 else ()
+        very_small = layer.input_square < _SMALL_EMBEDDING and layer.dead > 0
+        tables = outweighed(layer, evidence) if very_small else ()
         if tables:
             rms = math.sqrt(layer.input_square)
             message = (

@@ -21,6 +21,7 @@ from initjax.auditing._judging.numbers import plain
 _GROWTH, _BAD_GROWTH = 30.0, 1e3  # of the mean square along a residual stream
 # Above what is expected. Dead units make a layer narrower; a quarter fewer units cost little.
 _DEAD, _BAD_DEAD = 0.25, 0.5
+_MOST_DEAD = 0.75
 _SATURATED, _BAD_SATURATED = 0.25, 0.5  # above that of unit normal inputs
 _ALIKE = 0.999  # correlation of two examples
 _DEEP = 3  # layers: behind fewer, sigmoids have a common mean, which biases soon take out
@@ -84,7 +85,8 @@ def dead(evidence: Evidence) -> list[Finding]:
         for layer in layers
         if _excess(layer) > _DEAD
         and layer.row not in behind_zeros
-        and not outweighed(layer, evidence)
+        # Biases of either sign leave half of the units on, and small embeddings grow.
+        and not (layer.dead < _MOST_DEAD and outweighed(layer, evidence))
     ]
     if not found:
         return blocked(evidence, "dead")

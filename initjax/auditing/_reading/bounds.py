@@ -54,5 +54,8 @@ def is_clipped(value: Value, known: dict[Value, Range]) -> bool:
     """Whether a value is clipped that might be negative without it."""
     node = before_clips(value)
     maker = through_layout(value).node
+    while maker is not None and maker.name == "add":  # of a small number, after a rectifier
+        operands = [operand for operand in maker.operands if operand.number is None]
+        maker = through_layout(operands[0]).node if len(operands) == 1 else None
     clip = maker is not None and maker.name in ("max", "min", "clamp")
     return clip and (node is None or range_of(node.results[0], known)[0] < 0)

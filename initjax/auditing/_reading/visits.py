@@ -15,7 +15,7 @@ from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import Range
 from initjax.auditing._reading.softmaxes import exponential_in, is_softmax, summed
 from initjax.auditing._reading.terms import Kind
-from initjax.auditing._reading.values import cases_of, is_largest, through_layout
+from initjax.auditing._reading.values import cases_of, factor_of, is_largest, through_layout
 from initjax.auditing._reading.watches import Watch
 
 
@@ -81,7 +81,8 @@ def _before(visit: Visit, reader: Reader) -> Iterator[Visit]:
         for other in others or node.operands[1:]:
             known = other.number
             if known is None and name == "mul":
-                factors = (*factors, other)
+                factor, size = _without_numbers(other)
+                factors, scale = (*factors, factor), scale * size
             elif known is None:
                 divisors = (*divisors, other)
             else:
@@ -100,6 +101,20 @@ def _before(visit: Visit, reader: Reader) -> Iterator[Visit]:
             negative = name == "neg" or (name == "sub" and operand is not node.operands[0])
             signed = -scale if negative else scale
             yield Visit(operand.node, linear, factors, signed, divisors)
+
+
+def _without_numbers(factor: Value) -> tuple[Value, float]:
+    """A factor without the numbers that multiply it, and their product: labels may be negated."""
+    scale = 1.0
+    while (node := factor.node) is not None:
+        given = [operand for operand in node.operands if operand.number is None]
+        if node.name == "convert_element_type" or len(given) != 1:
+            break
+        size = factor_of(node, given[0])
+        if size is None:
+            break
+        factor, scale = given[0], scale * size
+    return factor, scale
 
 
 _LINEAR = frozenset(

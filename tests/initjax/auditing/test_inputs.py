@@ -82,8 +82,28 @@ def test_small_embeddings_are_named_and_not_the_units_that_they_leave_to_the_bia
 
     bias = RNG.uniform(-0.1, 0.1, 32)
     p = {"table": 1e-6 * X, "kernels": params(16)[:2], "bias": bias.astype(np.float32)}
-    (finding,) = initjax.audit(embedded, p, RNG.integers(0, 128, (64, 8))).findings
+    tokens = RNG.integers(0, 128, (64, 8))
+    auditor = initjax.auditor(embedded, p, tokens)
+    (finding,) = auditor(p, tokens).findings
     assert finding.cause == "input_scale" and finding.layers == ("table", "kernels/0")
+    # Recommenders draw them so; biases below zero are a fault all the same.
+    assert auditor({**p, "table": 1e-2 * X}, tokens).verdict == "ok"
+    (finding,) = auditor({**p, "table": 1e-2 * X, "bias": p["bias"] - 6}, tokens).findings
+    assert finding.cause == "dead"
+
+
+def test_half_of_the_units_behind_a_small_codebook_may_be_silent():
+    def autoencoder(p, x):
+        z = x @ p["in"]
+        code = p["codes"][jnp.argmax(z @ p["codes"].T, axis=-1)]
+        y = jax.nn.relu((z + jax.lax.stop_gradient(code - z)) @ p["up"] + p["bias"]) @ p["out"]
+        return jnp.square(y - x).mean() + jnp.square(z - code).mean()
+
+    sizes = {"in": (16, 8), "up": (8, 64), "out": (64, 16)}
+    p = {name: HE(key, size) for key, (name, size) in zip(KEYS, sizes.items(), strict=True)}
+    bias, codes = RNG.uniform(-0.35, 0.35, 64), RNG.uniform(-1 / 32, 1 / 32, (32, 8))
+    p |= {"bias": bias.astype(np.float32), "codes": codes.astype(np.float32)}
+    assert initjax.audit(autoencoder, p, X).verdict == "ok"
 
 
 def siren_loss(p, x, y):

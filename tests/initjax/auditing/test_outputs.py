@@ -73,6 +73,7 @@ def _classes(how, numbers):
         "integers": lambda z: _int_cross_entropy(z, numbers).mean(),
         "one-hot": lambda z: optax.softmax_cross_entropy(z, jax.nn.one_hot(numbers, 4)).mean(),
         "picked": lambda z: -jax.nn.log_softmax(z)[jnp.arange(64), numbers].mean(),
+        "negated": lambda z: (-jax.nn.one_hot(numbers, 4) * jax.nn.log_softmax(z)).sum(-1).mean(),
     }
     return lambda p, x: losses[how](_logits(p, x))
 
@@ -137,12 +138,18 @@ def _causes(loss_fn, params=_PARAMS):
         ("bounded_output", "labels from 1 to 2", _labels("softplus", 1 + _ONE_HOT)),
         ("bounded_output", "labels from -3 to 1", _labels("by hand", 1 - 4 * _ONE_HOT)),
         ("bounded_output", "labels go from 1 to 4", _classes("one-hot", _LABELS + 1)),
+        ("bounded_output", "labels go from 1 to 4", _classes("negated", _LABELS + 1)),
         ("bounded_output", "labels go from 0 to 6", _classes("picked", 2 * _LABELS)),
         ("not_finite", "labels go from 1 to 4", _classes("integers", _LABELS + 1)),
         ("bounded_output", "between 0 and 1", _square(jax.nn.sigmoid, 100 * _TARGETS**2)),
         ("bounded_output", "go through relu, so they lie above 0", _square(jax.nn.relu)),
         ("bounded_output", "go through softplus", _square(jax.nn.softplus)),
         ("bounded_output", "clipped at 1e-07", lambda p, x: _raw_entropy(p, x, 1e-7)),
+        (
+            "bounded_output",
+            "clipped at 1e-07",
+            lambda p, x: -(_ONE_HOT * jnp.log(jax.nn.relu(_logits(p, x)) + 1e-7)).sum(-1).mean(),
+        ),
         ("target_scale", "mean 1e+03", _square(targets=1000 + _TARGETS)),
         ("target_scale", "standard deviation 9.9", _square(targets=1e-4 * _TARGETS)),
         ("output_scale", "the exponential of what number gives", _likelihood(6.0)),
