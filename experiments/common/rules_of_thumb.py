@@ -78,25 +78,31 @@ def outcomes(grid: Grid) -> list[Outcome]:
         others = [cell for cell in cells if cell.init not in family]
         if named and others:
             best = max(named, key=lambda cell: float(cell.test_accuracy.mean()))
-            found.append(Outcome(depth, *_outcome(best, others)))
+            rivals = [cell for cell in named if cell is not best]
+            found.append(Outcome(depth, *_outcome(best, others, rivals)))
     return found
 
 
-def _outcome(best: Cell, others: Sequence[Cell]) -> tuple[Kind, str]:
+def _outcome(best: Cell, others: Sequence[Cell], rivals: Sequence[Cell]) -> tuple[Kind, str]:
+    """Compares the best initializer of a rule with the others.
+
+    Its rivals within the rule count in the adjustment, since it was chosen among them.
+    """
     if not any(cell.trained.value for cell in (best, *others)):
         return "nothing trains", "no initializer trains"
     if (seeds := len(best.accuracy)) < statistics.FEWEST_TO_SETTLE:
         return "no difference", f"{description.count(seeds, 'seed')} can't settle it"
-    setting = compared([best, *others])
+    setting = compared([best, *others, *rivals])
+    rest = {cell.init for cell in others}
     ahead: dict[str, str] = {}
     behind: dict[str, str] = {}
     for pair in comparison.pairs(setting, "final_acc"):
         kind, first, second = verdicts.finding(pair, setting.endpoints["final_acc"])
         points = 100 * abs(pair.comparison.difference.value)
         by = f"by {points:.1f} points, {formatting.p_equals(pair.p)}"
-        if kind == "ahead" and first == best.init:
+        if kind == "ahead" and first == best.init and second in rest:
             behind[second] = f"{second} ({by})"
-        elif kind == "ahead" and second == best.init:
+        elif kind == "ahead" and second == best.init and first in rest:
             ahead[first] = f"{first} ({by})"
     reasons = []
     if ahead:
