@@ -249,7 +249,7 @@ def arrays(name: str, data: Any) -> tuple[Any, ...]:
             f" got {got}"
         )
     for leaf in leaves:
-        if not (np.issubdtype(leaf.dtype, np.bool_) or jnp.issubdtype(leaf.dtype, jnp.number)):
+        if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.bool_, jnp.number)):
             raise UsageError(f"{name}: must hold numbers, got an array of dtype {leaf.dtype}")
     lengths = [leaf.shape[0] if leaf.shape else None for leaf in leaves]
     if None in lengths:

@@ -19,6 +19,7 @@ from initjax.theory._pieces import at_point
 
 _BIASES = 0.05  # the bias variance at which the field's figures show tanh's critical line
 _SMALL = 1e-12  # a variance at which an activation is a line, or two that meet at zero
+_FLAT = 1e-3  # the slope at zero of an activation that is no line there, such as cos
 _DIGITS = 4
 _TENFOLD = math.log(10)
 
@@ -161,8 +162,9 @@ def _by_theory(function: Activation, name: str) -> list[Choice]:
     steep = []
     if points and critical:  # SELU
         steep = [_orthogonal(critical[0].gain, _BIASES)]
-    elif critical:  # sigmoid, whose critical weights are so large that its units are switches
-        steep = [_orthogonal(1 / _slope(function), 0.0)]
+    elif critical and (slope := _slope(function)) > _FLAT:
+        # Sigmoid, whose critical weights are so large that its units are switches.
+        steep = [_orthogonal(1 / slope, 0.0)]
     return [*steep, *gains, *critical]
 
 

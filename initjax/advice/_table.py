@@ -149,7 +149,7 @@ def _absent(table: Table, kind: str, activation: str, optimizer: str) -> str:
     if not of_kind:
         return f"the table has no {kind} networks trained with {optimizer}"
     known = ", ".join(dict.fromkeys(row.activation for row in of_kind))
-    name = activation or "of this activation"
+    name = activation or "this activation"
     return f"the table has no {kind} networks with {name}, only with {known}"
 
 

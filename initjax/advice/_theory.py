@@ -66,7 +66,7 @@ def theory_of(
         scales = depth_scales(function, weights, biases, first)
         variances = _variances(function, weights, biases, first, depth)
         steps = [chi(function, q, weights) for q in variances[:-1]]
-    except (TypeError, ValueError, OverflowError):  # no fixed point, or no moments
+    except (TypeError, ValueError, ArithmeticError):  # no fixed point, or no moments
         return nothing
     found = dataclasses.replace(
         nothing,
@@ -79,7 +79,7 @@ def theory_of(
     try:
         noise = log_norm_moments([width] * depth, function, weights, biases, first)
         spread = sum(jacobian_spectrum(function, q, 1, kind).variance for q in variances)
-    except (TypeError, ValueError, OverflowError):  # the signal explodes
+    except (TypeError, ValueError, ArithmeticError):  # the signal explodes or vanishes
         return found
     return dataclasses.replace(found, scatter=math.sqrt(noise.variance), jacobian_variance=spread)
 

@@ -257,6 +257,16 @@ def test_wrong_arguments_are_named(arguments, words):
         recommend(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("function", "residual"),
+    [(jnp.cos, True), (lambda x: x**3, False)],
+    ids=["cos", "cube"],
+)
+def test_an_activation_that_is_flat_at_zero_has_advice(function, residual):
+    text = " ".join(str(recommend(function, 6, 64, residual=residual)).split())
+    assert "nan" not in text and "with of" not in text
+
+
 def test_wrong_choices_are_named():
     for name, value in (("normalization", "laier"), ("optimizer", "lion")):
         with pytest.raises(ValueError, match=f"recommend: {name} must be one of"):
