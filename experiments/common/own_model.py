@@ -162,6 +162,8 @@ def _made(
         logits = jax.eval_shape(apply, params, images)
     check_logits(spec, logits, _BATCH, classes)
     kernels = [leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    if classes in kernels:  # that of the output
+        kernels.remove(classes)
     features = (math.prod(image_shape), *kernels, classes)
     return models.Model(apply, apply, params, features, (), split)
 

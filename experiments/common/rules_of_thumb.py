@@ -32,7 +32,7 @@ Kind = Literal["holds", "outdone", "fails", "no difference", "nothing trains"]
 
 _WORDS: dict[Kind, str] = {
     "holds": "holds",
-    "outdone": "is outdone by weights that are not independent",
+    "outdone": "is outdone by kernels whose weights are not independent, such as orthogonal ones",
     "fails": "does not hold",
     "no difference": "is not shown to matter",
     "nothing trains": "does not help",

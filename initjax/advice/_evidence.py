@@ -104,16 +104,22 @@ def chosen(proposal: str, settings: Sequence[Setting]) -> str:
     return proposal
 
 
+_SMALL = 0.01  # of accuracy: about what a pair of seeds differs by
+
+
 def where_worse(name: str, settings: Sequence[Setting]) -> str:
     """Where a choice was measurably worse than the best one, at the closest such setting: such as
-    " (depth 5, width 64: accuracy 0.922, glorot_uniform 0.930)". Empty if it was nowhere."""
+    " (depth 5, width 64: accuracy 0.922, glorot_uniform 0.930; a small difference: either will
+    do)". Empty if it was nowhere."""
     for setting in settings:
         for row in setting:
             if row.name == name and not as_good_as_best(row, setting):
                 other = best(setting)
+                small = other.accuracy - row.accuracy < _SMALL and row.trained >= other.trained
                 return (
                     f" (depth {row.depth}, width {row.width}: accuracy {row.accuracy:.3f},"
-                    f" {other.init} {other.accuracy:.3f})"
+                    f" {other.init} {other.accuracy:.3f}"
+                    f"{'; a small difference: either will do' if small else ''})"
                 )
     return ""
 
