@@ -244,8 +244,8 @@ _PROGRAM = command_line.Program(
     _GROUPS,
     examples=(
         "",
-        "--weight_variance=1,1.5,2,2.5,3,3.5,4 --depth=10,20,40,80 --width=128 --seeds=5",
-        "--init=he_normal,glorot_normal,orthogonal --activation=relu,tanh --depth=3,10,30",
+        "--weight_variance=1,2,3,4 --depth=10,20,40,80",
+        "--init=he_normal,orthogonal --depth=3,30",
     ),
 )
 

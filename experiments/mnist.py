@@ -313,7 +313,7 @@ _PROGRAM = command_line.Program(
         "--init=he_normal --hidden=256,256 --epochs=10",
         '--init="random_uniform(-0.1, 0.1)" --seed=7',
         "--init=zeros --audit",
-        "--model=cnn --init=delta_orthogonal --hidden=20x16 --activation=tanh",
+        "--model=cnn --init=delta_orthogonal --hidden=20x16",
         "--data_dir=/usr/share/datasets/fashion-mnist",
     ),
 )

@@ -77,7 +77,7 @@ _PROGRAM = command_line.Program(
     _GROUPS,
     examples=(
         "--activation=tanh --depth=50 --width=64",
-        "--activation=gelu --depth=12 --width=768 --residual --normalization=layer --attention",
+        "--activation=gelu --depth=20 --residual",
         "--activation=sigmoid --depth=10 --width=64",
     ),
 )

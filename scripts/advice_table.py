@@ -16,13 +16,13 @@ from advice import grid, outcomes
 from advice.held_out import HeldOut
 from benchmarks import _results
 
-from initjax.advice import _table
+from initjax.advice import table as tables
 
-_FILE = _results.ROOT / "initjax/advice" / _table.FILE
+_FILE = _results.ROOT / "initjax/advice" / tables.FILE
 _DIGITS = 5
 
 
-def rows(network: HeldOut, found: list[outcomes.Outcome]) -> list[_table.Row]:
+def rows(network: HeldOut, found: list[outcomes.Outcome]) -> list[tables.Row]:
     """The rows of a setting, the best one first."""
     seeds = outcomes.shared(found)
     advice = grid.advice(network)
@@ -43,7 +43,7 @@ def rows(network: HeldOut, found: list[outcomes.Outcome]) -> list[_table.Row]:
         mine = outcome.init, outcome.bias_init
         name, init, bias_init = known.get(mine, (outcome.init, *mine))
         result.append(
-            _table.Row(
+            tables.Row(
                 kind=network.kind,
                 activation=network.activation,
                 optimizer=network.optimizer,
@@ -65,7 +65,7 @@ def rows(network: HeldOut, found: list[outcomes.Outcome]) -> list[_table.Row]:
     return result
 
 
-def table(runs: outcomes.Runs) -> _table.Table:
+def table(runs: outcomes.Runs) -> tables.Table:
     """The table of all settings with two initializers or more, and five seeds or more."""
     order = sorted(runs.outcomes, key=lambda network: (network[0], network[4], network))
     found = [
@@ -75,7 +75,7 @@ def table(runs: outcomes.Runs) -> _table.Table:
         for row in rows(network, runs.outcomes[network])
     ]
     common = runs.common
-    return _table.Table(
+    return tables.Table(
         rows=tuple(found),
         steps=int(str(common["steps"])),
         batch_size=int(str(common["batch_size"])),
@@ -95,7 +95,7 @@ def main() -> None:
     if not options.no_training:
         grid.train(grid.configs(options.kinds), options.runs[0])
     made = table(outcomes.read(options.runs))
-    text = _table.written(made, made=str(datetime.date.today()), command=_results._command())
+    text = tables.written(made, made=str(datetime.date.today()), command=_results._command())
     options.file.write_text(text)
     settings = len({row[:5] for row in made.rows})
     runs = sum(row.runs for row in made.rows)

@@ -196,7 +196,7 @@ def compare(
       ...     optimizer=optax.sgd(0.1), steps=50, batch_size=16, seeds=6, stream=None,
       ... )
       >>> result.verdict.split(" after")[0]
-      'lecun is the best of 2: it has a mean test loss of'
+      'lecun has the lowest mean test loss'
     """
     plan, runs = planned(
         loss_fn,

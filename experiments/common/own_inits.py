@@ -41,6 +41,8 @@ def checked(inits: Mapping[str, Rules | str], params: Any) -> dict[str, Rules]:
         try:
             found[name] = dict(rules) if isinstance(rules, Mapping) else _whole(rules, params)
             jax.eval_shape(functools.partial(_draw, params, found[name]), starting.root_key(0))
+        except UsageError as error:
+            raise UsageError(f"inits: {name!r}: {error}") from None
         except (TypeError, ValueError) as error:
             text = str(error).removeprefix("initialize: ")
             raise UsageError(f"inits: {name!r}: {text}") from None
@@ -56,7 +58,7 @@ def _whole(spec: Any, params: Any) -> Rules:
         taken = _taken(params, {**rules, "*": initjax.zeros})
     unclear = [shape for shape, _ in taken[_KERNELS] if len(shape) not in _CLEAR]
     if unclear:
-        raise ValueError(
+        raise UsageError(
             f"a kernel of shape {unclear[0]} may be that of a 1-D convolution or of attention,"
             " whose fans differ; write rules, such as {'*bias': 'zeros', '*': 'he_normal'}"
         )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from initjax.advice._table import Row, Setting, Table, as_good_as_best, best
+from initjax.advice.table import Row, Setting, Table, as_good_as_best, best
 
 Outcome = Literal["ahead", "no measurable difference", "behind"]
 _Z = 1.959963984540054  # the normal quantile of a 95% interval

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 from initjax._flattening import described
 from initjax._values import checked_choice, checked_integer
-from initjax.advice import _evidence, _table, _theory
+from initjax.advice import _evidence, _theory
+from initjax.advice import table as tables
 from initjax.advice._choices import Choice, choices, proposed
 from initjax.advice._recommendation import Recommendation
 from initjax.auditing._activations import function_of, known_name
@@ -247,9 +248,9 @@ def _drawn(choice: Choice) -> tuple[str, str, float]:
 
 def _settings(
     network: _Network, name: str
-) -> tuple[list[_table.Setting], str, _table.Table | None]:
+) -> tuple[list[tables.Setting], str, tables.Table | None]:
     """The settings of the table near a network, why there are none, and the table."""
-    table = _table.shipped()
+    table = tables.shipped()
     if table is None:
         return [], "this version of the library has no table of runs", None
     if network.attention:
@@ -260,4 +261,4 @@ def _settings(
         return [], "the table has no residual networks with normalization", None
     kind = "residual" if network.residual else "normalized" if network.normalization else "plain"
     where = (kind, name, network.optimizer, network.width, network.depth)
-    return *_table.around(table, *where), table
+    return *tables.around(table, *where), table

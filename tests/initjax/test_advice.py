@@ -13,7 +13,8 @@ import pytest
 
 import initjax
 from experiments.common import statistics
-from initjax.advice import _evidence, _table
+from initjax.advice import _evidence
+from initjax.advice import table as tables
 from initjax.auditing._activations import recommended
 
 recommend: Any = initjax.recommend  # also with what its types don't allow
@@ -23,7 +24,7 @@ def row(name, depth, accuracy, low, high, width=64, trained=6, kind="plain", act
     """A row of a made-up table; `low` and `high` are those of the difference to the best."""
     middle = (low + high) / 2
     numbers = (1e-3, 6, trained, accuracy, 0.01, middle, low, high)
-    return _table.Row(kind, activation, "adam", width, depth, name, name, "zeros", *numbers)
+    return tables.Row(kind, activation, "adam", width, depth, name, name, "zeros", *numbers)
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def shipped(monkeypatch):
     """Puts made-up rows, or none, in place of the table of the package."""
 
     def put(*rows):
-        made = _table.Table(rows, 300, 64, "standardized mnist", 2) if rows else None
-        monkeypatch.setattr(_table, "shipped", lambda: made)
+        made = tables.Table(rows, 300, 64, "standardized mnist", 2) if rows else None
+        monkeypatch.setattr(tables, "shipped", lambda: made)
 
     return put
 
@@ -276,11 +277,11 @@ def test_wrong_choices_are_named():
 
 
 def test_a_table_is_read_as_it_was_written():
-    made = _table.Table((row("he_normal", 10, 0.9, 0, 0),), 300, 64, "standardized mnist", 2)
-    text = _table.written(made, made="2026-01-01")
-    assert _table.read(text) == made
+    made = tables.Table((row("he_normal", 10, 0.9, 0, 0),), 300, 64, "standardized mnist", 2)
+    text = tables.written(made, made="2026-01-01")
+    assert tables.read(text) == made
     with pytest.raises(ValueError, match="has format 2, not 1"):
-        _table.read(text.replace('"version": 1', '"version": 2'))
+        tables.read(text.replace('"version": 1', '"version": 2'))
 
 
 def test_shares_have_wilsons_interval():
@@ -290,7 +291,7 @@ def test_shares_have_wilsons_interval():
 
 def test_the_table_of_the_package_is_complete():
     """Its settings can be compared, and every recommendation in them is a choice of the library."""
-    table = _table.shipped()
+    table = tables.shipped()
     if table is None:
         pytest.skip("no table was made yet")
     settings = {}

@@ -443,7 +443,7 @@ def test_help_groups_and_explains_all_flags(flag, tmp_path):
         assert f"\n{heading}\n" in result.stdout
     for name in Config.__dataclass_fields__:
         assert f"\n  --{name}\n" in result.stdout
-    assert "(default: 128,64)" in " ".join(result.stdout.split())
+    assert "(default: 128,64 for mlp," in " ".join(result.stdout.split())
     assert "\nExamples:\n  python -m experiments.mnist --init=he_normal " in result.stdout
 
 

@@ -393,7 +393,7 @@ def test_more_epochs_than_memory_can_hold_are_reported_in_one_line(folder, tmp_p
 def test_help_shows_defaults_as_they_are_written(tmp_path):
     result = run("--help", cwd=tmp_path)
     text = " ".join(result.stdout.split())
-    assert "To compare several, repeat the flag. (default: 128,64) --activation" in text
+    assert "32,32 for transformer). To compare several, repeat the flag. --residual" in text
     assert "repeat this option" not in text and "['" not in text
 
 

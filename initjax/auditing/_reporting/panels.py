@@ -121,7 +121,8 @@ def draw_keys(axes: Axes, audits: Sequence[Series]) -> Titled:
     measured = [audit.of_attention("effective_keys") for audit in audits]
     open_keys = audits[-1].of_attention("keys")
     theory = audits[-1].of_attention("predicted_effective_keys")
-    axes.set_ylim(0, 1.12 * np.nanmax(np.concatenate([open_keys, *measured])))
+    counts = np.concatenate([open_keys, *measured])
+    axes.set_ylim(0, 1.12 * np.max(counts, initial=1, where=np.isfinite(counts)))
     axes.plot(open_keys, ls="", marker="_", ms=7, mew=1.3, color=PATH, zorder=1)
     axes.plot(theory, ls="", marker="_", ms=7, mew=1.3, color=THEORY, zorder=2)
     draw_measured(axes, audits, measured)
