@@ -148,13 +148,16 @@ def conclusions(diagram: Diagram) -> list[str]:
             f" {'larger' if share else 'smaller'} depths"
         ]
     correlation, limit = fitted.correlation, fitted.limit
-    found = []
-    if not math.isnan(correlation.value):
-        rises = "rises" if correlation.low > 0 else "is not shown to rise"
-        found = [
-            f"trainable depth {rises} with xi_c: rank correlation {correlation.value:.2f}"
-            f" ({correlation.low:.2f} to {correlation.high:.2f})"
+    if math.isnan(correlation.value):
+        return [
+            "networks train up to the same depth at all weight variances, so these runs tell"
+            " nothing about xi_c; try more depths"
         ]
+    rises = "rises" if correlation.low > 0 else "is not shown to rise"
+    found = [
+        f"trainable depth {rises} with xi_c: rank correlation {correlation.value:.2f}"
+        f" ({correlation.low:.2f} to {correlation.high:.2f})"
+    ]
     rows = fits(diagram)
     ours = {row["phase"]: row for row in rows if row["diagram"] == "ours"}
     for phase, row in ours.items():

@@ -264,7 +264,13 @@ def arrays(name: str, data: Any) -> tuple[Any, ...]:
 
 def _canonical(leaf: Any) -> Any:
     """An array in the dtype that JAX would give it: without x64, float32 for float64."""
-    return np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    found = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    if np.issubdtype(found.dtype, np.integer) and not np.array_equal(found, leaf):
+        raise UsageError(
+            f"data: numbers of an array of {leaf.dtype} don't fit in {found.dtype}, in which JAX"
+            " computes without x64"
+        )
+    return found
 
 
 def _parts(result: Any) -> tuple[jax.Array, jax.Array | None]:

@@ -175,7 +175,7 @@ def _reported(spec: str, what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         file = getattr(sys.modules[spec.partition(":")[0]], "__file__", None)
         frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == file]
         where = f" in line {frames[-1].lineno} of {file}" if frames else ""
@@ -193,7 +193,7 @@ def load(spec: str) -> Callable[..., Any]:
     module_name, _, name = spec.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if (
             isinstance(error, ModuleNotFoundError)
             and error.name

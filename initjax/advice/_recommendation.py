@@ -14,6 +14,12 @@ from initjax.advice._theory import Prediction
 
 VERSION = 1
 _LEAST_WIDTH, _WIDTH = 40, 80  # columns
+_SYMBOLS = {
+    "chi_1": "factor of squared gradients per layer, 1 if they keep their size",
+    "q*": "variance at which pre-activations settle",
+    "xi_c": "layers over which two inputs become alike",
+    "L/n": "depth / width",
+}
 _OPTIMIZERS = {"adam": "Adam", "momentum": "SGD with momentum", "sgd": "SGD"}
 
 
@@ -100,6 +106,7 @@ class Recommendation:
             _list("Why", self.reasons, columns),
             self._evidence(columns),
             _list("What not to do", self.avoid, columns),
+            self._legend(columns),
         ]
         return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
@@ -131,6 +138,12 @@ class Recommendation:
             text = f"multiply the last kernel of each by {choice.branch_scale:.4g}"
             lines += wrapped(text, columns, "branches ", " " * 9)
         return lines
+
+    def _legend(self, columns: int) -> list[str]:
+        """What the symbols mean that the text has."""
+        text = " ".join((*self.reasons, *self.avoid))
+        parts = [f"{symbol}: {meaning}" for symbol, meaning in _SYMBOLS.items() if symbol in text]
+        return wrapped("; ".join(parts), columns, rest="  ") if parts else []
 
     def _evidence(self, columns: int) -> list[str]:
         found = self.evidence

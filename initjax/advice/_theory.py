@@ -98,10 +98,13 @@ def reasons(choice: Choice, theory: Prediction, depth: int) -> list[str]:
     """Why a plain network is to be drawn so."""
     if math.isnan(theory.chi):
         return []
+    # Factors of a half or two are no more than a few layers at q* would make.
+    on_its_way = abs(theory.chi - 1) < 0.01 and abs(_log(theory.gradient)) > math.log(2)
     found = [
         f"Weights of variance {choice.weight_variance:.4g}/fan_in{_with_biases(choice)} have"
         f" chi_1 = {theory.chi:.3g}{_where(theory)}: from the last of {_layers(depth)} to the"
-        f" first, the gradient's mean square changes by a factor of {_factor(theory.gradient)}."
+        f" first, the gradient's mean square changes by a factor of {_factor(theory.gradient)}"
+        f"{', since signals are still on their way to q*' if on_its_way else ''}."
     ]
     reach = _REACH * theory.correlation_depth
     if math.isinf(reach) or reach > 1e4:
@@ -179,7 +182,7 @@ def _no_scale(function: Callable[[Any], Any], activation: str) -> str:
     """That no usual scale is critical, if so."""
     if critical_points(function):
         return ""
-    start = f"Deep networks of {activation}: "
+    start = f"Deep networks of {'this activation' if activation == 'unnamed' else activation}: "
     advice = "; use tanh or relu, subtract the activation's mean, or normalize."
     try:
         point = critical_line(function)
