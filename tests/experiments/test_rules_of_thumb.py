@@ -46,7 +46,7 @@ def test_a_rule_holds_is_outdone_fails_or_does_not_matter_as_the_tests_say(row):
     expected = ["no difference", "holds", "outdone", "fails", "nothing trains"]
     assert kinds == dict(zip((2, 4, 6, 8, 10), expected, strict=True))
     first, *others = rules_of_thumb.sentences(found)
-    assert first.startswith('"He for relu" holds at depth 4; is outdone by kernels whose weights are ')
+    assert first.startswith('"He for relu" holds at depth 4; is outdone by kernels whose ')
     assert others[2].startswith(f"depth 6: {ORTHOGONAL} (by 9.9 ")
     assert "is ahead of he_normal; he_normal is ahead of glorot_normal (by 10.1 " in others[2]
     shown = "\n".join(depth_results.lines(found))
