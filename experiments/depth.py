@@ -26,7 +26,6 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
-    memory,
     progress,
 )
 from experiments.common.config import MOST_LAYERS, Config, UsageError
@@ -215,21 +214,11 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
 
 
 def main() -> None:
-    configs = grid()
-    data.check(configs[0].dataset, configs[0].data_dir)
-    for config in {config.hidden: config for config in configs}.values():
-        memory.check(config)
-    console.use_all_cores()
-    with progress.stage(sys.stdout, "start   loading the data") as watch:
-        dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
-    configs = grid_runs.pinned(configs, dataset)
+    configs, dataset = grid_runs.opened(grid(), sys.stdout)
     header = functools.partial(_header, configs, dataset)
     _, others = grid_runs.train(configs, dataset, _FLAGS.workdir, sys.stdout, header)
     if others:
-        left = "1 run is" if others == 1 else f"{others} runs are"
-        console.say(
-            sys.stdout, f"{left} running in other processes; rerun this command for the results"
-        )
+        console.say(sys.stdout, grid_runs.running_elsewhere(others, "for the results"))
         return
     with progress.stage(sys.stdout, "results fitting boundaries"):
         lines = analyze(configs, dataset, _FLAGS.workdir)

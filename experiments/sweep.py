@@ -28,8 +28,6 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
-    memory,
-    progress,
 )
 from experiments.common.config import NORMALIZED, Config, UsageError
 
@@ -160,21 +158,10 @@ def grid() -> list[Config]:
 
 
 def main() -> None:
-    configs = grid()
-    data.check(configs[0].dataset, configs[0].data_dir)
-    for config in {config.hidden: config for config in configs}.values():
-        memory.check(config)
-    console.use_all_cores()
-    with progress.stage(sys.stdout, "start   loading the data") as watch:
-        dataset = data.load(configs[0].dataset, configs[0].data_dir, watch)
-    configs = grid_runs.pinned(configs, dataset)
+    configs, dataset = grid_runs.opened(grid(), sys.stdout)
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
-        left = "1 run is" if others == 1 else f"{others} runs are"
-        console.say(
-            sys.stdout,
-            f"{left} running in other processes; rerun this command to compare",
-        )
+        console.say(sys.stdout, grid_runs.running_elsewhere(others, "to compare"))
     elif parse_shard(_FLAGS.shard)[1] == 1:  # one part alone is not compared
         console.say(sys.stdout, *_summary(configs, dataset, _FLAGS.workdir), "")
     console.say(

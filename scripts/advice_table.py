@@ -95,7 +95,7 @@ def main() -> None:
     if not options.no_training:
         grid.train(grid.configs(options.kinds), options.runs[0])
     made = table(outcomes.read(options.runs))
-    text = tables.written(made, made=str(datetime.date.today()), command=_results._command())
+    text = tables.written(made, made=str(datetime.date.today()), command=_results.command())
     options.file.write_text(text)
     settings = len({row[:5] for row in made.rows})
     runs = sum(row.runs for row in made.rows)

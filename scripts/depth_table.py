@@ -87,14 +87,18 @@ def cells(found: list[dict[str, Any]]) -> str:
 
 def section(directory: pathlib.Path, results: pathlib.Path) -> list[str]:
     """The parts of the text about one directory; its pictures are copied."""
+
+    def picture(name: str, text: str) -> str:
+        shutil.copyfile(directory / f"{name}.png", results / f"{directory.name}-{name}.png")
+        return f"![{text}]({directory.name}-{name}.png)"
+
     record = json.loads((directory / "depth.json").read_text())
     parts = []
     for diagram in record["diagrams"]:
-        name = f"{directory.name}-{diagram['name']}.png"
-        shutil.copyfile(directory / f"{diagram['name']}.png", results / name)
+        text = "Training accuracy by depth and weight variance"
         parts += [
             f"## Diagram: {diagram['title']}",
-            f"![Training accuracy by depth and weight variance]({name})",
+            picture(diagram["name"], text),
             fits(diagram["fits"]),
             *(_bullets(diagram["conclusions"])),
         ]
@@ -103,11 +107,9 @@ def section(directory: pathlib.Path, results: pathlib.Path) -> list[str]:
             parts += [text, fits(diagram["fits at one rate"])]
         parts += [variances(diagram)] if diagram["half_train_at"] else []
     for grid in record["initializers"]:
-        name = f"{directory.name}-{grid['name']}.png"
-        shutil.copyfile(directory / f"{grid['name']}.png", results / name)
         parts += [
             f"## Initializers: {grid['title']}",
-            f"![Training accuracy by step]({name})",
+            picture(grid["name"], "Training accuracy by step"),
             cells(grid["cells"]),
             *_bullets(grid["conclusions"]),
         ]

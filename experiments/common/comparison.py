@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,12 +185,12 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
             continue
         taken = []
         for init in dict.fromkeys(init for setting in group for init in setting.inits):
-            tables = [setting.runs.filter(pc.field("init") == init) for setting in group]
-            # A rate with fewer seeds could win or lose by chance.
-            most = max(map(len, tables))
-            tables = [table for table in tables if len(table) == most]
-            losses = [np.mean(column(table, "loss")[:, -1] / most) for table in tables]
-            taken.append(tables[int(np.argmin(losses))])
+            tables = {
+                setting.fields["learning_rate"]: setting.runs.filter(pc.field("init") == init)
+                for setting in group
+            }
+            losses = {rate: column(one, "loss")[:, -1] for rate, one in tables.items() if len(one)}
+            taken.append(tables[best_rate(losses)[0]])
         shown = ("dataset", "model", "optimizer")
         fields = {"learning_rate": None, **{name: group[0].fields[name] for name in shown}}
         best.append(_setting(pa.concat_tables(taken), margin, target, **fields))
@@ -218,9 +219,7 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
         before, *_, after = np.stack([row.values.to_numpy() for row in rows["val_loss"]]).T
         learned = np.isfinite(after) & ~(after >= before)
     else:
-        guess, images = (rows[name].to_numpy() for name in ("guess_acc", "test_images"))
-        # Five standard errors above the accuracy of the most common class.
-        learned = values["final_acc"] > guess + 5 * np.sqrt(guess * (1 - guess) / images)
+        learned = better_than_guessing(rows)
     if fields["steps"] is None:
         values["first_loss"] = column(rows, "loss")[:, 0]
     steps = 0
@@ -234,6 +233,29 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
     points = {name: point for name, point in endpoints(margin, target).items() if name in values}
     trained = matrix(learned.astype(float))
     return Setting(fields, inits, seeds, rows, values, points, trained, steps)
+
+
+def best_rate(losses: Mapping[float, np.ndarray]) -> tuple[float, list[float]]:
+    """The learning rate with the lowest mean loss, and all that it was chosen from, ascending.
+
+    These are the rates with the most seeds: one with fewer could win or lose by chance.
+
+    Args:
+      losses: (seeds,) by learning rate.
+    """
+    most = max(map(len, losses.values()))
+    # Divided first, so that no sum overflows.
+    means = {rate: np.mean(one / most) for rate, one in losses.items() if len(one) == most}
+    return min(means, key=lambda rate: means[rate]), sorted(means)
+
+
+def better_than_guessing(rows: pa.Table) -> np.ndarray:
+    """(runs,): whether the final test accuracy of runs on images is better than guessing.
+
+    It has to be five standard errors above the accuracy of the most common class.
+    """
+    guess, images = (rows[name].to_numpy() for name in ("guess_acc", "test_images"))
+    return column(rows, "val_acc")[:, -1] > guess + 5 * np.sqrt(guess * (1 - guess) / images)
 
 
 def column(rows: pa.Table, name: str) -> np.ndarray:

@@ -185,12 +185,7 @@ def boundary(diagram: trainability.Diagram) -> Spec | None:
                 "phase": _phase_of(diagram, column),
             }
         )  # fmt: skip
-    x = alt.X(
-        "scale:Q",
-        title="predicted: ξc, layers",
-        scale=alt.Scale(type="log", domain=[left, right], nice=False),
-        axis=alt.Axis(format="~g", tickCount=5, labelOverlap="greedy"),
-    )
+    x = _log_x("scale:Q", "predicted: ξc, layers", [left, right])
     y = alt.Y(
         "depth:Q",
         title="measured: depth that half train to",
@@ -268,12 +263,7 @@ def collapse(diagram: trainability.Diagram) -> Spec | None:
     if not rows:
         return None
     low, high = (end(row["ratio"] for row in rows) for end in (min, max))
-    x = alt.X(
-        "ratio:Q",
-        title="depth / ξc",
-        scale=alt.Scale(type="log", domain=[0.8 * low, 1.25 * high], nice=False),
-        axis=alt.Axis(format="~g", tickCount=5, labelOverlap="greedy"),
-    )
+    x = _log_x("ratio:Q", "depth / ξc", [0.8 * low, 1.25 * high])
     y = alt.Y(
         "accuracy:Q",
         title="training accuracy",
@@ -459,6 +449,15 @@ def _layers(number: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.2g}"
+
+
+def _log_x(field: str, title: str, domain: list[float]) -> alt.X:
+    return alt.X(
+        field,
+        title=title,
+        scale=alt.Scale(type="log", domain=domain, nice=False),
+        axis=alt.Axis(format="~g", tickCount=5, labelOverlap="greedy"),
+    )
 
 
 def _depth_axis(depths: np.ndarray, **options: Any) -> alt.Axis:

@@ -6,10 +6,45 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from experiments.common import console, data, filling, progress
+from experiments.common import console, data, filling, memory, progress
 from experiments.common.config import Config
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
+
+
+def opened(configs: Sequence[Config], stream: TextIO | None) -> tuple[list[Config], data.Dataset]:
+    """Checks what can be checked of a grid without JAX, and loads its data.
+
+    Args:
+      configs: what is to be trained; at least one, all on the same data.
+      stream: where to show progress; None shows nothing.
+
+    Returns:
+      The configurations, see `pinned`, and the data.
+
+    Raises:
+      UsageError: the data can't be loaded, a network doesn't fit in memory, or one of the user's
+        own can't be made.
+    """
+    one = configs[0]
+    data.check(one.dataset, one.data_dir)
+    for config in {config.hidden: config for config in configs}.values():
+        memory.check(config)
+    console.use_all_cores()
+    with progress.stage(stream, "start   loading the data") as watch:
+        dataset = data.load(one.dataset, one.data_dir, watch)
+    return pinned(configs, dataset), dataset
+
+
+def running_elsewhere(others: int, purpose: str) -> str:
+    """Says that runs of a grid are running in other processes, and what to do then.
+
+    Example:
+      >>> running_elsewhere(1, "to compare")
+      '1 run is running in other processes; rerun this command to compare'
+    """
+    left = "1 run is" if others == 1 else f"{others} runs are"
+    return f"{left} running in other processes; rerun this command {purpose}"
 
 
 def pinned(configs: Sequence[Config], dataset: data.Dataset) -> list[Config]:

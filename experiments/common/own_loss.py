@@ -6,6 +6,7 @@ function, so that program's text identifies it: all operations, shapes and const
 names nor addresses. Another version of JAX may make another program.
 """
 
+import functools
 import hashlib
 import inspect
 import math
@@ -259,15 +260,15 @@ def arrays(name: str, data: Any) -> tuple[Any, ...]:
         raise UsageError(f"{name}: all arrays must have the same number of examples, got {listed}")
     if not lengths[0]:
         raise UsageError(f"{name}: there are no examples")
-    return jax.tree.map(_canonical, parts)
+    return jax.tree.map(functools.partial(_canonical, name), parts)
 
 
-def _canonical(leaf: Any) -> Any:
+def _canonical(name: str, leaf: Any) -> Any:
     """An array in the dtype that JAX would give it: without x64, float32 for float64."""
     found = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
     if np.issubdtype(found.dtype, np.integer) and not np.array_equal(found, leaf):
         raise UsageError(
-            f"data: numbers of an array of {leaf.dtype} don't fit in {found.dtype}, in which JAX"
+            f"{name}: numbers of an array of {leaf.dtype} don't fit in {found.dtype}, in which JAX"
             " computes without x64"
         )
     return found

@@ -273,10 +273,8 @@ def _cells(table: pa.Table) -> list[Cell]:
     losses, accuracies = (_last(table, name) for name in ("step_loss", "step_acc"))
     cells = []
     for network, by_rate in groups.items():
-        # A rate with fewer seeds could win by chance.
-        most = max(map(len, by_rate.values()))
-        rates = sorted(rate for rate, places in by_rate.items() if len(places) == most)
-        best = min(rates, key=lambda rate: float(np.mean(losses[by_rate[rate]])))
+        of_rate = {rate: losses[places] for rate, places in sorted(by_rate.items())}
+        best, rates = comparison.best_rate(of_rate)
         places = sorted(by_rate[best], key=lambda place: rows[place]["seed"])
         cells.append(Cell(*network, best, rates, accuracies[places], table.take(places)))
     return cells

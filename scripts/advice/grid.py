@@ -8,7 +8,7 @@ from typing import Any
 
 import initjax
 from advice.held_out import BATCH_SIZE, STEPS, HeldOut, learning_rates
-from experiments.common import console, data, grid_runs
+from experiments.common import grid_runs
 from experiments.common.config import Config, canonical
 
 SEEDS = range(6)
@@ -77,8 +77,7 @@ def config(network: HeldOut, init: str, bias_init: str, rate: float, seed: int) 
 
 def train(configs: Sequence[Config], directory: pathlib.Path) -> None:
     """Trains the runs that are missing in a directory."""
-    console.use_all_cores()
-    dataset = data.load(None, None)
+    configs, dataset = grid_runs.opened(configs, sys.stdout)
     networks = len({(one.hidden, one.activation, one.optimizer) for one in configs})
 
     def header(missing: int) -> list[str]:

@@ -57,20 +57,20 @@ def read(directories: Iterable[pathlib.Path]) -> Runs:
     for directory in directories:
         table = sweep_directory.read(directory)
         accuracies = comparison.column(table, "val_acc")[:, -1]
+        trained = comparison.better_than_guessing(table).tolist()
         losses = comparison.column(table, "step_loss")
         losses = losses[:, -math.ceil(_LAST * losses.shape[1]) :].mean(axis=1)
         names = [name for name in table.column_names if not name.startswith("step_")]
         rows = table.select(names).to_pylist()
-        for row, accuracy, loss in zip(rows, accuracies.tolist(), losses.tolist(), strict=True):
+        outcomes = zip(accuracies.tolist(), trained, losses.tolist(), strict=True)
+        for row, outcome in zip(rows, outcomes, strict=True):
             network = _network(row)
             if network is None:
                 continue
-            guess = row["guess_acc"]
-            better = accuracy > guess + 5 * math.sqrt(guess * (1 - guess) / row["test_images"])
             kind = row["init"], canonical(row["bias_init"])
             common = tuple(str(row[name]) for name in _COMMON)
             found = runs[common][network][kind].setdefault(row["learning_rate"], {})
-            found[row["seed"]] = accuracy, better, loss
+            found[row["seed"]] = outcome
     common = max(runs, key=lambda common: len(runs[common]))
     networks = {
         network: [_best(init, biases, rates) for (init, biases), rates in kinds.items()]
@@ -96,13 +96,10 @@ def _network(row: dict[str, Any]) -> HeldOut | None:
 
 
 def _best(init: str, bias_init: str, rates: dict[float, Any]) -> Outcome:
-    most = max(map(len, rates.values()))  # a rate with fewer seeds could win by chance
-    mean = {
-        rate: np.mean([loss for _, _, loss in seeds.values()])
-        for rate, seeds in rates.items()
-        if len(seeds) == most
+    losses = {
+        rate: np.array([loss for _, _, loss in seeds.values()]) for rate, seeds in rates.items()
     }
-    rate = min(mean, key=lambda rate: mean[rate])
+    rate, _ = comparison.best_rate(losses)
     accuracies = {seed: accuracy for seed, (accuracy, _, _) in sorted(rates[rate].items())}
     trained = {seed: better for seed, (_, better, _) in sorted(rates[rate].items())}
     return Outcome(init, bias_init, rate, accuracies, trained)

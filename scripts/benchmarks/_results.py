@@ -67,7 +67,7 @@ def write(
     noun = "core" if cores() == 1 else "cores"
     text = (
         f"# {title}\n\n"
-        f"`{_command()}` on {datetime.date.today()}: {_processor()}, {cores()} {noun},"
+        f"`{command()}` on {datetime.date.today()}: {_processor()}, {cores()} {noun},"
         f" {platform.system()}; {', '.join(versions)}.\n\n"
         f"{body.strip()}\n"
     )
@@ -78,7 +78,7 @@ def write(
     return path
 
 
-def _command() -> str:
+def command() -> str:
     """The command that was given, without where its results went."""
     kept = [word for word in sys.argv[1:] if not word.startswith("--results")]
     return shlex.join(["python", _relative(sys.argv[0]), *kept])
