@@ -94,10 +94,13 @@ def sum_loss(evidence: Evidence) -> list[Finding]:
     if with_optimizer and not large_steps(evidence):
         return []
     message = (
-        f"The loss is a sum over the {count} examples of the batch and not their mean, so loss and"
-        f" gradient are {count} times as large, and with SGD the learning rate is, too"
+        "The loss is a sum over the examples of the batch and not their mean, so loss and gradient"
+        f" are {count} times as large, and with SGD the learning rate is, too"
     )
-    return finding("warning", "sum_loss", [], message, "Take the mean over the examples")
+    remedy = "Take the mean over the examples"
+    if not with_optimizer:
+        remedy += "; if you train with Adam, which hides the factor, pass optimizer= to the audit"
+    return finding("warning", "sum_loss", [], message, remedy)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from initjax import auditor, he_normal, lecun_normal
 from initjax.auditing._reading.trace import trace
@@ -205,6 +206,51 @@ def test_sums_over_the_batch_are_told_from_means(end, summed):
         return end(jnp.square(net(p, x) - 1), p, y)
 
     assert ends(loss_fn, CLASSES, X, Y).summed == summed
+
+
+def in_parts(loop):
+    """A sum over micro-batches, by a loop of each kind."""
+    cut = jax.lax.dynamic_slice_in_dim
+
+    def loss(p, x):
+        return jnp.square(net(p, x) - 1).mean(1)
+
+    def scanned(p, x, per):
+        parts = x.reshape(4, N // 4, -1)
+        return jax.lax.scan(lambda total, x: (total + per(loss(p, x)), None), 0.0, parts)[0]
+
+    def counted(p, x, per):
+        turn = lambda i, total: total + per(loss(p, cut(x, i * 8, 8)))  # noqa: E731
+        return jax.lax.fori_loop(0, 4, turn, 0.0)
+
+    def mapped(p, x, per):
+        return jax.lax.map(lambda x: per(loss(p, x)), x.reshape(4, N // 4, -1)).sum()
+
+    def sharded(p, x, per):
+        mesh, spec = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec
+        each = lambda p, x: jax.lax.psum(per(loss(p, x)), "data")  # noqa: E731
+        specs = (spec(), spec("data"))
+        return jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=spec())(p, x)
+
+    return {"scan": scanned, "fori": counted, "map": mapped, "shard": sharded}[loop]
+
+
+@pytest.mark.parametrize("loop", ["scan", "fori", "map", "shard"])
+def test_sums_over_micro_batches_are_told_from_means(loop):
+    total = in_parts(loop)
+    assert ends(lambda p, x: total(p, x, jnp.sum), CLASSES, X).summed == N
+    assert ends(lambda p, x: total(p, x, jnp.sum) / N, CLASSES, X).summed == 0
+    assert ends(lambda p, x: total(p, x, jnp.mean) / 4, CLASSES, X).summed == 0
+
+
+def test_what_micro_batches_hand_on_is_no_sum_of_theirs():
+    def loss_fn(p, x):
+        def turn(total, x):
+            return total + jnp.tanh(total) * jnp.square(net(p, x) - 1).sum(), None
+
+        return jax.lax.scan(turn, 1.0, x.reshape(4, N // 4, -1))[0]
+
+    assert ends(loss_fn, CLASSES, X).summed == 0
 
 
 def test_the_axis_of_examples_is_followed_through_loops():
