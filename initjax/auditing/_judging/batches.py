@@ -66,14 +66,24 @@ def _described(coupling: Coupling) -> tuple[str, str, str]:
                 "jnp.cumsum(x, axis=1)",
             )
         case "broadcast":
-            wider = "predictions" if len(coupling.prediction) == 2 else "targets"
+            more = len(coupling.prediction) > len(coupling.target)
+            wider = "predictions" if more else "targets"
+            pairs = _shape((count, count, *coupling.target[1 + (not more) :]))
             return (
                 f"The loss compares predictions of shape {shape} with targets of shape"
-                f" {_shape(coupling.target)}; they broadcast to ({count}, {count}), so each"
-                f" prediction is compared with the targets of all {count} examples and learns only"
+                f" {_shape(coupling.target)}; they broadcast to {pairs}, so each prediction is"
+                f" compared with the targets of all {count} examples and learns only"
                 " their mean",
                 "Give both the same shape",
                 f"{wider} = {wider}[:, 0]",
+            )
+        case "picked":
+            return (
+                f"The loss picks from predictions of shape {shape} by labels of shape"
+                f" {_shape(coupling.target)} for all pairs of the {count} examples, so each"
+                " prediction is compared with the labels of all",
+                "Pick one number for each example",
+                "jnp.take_along_axis(predictions, labels.reshape(-1, 1), axis=1)",
             )
 
 

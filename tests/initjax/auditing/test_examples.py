@@ -85,11 +85,29 @@ def critic(p, x, y):
     return (x[:, 0] * advantage).mean() + squares(y, net(p, x)).mean()
 
 
+def chosen(p, x, y):
+    chance = jax.nn.sigmoid(net(p, x))
+    return jnp.where(y > 0, -jnp.log(chance), -jnp.log(1 - chance)).mean()
+
+
+def one_hot(p, x, y):
+    return optax.softmax_cross_entropy(net(p, x), jax.nn.one_hot(y, K)).mean()
+
+
+def indexed(p, x, y):
+    return -jax.nn.log_softmax(net(p, x))[jnp.arange(N), y].mean()
+
+
 COUPLED = [
     (critic, ONE, Y, "broadcast"),
     (lambda p, x, y: squares(net(p, x), y).mean(), ONE, Y, "broadcast"),
     (lambda p, x, y: squares(net(p, x)[:, 0], y).mean(), ONE, Y[:, None], "broadcast"),
     (bce, ONE, Y, "broadcast"),
+    (chosen, ONE, Y, "broadcast"),
+    (lambda p, x, y: jnp.logaddexp(0, -net(p, x) * y).mean(), ONE, Y, "broadcast"),
+    (one_hot, CLASSES, LABELS[:, None], "broadcast"),
+    (indexed, CLASSES, LABELS[:, None], "picked"),
+    (lambda p, x, y: -jax.nn.log_softmax(net(p, x))[:, y].mean(), CLASSES, LABELS, "picked"),
     (classes(0), CLASSES, LABELS, "softmax"),
     (lambda p, x, y: classes(1)(p, x.T.reshape(N, 8), y), CLASSES, LABELS, "reshape"),
     (lambda p, x, y: squares(turned(p, x).reshape(N, -1)[:, 0], y).mean(), HALF, Y, "reshape"),
@@ -99,6 +117,9 @@ MEANT = [
     (lambda p, x, y: squares(net(p, x), y[:, None]).mean(), ONE, Y),
     (lambda p, x, y: squares(net(p, x)[:, :1], y[None]).min(1).mean(), ONE, Y),
     (classes(1), CLASSES, LABELS),
+    (one_hot, CLASSES, LABELS),
+    (indexed, CLASSES, LABELS),
+    (lambda p, x, y: squares(net(p, x), net(p, x)[y] + 1).mean(), CLASSES, LABELS),
     (lambda p, x, y: classes(1)(p, x.reshape(8, N).reshape(N, 8), y), CLASSES, LABELS),
     (lambda p, x, y: squares(turned(p, x).reshape(-1, 1), jnp.tile(y, 2)[:, None]).mean(), HALF, Y),
     (survival, ONE, Y),
