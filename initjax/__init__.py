@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         compare_leaves,
         identify,
     )
+    from initjax.parametrization import Multiplier, Plan, PlannedLeaf, parametrize
 
 __all__ = [
     "NAMES",
@@ -116,8 +117,11 @@ __all__ = [
     "Layer",
     "LowRank",
     "Measured",
+    "Multiplier",
     "Network",
     "Parameter",
+    "Plan",
+    "PlannedLeaf",
     "Prediction",
     "Recommendation",
     "Repair",
@@ -173,6 +177,7 @@ __all__ = [
     "ones",
     "orthogonal",
     "packed_fans",
+    "parametrize",
     "parse",
     "pissa",
     "prior_bias",
@@ -230,10 +235,12 @@ _LEAVES = (
     "compare_leaves",
     "identify",
 )
+_PARAMETRIZATION = ("Multiplier", "Plan", "PlannedLeaf", "parametrize")
 _LATER = {
     **dict.fromkeys(_ADVICE, "initjax.advice"),
     **dict.fromkeys(_AUDITING, "initjax.auditing"),
     **dict.fromkeys(_LEAVES, "initjax.leaves"),
+    **dict.fromkeys(_PARAMETRIZATION, "initjax.parametrization"),
 }
 
 

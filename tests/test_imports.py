@@ -17,7 +17,7 @@ LIBRARY = {
     for path in sorted((ROOT / "initjax").rglob("*.py"))
 }
 REQUIRED = {"jax", "ml_dtypes", "numpy", "scipy"}  # JAX itself requires ml_dtypes
-OPTIONAL = {"matplotlib"}
+OPTIONAL = {"matplotlib", "optax"}  # who hands over an optimizer has Optax
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

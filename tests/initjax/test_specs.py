@@ -104,6 +104,7 @@ def test_any_text_is_parsed_or_raises_a_value_error(spec):
 TYPES = {"Initializer", "Change", "Finding", "Layer", "LowRank", "Network", "Parameter", "Repair"}
 TYPES |= {"Attention", "ComparedLeaf", "Comparison", "IdentifiedLeaf", "Identification", "Report"}
 TYPES |= {"Choice", "Evidence", "Measured", "Prediction", "Recommendation"}
+TYPES |= {"Multiplier", "Plan", "PlannedLeaf"}
 
 
 def test_every_public_initializer_has_a_name_and_every_name_is_public():
@@ -114,7 +115,7 @@ def test_every_public_initializer_has_a_name_and_every_name_is_public():
     no_initializers |= {"get", "initialize", "named_key", "parse", "rescale"}
     no_initializers |= {"deepnorm", "deepnorm_constants", "fixup", "mimetic", "t_fixup"}
     no_initializers |= {"residual_scaling", "audit", "auditor", "fix"}
-    no_initializers |= {"identify", "compare_leaves", "recommend"}
+    no_initializers |= {"identify", "compare_leaves", "recommend", "parametrize"}
     no_initializers |= {"depth_indexed", "pissa", "olora", "lora_ga", "lora_scale"}
     assert public - initjax.NAMES.keys() == no_initializers
 

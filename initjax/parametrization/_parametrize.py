@@ -1,0 +1,219 @@
+"""`parametrize`: roles from two shapes, factors from a scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from initjax._values import (
+    Initializer,
+    checked_choice,
+    checked_initializer,
+    checked_integer,
+)
+from initjax.parametrization._counterparts import kind
+from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
+from initjax.parametrization._roles import Grown, Role, grown
+from initjax.parametrization._schemes import (
+    OPTIMIZERS,
+    RULES,
+    SCHEMES,
+    Optimizer,
+    Scheme,
+    factors,
+)
+from initjax.scaling import lecun_normal, variance_scaling
+from initjax.trees import fits
+
+
+def parametrize(
+    params: Any,
+    base_params: Any,
+    scheme: Scheme = "mup",
+    optimizer: Optimizer = "adam",
+    *,
+    roles: Mapping[str, Role] | None = None,
+    depth: tuple[int, int] | None = None,
+    head_size: tuple[int, int] | None = None,
+    init: Mapping[str, Initializer] | None = None,
+) -> Plan:
+    r"""Plans how to initialize and train a model, from a narrower base model that trains well.
+
+    The axes of a parameter that differ between the two models tell its role: of an input kernel,
+    fan_out grows; of an output kernel, fan_in; of a hidden kernel, both. The scheme says by which
+    powers of that growth its standard deviation and its learning rate change. Everything is
+    relative to the base model: with equal widths, the plan changes nothing.
+
+    With :math:`m` the growth of fan_in and Adam, "mup" multiplies the standard deviation of hidden
+    kernels by :math:`m^{-1/2}` and of output kernels by :math:`m^{-1}`, and the learning rates of
+    both by :math:`m^{-1}`.
+
+    Args:
+      params: the model's parameters, a tree of arrays or shapes, as from `jax.eval_shape`.
+      base_params: those of the base model.
+      scheme: "standard" (one learning rate for all), "ntk", "mup", "depth_mup", "completep",
+        "u_mup" or "spectral". `plan.source` names where it is from; no scheme is best for all.
+      optimizer: "sgd", "momentum", "adam", "adamw" (its decay is multiplied with the learning rate,
+        as in Optax), "adamw_independent" (it isn't), "lion", or "muon" (`optax.contrib.muon`).
+      roles: roles by pattern, as in `initialize`, for what shapes don't tell: "input", "embedding",
+        "hidden", "output", "tied" (an embedding that is the output kernel, too), "vector" and
+        "scalar".
+      depth: how many blocks the base model has, and how many this one, if they differ. Stacked
+        blocks are known by the size of their first axis.
+      head_size: the features of a head of attention, in the base model and in this one, if they
+        differ.
+      init: initializers of the base model, by pattern; by default LeCun's for kernels.
+
+    Returns:
+      A `Plan`: print it, and use its `rules` or `rescale`, its `transform` and its `multipliers`.
+
+    Raises:
+      TypeError, ValueError: the two trees don't fit together, a role can't be told from the shapes,
+        the scheme has no rules for the optimizer, or an argument is none of the above.
+
+    Example:
+      >>> import jax
+      >>> def shapes(width):
+      ...     sizes = {"in": (784, width), "hidden": (width, width), "out": (width, 10)}
+      ...     return {name: jax.ShapeDtypeStruct(size, "float32") for name, size in sizes.items()}
+      >>> plan = parametrize(shapes(1024), shapes(64))
+      >>> [(leaf.path, leaf.role, leaf.learning_rate) for leaf in plan.leaves]
+      [('hidden', 'hidden', 0.0625), ('in', 'input', 1.0), ('out', 'output', 0.0625)]
+
+    Reference:
+      Yang et al. 2022, "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot
+      Hyperparameter Transfer", https://arxiv.org/abs/2203.03466; those of the other schemes are
+      their `plan.source`.
+    """
+    checked_choice("parametrize", "scheme", scheme, SCHEMES)
+    checked_choice("parametrize", "optimizer", optimizer, OPTIMIZERS)
+    rules = RULES[scheme]
+    missing = {"sgd": rules.sgd, "momentum": rules.sgd, "muon": rules.muon}
+    if missing.get(optimizer, rules.adam) is None:
+        others = [
+            name
+            for name in SCHEMES
+            if getattr(RULES[name], "muon" if optimizer == "muon" else "sgd") is not None
+        ]
+        raise ValueError(
+            f"parametrize: {scheme} has no rules for {optimizer}; those that do are"
+            f" {', '.join(others)}"
+        )
+    depth = _pair("depth", depth)
+    heads = _pair("head_size", head_size)
+    leaves = grown(params, base_params, roles or {}, depth)
+    given = {
+        pattern: checked_initializer("parametrize", f"init[{pattern!r}]", each)
+        for pattern, each in (init or {}).items()
+    }
+    for pattern in given:
+        if not any(fits(leaf.path, pattern) for leaf in leaves):
+            raise ValueError(f"parametrize: no parameter matches {pattern!r} in init")
+    planned = tuple(
+        _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
+    )
+    multipliers = _multipliers(planned, scheme, heads[1] / heads[0], depth[1] / depth[0])
+    return Plan(
+        scheme, optimizer, planned, multipliers, tuple(_notes(planned, scheme, depth, head_size))
+    )
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    if value is None:
+        return 1, 1
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"parametrize: {name} must be a pair (base, this model), got {value!r}")
+    base, own = (checked_integer("parametrize", name, each, 1) for each in value)
+    return base, own
+
+
+def _planned(
+    leaf: Grown,
+    scheme: Scheme,
+    optimizer: Optimizer,
+    depth: float,
+    given: Mapping[str, Initializer],
+) -> PlannedLeaf:
+    found = factors(RULES[scheme], optimizer, leaf, depth)
+    own = next((each for pattern, each in given.items() if fits(leaf.path, pattern)), None)
+    growth = leaf.growth
+    return PlannedLeaf(
+        path=leaf.path,
+        shape=leaf.shape,
+        base_shape=leaf.base_shape,
+        role=leaf.role,
+        fan_in=leaf.fans[0],
+        ratio=growth[0] if leaf.role in ("hidden", "output") else growth[1],
+        stddev=found.stddev,
+        multiplier=found.multiplier,
+        learning_rate=found.learning_rate,
+        epsilon=found.epsilon,
+        weight_decay=found.weight_decay,
+        in_block=leaf.in_block,
+        why=leaf.reason,
+        base_initializer=own or _default(leaf),
+        given=own is not None,
+    )
+
+
+def _default(leaf: Grown) -> Initializer | None:
+    """LeCun's initializer for a kernel, and Flax's for an embedding."""
+    if leaf.axes is None:
+        return None
+    if leaf.role in ("embedding", "tied"):
+        return variance_scaling(1.0, "fan_in", "normal", out_axis=0)
+    inputs, outputs = leaf.axes
+    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=tuple(range(leaf.stack)))
+
+
+def _multipliers(
+    leaves: Sequence[PlannedLeaf], scheme: Scheme, heads: float, depth: float
+) -> dict[str, Multiplier]:
+    rules = RULES[scheme]
+    found = {}
+    for name, roles, line in (
+        ("kernels", ("input", "embedding", "hidden"), "y = {} * (x @ kernel)  # {}"),
+        ("logits", ("output", "tied"), "logits = {} * logits  # {}"),
+    ):
+        scaled: dict[float, list[str]] = {}
+        for leaf in leaves:
+            if leaf.role in roles and leaf.multiplier != 1:
+                scaled.setdefault(leaf.multiplier, []).append(kind(leaf.path))
+        lines = [
+            line.format(f"{value:.6g}", ", ".join(dict.fromkeys(paths)))
+            for value, paths in scaled.items()
+        ]
+        found[name] = Multiplier(next(iter(scaled)) if len(scaled) == 1 else 1.0, "; ".join(lines))
+    for name, value, line in (
+        ("attention", heads**rules.attention, "scores = {} * (query @ key.T) / head_size**0.5"),
+        ("residual", depth**rules.residual, "x = x + {} * block(x)"),
+    ):
+        found[name] = Multiplier(value, line.format(f"{value:.6g}") if value != 1 else "")
+    return found
+
+
+def _notes(
+    leaves: Sequence[PlannedLeaf],
+    scheme: Scheme,
+    depth: tuple[int, int],
+    head_size: Any,
+) -> list[str]:
+    """What shapes don't tell."""
+    notes, rules = [], RULES[scheme]
+    if depth[0] != depth[1] and not rules.has_depth:
+        notes.append(
+            f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"
+            " completep and u_mup have one."
+        )
+    if head_size is None and rules.attention:
+        notes.append(
+            "If there is attention whose heads grow with the width, pass head_size=(base, this"
+            " model): scores then fall as 1/head_size, and not as its root."
+        )
+    embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
+    if embeddings and not any(leaf.role in ("output", "tied") for leaf in leaves):
+        notes.append(
+            f"No parameter is an output. If {embeddings[0]} gives the logits, too, pass"
+            f" roles={{{embeddings[0]!r}: 'tied'}}."
+        )
+    return notes
