@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from initjax._values import (
     checked_initializer,
     checked_integer,
 )
-from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
 from initjax.parametrization._counterparts import kind
+from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
 from initjax.parametrization._roles import Grown, Role, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
@@ -24,6 +25,9 @@ from initjax.parametrization._schemes import (
 )
 from initjax.scaling import lecun_normal, variance_scaling
 from initjax.trees import fits
+
+_QUERY = re.compile(r"(^|/)(query|q|q_proj|wq)(_proj)?/")
+_ATTENTION = re.compile(r"query|attn|attention|qkv|(^|/)(q|wq)(_proj)?/", re.IGNORECASE)
 
 
 def parametrize(
@@ -142,7 +146,8 @@ def _planned(
         shape=leaf.shape,
         base_shape=leaf.base_shape,
         role=leaf.role,
-        fan_in=leaf.fans[0],
+        fans=leaf.fans,
+        base_fans=leaf.base_fans,
         ratio=growth[0] if leaf.role in ("hidden", "output") else growth[1],
         stddev=found.stddev,
         multiplier=found.multiplier,
@@ -153,6 +158,7 @@ def _planned(
         why=leaf.reason,
         base_initializer=own or _default(leaf),
         given=own is not None,
+        base_size=leaf.base_size,
     )
 
 
@@ -193,23 +199,25 @@ def _multipliers(
 
 
 def _notes(
-    leaves: Sequence[PlannedLeaf],
-    scheme: Scheme,
-    depth: tuple[int, int],
-    head_size: Any,
+    leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int], heads: Any
 ) -> list[str]:
-    """What shapes don't tell."""
+    """What shapes don't tell, and what is left to do."""
     notes, rules = [], RULES[scheme]
+    if all(leaf.shape == leaf.base_shape for leaf in leaves) and depth[0] == depth[1]:
+        notes.append("Both models have the same shapes: the plan changes nothing.")
     if depth[0] != depth[1] and not rules.has_depth:
         notes.append(
             f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"
             " completep and u_mup have one."
         )
-    if head_size is None and rules.attention:
+    blocks = [leaf for leaf in leaves if leaf.in_block]
+    if depth[0] != depth[1] and not blocks:
         notes.append(
-            "If there is attention whose heads grow with the width, pass head_size=(base, this"
-            " model): scores then fall as 1/head_size, and not as its root."
+            f"No parameter is in a block: none has {depth[0]} and {depth[1]} copies or axes."
         )
+    attention = [leaf for leaf in leaves if _ATTENTION.search(leaf.path) and len(leaf.shape) > 1]
+    if heads is None and rules.attention and attention:
+        notes.append(_about_heads(attention))
     embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
     if embeddings and not any(leaf.role in ("output", "tied") for leaf in leaves):
         notes.append(
@@ -217,3 +225,23 @@ def _notes(
             f" roles={{{embeddings[0]!r}: 'tied'}}."
         )
     return notes
+
+
+def _about_heads(attention: Sequence[PlannedLeaf]) -> str:
+    """What to pass as the size of heads; it is the last axis of Flax's queries."""
+    sizes = {
+        (leaf.base_shape[-1], leaf.shape[-1])
+        for leaf in attention
+        if _QUERY.search(leaf.path) and len(leaf.shape) == 3
+    }
+    known = next(iter(sizes)) if len(sizes) == 1 else None
+    if known is not None and known[0] == known[1]:
+        return (
+            f"Heads of attention keep their {known[0]} features, as {attention[0].path} shows, so"
+            " scores stay as they are."
+        )
+    pair = "(base, this model)" if known is None else known
+    return (
+        f"If the features of a head of attention grow ({attention[0].path}), pass head_size={pair}:"
+        " scores then fall as 1/head_size, and not as its root."
+    )

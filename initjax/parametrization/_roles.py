@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from initjax._flattening import flatten, is_parameter, no_parameters
 from initjax._values import checked_choice
 from initjax.parametrization._counterparts import counterparts, in_blocks
+from initjax.parametrization._rescaling import size_of
 from initjax.trees import fits
 
 Role = Literal["input", "embedding", "hidden", "output", "tied", "vector", "scalar"]
@@ -43,6 +44,7 @@ class Parameter(NamedTuple):
     """Those of a kernel whose layer is known."""
     embedding: bool
     """Whether its rows are looked up."""
+    array: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Grown:
     """How many leading axes number the blocks."""
     in_block: bool
     """Whether the model has more such parameters than the base model: one for each block."""
+    base_size: float | None
+    """The root mean square of the counterpart; None if it is only a shape."""
 
     @property
     def growth(self) -> tuple[float, float]:
@@ -106,7 +110,8 @@ def grown(
     """
     given = parameters(params)
     shapes = {path: leaf.shape for path, leaf in given.items()}
-    bases = {path: leaf.shape for path, leaf in parameters(base_params).items()}
+    base_leaves = parameters(base_params)
+    bases = {path: leaf.shape for path, leaf in base_leaves.items()}
     for pattern, role in roles.items():
         checked_choice("parametrize", f"the role of {pattern!r}", role, ROLES)
         if not any(fits(path, pattern) for path in shapes):
@@ -128,7 +133,8 @@ def grown(
         )
         axes, role, reason = _role(path, leaf, base, stack, told)
         in_block = bool(stack) or path in blocks
-        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block))
+        size = size_of(base_leaves[found[path]].array)
+        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block, size))
     return leaves
 
 
@@ -148,7 +154,7 @@ def parameters(tree: Any) -> dict[str, Parameter]:
             layer = layers.get(node) if name.startswith("weight") else None
             axes = None if layer is None else _equinox_axes(layer, len(shape))
             embedding = name in _EMBEDDINGS or type(layer).__name__ == "Embedding"
-            found[path or "params"] = Parameter(shape, axes, embedding)
+            found[path or "params"] = Parameter(shape, axes, embedding, array)
     if not found:
         raise no_parameters("parametrize", tree)
     return found
