@@ -89,7 +89,7 @@ def size_in(drawing: Initializer, shape: tuple[int, ...]) -> float:
     That of initjax's own laws is exact, and that of others measured.
     """
     if hasattr(drawing, "_law"):
-        low, high = drawing._law(shape, np.dtype(np.float32)).central  # pyright: ignore
+        low, high = drawing._law(shape, np.dtype(np.float64)).central  # pyright: ignore
         if low < 0 < high:
             return high - low
     if isinstance(drawing, orthogonal):  # takes long to measure

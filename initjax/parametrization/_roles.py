@@ -68,12 +68,12 @@ class Grown:
 
     @property
     def growth(self) -> tuple[float, float]:
-        """By which factors fan_in and fan_out have grown; as a tied kernel, it has them swapped."""
+        """By which factors fan_in and fan_out have grown."""
         ratios = [size / base for size, base in zip(self.shape, self.base_shape, strict=True)]
         if self.axes is None:
             return 1.0, math.prod(ratios[self.stack :])
         spread = [math.prod(ratios[axis] for axis in axes) for axes in self.axes]
-        return (spread[1] if self.role == "tied" else spread[0]), spread[1]
+        return spread[0], spread[1]
 
     @property
     def fans(self) -> tuple[float, float]:
