@@ -14,7 +14,7 @@ from initjax._values import (
 )
 from initjax.parametrization._counterparts import kind
 from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
-from initjax.parametrization._roles import Grown, Role, grown
+from initjax.parametrization._roles import Grown, Role, check_patterns, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,
@@ -24,6 +24,7 @@ from initjax.parametrization._schemes import (
     factors,
 )
 from initjax.scaling import lecun_normal, variance_scaling
+from initjax.specs import get
 from initjax.trees import fits
 
 _QUERY = re.compile(r"(^|/)(query|q|q_proj|wq)(_proj)?/")
@@ -39,7 +40,7 @@ def parametrize(
     roles: Mapping[str, Role] | None = None,
     depth: tuple[int, int] | None = None,
     head_size: tuple[int, int] | None = None,
-    init: Mapping[str, Initializer] | None = None,
+    init: Mapping[str, Initializer | str | Mapping[str, Any]] | None = None,
 ) -> Plan:
     r"""Plans how to initialize and train a model, from a narrower base model that trains well.
 
@@ -66,7 +67,8 @@ def parametrize(
         blocks are known by the size of their first axis.
       head_size: the features of a head of attention, in the base model and in this one, if they
         differ.
-      init: initializers of the base model, by pattern; by default LeCun's for kernels.
+      init: initializers of the base model, or their specifications, by pattern; by default LeCun's
+        for kernels.
 
     Returns:
       A `Plan`: print it, and use its `rules` or `rescale`, its `transform` and its `multipliers`.
@@ -105,14 +107,11 @@ def parametrize(
         )
     depth = _pair("depth", depth)
     heads = _pair("head_size", head_size)
-    leaves = grown(params, base_params, roles or {}, depth)
-    given = {
-        pattern: checked_initializer("parametrize", f"init[{pattern!r}]", each)
-        for pattern, each in (init or {}).items()
-    }
-    for pattern in given:
-        if not any(fits(leaf.path, pattern) for leaf in leaves):
-            raise ValueError(f"parametrize: no parameter matches {pattern!r} in init")
+    leaves = grown(params, base_params, {} if roles is None else roles, depth)
+    init = {} if init is None else init
+    paths = [leaf.path for leaf in leaves]
+    check_patterns("init", init, paths, "initializers, as in {'*kernel': he_normal()}")
+    given = {pattern: _initializer(pattern, each) for pattern, each in init.items()}
     planned = tuple(
         _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
     )
@@ -122,10 +121,18 @@ def parametrize(
     )
 
 
+def _initializer(pattern: str, given: Any) -> Initializer:
+    try:
+        given = get(given) if isinstance(given, str | Mapping) else given
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"parametrize: init[{pattern!r}]: {error}") from None
+    return checked_initializer("parametrize", f"init[{pattern!r}]", given)
+
+
 def _pair(name: str, value: Any) -> tuple[int, int]:
     if value is None:
         return 1, 1
-    if not isinstance(value, Sequence) or len(value) != 2:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise TypeError(f"parametrize: {name} must be a pair (base, this model), got {value!r}")
     base, own = (checked_integer("parametrize", name, each, 1) for each in value)
     return base, own

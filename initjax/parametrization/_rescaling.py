@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from initjax._values import is_traced
 from initjax.leaves import IdentifiedLeaf, identify
 from initjax.leaves._arrays import as_array, constant, parts
 from initjax.parametrization._counterparts import kind
@@ -33,9 +34,7 @@ _ALIKE = 1.1
 
 def size_of(array: Any) -> float | None:
     """The root mean square of an array; None if it can't be read: a shape, or traced by JAX."""
-    import jax
-
-    numbers, _ = (None, "") if isinstance(array, jax.core.Tracer) else as_array(array)
+    numbers, _ = (None, "") if is_traced(array) else as_array(array)
     if numbers is None or not numbers.size:
         return None
     wide = np.complex128 if numbers.dtype.kind == "c" else np.float64

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from initjax._flattening import flatten, is_parameter, no_parameters
@@ -112,13 +111,9 @@ def grown(
     shapes = {path: leaf.shape for path, leaf in given.items()}
     base_leaves = parameters(base_params)
     bases = {path: leaf.shape for path, leaf in base_leaves.items()}
+    check_patterns("roles", roles, shapes, "roles, as in {'head/kernel': 'output'}")
     for pattern, role in roles.items():
         checked_choice("parametrize", f"the role of {pattern!r}", role, ROLES)
-        if not any(fits(path, pattern) for path in shapes):
-            raise ValueError(
-                f"parametrize: no parameter matches {pattern!r} in roles; the paths are"
-                f" {', '.join(itertools.islice(shapes, 20))}{', ...' if len(shapes) > 20 else ''}"
-            )
     found = counterparts(shapes, bases, depth)
     deeper = depth[0] != depth[1]
     blocks = in_blocks(shapes, bases, found) if deeper else set()
@@ -136,6 +131,26 @@ def grown(
         size = size_of(base_leaves[found[path]].array)
         leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block, size))
     return leaves
+
+
+def check_patterns(name: str, given: Any, paths: Iterable[str], like: str) -> None:
+    """Raises an error unless an argument is a dictionary whose patterns match parameters.
+
+    Args:
+      name: the argument.
+      given: its value.
+      paths: those of the parameters.
+      like: what it maps patterns to, with an example.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(pattern, str) for pattern in given):
+        raise TypeError(f"parametrize: {name} must map patterns to {like}, got {given!r}")
+    paths = list(paths)
+    for pattern in given:
+        if not any(fits(path, pattern) for path in paths):
+            raise ValueError(
+                f"parametrize: no parameter matches {pattern!r} in {name}; the paths are"
+                f" {', '.join(paths[:20])}{', ...' if len(paths) > 20 else ''}"
+            )
 
 
 def parameters(tree: Any) -> dict[str, Parameter]:
