@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from initjax._flattening import flatten, is_parameter, no_parameters
 from initjax._values import checked_choice
 from initjax.parametrization._counterparts import counterparts, in_blocks
+from initjax.parametrization._rescaling import size_of
 from initjax.trees import fits
 
 Role = Literal["input", "embedding", "hidden", "output", "tied", "vector", "scalar"]
@@ -43,6 +43,7 @@ class Parameter(NamedTuple):
     """Those of a kernel whose layer is known."""
     embedding: bool
     """Whether its rows are looked up."""
+    array: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Grown:
     """How many leading axes number the blocks."""
     in_block: bool
     """Whether the model has more such parameters than the base model: one for each block."""
+    base_size: float | None
+    """The root mean square of the counterpart; None if it is only a shape."""
 
     @property
     def growth(self) -> tuple[float, float]:
@@ -106,14 +109,11 @@ def grown(
     """
     given = parameters(params)
     shapes = {path: leaf.shape for path, leaf in given.items()}
-    bases = {path: leaf.shape for path, leaf in parameters(base_params).items()}
+    base_leaves = parameters(base_params)
+    bases = {path: leaf.shape for path, leaf in base_leaves.items()}
+    check_patterns("roles", roles, shapes, "roles, as in {'head/kernel': 'output'}")
     for pattern, role in roles.items():
         checked_choice("parametrize", f"the role of {pattern!r}", role, ROLES)
-        if not any(fits(path, pattern) for path in shapes):
-            raise ValueError(
-                f"parametrize: no parameter matches {pattern!r} in roles; the paths are"
-                f" {', '.join(itertools.islice(shapes, 20))}{', ...' if len(shapes) > 20 else ''}"
-            )
     found = counterparts(shapes, bases, depth)
     deeper = depth[0] != depth[1]
     blocks = in_blocks(shapes, bases, found) if deeper else set()
@@ -128,8 +128,29 @@ def grown(
         )
         axes, role, reason = _role(path, leaf, base, stack, told)
         in_block = bool(stack) or path in blocks
-        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block))
+        size = size_of(base_leaves[found[path]].array)
+        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block, size))
     return leaves
+
+
+def check_patterns(name: str, given: Any, paths: Iterable[str], like: str) -> None:
+    """Raises an error unless an argument is a dictionary whose patterns match parameters.
+
+    Args:
+      name: the argument.
+      given: its value.
+      paths: those of the parameters.
+      like: what it maps patterns to, with an example.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(pattern, str) for pattern in given):
+        raise TypeError(f"parametrize: {name} must map patterns to {like}, got {given!r}")
+    paths = list(paths)
+    for pattern in given:
+        if not any(fits(path, pattern) for path in paths):
+            raise ValueError(
+                f"parametrize: no parameter matches {pattern!r} in {name}; the paths are"
+                f" {', '.join(paths[:20])}{', ...' if len(paths) > 20 else ''}"
+            )
 
 
 def parameters(tree: Any) -> dict[str, Parameter]:
@@ -148,7 +169,7 @@ def parameters(tree: Any) -> dict[str, Parameter]:
             layer = layers.get(node) if name.startswith("weight") else None
             axes = None if layer is None else _equinox_axes(layer, len(shape))
             embedding = name in _EMBEDDINGS or type(layer).__name__ == "Embedding"
-            found[path or "params"] = Parameter(shape, axes, embedding)
+            found[path or "params"] = Parameter(shape, axes, embedding, array)
     if not found:
         raise no_parameters("parametrize", tree)
     return found
