@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax._values import (
@@ -12,7 +12,9 @@ from initjax._values import (
     checked_integer,
 )
 from initjax.parametrization._counterparts import kind
+from initjax.parametrization._heads import HeadSizes, head_sizes
 from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
+from initjax.parametrization._program import read_program
 from initjax.parametrization._roles import Grown, Role, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
@@ -25,6 +27,11 @@ from initjax.parametrization._schemes import (
 from initjax.scaling import lecun_normal, variance_scaling
 from initjax.trees import fits
 
+_ASK = (
+    "If there is attention whose heads grow with the width, pass head_size=(base, this model):"
+    " scores then fall as 1/head_size, and not as its root."
+)
+
 
 def parametrize(
     params: Any,
@@ -36,6 +43,8 @@ def parametrize(
     depth: tuple[int, int] | None = None,
     head_size: tuple[int, int] | None = None,
     init: Mapping[str, Initializer] | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    batch: tuple[Any, ...] = (),
 ) -> Plan:
     r"""Plans how to initialize and train a model, from a narrower base model that trains well.
 
@@ -63,6 +72,10 @@ def parametrize(
       head_size: the features of a head of attention, in the base model and in this one, if they
         differ.
       init: initializers of the base model, by pattern; by default LeCun's for kernels.
+      loss_fn: maps `(params, *batch)` to a number. If given, the model's own program tells along
+        which axes kernels are summed over, whatever their layout. Else, they are taken to have
+        the layouts of libraries; so are parameters that enter no product.
+      batch: the tuple of loss_fn's other arguments, arrays or shapes.
 
     Returns:
       A `Plan`: print it, and use its `rules` or `rescale`, its `transform` and its `multipliers`.
@@ -100,8 +113,9 @@ def parametrize(
             f" {', '.join(others)}"
         )
     depth = _pair("depth", depth)
-    heads = _pair("head_size", head_size)
-    leaves = grown(params, base_params, roles or {}, depth)
+    sizes = _pair("head_size", head_size)
+    program = None if loss_fn is None else read_program(loss_fn, params, batch)
+    leaves = grown(params, base_params, roles or {}, depth, program)
     given = {
         pattern: checked_initializer("parametrize", f"init[{pattern!r}]", each)
         for pattern, each in (init or {}).items()
@@ -112,10 +126,16 @@ def parametrize(
     planned = tuple(
         _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
     )
-    multipliers = _multipliers(planned, scheme, heads[1] / heads[0], depth[1] / depth[0])
-    return Plan(
-        scheme, optimizer, planned, multipliers, tuple(_notes(planned, scheme, depth, head_size))
+    heads = HeadSizes(
+        sizes[1] / sizes[0], True, () if head_size or not rules.attention else (_ASK,)
     )
+    if program is not None and loss_fn is not None:
+        told = None if head_size is None else sizes
+        heads = head_sizes(program, told, leaves, loss_fn, base_params, batch)
+    growth = heads.growth if heads.scaled else 1.0
+    multipliers = _multipliers(planned, scheme, growth, depth[1] / depth[0])
+    notes = (*_notes(planned, scheme, depth), *(heads.notes if rules.attention else ()))
+    return Plan(scheme, optimizer, planned, multipliers, notes)
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
@@ -162,8 +182,9 @@ def _default(leaf: Grown) -> Initializer | None:
         return None
     if leaf.role in ("embedding", "tied"):
         return variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-    inputs, outputs = leaf.axes
-    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=tuple(range(leaf.stack)))
+    inputs, outputs, members = leaf.axes
+    separate = tuple(sorted({*range(leaf.stack), *members}))
+    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=separate)
 
 
 def _multipliers(
@@ -196,7 +217,6 @@ def _notes(
     leaves: Sequence[PlannedLeaf],
     scheme: Scheme,
     depth: tuple[int, int],
-    head_size: Any,
 ) -> list[str]:
     """What shapes don't tell."""
     notes, rules = [], RULES[scheme]
@@ -204,11 +224,6 @@ def _notes(
         notes.append(
             f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"
             " completep and u_mup have one."
-        )
-    if head_size is None and rules.attention:
-        notes.append(
-            "If there is attention whose heads grow with the width, pass head_size=(base, this"
-            " model): scores then fall as 1/head_size, and not as its root."
         )
     embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
     if embeddings and not any(leaf.role in ("output", "tied") for leaf in leaves):

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from initjax._flattening import flatten, is_parameter, no_parameters
+from initjax._flattening import classes, flatten, inside, is_parameter, no_parameters
 from initjax._values import checked_choice
 from initjax.parametrization._counterparts import counterparts, in_blocks
+from initjax.parametrization._program import Program
+from initjax.parametrization._uses import REASONS, how_read, read_role
 from initjax.trees import fits
 
 Role = Literal["input", "embedding", "hidden", "output", "tied", "vector", "scalar"]
@@ -33,6 +35,8 @@ class Axes(NamedTuple):
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    members: tuple[int, ...] = ()
+    """Those that number separate kernels, as under vmap or in a scan."""
 
 
 class Parameter(NamedTuple):
@@ -43,6 +47,8 @@ class Parameter(NamedTuple):
     """Those of a kernel whose layer is known."""
     embedding: bool
     """Whether its rows are looked up."""
+    foreign: bool
+    """Whether it may have any layout: it is called `weight`, or a module of Equinox holds it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +74,10 @@ class Grown:
         ratios = [size / base for size, base in zip(self.shape, self.base_shape, strict=True)]
         if self.axes is None:
             return 1.0, math.prod(ratios[self.stack :])
-        spread = [math.prod(ratios[axis] for axis in axes) for axes in self.axes]
-        return spread[0], spread[1]
+        inputs, outputs, members = self.axes
+        parallel = [axis for axis in members if axis >= self.stack]
+        spread = math.prod(ratios[axis] for axis in (*outputs, *parallel))
+        return math.prod(ratios[axis] for axis in inputs), spread
 
     @property
     def fans(self) -> tuple[float, float]:
@@ -82,15 +90,20 @@ class Grown:
         return self._fans(self.base_shape)
 
     def _fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        whole = math.prod(shape[self.stack :])
+        members = {*range(self.stack), *(self.axes.members if self.axes else ())}
+        whole = math.prod(size for axis, size in enumerate(shape) if axis not in members)
         if self.axes is None:
             return 1.0, float(whole)
-        inputs, outputs = (math.prod(shape[axis] for axis in axes) for axes in self.axes)
+        inputs, outputs = (math.prod(shape[axis] for axis in axes) for axes in self.axes[:2])
         return whole / outputs, whole / inputs
 
 
 def grown(
-    params: Any, base_params: Any, roles: Mapping[str, Role], depth: tuple[int, int]
+    params: Any,
+    base_params: Any,
+    roles: Mapping[str, Role],
+    depth: tuple[int, int],
+    program: Program | None = None,
 ) -> list[Grown]:
     """The parameters of a model beside those of its base model.
 
@@ -99,6 +112,7 @@ def grown(
       base_params: the same of the base model.
       roles: roles by pattern.
       depth: how many blocks the base model has, and how many the model.
+      program: what the model's program says of its parameters, which goes before shapes.
 
     Raises:
       TypeError, ValueError: a tree has no parameters, the two don't fit together, a pattern matches
@@ -126,7 +140,7 @@ def grown(
         told: Role | None = next(
             (role for pattern, role in roles.items() if fits(path, pattern)), None
         )
-        axes, role, reason = _role(path, leaf, base, stack, told)
+        axes, role, reason = _role(path, leaf, base, stack, told, program)
         in_block = bool(stack) or path in blocks
         leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block))
     return leaves
@@ -140,6 +154,7 @@ def parameters(tree: Any) -> dict[str, Parameter]:
     """
     arrays, structure = flatten(tree)
     layers = _equinox_layers(tree)
+    in_module = any(inside(tree, classes(("equinox", "Module"))))
     found = {}
     for path, array in zip(structure.names, arrays, strict=True):
         if is_parameter(array):
@@ -148,7 +163,8 @@ def parameters(tree: Any) -> dict[str, Parameter]:
             layer = layers.get(node) if name.startswith("weight") else None
             axes = None if layer is None else _equinox_axes(layer, len(shape))
             embedding = name in _EMBEDDINGS or type(layer).__name__ == "Embedding"
-            found[path or "params"] = Parameter(shape, axes, embedding)
+            foreign = in_module or name == "weight"
+            found[path or "params"] = Parameter(shape, axes, embedding, foreign)
     if not found:
         raise no_parameters("parametrize", tree)
     return found
@@ -182,42 +198,72 @@ def _equinox_axes(layer: Any, count: int) -> Axes:
 
 
 def _role(
-    path: str, leaf: Parameter, base: tuple[int, ...], stack: int, told: Role | None
+    path: str,
+    leaf: Parameter,
+    base: tuple[int, ...],
+    stack: int,
+    told: Role | None,
+    program: Program | None,
 ) -> tuple[Axes | None, Role, str]:
     """The axes of a parameter, its role, and why."""
-    shape, name = leaf.shape, path.rpartition("/")[2]
+    shape = leaf.shape
     growing = [axis for axis in range(stack, len(shape)) if shape[axis] != base[axis]]
     if told in ("vector", "scalar"):
         return None, told, "told by roles"
-    if name in _VECTORS or (told is None and len(shape) - stack < 2):
-        if growing:
-            return None, "vector", "a vector that grows"
-        return None, "scalar", "doesn't grow"
-    axes = leaf.axes or _axes(name, stack, shape, base, growing)
-    inputs, outputs = (bool({*side} & {*growing}) for side in axes or ((), ()))
+    axes, role = _by_shape(path.rpartition("/")[2], leaf, base, stack, growing)
+    uses = () if program is None else program.uses.get(path, ())
     if told is not None:
-        if axes is None or (inputs, outputs) != _GROWING[told]:
-            axes = _told_axes(told, stack, len(shape), growing)
-        return axes, told, "told by roles"
-    if not growing or (leaf.embedding and not outputs):
-        return axes, "scalar", "doesn't grow"
-    if axes is None:
+        known = [*(Axes(*use.axes) for use in uses), *([axes] if axes else [])]
+        fitting = [each for each in known if _grown_sides(each, growing) == _GROWING[told]]
+        own = fitting[0] if fitting else _told_axes(told, stack, len(shape), growing)
+        return own, told, "told by roles"
+    read = read_role(path, uses, growing)
+    if read is not None:
+        own = None if read.role == "vector" or read.use.factor else Axes(*read.use.axes)
+        as_shaped = (role, axes and axes[:2]) == (read.role, own and own[:2])
+        how = "" if as_shaped else f"read from the program: {how_read(read.use)}; "
+        return own, read.role, how + read.reason
+    alone = program is not None and not uses and path not in program.undecided
+    if alone and role in (None, "hidden", "output"):
+        return None, "vector", "enters no product of the program"
+    if role is None:
+        hint = f"roles={{{path!r}: 'input'}}, or 'hidden' or 'output'"
+        if program is None:
+            hint = f"loss_fn and batch, so that its program tells, or {hint}"
         raise ValueError(
             f"parametrize: the shapes of {path}, {base} and {shape}, don't tell which axes are its"
-            f" inputs and which its outputs; pass roles={{{path!r}: 'input'}}, or 'hidden' or"
-            " 'output'"
+            f" inputs and which its outputs; pass {hint}"
         )
+    return axes, role, REASONS[role]
+
+
+def _by_shape(
+    name: str, leaf: Parameter, base: tuple[int, ...], stack: int, growing: Sequence[int]
+) -> tuple[Axes | None, Role | None]:
+    """The axes and the role that the layouts of libraries tell; no role if they don't."""
+    if name in _VECTORS or len(leaf.shape) - stack < 2:
+        return None, "vector" if growing else "scalar"
+    axes = leaf.axes or _axes(leaf.foreign, stack, leaf.shape, base, growing)
+    inputs, outputs = _grown_sides(axes, growing)
+    if not growing or (leaf.embedding and not outputs):
+        return axes, "scalar"
+    if axes is None:
+        return None, None
     if leaf.embedding:
-        return axes, "embedding", "an embedding whose features grow"
-    if inputs and outputs:
-        return axes, "hidden", "fan_in and fan_out grow"
-    if inputs:
-        return axes, "output", "only fan_in grows"
-    return axes, "input", "only fan_out grows"
+        return axes, "embedding"
+    return axes, "hidden" if inputs and outputs else "output" if inputs else "input"
+
+
+def _grown_sides(axes: Axes | None, growing: Sequence[int]) -> tuple[bool, bool]:
+    """Whether the inputs of a kernel grow, and its outputs."""
+    if axes is None:
+        return False, False
+    outputs = {*axes.outputs, *axes.members}
+    return not {*axes.inputs}.isdisjoint(growing), not outputs.isdisjoint(growing)
 
 
 def _axes(
-    name: str,
+    foreign: bool,
     first: int,
     shape: Sequence[int],
     base: Sequence[int],
@@ -226,12 +272,12 @@ def _axes(
     """The axes of a kernel in Flax's layouts; None if they can't be told.
 
     Kernels are (*window, in, out), those of attention (in, *heads, features) and (heads, features,
-    out). What is called `weight` is (out, in, *window) in PyTorch, and anything elsewhere.
+    out). Those of PyTorch are (out, in, *window).
     """
     last = len(shape) - 1
     if last - first < 1:
         return None
-    if name == "weight":
+    if foreign:
         ratios = {shape[axis] / base[axis] for axis in (first, first + 1)}
         return Axes((first + 1,), (first,)) if len(ratios) == 1 else None
     start = growing[0] if growing else last
