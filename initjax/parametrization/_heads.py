@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from initjax._flattening import classes, inside
+from initjax.parametrization._counterparts import kind
 from initjax.parametrization._program import Heads, Program, read_program
 from initjax.parametrization._roles import Grown
 
@@ -41,7 +42,7 @@ def head_sizes(
     if not sizes:
         return HeadSizes(1.0 if told is None else told[1] / told[0], True, ())
     here = " or ".join(map(str, sizes))
-    where = ", ".join(dict.fromkeys(path for each in program.heads for path in each.queries))
+    where = ", ".join(dict.fromkeys(kind(path) for each in program.heads for path in each.queries))
     notes = []
     if told is not None:
         growth = told[1] / told[0]

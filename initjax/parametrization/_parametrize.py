@@ -70,7 +70,7 @@ def parametrize(
       depth: how many blocks the base model has, and how many this one, if they differ. Stacked
         blocks are known by the size of their first axis.
       head_size: the features of a head of attention, in the base model and in this one, if they
-        differ.
+        differ. With loss_fn, they are read if the shapes or a module tell those of the base model.
       init: initializers of the base model, by pattern; by default LeCun's for kernels.
       loss_fn: maps `(params, *batch)` to a number. If given, the model's own program tells along
         which axes kernels are summed over, whatever their layout. Else, they are taken to have

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from initjax.auditing._reading.attention import Found, attentions
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.inlined import Node, inlined
-from initjax.auditing._reading.primitives import inner_programs
+from initjax.auditing._reading.primitives import inner_programs, primitive_of
 from initjax.auditing._reading.scores import content_of
 from initjax.auditing._reading.sites import Site
 from initjax.auditing._reading.trace import Traced, trace
+from initjax.auditing._reading.values import factor_of
 from initjax.parametrization._origins import Origin, Origins, entered, summed_axes
 
 
@@ -47,7 +48,7 @@ class Heads(NamedTuple):
     size: int
     """How many products a score sums."""
     factor: float
-    """The number that multiplies scores, if it is a number in the program; else 1."""
+    """What the program multiplies a score by, as far as it is a number there."""
     queries: tuple[str, ...]
     """The parameters behind the queries."""
 
@@ -124,7 +125,7 @@ def _program(traced: Traced) -> Program:
                 mine = uses.setdefault(names[leaf], [])
                 mine += [use] if use not in mine else []
     heads = {
-        Heads(each.site.head_size, each.factor, _queries(each, anatomy.sites, names))
+        Heads(each.site.head_size, _factor(each), _queries(each, anatomy.sites, names))
         for each in found
     }
     return Program(uses, {names[index] for index in undecided}, tuple(sorted(heads)))
@@ -134,6 +135,24 @@ def _products(found: Found) -> list[Path]:
     """The products that give the scores of an attention."""
     content = content_of(found.content, None, {})
     return [node.path for node, _ in content.products] if content else []
+
+
+def _factor(found: Found) -> float:
+    """The numbers that multiply scores, or the queries and keys that they are made of."""
+    factor, values = found.factor, [found.content]
+    for value in values:
+        node, number = value.node, None
+        if node is not None and node.path in _products(found):
+            values += node.operands if node.name == "dot_general" else ()
+            continue
+        made = [operand for operand in node.operands if operand.data] if node is not None else []
+        if node is not None and len(made) == 1:
+            is_layout = primitive_of(node.eqn).kind == "layout"
+            number = 1.0 if is_layout else factor_of(node, made[0])
+        if number is not None:
+            factor *= number
+            values += made
+    return factor
 
 
 def _queries(found: Found, sites: Mapping[Path, Site], names: Sequence[str]) -> tuple[str, ...]:
@@ -172,8 +191,12 @@ def _sides(node: Node, site: Site | None, known: Mapping[Any, Origins]) -> tuple
     if node.name == "conv_general_dilated":
         _, inputs, *window = node.eqn.params["dimension_numbers"].rhs_spec
         return site.weight, _Sides([inputs], outputs, (), window)
-    axes = range(len(node.operands[site.weight].shape))
-    inputs = [axis for axis in axes if axis not in site.weight_units]
+    shape = node.operands[site.weight].shape
+    if node.name != "dot_general":  # a lookup of slices, which are thin along some axes
+        sizes = zip(shape, node.eqn.params["slice_sizes"], strict=True)
+        thin = [axis for axis, (size, part) in enumerate(sizes) if part < size]
+        outputs = [axis for axis in outputs if axis not in thin]
+    inputs = [axis for axis in range(len(shape)) if axis not in (*members, *outputs)]
     return site.weight, _Sides(inputs, outputs, members)
 
 

@@ -229,7 +229,7 @@ def _role(
     if role is None:
         hint = f"roles={{{path!r}: 'input'}}, or 'hidden' or 'output'"
         if program is None:
-            hint = f"loss_fn and batch, so that its program tells, or {hint}"
+            hint = f"loss_fn and batch, so that the program tells, or {hint}"
         raise ValueError(
             f"parametrize: the shapes of {path}, {base} and {shape}, don't tell which axes are its"
             f" inputs and which its outputs; pass {hint}"
