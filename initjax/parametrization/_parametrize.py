@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax._values import (
@@ -13,8 +13,11 @@ from initjax._values import (
     checked_integer,
 )
 from initjax.parametrization._counterparts import kind
-from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
-from initjax.parametrization._roles import Grown, Role, check_patterns, grown
+from initjax.parametrization._heads import HeadSizes, head_sizes
+from initjax.parametrization._leaves import Grown, PlannedLeaf, Role
+from initjax.parametrization._plan import Multiplier, Plan
+from initjax.parametrization._program import read_program
+from initjax.parametrization._roles import check_patterns, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,
@@ -41,6 +44,8 @@ def parametrize(
     depth: tuple[int, int] | None = None,
     head_size: tuple[int, int] | None = None,
     init: Mapping[str, Initializer | str | Mapping[str, Any]] | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    batch: tuple[Any, ...] = (),
 ) -> Plan:
     r"""Plans how to initialize and train a model, from a narrower base model that trains well.
 
@@ -66,9 +71,13 @@ def parametrize(
       depth: how many blocks the base model has, and how many this one, if they differ. Stacked
         blocks are known by the size of their first axis.
       head_size: the features of a head of attention, in the base model and in this one, if they
-        differ.
+        differ. With loss_fn, they are read if the shapes or a module tell those of the base model.
       init: initializers of the base model, or their specifications, by pattern; by default LeCun's
         for kernels.
+      loss_fn: maps `(params, *batch)` to a number. If given, the model's own program tells along
+        which axes kernels are summed over, whatever their layout. Else, they are taken to have
+        the layouts of libraries; so are parameters that enter no product.
+      batch: the tuple of loss_fn's other arguments, arrays or shapes.
 
     Returns:
       A `Plan`: print it, and use its `rules` or `rescale`, its `transform` and its `multipliers`.
@@ -106,8 +115,9 @@ def parametrize(
             f" {', '.join(others)}"
         )
     depth = _pair("depth", depth)
-    heads = _pair("head_size", head_size)
-    leaves = grown(params, base_params, {} if roles is None else roles, depth)
+    sizes = _pair("head_size", head_size)
+    program = None if loss_fn is None else read_program(loss_fn, params, batch)
+    leaves = grown(params, base_params, {} if roles is None else roles, depth, program)
     init = {} if init is None else init
     paths = [leaf.path for leaf in leaves]
     check_patterns("init", init, paths, "initializers, as in {'*kernel': he_normal()}")
@@ -115,10 +125,16 @@ def parametrize(
     planned = tuple(
         _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
     )
-    multipliers = _multipliers(planned, scheme, heads[1] / heads[0], depth[1] / depth[0])
-    return Plan(
-        scheme, optimizer, planned, multipliers, tuple(_notes(planned, scheme, depth, head_size))
-    )
+    attention = [leaf for leaf in planned if _ATTENTION.search(leaf.path) and len(leaf.shape) > 1]
+    ask = head_size is None and bool(attention)
+    heads = HeadSizes(sizes[1] / sizes[0], True, (_about_heads(attention),) if ask else ())
+    if program is not None and loss_fn is not None:
+        told = None if head_size is None else sizes
+        heads = head_sizes(program, told, leaves, loss_fn, base_params, batch)
+    growth = heads.growth if heads.scaled else 1.0
+    multipliers = _multipliers(planned, scheme, growth, depth[1] / depth[0])
+    notes = (*_notes(planned, scheme, depth), *(heads.notes if rules.attention else ()))
+    return Plan(scheme, optimizer, planned, multipliers, notes)
 
 
 def _initializer(pattern: str, given: Any) -> Initializer:
@@ -175,8 +191,9 @@ def _default(leaf: Grown) -> Initializer | None:
         return None
     if leaf.role in ("embedding", "tied"):
         return variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-    inputs, outputs = leaf.axes
-    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=tuple(range(leaf.stack)))
+    inputs, outputs, members = leaf.axes
+    separate = tuple(sorted({*range(leaf.stack), *members}))
+    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=separate)
 
 
 def _multipliers(
@@ -205,9 +222,7 @@ def _multipliers(
     return found
 
 
-def _notes(
-    leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int], heads: Any
-) -> list[str]:
+def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]) -> list[str]:
     """What shapes don't tell, and what is left to do."""
     notes, rules = [], RULES[scheme]
     if all(leaf.shape == leaf.base_shape for leaf in leaves) and depth[0] == depth[1]:
@@ -222,9 +237,6 @@ def _notes(
         notes.append(
             f"No parameter is in a block: none has {depth[0]} and {depth[1]} copies or axes."
         )
-    attention = [leaf for leaf in leaves if _ATTENTION.search(leaf.path) and len(leaf.shape) > 1]
-    if heads is None and rules.attention and attention:
-        notes.append(_about_heads(attention))
     embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
     if embeddings and not any(leaf.role in ("output", "tied") for leaf in leaves):
         notes.append(
