@@ -186,7 +186,9 @@ def _role(
     if told is not None:
         if told in ("vector", "scalar"):
             return None, told, "told by roles"
-        return axes or Axes(*_told_axes(told, stack, len(shape), growing)), told, "told by roles"
+        if axes is None or not _agree(axes, told, growing):
+            axes = Axes(*_told_axes(told, stack, len(shape), growing))
+        return axes, told, "told by roles"
     if not growing:
         return axes, "scalar", "doesn't grow"
     if vector:
@@ -225,6 +227,14 @@ def _axes(first: int, shape: Sequence[int], growing: Sequence[int]) -> Axes | No
     if last in growing and shape[first] < shape[last]:
         return Axes((first, last - 1), (last,))
     return Axes((first,), (last - 1, last))
+
+
+def _agree(axes: Axes, told: Role, growing: Sequence[int]) -> bool:
+    """Whether axes of Flax's layouts grow as a role says; those of a transposed kernel don't."""
+    inputs, outputs = (any(axis in growing for axis in side) for side in axes)
+    if told in ("input", "embedding", "output"):
+        return (told == "output") == inputs and (told != "output") == outputs
+    return told == "tied" or not growing or (inputs and outputs)
 
 
 def _told_axes(
