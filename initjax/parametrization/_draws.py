@@ -75,7 +75,7 @@ def _size(drawing: Initializer, shape: tuple[int, ...]) -> float:
     this is exact, too.
     """
     if hasattr(drawing, "_law"):
-        low, high = drawing._law(shape, np.dtype(np.float32)).central  # pyright: ignore
+        low, high = drawing._law(shape, np.dtype(np.float64)).central  # pyright: ignore
         if low < 0 < high:
             return high - low
     import jax

@@ -11,8 +11,9 @@ from initjax._values import (
     checked_initializer,
     checked_integer,
 )
+from initjax.parametrization._counterparts import kind
 from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
-from initjax.parametrization._roles import Grown, Role, grown, kind
+from initjax.parametrization._roles import Grown, Role, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,

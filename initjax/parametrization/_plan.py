@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from initjax._flattening import flatten, is_parameter
 from initjax._values import Initializer
 from initjax._wrapping import aligned, printable, shortened, wrapped
+from initjax.parametrization._counterparts import kind
 from initjax.parametrization._draws import drawn, scaled, scaling
-from initjax.parametrization._roles import Role, kind
+from initjax.parametrization._roles import Role
 from initjax.parametrization._schemes import RULES, Optimizer, Scheme
 from initjax.trees import Params, rescaled
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import math
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from initjax._flattening import flatten, is_parameter, no_parameters
 from initjax._values import checked_choice
+from initjax.parametrization._counterparts import counterparts, in_blocks
 from initjax.trees import fits
 
 Role = Literal["input", "embedding", "hidden", "output", "tied", "vector", "scalar"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-_NUMBER = re.compile(r"\d+")
 _VECTORS = ("bias", "scale")  # also with several axes, as in attention: (heads, features)
+_EMBEDDINGS = ("embedding", "embeddings")
+_GROWING = {  # whether the inputs of a kernel of this role grow, and its outputs
+    "input": (False, True),
+    "embedding": (False, True),
+    "tied": (False, True),
+    "hidden": (True, True),
+    "output": (True, False),
+}
 
 
 class Axes(NamedTuple):
@@ -26,6 +33,16 @@ class Axes(NamedTuple):
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+
+class Parameter(NamedTuple):
+    """A parameter of one of the two models."""
+
+    shape: tuple[int, ...]
+    axes: Axes | None
+    """Those of a kernel whose layer is known."""
+    embedding: bool
+    """Whether its rows are looked up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +104,9 @@ def grown(
       TypeError, ValueError: a tree has no parameters, the two don't fit together, a pattern matches
         no parameter, or the role of a parameter can't be told.
     """
-    shapes, bases = _shapes(params), _shapes(base_params)
+    given = parameters(params)
+    shapes = {path: leaf.shape for path, leaf in given.items()}
+    bases = {path: leaf.shape for path, leaf in parameters(base_params).items()}
     for pattern, role in roles.items():
         checked_choice("parametrize", f"the role of {pattern!r}", role, ROLES)
         if not any(fits(path, pattern) for path in shapes):
@@ -95,156 +114,143 @@ def grown(
                 f"parametrize: no parameter matches {pattern!r} in roles; the paths are"
                 f" {', '.join(itertools.islice(shapes, 20))}{', ...' if len(shapes) > 20 else ''}"
             )
-    counterparts = {path: _counterpart(path, shape, bases, depth) for path, shape in shapes.items()}
-    blocks = collections.Counter(
-        (kind(path), bases[counterpart]) for path, counterpart in counterparts.items()
-    )
-    base_blocks = collections.Counter((kind(path), shape) for path, shape in bases.items())
-    found = []
-    for path, shape in shapes.items():
-        base = bases[counterparts[path]]
-        stack = int(depth[0] != depth[1] and (base[:1], shape[:1]) == ((depth[0],), (depth[1],)))
+    found = counterparts(shapes, bases, depth)
+    deeper = depth[0] != depth[1]
+    blocks = in_blocks(shapes, bases, found) if deeper else set()
+    leaves = []
+    for path, leaf in given.items():
+        shape, base = leaf.shape, bases[found[path]]
+        # A stack has one path for all blocks.
+        stacked = deeper and path not in blocks and shape[:1] == (depth[1],)
+        stack = int(stacked and base[:1] == (depth[0],))
         told: Role | None = next(
             (role for pattern, role in roles.items() if fits(path, pattern)), None
         )
-        axes, role, reason = _role(path, shape, base, stack, told)
-        number = blocks[kind(path), base] - base_blocks[kind(path), base]
-        in_block = bool(stack) or number != 0
-        found.append(Grown(path, shape, base, role, reason, axes, stack, in_block))
-    missing = {kind(path) for path in bases} - {kind(path) for path in shapes}
-    if missing:
-        path = next(path for path in bases if kind(path) in missing)
-        raise ValueError(f"parametrize: base_params has {path!r}, which params lacks")
+        axes, role, reason = _role(path, leaf, base, stack, told)
+        in_block = bool(stack) or path in blocks
+        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block))
+    return leaves
+
+
+def parameters(tree: Any) -> dict[str, Parameter]:
+    """The floating and complex arrays of a tree, by path.
+
+    Raises:
+      TypeError, ValueError: there are none.
+    """
+    arrays, structure = flatten(tree)
+    layers = _equinox_layers(tree)
+    found = {}
+    for path, array in zip(structure.names, arrays, strict=True):
+        if is_parameter(array):
+            node, _, name = path.rpartition("/")
+            shape = tuple(array.shape)
+            layer = layers.get(node) if name.startswith("weight") else None
+            axes = None if layer is None else _equinox_axes(layer, len(shape))
+            embedding = name in _EMBEDDINGS or type(layer).__name__ == "Embedding"
+            found[path or "params"] = Parameter(shape, axes, embedding)
+    if not found:
+        raise no_parameters("parametrize", tree)
     return found
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    arrays, structure = flatten(tree)
-    shapes = {
-        name or "params": tuple(getattr(array, "shape", ()))
-        for name, array in zip(structure.names, arrays, strict=True)
-        if is_parameter(array)
+def _equinox_layers(tree: Any) -> dict[str, Any]:
+    """Equinox's layers by path: their kernels are (out, in, *window)."""
+    import jax
+
+    equinox = sys.modules.get("equinox")
+    if equinox is None:
+        return {}
+    nn = equinox.nn
+    kinds = nn.Linear, nn.Embedding, nn.Conv, nn.ConvTranspose, nn.GRUCell, nn.LSTMCell
+    found, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: isinstance(node, kinds)
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): node
+        for path, node in found
+        if isinstance(node, kinds)
     }
-    if not shapes:
-        raise no_parameters("parametrize", tree)
-    return shapes
 
 
-def kind(path: str) -> str:
-    """The path without its numbers, which tell blocks apart."""
-    return _NUMBER.sub("*", path)
-
-
-def _counterpart(
-    path: str, shape: tuple[int, ...], bases: Mapping[str, tuple[int, ...]], depth: tuple[int, int]
-) -> str:
-    """The path of a parameter's counterpart in the base model."""
-    deeper = depth[0] != depth[1]
-    alike = [name for name in bases if name == path or (deeper and kind(name) == kind(path))]
-    if not alike:
-        hint = "; if the model is deeper, pass depth=(blocks of the base model, blocks of this one)"
-        known = any(kind(name) == kind(path) for name in bases)
-        raise ValueError(
-            f"parametrize: params has {path!r}, which base_params lacks{hint if known else ''}"
-        )
-    if len(alike) == 1 and len(bases[alike[0]]) != len(shape):
-        raise ValueError(
-            f"parametrize: {path} has the shape {shape}, and in base_params {bases[alike[0]]}: they"
-            " need the same number of axes"
-        )
-    if len(alike) == 1:
-        return alike[0]
-    # In a deeper model, layers of one name may have other numbers: those of the same shape, but for
-    # one factor, are meant.
-    scaled = [name for name in alike if _is_scaled(shape, bases[name], depth)]
-    if len({bases[name] for name in scaled}) != 1:
-        raise ValueError(
-            f"parametrize: the counterpart of {path!r} {shape} in base_params can't be told among"
-            f" {', '.join(f'{name} {bases[name]}' for name in alike)}"
-        )
-    return path if path in scaled else scaled[-1]
-
-
-def _is_scaled(shape: tuple[int, ...], base: tuple[int, ...], depth: tuple[int, int]) -> bool:
-    """Whether all axes that differ have grown by one factor; a stack by that of the depth."""
-    if len(shape) != len(base):
-        return False
-    if (base[:1], shape[:1]) == ((depth[0],), (depth[1],)):
-        shape, base = shape[1:], base[1:]
-    factors = {size / before for size, before in zip(shape, base, strict=True)} - {1.0}
-    return len(factors) < 2
+def _equinox_axes(layer: Any, count: int) -> Axes:
+    """The axes of a kernel of one of these layers, behind those of stacks."""
+    if type(layer).__name__ == "Embedding":
+        return Axes((count - 2,), (count - 1,))
+    last = count - getattr(layer, "num_spatial_dims", 0) - 1
+    return Axes((last,), (last - 1,))
 
 
 def _role(
-    path: str, shape: tuple[int, ...], base: tuple[int, ...], stack: int, told: Role | None
+    path: str, leaf: Parameter, base: tuple[int, ...], stack: int, told: Role | None
 ) -> tuple[Axes | None, Role, str]:
     """The axes of a parameter, its role, and why."""
+    shape, name = leaf.shape, path.rpartition("/")[2]
     growing = [axis for axis in range(stack, len(shape)) if shape[axis] != base[axis]]
-    name = path.rpartition("/")[2]
-    vector = len(shape) - stack < 2 or name in _VECTORS
-    axes = None if vector else _axes(stack, shape, growing)
+    if told in ("vector", "scalar"):
+        return None, told, "told by roles"
+    if name in _VECTORS or (told is None and len(shape) - stack < 2):
+        if growing:
+            return None, "vector", "a vector that grows"
+        return None, "scalar", "doesn't grow"
+    axes = leaf.axes or _axes(name, stack, shape, base, growing)
+    inputs, outputs = (bool({*side} & {*growing}) for side in axes or ((), ()))
     if told is not None:
-        if told in ("vector", "scalar"):
-            return None, told, "told by roles"
-        if axes is None or not _agree(axes, told, growing):
-            axes = Axes(*_told_axes(told, stack, len(shape), growing))
+        if axes is None or (inputs, outputs) != _GROWING[told]:
+            axes = _told_axes(told, stack, len(shape), growing)
         return axes, told, "told by roles"
-    if not growing:
+    if not growing or (leaf.embedding and not outputs):
         return axes, "scalar", "doesn't grow"
-    if vector:
-        return None, "vector", "a vector that grows"
     if axes is None:
         raise ValueError(
             f"parametrize: the shapes of {path}, {base} and {shape}, don't tell which axes are its"
             f" inputs and which its outputs; pass roles={{{path!r}: 'input'}}, or 'hidden' or"
             " 'output'"
         )
-    inputs, outputs = (any(axis in growing for axis in side) for side in axes)
+    if leaf.embedding:
+        return axes, "embedding", "an embedding whose features grow"
     if inputs and outputs:
         return axes, "hidden", "fan_in and fan_out grow"
     if inputs:
         return axes, "output", "only fan_in grows"
-    if name == "embedding":
-        return axes, "embedding", "an embedding whose features grow"
     return axes, "input", "only fan_out grows"
 
 
-def _axes(first: int, shape: Sequence[int], growing: Sequence[int]) -> Axes | None:
+def _axes(
+    name: str,
+    first: int,
+    shape: Sequence[int],
+    base: Sequence[int],
+    growing: Sequence[int],
+) -> Axes | None:
     """The axes of a kernel in Flax's layouts; None if they can't be told.
 
-    Kernels are (*spatial, in, out), those of attention (in, heads, features) and (heads, features,
-    out).
+    Kernels are (*window, in, out), those of attention (in, *heads, features) and (heads, features,
+    out). What is called `weight` is (out, in, *window) in PyTorch, and anything elsewhere.
     """
     last = len(shape) - 1
-    three = last - first == 2
-    if three and list(growing) == [last - 1]:
-        return None  # (spatial, in, out) or (in, heads, features)
-    if all(axis >= last - 1 for axis in growing):
-        return Axes((last - 1,), (last,))
-    if not three:
+    if last - first < 1:
         return None
-    # Heads have fewer features than the model.
-    if last in growing and shape[first] < shape[last]:
-        return Axes((first, last - 1), (last,))
-    return Axes((first,), (last - 1, last))
+    if name == "weight":
+        ratios = {shape[axis] / base[axis] for axis in (first, first + 1)}
+        return Axes((first + 1,), (first,)) if len(ratios) == 1 else None
+    start = growing[0] if growing else last
+    if start >= last - 1:
+        # One of three axes: (window, in, out) or (in, heads, features).
+        unclear = last - first == 2 and list(growing) == [last - 1]
+        return None if unclear else Axes((last - 1,), (last,))
+    if last in growing and shape[start] < shape[last]:  # heads have fewer features than the model
+        return Axes(tuple(range(start, last)), (last,))
+    return Axes((start,), tuple(range(start + 1, last + 1)))
 
 
-def _agree(axes: Axes, told: Role, growing: Sequence[int]) -> bool:
-    """Whether axes of Flax's layouts grow as a role says; those of a transposed kernel don't."""
-    inputs, outputs = (any(axis in growing for axis in side) for side in axes)
-    if told in ("input", "embedding", "output"):
-        return (told == "output") == inputs and (told != "output") == outputs
-    return told == "tied" or not growing or (inputs and outputs)
-
-
-def _told_axes(
-    role: Role, first: int, count: int, growing: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _told_axes(role: Role, first: int, count: int, growing: Sequence[int]) -> Axes:
     """Axes that fit a role that was told."""
-    axes = tuple(range(first, count))
+    axes = range(first, count)
     others = tuple(axis for axis in axes if axis not in growing)
     if role == "output":
-        return tuple(growing), others
-    if role == "hidden" and len(growing) > 1:
-        return tuple(growing[:1]), tuple(growing[1:])
-    return others, tuple(growing)
+        return Axes(tuple(growing), others)
+    if role == "hidden" and growing:
+        start = growing[0]
+        return Axes((start,), tuple(axis for axis in axes if axis > start))
+    return Axes(others, tuple(growing))

@@ -4,7 +4,14 @@ With :math:`m` and :math:`n` the growth of a parameter's fan_in and fan_out, and
 the depth (1 outside of the blocks), each entry is a product of powers of these, relative to the
 base model. Three of them can be exchanged without changing the function or its training: a
 multiplier of :math:`A t`, a standard deviation of :math:`B / t` and a learning rate of
-:math:`C / t^2` for SGD or :math:`C / t` for Adam are the same for all :math:`t`.
+:math:`C / t^2` for SGD or :math:`C / t` for Adam are the same for all :math:`t`, with Adam's
+epsilon times :math:`t` and a weight decay that keeps its product with the learning rate.
+
+Tensor Programs V has no table of Adam's epsilon. Here it follows the gradients that it is compared
+with, as in table 1 of CompleteP: those of muP shrink with the width that follows a layer, and with
+what multiplies the layer. microsoft/mup leaves it as it is. Weight decays that are multiplied with
+the learning rate are divided by its factor, so that what decays in one step is the same at all
+sizes: as in microsoft/mup, CompleteP, and u-muP's independent decay.
 """
 
 from __future__ import annotations
@@ -64,8 +71,6 @@ class Rules(NamedTuple):
     """The power of the depth that multiplies every residual branch."""
     epsilon: Entries = _NONE
     """Adam's."""
-    weight_decay: Entries = _NONE
-    """Of a weight decay that is multiplied with the learning rate, as in `optax.adamw`."""
     muon: Entries | None = None
     """The size of a whole update, in the spectral norm."""
     has_depth: bool = False
@@ -86,16 +91,26 @@ _MUP_STDDEV: Entries = {"hidden": Power(m=-0.5), "output": Power(m=-1)}
 _MUP_SGD: Entries = {
     "input": Power(n=1),
     "embedding": Power(n=1),
-    "tied": Power(n=1),
+    "tied": Power(m=1, n=1),
     "hidden": Power(m=-1, n=1),
     "output": Power(m=-1),
     "vector": Power(n=1),
 }
 _MUP_ADAM: Entries = {"hidden": Power(m=-1), "output": Power(m=-1)}
-_MUP_DECAY: Entries = {"hidden": Power(m=1), "output": Power(m=1)}
 _SPECTRAL_NORM = Power(m=-0.5, n=0.5)
-_MUP_MUON: Entries = dict.fromkeys(("input", "embedding", "hidden", "output"), _SPECTRAL_NORM)
-_TIED: Entries = {"tied": Power(m=-1)}
+_MUP_MUON: Entries = {
+    **dict.fromkeys(("input", "embedding", "hidden", "output"), _SPECTRAL_NORM),
+    "tied": Power(m=0.5, n=0.5),
+}
+_TIED: Entries = {"tied": Power(m=-1, n=-1)}  # one of them is 1: that of the vocabulary
+_GRADIENTS: Entries = {
+    "input": Power(n=-1),
+    "embedding": Power(n=-1),
+    "hidden": Power(n=-1),
+    "vector": Power(n=-1),
+    "tied": Power(m=-1, n=-1),
+}
+"""The size of gradients, which Adam's epsilon is compared with."""
 
 RULES: Mapping[Scheme, Rules] = {
     "standard": Rules(
@@ -110,8 +125,8 @@ RULES: Mapping[Scheme, Rules] = {
         stddev=_LECUN,
         sgd={"hidden": Power(m=-1), "output": Power(m=-1)},
         adam={"hidden": Power(m=-0.5), "output": Power(m=-0.5)},
-        logits={"tied": Power(m=-0.5)},
-        weight_decay={"hidden": Power(m=0.5), "output": Power(m=0.5)},
+        logits={"tied": Power(m=-0.5, n=-0.5)},
+        epsilon={"hidden": Power(m=0.5), "output": Power(m=0.5)},
     ),
     "mup": Rules(
         "Tensor Programs V, table 3: Yang et al. 2022, https://arxiv.org/abs/2203.03466",
@@ -120,7 +135,7 @@ RULES: Mapping[Scheme, Rules] = {
         adam=_MUP_ADAM,
         logits=_TIED,
         attention=-0.5,
-        weight_decay=_MUP_DECAY,
+        epsilon=_GRADIENTS,
         muon=_MUP_MUON,
     ),
     "depth_mup": Rules(
@@ -131,9 +146,10 @@ RULES: Mapping[Scheme, Rules] = {
         logits=_TIED,
         attention=-0.5,
         residual=-0.5,
-        weight_decay=_MUP_DECAY,
+        epsilon=_GRADIENTS,
         has_depth=True,
         in_blocks=Power(l=-0.5),
+        epsilon_in_blocks=Power(l=-0.5),
     ),
     "completep": Rules(
         "CompleteP, table 1, alpha = 1: Dey et al. 2025, https://arxiv.org/abs/2505.01618",
@@ -143,8 +159,7 @@ RULES: Mapping[Scheme, Rules] = {
         logits={"output": Power(m=-1), **_TIED},
         attention=-0.5,
         residual=-1,
-        epsilon={"hidden": Power(m=-1), "vector": Power(n=-1)},
-        weight_decay={"hidden": Power(m=1)},
+        epsilon={**_GRADIENTS, "output": Power(m=-1)},
         has_depth=True,
         epsilon_in_blocks=Power(l=-1),
     ),
@@ -152,18 +167,15 @@ RULES: Mapping[Scheme, Rules] = {
         "u-muP: Blake et al. 2024, https://arxiv.org/abs/2407.17465",
         stddev={},
         sgd=None,
-        adam={"hidden": Power(m=-0.5), "embedding": Power(n=-0.5), "tied": Power(n=-0.5)},
+        adam={"hidden": Power(m=-0.5), "embedding": Power(n=-0.5), "tied": Power(m=-0.5, n=-0.5)},
         kernels={"hidden": Power(m=-0.5)},
         logits={"output": Power(m=-1), **_TIED},
         attention=-0.5,
         residual=-0.5,
-        weight_decay={
-            "hidden": Power(m=0.5),
-            "embedding": Power(n=0.5),
-            "tied": Power(n=0.5),
-        },
+        epsilon={**_GRADIENTS, "hidden": Power(m=-0.5, n=-1), "output": Power(m=-1)},
         has_depth=True,
         in_blocks=Power(l=-0.5),
+        epsilon_in_blocks=Power(l=-0.5),
     ),
     "spectral": Rules(
         "the spectral condition: Yang et al. 2023, https://arxiv.org/abs/2310.17813",
@@ -172,7 +184,7 @@ RULES: Mapping[Scheme, Rules] = {
         adam=_MUP_ADAM,
         logits=_TIED,
         attention=-0.5,
-        weight_decay=_MUP_DECAY,
+        epsilon=_GRADIENTS,
         muon=_MUP_MUON,
     ),
 }
@@ -203,23 +215,21 @@ def factors(rules: Rules, optimizer: Optimizer, leaf: Grown, depth: float) -> Fa
         entry = entries.get(leaf.role, ONE)
         return entry.of(leaf.growth, depth) if isinstance(entry, Power) else entry(leaf)
 
-    if optimizer == "muon" and len(leaf.shape) == 2 and rules.muon is not None:
+    by_muon = optimizer == "muon" and len(leaf.shape) == 2  # it trains all else by Adam
+    by_adam = optimizer in (*_SIGNS, "muon") and not by_muon
+    if by_muon:
         # What `optax.contrib.muon` multiplies the updates of matrices by.
         own = [max(1.0, fans[1] / fans[0]) ** 0.5 for fans in (leaf.fans, leaf.base_fans)]
         rate = value(rules.muon) * own[1] / own[0] if rules.muon else 1.0
-    elif optimizer in (*_SIGNS, "muon"):
+    elif by_adam:
         rate = value(rules.adam) * rules.in_blocks.of(leaf.growth, depth)
     else:
         rate = value(rules.sgd or {})
-    decay = value(rules.weight_decay) if optimizer.startswith(("adamw", "lion")) else 1.0
-    if optimizer == "adamw_independent":
-        decay *= rate
-    adam = optimizer.startswith("adam")
-    in_block = rules.epsilon_in_blocks if leaf.in_block else ONE
+    epsilon = value(rules.epsilon) * rules.epsilon_in_blocks.of(leaf.growth, depth)
     return Factors(
         stddev=value(rules.stddev),
         multiplier=value(rules.kernels) * value(rules.logits),
         learning_rate=rate,
-        epsilon=value(rules.epsilon) * in_block.of(leaf.growth, depth) if adam else 1.0,
-        weight_decay=decay,
+        epsilon=epsilon if by_adam and optimizer != "lion" else 1.0,
+        weight_decay=1.0 if optimizer in ("adam", "adamw_independent") else 1 / rate,
     )

@@ -66,14 +66,24 @@ def _described(coupling: Coupling) -> tuple[str, str, str]:
                 "jnp.cumsum(x, axis=1)",
             )
         case "broadcast":
-            wider = "predictions" if len(coupling.prediction) == 2 else "targets"
+            more = len(coupling.prediction) > len(coupling.target)
+            wider = "predictions" if more else "targets"
+            pairs = _shape((count, count, *coupling.target[1 + (not more) :]))
             return (
                 f"The loss compares predictions of shape {shape} with targets of shape"
-                f" {_shape(coupling.target)}; they broadcast to ({count}, {count}), so each"
-                f" prediction is compared with the targets of all {count} examples and learns only"
+                f" {_shape(coupling.target)}; they broadcast to {pairs}, so each prediction is"
+                f" compared with the targets of all {count} examples and learns only"
                 " their mean",
                 "Give both the same shape",
                 f"{wider} = {wider}[:, 0]",
+            )
+        case "picked":
+            return (
+                f"The loss picks from predictions of shape {shape} by labels of shape"
+                f" {_shape(coupling.target)} for all pairs of the {count} examples, so each"
+                " prediction is compared with the labels of all",
+                "Pick one number for each example",
+                "jnp.take_along_axis(predictions, labels.reshape(-1, 1), axis=1)",
             )
 
 
@@ -94,10 +104,13 @@ def sum_loss(evidence: Evidence) -> list[Finding]:
     if with_optimizer and not large_steps(evidence):
         return []
     message = (
-        f"The loss is a sum over the {count} examples of the batch and not their mean, so loss and"
-        f" gradient are {count} times as large, and with SGD the learning rate is, too"
+        "The loss is a sum over the examples of the batch and not their mean, so loss and gradient"
+        f" are {count} times as large, and with SGD the learning rate is, too"
     )
-    return finding("warning", "sum_loss", [], message, "Take the mean over the examples")
+    remedy = "Take the mean over the examples"
+    if not with_optimizer:
+        remedy += "; if you train with Adam, which hides the factor, pass optimizer= to the audit"
+    return finding("warning", "sum_loss", [], message, remedy)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -133,6 +134,11 @@ def _class_floor(evidence: Evidence, term: Term) -> str:
 
 def bounded_output(evidence: Evidence) -> list[Finding]:
     """Outputs that can't reach what they should become."""
+    for choice in evidence.traced.anatomy.losses.choices:
+        wrong = _never_chosen(evidence.measured.watched[choice.watch])
+        if wrong:
+            layers = evidence.layers_at(choice.layers)
+            return finding("failure", "bounded_output", layers, *wrong)
     for term in evidence.traced.anatomy.losses.terms:
         wrong = wrong_labels(evidence, term)
         if wrong:
@@ -205,6 +211,22 @@ def wrong_labels(evidence: Evidence, term: Term) -> tuple[str, str] | None:
                 remedy,
             )
     return None
+
+
+def _never_chosen(found: dict[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with labels of two values that a loss takes for the same; None if it doesn't.
+
+    Other numbers that it compares with one of its own may rarely be beyond that.
+    """
+    least, largest = float(found["least"]), float(found["largest"])
+    if found["two"] < 1 or least == largest or 0 < found["chosen"] < 1:
+        return None
+    return (
+        "The loss chooses one of two formulas for each example by comparing its label with a"
+        f" number, but takes the same one for all examples: the labels are {least:.3g} and"
+        f" {largest:.3g}, so the outputs learn only one class",
+        "Give the labels that it compares with, such as 0 and 1",
+    )
 
 
 def _between(low: float, high: float) -> str:

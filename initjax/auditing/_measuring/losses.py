@@ -120,6 +120,26 @@ def _of_chances(xp: Any, chances: Any) -> dict[str, Any]:
     }
 
 
+def whole(static: None, name: str, array: Any) -> Any:
+    """All labels, and which formula they choose: one number for each example."""
+    del static, name
+    return array
+
+
+def of_choices(static: None, arrays: dict[str, Any], flat: Any) -> dict[str, Any]:
+    """What labels there are, the part that has one of two values, and which formula they choose."""
+    del static, flat
+    labels, chosen = arrays["labels"], arrays["chosen"]
+    xp = chosen.__array_namespace__()
+    least, largest = labels.min(), labels.max()
+    return {
+        "least": least.astype(xp.float32),
+        "largest": largest.astype(xp.float32),
+        "two": ((labels == least) | (labels == largest)).mean(),
+        "chosen": chosen.mean(),
+    }
+
+
 def invalid_parts(operation: str, name: str, array: Any) -> Any:
     """Where an operation is not defined, as two numbers in place of an array that may be large.
 

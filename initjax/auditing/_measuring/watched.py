@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from initjax.auditing._measuring.attention import attention_statistics, sample_of
-from initjax.auditing._measuring.losses import first_rows, invalid, invalid_parts, of_outputs
+from initjax.auditing._measuring.losses import (
+    first_rows,
+    invalid,
+    invalid_parts,
+    of_choices,
+    of_outputs,
+    whole,
+)
 
 
 class Kind(NamedTuple):
@@ -25,6 +32,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "outputs": Kind(first_rows, of_outputs),
+    "choice": Kind(whole, of_choices),
     "operand": Kind(invalid_parts, invalid),
     "attention": Kind(sample_of, attention_statistics),
 }

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from initjax.auditing._reading.example_axes import Examples
 from initjax.auditing._reading.inlined import Graph, Node, Value
 from initjax.auditing._reading.layout import regrouped
+from initjax.auditing._reading.pairs import compared_by_mistake, goes_elementwise_to
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.sequences import along_examples, weighs_within_examples
 from initjax.auditing._reading.softmaxes import exponential_in, normalized_by
@@ -19,10 +20,13 @@ from initjax.auditing._reading.softmaxes import exponential_in, normalized_by
 class Coupling(NamedTuple):
     """Examples that enter each other's loss."""
 
-    kind: Literal["softmax", "broadcast", "weights", "scan", "attention", "reshape", "cumulative"]
-    """'softmax' over the examples, 'broadcast' of predictions against all targets, 'weights' that a
-    softmax over the examples makes, a 'scan' or 'attention' along the examples, a 'reshape' that
-    makes rows of parts of several examples, or a 'cumulative' sum over them."""
+    kind: Literal[
+        "softmax", "broadcast", "picked", "weights", "scan", "attention", "reshape", "cumulative"
+    ]
+    """'softmax' over the examples, 'broadcast' of predictions against all targets, predictions
+    'picked' by the labels of all examples, 'weights' that a softmax over the examples makes, a
+    'scan' or 'attention' along the examples, a 'reshape' that makes rows of parts of several
+    examples, or a 'cumulative' sum over them."""
     examples: int
     prediction: tuple[int, ...]
     """The shape of the prediction, of the softmax, of the sequences, or before the reshape."""
@@ -40,7 +44,7 @@ def coupling_of(graph: Graph, found: Examples, num_parameters: int) -> Coupling 
     """
     return (
         _softmax_over_examples(graph, found)
-        or _broadcast_in_the_loss(graph, found)
+        or _broadcast(graph, found)
         or _sequence_over_examples(graph, found, num_parameters)
         or _reshaped_across_examples(graph, found)
         or _accumulated_over_examples(graph, found)
@@ -72,11 +76,16 @@ def _softmax_over_examples(graph: Graph, found: Examples) -> Coupling | None:
         normalized = normalized_by(node, power.operands[0])
         if normalized is None:
             continue
-        if _goes_elementwise_to(normalized, graph.results[0]):
+        if goes_elementwise_to(normalized, graph.results[0]):
             return Coupling("softmax", found.examples, value.shape, ())
         if weighs_within_examples(normalized, axis):
             return Coupling("weights", found.examples, value.shape, ())
     return None
+
+
+def _broadcast(graph: Graph, found: Examples) -> Coupling | None:
+    met = compared_by_mistake(graph, found)
+    return met and Coupling(met.kind, found.examples, met.prediction, met.target)
 
 
 def _sequence_over_examples(graph: Graph, found: Examples, num_parameters: int) -> Coupling | None:
@@ -165,100 +174,4 @@ def _of_a_layer(value: Value, found: Examples) -> bool:
         if len(inner) != 1:
             return False
         value = inner[0]
-    return False
-
-
-def _goes_elementwise_to(value: Value, loss: Value) -> bool:
-    """Whether all that becomes of a value are elementwise steps, picks and sums, up to the loss."""
-    reached, seen, waiting = False, {value}, [value]
-    while waiting:
-        value = waiting.pop()
-        reached |= value is loss
-        for node, _ in value.users:
-            kind = primitive_of(node.eqn).kind
-            passes = kind in ("elementwise", "layout") or node.name in ("reduce_sum", "gather")
-            inside = sum(operand in seen for operand in node.operands)
-            if not passes or node.name == "stop_gradient" or (node.name == "div" and inside > 1):
-                return False
-            fresh = [result for result in node.results if result not in seen]
-            seen.update(fresh)
-            waiting += fresh
-    return reached
-
-
-def _broadcast_in_the_loss(graph: Graph, found: Examples) -> Coupling | None:
-    """Predictions of shape (N, 1) that meet targets of shape (N,), or the other way round.
-
-    Pairs are meant where both are of one kind (distances, ranks), where they are made by products,
-    or where kernels or extremes of them are taken.
-    """
-    made = [node for node in graph.nodes if _makes_pairs(node, found)]
-    if not made:
-        return None
-    for node in made:
-        sides = [operand for operand in node.operands if found.axes.get(operand)]
-        roots = [_before_broadcast(side) for side in sides]
-        if len(roots) != 2:
-            return None
-        predictions = [root for root in roots if root.parametric]
-        targets = [root for root in roots if not root.parametric and root.data]
-        if len(predictions) != 1 or len(targets) != 1:
-            return None
-        shapes = sorted((root.shape for root in roots), key=len)
-        if shapes != [(found.examples,), (found.examples, 1)]:
-            return None
-        if any(_axis_was_added(root) for root in roots):
-            return None
-    reaching = [
-        node for node in made if _goes_elementwise_to(node.results[0], graph.results[0])
-    ]  # others are in what gets no gradient, as advantages are
-    if not reaching or any(_bends(node.results[0]) for node in made):
-        return None
-    roots = [_before_broadcast(side) for side in reaching[0].operands]
-    prediction, target = sorted(
-        (root for root in roots if root.data), key=lambda root: not root.parametric
-    )
-    return Coupling("broadcast", found.examples, prediction.shape, target.shape)
-
-
-def _makes_pairs(node: Node, found: Examples) -> bool:
-    """Whether the elements of a result number pairs of examples, and those of no operand do."""
-    if not node.results or len(node.results[0].shape) != 2:
-        return False
-    axes = found.axes.get(node.results[0])
-    pairs = axes is not None and len(axes) == 2 and node.results[0].shape == (found.examples,) * 2
-    return pairs and not any(len(found.axes.get(o) or ()) == 2 for o in node.operands)
-
-
-def _before_broadcast(value: Value) -> Value:
-    while value.node is not None and value.node.name == "broadcast_in_dim":
-        value = value.node.operands[0]
-    return value
-
-
-def _axis_was_added(value: Value) -> bool:
-    """Whether an (N, 1) was made from an (N,), as `[:, None]` does."""
-    while value.node is not None and len(value.shape) == 2:
-        node = value.node
-        if primitive_of(node.eqn).kind not in ("elementwise", "layout"):
-            return False
-        data = [operand for operand in node.operands if operand.data]
-        if not data:
-            return False
-        if len(data[0].shape) == 1:
-            return True
-        value = data[0]
-    return False
-
-
-def _bends(value: Value) -> bool:
-    """Whether an exponential of pairs is taken, as in a kernel."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        for node, _ in waiting.pop().users:
-            if node.name in ("exp", "exp2") and node.results[0].shape == value.shape:
-                return True
-            fresh = [result for result in node.results if result not in seen]
-            seen.update(fresh)
-            waiting += fresh
     return False

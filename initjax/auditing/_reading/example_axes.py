@@ -7,7 +7,8 @@ than one axis. From there the axes are followed through the program.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from initjax.auditing._reading.inlined import Graph, Node, Value, body
@@ -51,10 +52,20 @@ def examples_of(graph: Graph, num_parameters: int) -> Examples | None:
     return Examples(count, axes)
 
 
-def _follow(graph: Graph, axes: dict[Value, Axes | None], count: int) -> None:
+def is_pair(value: Value, axes: Collection[int], found: Examples) -> bool:
+    """Whether the elements of a value number pairs of examples."""
+    return math.prod(value.shape[axis] for axis in axes) > found.examples
+
+
+def _follow(
+    graph: Graph, axes: dict[Value, Axes | None], count: int, in_parts: bool = False
+) -> None:
+    """Adds the axes of a program's values; with in_parts, also of what is cut out of examples."""
     for node in graph.nodes:
         given = [axes.get(operand, _NONE) for operand in node.operands]
-        for value, found in zip(node.results, _after(node, given, count), strict=True):
+        cut = in_parts and node.name == "dynamic_slice"
+        after = given[:1] if cut else _after(node, given, count)
+        for value, found in zip(node.results, after, strict=True):
             if found is None or found:
                 axes[value] = found
 
@@ -168,7 +179,8 @@ def _reshaped(
         mine = [axis for axis in olds if axis in axes]
         if not mine:
             continue
-        if mine != olds[:1] or not news:
+        parts = len(mine) > 1 and mine == olds and [after[axis] for axis in news] == [count]
+        if not news or not (parts or mine == olds[:1]):
             return None
         whole = [axis for axis in news[:1] if after[axis] == count]
         found |= set(whole or news[: 1 if len(olds) > 1 else len(news)])
@@ -176,15 +188,14 @@ def _reshaped(
 
 
 def _after_scan(node: Node, given: Sequence[Axes | None], count: int) -> list[Axes | None]:
-    """Of a loop that hands the examples on from turn to turn."""
+    """Of a loop that hands the examples on from turn to turn, or is a map over them."""
     constants, carried = scan_counts(node.eqn.params)
     unknown: list[Axes | None] = [None] * len(node.results)
-    if any(axes is None or 0 in axes for axes in given[constants + carried :]):
+    taken = given[constants + carried :]
+    mapped = any(axes is not None and 0 in axes for axes in taken)
+    if None in taken or (mapped and carried):
         return unknown
-    start = [None if axes is None else axes for axes in given]
-    start[constants + carried :] = [
-        frozenset(axis - 1 for axis in axes or ()) for axes in given[constants + carried :]
-    ]
+    start = _in_turn(given, constants + carried)
     inner = body(node)
     for _ in range(2):
         axes = dict(zip(inner.arguments, start, strict=True))
@@ -197,6 +208,40 @@ def _after_scan(node: Node, given: Sequence[Axes | None], count: int) -> list[Ax
     else:
         return unknown
     stacked = [
-        None if axes is None else frozenset(axis + 1 for axis in axes) for axes in after[carried:]
+        None if axes is None else frozenset([*(axis + 1 for axis in axes), *[0] * mapped])
+        for axes in after[carried:]
     ]
     return [*after[:carried], *stacked]
+
+
+def _in_turn(given: Sequence[Axes | None], first: int) -> list[Axes | None]:
+    """The axes of what a turn of a loop gets; operands from `first` on lose their first axis."""
+    sliced = [
+        None if axes is None else frozenset(axis - 1 for axis in axes if axis) for axes in given
+    ]
+    return [*given[:first], *sliced[first:]]
+
+
+class Turn(NamedTuple):
+    """What is known in the body of a loop."""
+
+    found: Examples
+    of_examples: bool
+    """Whether the turns take one part of the examples after the other."""
+
+
+def after_turn(node: Node, found: Examples) -> Turn:
+    """Follows the examples into a loop, which may cut micro-batches out of a batch itself.
+
+    Args:
+      node: a scan.
+      found: what is known outside of it.
+    """
+    given = [found.axes.get(operand, _NONE) for operand in node.operands]
+    first = sum(scan_counts(node.eqn.params))
+    inner = body(node)
+    axes = dict(zip(inner.arguments, _in_turn(given, first), strict=True))
+    _follow(inner, axes, found.examples, in_parts=True)
+    taken = any(operand and 0 in operand for operand in given[first:])
+    cut = any(each.name == "dynamic_slice" and axes.get(each.operands[0]) for each in inner.nodes)
+    return Turn(Examples(found.examples, axes), taken or cut)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax.auditing._reading.bounds import bound_of, is_clipped
+from initjax.auditing._reading.choices import choices_at
 from initjax.auditing._reading.exponents import exponentials_at
 from initjax.auditing._reading.expressions import Path, floating
 from initjax.auditing._reading.formulas import (
@@ -27,7 +28,15 @@ from initjax.auditing._reading.labels import chances_in, class_numbers, factors_
 from initjax.auditing._reading.primitives import primitive_of
 from initjax.auditing._reading.ranges import ANY, range_of
 from initjax.auditing._reading.softmaxes import softmax_in
-from initjax.auditing._reading.terms import Exponential, Kind, Losses, OutputShape, Risk, Term
+from initjax.auditing._reading.terms import (
+    Choice,
+    Exponential,
+    Kind,
+    Losses,
+    OutputShape,
+    Risk,
+    Term,
+)
 from initjax.auditing._reading.values import through_layout
 from initjax.auditing._reading.visits import Reader, Visit, cut_at, layers_before, visits_of
 from initjax.auditing._reading.watches import Watch
@@ -55,6 +64,7 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
     cuts: list[str] = []
     risks: list[tuple[Path, Risk]] = []
     exponentials: list[Exponential] = []
+    choices: list[Choice] = []
     visits = list(visits_of(graph.results[0], reader))
     around = _Around(
         divisors=[through_layout(value) for visit in visits for value in visit.divisors],
@@ -77,6 +87,8 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
         terms += [term] if term is not None else []
         if len(exponentials) < _MOST:
             exponentials += exponentials_at(node, reader)
+        if len(choices) < _MOST:
+            choices += choices_at(node, reader)
         if len(risks) < _MOST:
             risks += [(node.path, risk) for risk in _risks(node, reader)]
     ordered = tuple(risk for _, risk in sorted(risks, key=lambda pair: pair[0]))
@@ -84,7 +96,7 @@ def read_losses(graph: Graph, sites: Collection[Path]) -> tuple[Losses, dict[str
         visit.linear and primitive_of(visit.node.eqn).kind in ("while", "cond", "unknown")
         for visit in visits
     )
-    losses = Losses(tuple(terms), tuple(cuts), ordered, tuple(exponentials), whole)
+    losses = Losses(tuple(terms), tuple(cuts), ordered, tuple(exponentials), tuple(choices), whole)
     return losses, reader.watches
 
 

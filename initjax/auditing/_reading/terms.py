@@ -50,6 +50,14 @@ class Exponential(NamedTuple):
     """Of the exponent."""
 
 
+class Choice(NamedTuple):
+    """A choice of one of two formulas by a label."""
+
+    layers: frozenset[Path]
+    watch: str
+    """Of the labels, and of which formula they choose."""
+
+
 class Risk(NamedTuple):
     """An operation of the loss that is not defined for all numbers that may enter it."""
 
@@ -71,5 +79,6 @@ class Losses(NamedTuple):
     risks: tuple[Risk, ...] = ()
     """In the order of execution."""
     exponentials: tuple[Exponential, ...] = ()
+    choices: tuple[Choice, ...] = ()
     whole: bool = True
     """Whether all of it was read, and no part is in a branch, say."""

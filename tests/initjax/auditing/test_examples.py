@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from initjax import auditor, he_normal, lecun_normal
 from initjax.auditing._reading.trace import trace
@@ -84,11 +85,29 @@ def critic(p, x, y):
     return (x[:, 0] * advantage).mean() + squares(y, net(p, x)).mean()
 
 
+def chosen(p, x, y):
+    chance = jax.nn.sigmoid(net(p, x))
+    return jnp.where(y > 0, -jnp.log(chance), -jnp.log(1 - chance)).mean()
+
+
+def one_hot(p, x, y):
+    return optax.softmax_cross_entropy(net(p, x), jax.nn.one_hot(y, K)).mean()
+
+
+def indexed(p, x, y):
+    return -jax.nn.log_softmax(net(p, x))[jnp.arange(N), y].mean()
+
+
 COUPLED = [
     (critic, ONE, Y, "broadcast"),
     (lambda p, x, y: squares(net(p, x), y).mean(), ONE, Y, "broadcast"),
     (lambda p, x, y: squares(net(p, x)[:, 0], y).mean(), ONE, Y[:, None], "broadcast"),
     (bce, ONE, Y, "broadcast"),
+    (chosen, ONE, Y, "broadcast"),
+    (lambda p, x, y: jnp.logaddexp(0, -net(p, x) * y).mean(), ONE, Y, "broadcast"),
+    (one_hot, CLASSES, LABELS[:, None], "broadcast"),
+    (indexed, CLASSES, LABELS[:, None], "picked"),
+    (lambda p, x, y: -jax.nn.log_softmax(net(p, x))[:, y].mean(), CLASSES, LABELS, "picked"),
     (classes(0), CLASSES, LABELS, "softmax"),
     (lambda p, x, y: classes(1)(p, x.T.reshape(N, 8), y), CLASSES, LABELS, "reshape"),
     (lambda p, x, y: squares(turned(p, x).reshape(N, -1)[:, 0], y).mean(), HALF, Y, "reshape"),
@@ -98,6 +117,9 @@ MEANT = [
     (lambda p, x, y: squares(net(p, x), y[:, None]).mean(), ONE, Y),
     (lambda p, x, y: squares(net(p, x)[:, :1], y[None]).min(1).mean(), ONE, Y),
     (classes(1), CLASSES, LABELS),
+    (one_hot, CLASSES, LABELS),
+    (indexed, CLASSES, LABELS),
+    (lambda p, x, y: squares(net(p, x), net(p, x)[y] + 1).mean(), CLASSES, LABELS),
     (lambda p, x, y: classes(1)(p, x.reshape(8, N).reshape(N, 8), y), CLASSES, LABELS),
     (lambda p, x, y: squares(turned(p, x).reshape(-1, 1), jnp.tile(y, 2)[:, None]).mean(), HALF, Y),
     (survival, ONE, Y),
@@ -205,6 +227,51 @@ def test_sums_over_the_batch_are_told_from_means(end, summed):
         return end(jnp.square(net(p, x) - 1), p, y)
 
     assert ends(loss_fn, CLASSES, X, Y).summed == summed
+
+
+def in_parts(loop):
+    """A sum over micro-batches, by a loop of each kind."""
+    cut = jax.lax.dynamic_slice_in_dim
+
+    def loss(p, x):
+        return jnp.square(net(p, x) - 1).mean(1)
+
+    def scanned(p, x, per):
+        parts = x.reshape(4, N // 4, -1)
+        return jax.lax.scan(lambda total, x: (total + per(loss(p, x)), None), 0.0, parts)[0]
+
+    def counted(p, x, per):
+        turn = lambda i, total: total + per(loss(p, cut(x, i * 8, 8)))  # noqa: E731
+        return jax.lax.fori_loop(0, 4, turn, 0.0)
+
+    def mapped(p, x, per):
+        return jax.lax.map(lambda x: per(loss(p, x)), x.reshape(4, N // 4, -1)).sum()
+
+    def sharded(p, x, per):
+        mesh, spec = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec
+        each = lambda p, x: jax.lax.psum(per(loss(p, x)), "data")  # noqa: E731
+        specs = (spec(), spec("data"))
+        return jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=spec())(p, x)
+
+    return {"scan": scanned, "fori": counted, "map": mapped, "shard": sharded}[loop]
+
+
+@pytest.mark.parametrize("loop", ["scan", "fori", "map", "shard"])
+def test_sums_over_micro_batches_are_told_from_means(loop):
+    total = in_parts(loop)
+    assert ends(lambda p, x: total(p, x, jnp.sum), CLASSES, X).summed == N
+    assert ends(lambda p, x: total(p, x, jnp.sum) / N, CLASSES, X).summed == 0
+    assert ends(lambda p, x: total(p, x, jnp.mean) / 4, CLASSES, X).summed == 0
+
+
+def test_what_micro_batches_hand_on_is_no_sum_of_theirs():
+    def loss_fn(p, x):
+        def turn(total, x):
+            return total + jnp.tanh(total) * jnp.square(net(p, x) - 1).sum(), None
+
+        return jax.lax.scan(turn, 1.0, x.reshape(4, N // 4, -1))[0]
+
+    assert ends(loss_fn, CLASSES, X).summed == 0
 
 
 def test_the_axis_of_examples_is_followed_through_loops():

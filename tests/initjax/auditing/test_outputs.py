@@ -17,6 +17,7 @@ _X = jax.random.normal(_KEYS[0], (64, 8))
 _LABELS = jax.random.randint(_KEYS[1], (64,), 0, 4)
 _ONE_HOT = jax.nn.one_hot(_LABELS, 4)
 _TARGETS = _X[:, 0]
+_YES = (_TARGETS > 0).astype(int)
 _PARAMS = {
     "body": initjax.he_normal()(_KEYS[2], (8, 16)),
     "classes": initjax.lecun_normal()(_KEYS[3], (16, 4)),
@@ -197,6 +198,25 @@ def test_a_fault_between_the_last_layer_and_the_loss_is_named(cause, text, loss_
 )
 def test_losses_without_a_fault_are_healthy(loss_fn):
     assert not _causes(loss_fn)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (255 * _YES, ["bounded_output"]),
+        (2 + _YES, ["bounded_output"]),
+        (2 * _YES - 1, []),
+        (0 * _YES, []),  # a batch of one class
+        (99 * _TARGETS, []),  # no classes
+    ],
+)
+def test_labels_that_a_loss_takes_for_one_class_are_found(labels, found):
+    def loss_fn(p, x, y):
+        chance = jax.nn.sigmoid(_number(p, x))
+        return jnp.where(y == 1, -jnp.log(chance), -jnp.log(1 - chance)).mean()
+
+    findings = initjax.audit(loss_fn, _PARAMS, _X, labels).findings
+    assert [finding.cause for finding in findings if finding.cause not in _OTHERS] == found
 
 
 def test_a_loss_in_a_loop_is_read():
