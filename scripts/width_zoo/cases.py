@@ -64,7 +64,7 @@ class Case:
         rule: the optimizer's name in `parametrize`.
         optimizer: what the base model is trained with.
         scheme: the parametrization.
-        widths: increasing; the first is that of the base model.
+        widths: increasing.
         head_size: maps a width to the size of an attention head, if that grows.
         roles: what shapes don't tell.
         laws: the base model's initializers that are not LeCun's.
@@ -98,11 +98,16 @@ class Case:
         """The same with more factors: what a remedy says."""
         return dataclasses.replace(self, mistakes=(*self.mistakes, *mistakes))
 
+    @property
+    def base(self) -> int:
+        """The width of the base model."""
+        return self.widths[0] // 2
+
     def shapes(self, width: int) -> Any:
         return jax.eval_shape(self.model(width, Factors())[1], jax.random.key(0))
 
     def plan(self, width: int) -> initjax.Plan:
-        base = self.widths[0]
+        base = self.base
         sizes = self.head_size and (self.head_size(base), self.head_size(width))
         return initjax.parametrize(
             self.shapes(width),
@@ -151,7 +156,7 @@ class Case:
             for mistake in self.mistakes
             if mistake.what == what and fnmatch.fnmatch(path, mistake.where)
         )
-        return (width / self.widths[0]) ** sum(powers)
+        return (width / self.base) ** sum(powers)
 
 
 def _scaled(tree: Any, scales: list[float]) -> Any:

@@ -9,6 +9,8 @@ import initjax
 from . import perceptrons, sequences
 from .cases import Case, Role, digits, points, tokens
 
+STACKED = initjax.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
+
 
 def mlp() -> Case:
     return Case("MLP", "NNX", perceptrons.mlp, digits())
@@ -58,7 +60,8 @@ def tied() -> Case:
 
 def stacked() -> Case:
     roles: dict[str, Role] = {"net/~/blocks/b": "vector"}  # stacked, so they look like kernels
-    return Case("Scanned blocks", "as Haiku", perceptrons.stacked_mlp, digits(), roles=roles)
+    case = Case("Scanned blocks", "as Haiku", perceptrons.stacked_mlp, digits())
+    return dataclasses.replace(case, roles=roles, laws={"net/~/blocks/w": STACKED})
 
 
 def normed() -> Case:
@@ -74,7 +77,8 @@ def gru() -> Case:
 
 
 def experts() -> Case:
-    return Case("Mixture of experts", "plain", sequences.experts, digits())
+    laws = {"up": STACKED, "down": STACKED}
+    return Case("Mixture of experts", "plain", sequences.experts, digits(), laws=laws)
 
 
 def deep_sets() -> Case:
