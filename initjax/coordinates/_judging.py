@@ -120,7 +120,7 @@ def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | Non
     """The fault of the first weights: what they make of their input, or of its change."""
     size = _slope(widths, arrays, "size", 0)
     growth = _slope(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
-    if size is None or growth is None:
+    if size is None or growth is None or "weight" not in arrays:  # scores have none
         return None
     weight = _power(widths, arrays, "weight", 0)
     gain = _power(widths, arrays, "product", 0, "input")
