@@ -21,8 +21,8 @@ def roles(params, base_params, **options):
 
 def leaf(own, base, name="kernel", **options):
     """A parameter of a layer by itself."""
-    trees = ({"layer": {name: shape(*sizes)}} for sizes in (own, base))
-    (found,) = parametrize(*trees, **options).leaves
+    params, base_params = ({"layer": {name: shape(*sizes)}} for sizes in (own, base))
+    (found,) = parametrize(params, base_params, **options).leaves
     return found
 
 
