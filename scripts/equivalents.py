@@ -12,7 +12,7 @@ Takes 20 seconds.
 import os
 from collections.abc import Callable
 
-import equal_parametrizations
+import _parametrizations
 import numpy as np
 from benchmarks import _results
 
@@ -306,9 +306,9 @@ def main() -> None:
             agrees = agreement(draws[number], here) if draws else "not compared"
             rows.append((library, f"`{there}`", f"`{here}`", agrees))
     widths: list[tuple[str, ...]] = []
-    for library in equal_parametrizations.LIBRARIES:
+    for library in _parametrizations.LIBRARIES:
         try:
-            widths += equal_parametrizations.rows(library)
+            widths += _parametrizations.rows(library)
         except ModuleNotFoundError as error:
             left_out[library] = f"{library} was not compared: {error}."
     body = (
@@ -316,8 +316,8 @@ def main() -> None:
         f' {IN * OUT:,} numbers; "equal" means the same numbers. Kernels of PyTorch, Equinox,'
         " timm and PEFT are (out, in)."
         f"\n\n{_results.table(['library', 'there', 'here', 'p'], rows)}\n\n"
-        f"## Parametrizations\n\n{equal_parametrizations.TEXT}\n\n"
-        f"{_results.table(equal_parametrizations.HEADER, widths)}\n\n"
+        f"## Parametrizations\n\n{_parametrizations.TEXT}\n\n"
+        f"{_results.table(_parametrizations.HEADER, widths)}\n\n"
         f"{' '.join(left_out.values())}"
     )
     compared = [package for library, package in PACKAGES.items() if library not in left_out]

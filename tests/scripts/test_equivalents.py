@@ -20,7 +20,7 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(SCRIPTS)
     EQUIVALENTS = importlib.import_module("equivalents").EQUIVALENTS
-    parametrizations = importlib.import_module("equal_parametrizations")
+    parametrizations = importlib.import_module("_parametrizations")
 ROWS = [(peer, there) for peer, pairs in EQUIVALENTS.items() for there in pairs]
 IN, OUT = SHAPE = (300, 200)
 
