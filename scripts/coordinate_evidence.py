@@ -36,7 +36,7 @@ class Told(NamedTuple):
     exponent: float  # what to multiply by: a power of width
 
     def __str__(self) -> str:
-        return f"`{self.layer}` {self.direction}: {self.cause} × width^{self.exponent:+.2g}"
+        return f"`{self.layer}` {self.direction}: {self.cause} x width^{self.exponent:+.2g}"
 
 
 class Answer(NamedTuple):
@@ -75,9 +75,7 @@ def is_right(case: "Case", told: list[Told], stable: bool) -> bool:
     """Whether all labels were told, and no other layer was blamed."""
     if not case.labels:
         return stable and not told
-    matched = [
-        {label for label in case.labels if _fits(label, each)} for each in told
-    ]
+    matched = [{label for label in case.labels if _fits(label, each)} for each in told]
     return all(matched) and set().union(*matched) == set(case.labels)
 
 
@@ -171,7 +169,9 @@ def _table(group: list[Answer]) -> tuple[list[str], list[list[str]]]:
     for case, told, stable, right, rounds, _ in group:
         label = "; ".join(f"`{x.layer}` {x.direction} {x.when}: {x.cause}" for x in case.labels)
         text = "; ".join(map(str, told)) or ("stable" if stable else "unstable, no layer named")
-        remedy = "" if not case.labels else "not stable" if rounds is None else f"stable after {rounds}"
+        remedy = (
+            "" if not case.labels else "not stable" if rounds is None else f"stable after {rounds}"
+        )
         rows.append(
             [
                 case.name,
