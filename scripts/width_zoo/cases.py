@@ -80,7 +80,7 @@ class Case:
     rule: Rule = "adam"
     optimizer: optax.GradientTransformation = optax.adam(1e-3)  # noqa: RUF009
     scheme: Scheme = "mup"
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, ...] = (64, 512)
     head_size: Callable[[int], int] | None = None
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
     laws: Mapping[str, initjax.Initializer] = dataclasses.field(default_factory=dict)
