@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from initjax._flattening import classes, inside
 from initjax.parametrization._counterparts import kind
+from initjax.parametrization._leaves import Grown
 from initjax.parametrization._program import Heads, Program, read_program
-from initjax.parametrization._roles import Grown
 
 
 class HeadSizes(NamedTuple):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from initjax._flattening import classes, flatten, inside, is_parameter, no_parameters
 from initjax._values import checked_choice
 from initjax.parametrization._counterparts import counterparts, in_blocks
+from initjax.parametrization._leaves import ROLES, Axes, Grown, Role
 from initjax.parametrization._program import Program
+from initjax.parametrization._rescaling import size_of
 from initjax.parametrization._uses import REASONS, how_read, read_role
 from initjax.trees import fits
-
-Role = Literal["input", "embedding", "hidden", "output", "tied", "vector", "scalar"]
-ROLES: tuple[Role, ...] = get_args(Role)
 
 _VECTORS = ("bias", "scale")  # also with several axes, as in attention: (heads, features)
 _EMBEDDINGS = ("embedding", "embeddings")
@@ -30,15 +26,6 @@ _GROWING = {  # whether the inputs of a kernel of this role grow, and its output
 }
 
 
-class Axes(NamedTuple):
-    """The axes of a kernel, counted from the first one."""
-
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    members: tuple[int, ...] = ()
-    """Those that number separate kernels, as under vmap or in a scan."""
-
-
 class Parameter(NamedTuple):
     """A parameter of one of the two models."""
 
@@ -49,53 +36,7 @@ class Parameter(NamedTuple):
     """Whether its rows are looked up."""
     foreign: bool
     """Whether it may have any layout: it is called `weight`, or a module of Equinox holds it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Grown:
-    """A parameter of the model, beside its counterpart in the base model."""
-
-    path: str
-    shape: tuple[int, ...]
-    base_shape: tuple[int, ...]
-    role: Role
-    reason: str
-    """Why it has this role."""
-    axes: Axes | None
-    """None if it has no inputs."""
-    stack: int
-    """How many leading axes number the blocks."""
-    in_block: bool
-    """Whether the model has more such parameters than the base model: one for each block."""
-
-    @property
-    def growth(self) -> tuple[float, float]:
-        """By which factors fan_in and fan_out have grown."""
-        ratios = [size / base for size, base in zip(self.shape, self.base_shape, strict=True)]
-        if self.axes is None:
-            return 1.0, math.prod(ratios[self.stack :])
-        inputs, outputs, members = self.axes
-        parallel = [axis for axis in members if axis >= self.stack]
-        spread = math.prod(ratios[axis] for axis in (*outputs, *parallel))
-        return math.prod(ratios[axis] for axis in inputs), spread
-
-    @property
-    def fans(self) -> tuple[float, float]:
-        """fan_in and fan_out."""
-        return self._fans(self.shape)
-
-    @property
-    def base_fans(self) -> tuple[float, float]:
-        """Those of the base model."""
-        return self._fans(self.base_shape)
-
-    def _fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        members = {*range(self.stack), *(self.axes.members if self.axes else ())}
-        whole = math.prod(size for axis, size in enumerate(shape) if axis not in members)
-        if self.axes is None:
-            return 1.0, float(whole)
-        inputs, outputs = (math.prod(shape[axis] for axis in axes) for axes in self.axes[:2])
-        return whole / outputs, whole / inputs
+    array: Any
 
 
 def grown(
@@ -120,14 +61,11 @@ def grown(
     """
     given = parameters(params)
     shapes = {path: leaf.shape for path, leaf in given.items()}
-    bases = {path: leaf.shape for path, leaf in parameters(base_params).items()}
+    base_leaves = parameters(base_params)
+    bases = {path: leaf.shape for path, leaf in base_leaves.items()}
+    check_patterns("roles", roles, shapes, "roles, as in {'head/kernel': 'output'}")
     for pattern, role in roles.items():
         checked_choice("parametrize", f"the role of {pattern!r}", role, ROLES)
-        if not any(fits(path, pattern) for path in shapes):
-            raise ValueError(
-                f"parametrize: no parameter matches {pattern!r} in roles; the paths are"
-                f" {', '.join(itertools.islice(shapes, 20))}{', ...' if len(shapes) > 20 else ''}"
-            )
     found = counterparts(shapes, bases, depth)
     deeper = depth[0] != depth[1]
     blocks = in_blocks(shapes, bases, found) if deeper else set()
@@ -142,8 +80,29 @@ def grown(
         )
         axes, role, reason = _role(path, leaf, base, stack, told, program)
         in_block = bool(stack) or path in blocks
-        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block))
+        size = size_of(base_leaves[found[path]].array)
+        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block, size))
     return leaves
+
+
+def check_patterns(name: str, given: Any, paths: Iterable[str], like: str) -> None:
+    """Raises an error unless an argument is a dictionary whose patterns match parameters.
+
+    Args:
+      name: the argument.
+      given: its value.
+      paths: those of the parameters.
+      like: what it maps patterns to, with an example.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(pattern, str) for pattern in given):
+        raise TypeError(f"parametrize: {name} must map patterns to {like}, got {given!r}")
+    paths = list(paths)
+    for pattern in given:
+        if not any(fits(path, pattern) for path in paths):
+            raise ValueError(
+                f"parametrize: no parameter matches {pattern!r} in {name}; the paths are"
+                f" {', '.join(paths[:20])}{', ...' if len(paths) > 20 else ''}"
+            )
 
 
 def parameters(tree: Any) -> dict[str, Parameter]:
@@ -164,7 +123,7 @@ def parameters(tree: Any) -> dict[str, Parameter]:
             axes = None if layer is None else _equinox_axes(layer, len(shape))
             embedding = name in _EMBEDDINGS or type(layer).__name__ == "Embedding"
             foreign = in_module or name == "weight"
-            found[path or "params"] = Parameter(shape, axes, embedding, foreign)
+            found[path or "params"] = Parameter(shape, axes, embedding, foreign, array)
     if not found:
         raise no_parameters("parametrize", tree)
     return found
@@ -210,7 +169,9 @@ def _role(
     growing = [axis for axis in range(stack, len(shape)) if shape[axis] != base[axis]]
     if told in ("vector", "scalar"):
         return None, told, "told by roles"
-    axes, role = _by_shape(path.rpartition("/")[2], leaf, base, stack, growing)
+    name = path.rpartition("/")[2]
+    axes, role = _by_shape(name, leaf, base, stack, growing)
+    told = None if name in _VECTORS else told  # a pattern for kernels matched its bias, too
     uses = () if program is None else program.uses.get(path, ())
     if told is not None:
         known = [*(Axes(*use.axes) for use in uses), *([axes] if axes else [])]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from initjax.parametrization._program import Use
 
 if TYPE_CHECKING:
-    from initjax.parametrization._roles import Role
+    from initjax.parametrization._leaves import Role
 
 REASONS: dict[Role, str] = {
     "hidden": "fan_in and fan_out grow",
