@@ -81,7 +81,7 @@ def _program(
         if any(hook[: len(here)] == here and hook != here for hook in plan.hooks):
             results, found = _nested(eqn, operands, plan, slots, here)
         else:
-            results = _bind(eqn, operands)
+            results = bind(eqn, operands)
         if here in plan.hooks:
             results, record = plan.hooks[here](operands, results, slots.get(here))
             if record is not None:
@@ -112,7 +112,8 @@ def _last_uses(jaxpr: Any) -> dict[int, list[Any]]:
     return uses
 
 
-def _bind(eqn: Any, operands: list[Any]) -> list[Any]:
+def bind(eqn: Any, operands: list[Any]) -> list[Any]:
+    """The results of an equation for any operands of the types that it takes."""
     params = eqn.primitive.get_bind_params(eqn.params)
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **params)
@@ -152,7 +153,7 @@ def _nested(
         return again(operands, slots)
     if name in RULED:
         results, records = run(0, jax.lax.stop_gradient(operands), slots)
-        return list(map(_instead, _bind(eqn, operands), results)), records
+        return list(map(_instead, bind(eqn, operands), results)), records
     return run(0, operands, slots)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,6 +84,71 @@ def trace(
       ValueError: there are no floating parameters, loss_fn does not return one floating number, or
         the output of a layer is empty.
     """
+    import jax.numpy as jnp
+
+    program = closed_program(owner, loss_fn, params, batch, has_aux)
+    closed, arrays, whole = program.closed, program.arrays, program.whole
+    names, shapes = program.names, program.shapes
+    statistics = statistic_leaves(whole.arrays.unflatten(arrays))
+    fixed = [  # statistics, counts and keys are data
+        index
+        for index, (shape, statistic) in enumerate(zip(shapes, statistics, strict=True))
+        if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
+    ]
+    anatomy = find(closed, len(arrays), fixed)
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    found = attentions(graph, anatomy.sites)
+    blocks, streams = tokens_of(graph, anatomy.sites, found)
+    attended = [(each.site, watch_of(each, streams.get(each.site.path))) for each in found]
+    anatomy = dataclasses.replace(
+        anatomy,
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        blocks=blocks,
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
+    )
+    for site in anatomy.sites.values():
+        if not site.size:
+            name = " and ".join(names[source.leaf] for source in sorted(site.sources))
+            raise ValueError(
+                f"{owner}: the layer of {name} has an empty output; pass a batch of at least 64"
+                " examples, and give every layer at least one unit"
+            )
+    traced = Traced(
+        jaxpr=closed.jaxpr,
+        constants=list(closed.consts),
+        structure=whole.arrays,
+        whole=whole,
+        names=names,
+        shapes=shapes,
+        anatomy=anatomy,
+        ends=ends_of(graph, len(arrays)),
+        squeezes=squeezes_of(graph, anatomy.sites),
+        spare=spare_leaves(graph, set(range(len(arrays))) - anatomy.leaves),
+        cuts=cuts_of(graph, len(arrays)),
+        has_batch=program.has_batch,
+    )
+    return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
+
+
+class ClosedProgram(NamedTuple):
+    """The jaxpr of a loss function, and what it was made for."""
+
+    closed: Any
+    """With the arrays that it closes over."""
+    arrays: list[Any]
+    """Those of the parameters."""
+    whole: Structure
+    names: list[str]
+    shapes: list[Any]
+    has_batch: bool
+
+
+def closed_program(
+    owner: str, loss_fn: Callable, params: Any, batch: tuple[Any, ...], has_aux: bool
+) -> ClosedProgram:
+    """Makes the jaxpr of a loss function without reading it; arguments and errors as `trace`."""
     import jax
     import jax.numpy as jnp
 
@@ -137,47 +202,7 @@ def trace(
             " range() or an if; don't pass such a value, but close over it:"
             f" {owner}(lambda params, x: loss_fn(params, x, 3), params, x)"
         ) from error
-    statistics = statistic_leaves(whole.arrays.unflatten(arrays))
-    fixed = [  # statistics, counts and keys are data
-        index
-        for index, (shape, statistic) in enumerate(zip(shapes, statistics, strict=True))
-        if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
-    ]
-    anatomy = find(closed, len(arrays), fixed)
-    graph = inlined(closed, len(arrays), fixed)
-    losses, watches = read_losses(graph, anatomy.sites)
-    found = attentions(graph, anatomy.sites)
-    blocks, streams = tokens_of(graph, anatomy.sites, found)
-    attended = [(each.site, watch_of(each, streams.get(each.site.path))) for each in found]
-    anatomy = dataclasses.replace(
-        anatomy,
-        losses=losses,
-        attentions=tuple(site for site, watch in attended if watch is not None),
-        blocks=blocks,
-        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
-    )
-    for site in anatomy.sites.values():
-        if not site.size:
-            name = " and ".join(names[source.leaf] for source in sorted(site.sources))
-            raise ValueError(
-                f"{owner}: the layer of {name} has an empty output; pass a batch of at least 64"
-                " examples, and give every layer at least one unit"
-            )
-    traced = Traced(
-        jaxpr=closed.jaxpr,
-        constants=list(closed.consts),
-        structure=whole.arrays,
-        whole=whole,
-        names=names,
-        shapes=shapes,
-        anatomy=anatomy,
-        ends=ends_of(graph, len(arrays)),
-        squeezes=squeezes_of(graph, anatomy.sites),
-        spare=spare_leaves(graph, set(range(len(arrays))) - anatomy.leaves),
-        cuts=cuts_of(graph, len(arrays)),
-        has_batch=bool(inputs),
-    )
-    return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
+    return ClosedProgram(closed, arrays, whole, names, shapes, bool(inputs))
 
 
 def without_constants(traced: Traced) -> Traced:
