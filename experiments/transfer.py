@@ -62,8 +62,8 @@ _FLAGS = flags.define(
     ),
     learning_rate=flags.string(
         None,
-        "Learning rates of the base network: LOW:HIGH, in steps of 2; or a list separated by commas"
-        f" (default: {', '.join(f'{rates} for {name}' for name, rates in _RATES.items())}).",
+        "Learning rates of the base network: LOW:HIGH, in factors of 2; or a list separated by"
+        f" commas (default: {', '.join(f'{rates} for {name}' for name, rates in _RATES.items())}).",
     ),
     steps=flags.integer(300, "Number of training steps."),
     batch_size=flags.shared("batch_size", 32),

@@ -21,8 +21,9 @@ def title(family: Family) -> str:
     other = "depth" if family.axis == "width" else "width"
     length = description.duration(fields["epochs"], fields["steps"])
     return (
-        f"{name}{norm}, {other} {family.fixed}, {fields['activation']}; {fields['optimizer']},"
-        f" batch {fields['batch_size']}, {length}; {description.count(len(family.seeds), 'seed')}"
+        f"{name[0].upper()}{name[1:]}{norm}, {other} {family.fixed}, {fields['activation']};"
+        f" {fields['optimizer']}, batch {fields['batch_size']}, {length};"
+        f" {description.count(len(family.seeds), 'seed')}"
     )
 
 

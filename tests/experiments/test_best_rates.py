@@ -106,5 +106,5 @@ def test_a_family_is_drawn_and_told_in_80_columns(rng, tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     lines = transfer_verdicts.lines(one)
     assert all(len(line) <= 80 for line in lines)
-    assert lines[0] == "residual MLP, width 3, relu; adam, batch 32, 300 steps; 5 seeds:"
+    assert lines[0] == "Residual MLP, width 3, relu; adam, batch 32, 300 steps; 5 seeds:"
     assert lines[3].split() == "depth best rate 95% interval loss test loss at base's rate".split()
