@@ -80,7 +80,7 @@ class Case:
     rule: Rule = "adam"
     optimizer: optax.GradientTransformation = optax.adam(1e-3)  # noqa: RUF009
     scheme: Scheme = "mup"
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, ...] = (64, 512)
     head_size: Callable[[int], int] | None = None
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
     laws: Mapping[str, initjax.Initializer] = dataclasses.field(default_factory=dict)
@@ -103,15 +103,17 @@ class Case:
         """The width of the base model."""
         return self.widths[0] // 2
 
-    def shapes(self, width: int) -> Any:
-        return jax.eval_shape(self.model(width, Factors())[1], jax.random.key(0))
-
+    @functools.cache  # noqa: B019 - cases live as long as the program
     def plan(self, width: int) -> initjax.Plan:
         base = self.base
         sizes = self.head_size and (self.head_size(base), self.head_size(width))
+        shapes, base_shapes = (
+            jax.eval_shape(self.model(size, Factors())[1], jax.random.key(0))
+            for size in (width, base)
+        )
         return initjax.parametrize(
-            self.shapes(width),
-            self.shapes(base),
+            shapes,
+            base_shapes,
             scheme=self.scheme,
             optimizer=self.rule,
             roles=self.roles,
@@ -121,6 +123,11 @@ class Case:
 
     def make(self, width: int, key: jax.Array) -> tuple[Callable[..., jax.Array], Any, Data]:
         """The loss, the parameters and a batch: what `initjax.coordinate_check` takes."""
+        loss_fn, draw = self._functions(width)
+        return loss_fn, draw(key), self.data
+
+    @functools.cache  # noqa: B019 - compiled once for all keys
+    def _functions(self, width: int) -> tuple[Callable[..., jax.Array], Init]:
         plan = self.plan(width)
         factors = Factors(
             plan.multipliers["logits"].value * self._factor("logits", width),
@@ -139,7 +146,7 @@ class Case:
             logits = apply(params, inputs)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        return loss_fn, draw(key), self.data
+        return loss_fn, draw
 
     def optimizer_at(self, width: int) -> optax.GradientTransformation:
         plan = self.plan(width)

@@ -30,8 +30,11 @@ class _NnxMLP(nnx.Module):
 
 @functools.cache
 def _rest(build: Any) -> Any:
-    """What isn't trained; made once, outside of what is traced."""
+    """What isn't trained, made outside of what is traced; drawn only if there is some."""
     with jax.ensure_compile_time_eval():
+        shapes = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))), nnx.Param, ...)
+        if not jax.tree.leaves(shapes[2]):
+            return shapes
         return nnx.split(build(rngs=nnx.Rngs(0)), nnx.Param, ...)
 
 

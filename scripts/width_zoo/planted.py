@@ -116,7 +116,7 @@ def attention() -> Case:
     return right.wide_heads().wrong(
         "scores divided by sqrt(head_size) although heads grow",
         Mistake("attention", 0.5),
-        Label("scores*", "scores", "grows", LATER),
+        Label("*scores*", "scores", "grows", LATER),
     )
 
 

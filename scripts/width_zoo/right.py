@@ -34,7 +34,7 @@ def cnn() -> Case:
         "convs/*/weight": "hidden",
         "head/weight": "output",
     }
-    return dataclasses.replace(case, widths=(32, 64, 128), roles=roles)
+    return dataclasses.replace(case, widths=(16, 128), roles=roles)
 
 
 def wide_heads() -> Case:

@@ -11,7 +11,7 @@ from flax import nnx
 from .cases import Apply, Factors, Init
 from .perceptrons import linen_model, nnx_model
 
-_VOCABULARY, _LENGTH, _BLOCKS = 32, 16, 2
+_VOCABULARY, _LENGTH, _BLOCKS = 32, 16, 1
 _ROWS, _CLASSES, _EXPERTS = 14, 10, 4
 
 
