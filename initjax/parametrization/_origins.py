@@ -164,7 +164,7 @@ def _moved(node: Node, operand: int) -> list[tuple[int, ...]] | None:
         moved = [() for _ in after]
         for olds, news in regrouped(before, after) or ():
             for axis in news:
-                moved[axis] = tuple(old for old in olds if before[old] > 1)
+                moved[axis] = tuple(old for old in olds if before[old] > 1 and after[axis] > 1)
         return moved
     if name.startswith(("reduce_", "arg")) and "axes" in params:
         return [(axis,) for axis in range(len(before)) if axis not in params["axes"]]

@@ -175,7 +175,9 @@ def _role(
     uses = () if program is None else program.uses.get(path, ())
     if told is not None:
         known = [*(Axes(*use.axes) for use in uses), *([axes] if axes else [])]
-        fitting = [each for each in known if _grown_sides(each, growing) == _GROWING[told]]
+        fitting = [
+            each for each in known if not growing or _grown_sides(each, growing) == _GROWING[told]
+        ]
         own = fitting[0] if fitting else _told_axes(told, stack, len(shape), growing)
         return own, told, "told by roles"
     read = read_role(path, uses, growing)

@@ -21,6 +21,7 @@ from initjax.auditing._reading.multipliers import multipliers_of
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
+from initjax.auditing._reading.spares import spare_leaves
 from initjax.auditing._reading.squeezes import Squeeze, squeezes_of
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -48,6 +49,8 @@ class Traced:
     """Softmaxes between layers."""
     multipliers: dict[Path, float]
     """The numbers that multiply logits after their layer, if they aren't 1."""
+    spare: frozenset[int]
+    """The parameters that the last of several blocks leaves unused by design."""
     cuts: dict[int, tuple[str, ...]]
     """The parameters that get no gradient, with the primitives that cut it."""
     has_batch: bool
@@ -127,6 +130,7 @@ def trace(
         ends=ends_of(graph, len(arrays)),
         squeezes=squeezes_of(graph, anatomy.sites),
         multipliers=multipliers_of(graph, anatomy.sites),
+        spare=spare_leaves(graph, set(range(len(arrays))) - anatomy.leaves),
         cuts=cuts_of(graph, len(arrays)),
         has_batch=program.has_batch,
     )
