@@ -110,6 +110,19 @@ def test_a_tied_embedding_is_found_and_its_logits_multiplied():
     assert plan.multipliers["logits"].value == 0.25
 
 
+def test_a_table_of_columns_is_drawn_by_its_features():
+    def shapes(width):
+        return {"table": f32(width, 1000), "head": f32(width, 5)}
+
+    def loss_fn(p, tokens):
+        return (p["table"][:, tokens].T @ p["head"]).sum()
+
+    plan = planned(loss_fn, shapes, i32(4))
+    assert [leaf.role for leaf in plan.leaves] == ["output", "embedding"]
+    stddev = float(plan.rules["table"](jax.random.key(0), (WIDE, 1000)).std())
+    assert stddev == pytest.approx(BASE**-0.5, rel=0.05)  # as in the base model
+
+
 def packed(p, x):
     """Queries, keys and values from one kernel, with more features for each of two heads."""
     parts = (x @ p["qkv"]).reshape(*x.shape[:2], 3, 2, -1)
@@ -260,6 +273,8 @@ def test_what_the_program_cannot_decide():
     shapes = {"w": f32(4, 3)}
     with pytest.raises(TypeError, match="batch must be the tuple of loss_fn's other arguments"):
         initjax.parametrize(shapes, shapes, loss_fn=transposed, batch=f32(4, 3))  # pyright: ignore
+    with pytest.raises(ValueError, match="loss_fn, which is missing"):
+        initjax.parametrize(shapes, shapes, batch=(f32(4, 3),))
     with pytest.raises(TypeError, match="loss_fn must be a function"):
         initjax.parametrize(shapes, shapes, loss_fn="w")  # pyright: ignore
 
