@@ -175,15 +175,18 @@ def test_kernels_by_heads_tell_the_size_of_heads(of_queries, of_scores, value):
 def test_experts_under_vmap_sum_over_their_own_inputs():
     def shapes(width):
         experts = {"up": f32(6, width, 2 * width), "down": f32(6, 2 * width, width)}
-        return {"experts": experts, "router": f32(width, 6)}
+        return {"experts": experts, "router": f32(width, 6), "looked_up": f32(6, width, 3 * width)}
 
     def loss_fn(p, x):
         given = jax.vmap(lambda e: jnp.tanh(x @ e["up"]) @ e["down"])(p["experts"])
-        return jnp.einsum("ebd,be->bd", given, jax.nn.softmax(x @ p["router"])).sum()
+        y = jnp.einsum("ebd,be->bd", given, jax.nn.softmax(x @ p["router"]))
+        chosen = (x @ p["router"]).argmax(-1)
+        return jnp.einsum("bd,bdf->bf", y, p["looked_up"][chosen]).sum()
 
     assert read(loss_fn, shapes, f32(4, WIDE)) == {
         "experts/down": ("hidden", 2 * WIDE),
         "experts/up": ("hidden", WIDE),
+        "looked_up": ("hidden", WIDE),
         "router": ("output", WIDE),
     }
 
@@ -322,6 +325,15 @@ def test_equinox():
     assert set(roles.values()) == {"hidden"}
     # The modules know how many heads there are.
     assert plan.multipliers["attention"].value == 0.5
+    arrays, static = eqx.partition(shapes(WIDE), lambda leaf: hasattr(leaf, "shape"))
+    split = initjax.parametrize(
+        arrays,
+        shapes(BASE),
+        loss_fn=lambda arrays, *batch: loss_fn(eqx.combine(arrays, static), *batch),
+        batch=(i32(4, 6), i32(4)),
+    )
+    assert split.leaves == plan.leaves
+    assert split.notes[-1].endswith("pass head_size=(base, 16).")
     with pytest.raises(ValueError, match=r"shapes of head/matrix.*pass loss_fn and batch"):
         initjax.parametrize(shapes(WIDE), shapes(BASE))
     told = initjax.parametrize(shapes(WIDE), shapes(BASE), roles={"head/matrix": "output"})
