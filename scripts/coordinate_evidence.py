@@ -133,7 +133,6 @@ def main() -> None:
 
     from width_zoo.planted import PLANTED
     from width_zoo.right import RIGHT
-
     from width_zoo.unseen import UNSEEN
 
     groups = {"Right models": RIGHT, "Planted errors": PLANTED, "Unseen cases": UNSEEN}
@@ -157,7 +156,10 @@ def main() -> None:
 
 def evidence(answers: dict[str, list[Answer]], seconds: float) -> str:
     """The counts and the tables."""
-    parts = [f"{seconds / 60:.1f} minutes. Each check: 2 widths, one 8 times the other; 3 seeds, 4" f" steps."]
+    parts = [
+        f"{seconds / 60:.1f} minutes. Each check: 2 widths, one 8 times the other; 3 seeds, 4"
+        f" steps."
+    ]
     for title, group in answers.items():
         right = sum(each.right for each in group)
         parts += [f"## {title}: {right} of {len(group)} answered rightly"]

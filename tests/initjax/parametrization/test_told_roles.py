@@ -7,8 +7,8 @@ import initjax
 
 
 def planned(base, shape, role):
-    trees = ({"weight": jax.ShapeDtypeStruct(size, "float32")} for size in (shape, base))
-    (leaf,) = initjax.parametrize(*trees, roles={"weight": role}).leaves
+    own, narrow = ({"weight": jax.ShapeDtypeStruct(size, "float32")} for size in (shape, base))
+    (leaf,) = initjax.parametrize(own, narrow, roles={"weight": role}).leaves
     return leaf
 
 
