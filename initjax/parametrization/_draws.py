@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from initjax._values import Initializer, initializer, resolved_dtype, shown
-from initjax.leaves import identify
-from initjax.specs import parse
+from initjax.orthogonal import orthogonal
 
 if TYPE_CHECKING:
     import jax
 
-_NUMBERS = 2**20  # from which the size of an unknown initializer's draws is known to 0.1%
+_NUMBERS = 2**20  # from which the size of an unknown initializer's draws is measured
+_ERROR = 1e-3  # of a ratio of two such sizes
+_ERRORS = 5
+
+
+class Shapes(Protocol):
+    """A parameter in the model and in the base model."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def base_shape(self) -> tuple[int, ...]: ...
+    @property
+    def usual(self) -> tuple[float, ...]: ...
 
 
 @initializer
@@ -41,43 +53,48 @@ class Scaled:
         return f"{self.factor:.4g} * {shown(self.initializer)}"
 
 
-def scaled(
-    base: Initializer, shape: tuple[int, ...], base_shape: tuple[int, ...], factor: float
-) -> Initializer:
-    """An initializer whose draws are larger by a factor than the base model's.
+def scaling(base: Initializer, leaf: Shapes, factor: float) -> float:
+    """What to multiply a draw of the base model's initializer by.
 
     Args:
       base: the base model's initializer.
-      shape: of what is drawn.
-      base_shape: of the base model's parameter.
-      factor: of the standard deviations.
+      leaf: the shapes of the parameter.
+      factor: of the standard deviations of the two models.
     """
-    number = scaling(base, shape, base_shape, factor)
-    return base if number == 1 else Scaled(base, number)
-
-
-def scaling(
-    base: Initializer, shape: tuple[int, ...], base_shape: tuple[int, ...], factor: float
-) -> float:
-    """What to multiply a draw of the base model's initializer by; arguments as for `scaled`."""
-    if factor == 1 and shape == base_shape:
+    if factor == 1 and leaf.shape == leaf.base_shape:
         return 1.0
-    now = _size(base, shape)
-    number = factor * _size(base, base_shape) / now if now else 1.0
+    now = size_in(base, leaf.shape)
+    if not now:
+        return 1.0
+    number = factor * snapped(size_in(base, leaf.base_shape) / now, leaf.usual)
     return 1.0 if math.isclose(number, 1.0, rel_tol=1e-6) else number
 
 
+def snapped(ratio: float, usual: Iterable[float], error: float = _ERROR) -> float:
+    """The ratio of two measured sizes, or the usual ratio that it is equal to, up to its error.
+
+    Args:
+      ratio: of the sizes.
+      usual: ratios, as initializers have them.
+      error: the relative standard error of `ratio`.
+    """
+    nearest = min(usual, key=lambda each: abs(math.log(ratio / each)), default=ratio)
+    return nearest if abs(math.log(ratio / nearest)) < _ERRORS * error else ratio
+
+
 @functools.lru_cache(maxsize=256)
-def _size(drawing: Initializer, shape: tuple[int, ...]) -> float:
+def size_in(drawing: Initializer, shape: tuple[int, ...]) -> float:
     """How large the numbers are that an initializer draws, in a unit of its own law.
 
-    That of initjax's own laws is exact. Others are measured: of orthogonal and constant kernels
-    this is exact, too.
+    That of initjax's own laws is exact, and that of others measured.
     """
     if hasattr(drawing, "_law"):
         low, high = drawing._law(shape, np.dtype(np.float64)).central  # pyright: ignore
         if low < 0 < high:
             return high - low
+    if isinstance(drawing, orthogonal):  # takes long to measure
+        columns = shape[drawing.column_axis]
+        return abs(drawing.scale) / max(columns, math.prod(shape) // columns) ** 0.5
     import jax
     import jax.numpy as jnp
 
@@ -86,30 +103,3 @@ def _size(drawing: Initializer, shape: tuple[int, ...]) -> float:
         keys = jax.random.split(jax.random.key(0), draws)
         drawn = jax.lax.map(lambda key: drawing(key, shape, jnp.float32), keys)
         return float(jnp.sqrt(jnp.square(drawn).mean()))
-
-
-class Drawn(NamedTuple):
-    """How a parameter looks drawn."""
-
-    initializer: Initializer | None
-    """None if it is a constant, or no law fits."""
-    constant: bool
-    text: str
-
-
-def drawn(leaf: Any, base_shape: tuple[int, ...]) -> Drawn:
-    """Which initializer a parameter looks drawn from.
-
-    If several fit, they are told apart only if they scale otherwise with the shape.
-
-    Args:
-      leaf: an array.
-      base_shape: of the base model's parameter.
-    """
-    (found,) = identify({"parameter": leaf}).leaves
-    if found.law == "constant":
-        return Drawn(None, True, found.text)
-    fitting = [parse(rule) for rule in found.rules]
-    ratios = [_size(each, base_shape) / _size(each, tuple(leaf.shape)) for each in fitting]
-    alike = bool(ratios) and max(ratios) < 1.001 * min(ratios)
-    return Drawn(fitting[0] if alike else None, False, found.text)

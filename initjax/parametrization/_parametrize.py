@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax._values import (
@@ -12,8 +13,11 @@ from initjax._values import (
     checked_integer,
 )
 from initjax.parametrization._counterparts import kind
-from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
-from initjax.parametrization._roles import Grown, Role, grown
+from initjax.parametrization._heads import HeadSizes, head_sizes
+from initjax.parametrization._leaves import Grown, PlannedLeaf, Role
+from initjax.parametrization._plan import Multiplier, Plan
+from initjax.parametrization._program import read_program
+from initjax.parametrization._roles import check_patterns, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,
@@ -23,7 +27,11 @@ from initjax.parametrization._schemes import (
     factors,
 )
 from initjax.scaling import lecun_normal, variance_scaling
+from initjax.specs import get
 from initjax.trees import fits
+
+_QUERY = re.compile(r"(^|/)(query|q|q_proj|wq)(_proj)?/")
+_ATTENTION = re.compile(r"query|attn|attention|qkv|(^|/)(q|wq)(_proj)?/", re.IGNORECASE)
 
 
 def parametrize(
@@ -35,7 +43,9 @@ def parametrize(
     roles: Mapping[str, Role] | None = None,
     depth: tuple[int, int] | None = None,
     head_size: tuple[int, int] | None = None,
-    init: Mapping[str, Initializer] | None = None,
+    init: Mapping[str, Initializer | str | Mapping[str, Any]] | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    batch: tuple[Any, ...] = (),
 ) -> Plan:
     r"""Plans how to initialize and train a model, from a narrower base model that trains well.
 
@@ -61,8 +71,13 @@ def parametrize(
       depth: how many blocks the base model has, and how many this one, if they differ. Stacked
         blocks are known by the size of their first axis.
       head_size: the features of a head of attention, in the base model and in this one, if they
-        differ.
-      init: initializers of the base model, by pattern; by default LeCun's for kernels.
+        differ. With loss_fn, they are read if the shapes or a module tell those of the base model.
+      init: initializers of the base model, or their specifications, by pattern; by default LeCun's
+        for kernels.
+      loss_fn: maps `(params, *batch)` to a number. If given, the model's own program tells along
+        which axes kernels are summed over, whatever their layout. Else, they are taken to have
+        the layouts of libraries; so are parameters that enter no product.
+      batch: the tuple of loss_fn's other arguments, arrays or shapes.
 
     Returns:
       A `Plan`: print it, and use its `rules` or `rescale`, its `transform` and its `multipliers`.
@@ -100,28 +115,42 @@ def parametrize(
             f" {', '.join(others)}"
         )
     depth = _pair("depth", depth)
-    heads = _pair("head_size", head_size)
-    leaves = grown(params, base_params, roles or {}, depth)
-    given = {
-        pattern: checked_initializer("parametrize", f"init[{pattern!r}]", each)
-        for pattern, each in (init or {}).items()
-    }
-    for pattern in given:
-        if not any(fits(leaf.path, pattern) for leaf in leaves):
-            raise ValueError(f"parametrize: no parameter matches {pattern!r} in init")
+    sizes = _pair("head_size", head_size)
+    if loss_fn is None and batch:
+        raise ValueError("parametrize: batch is read with loss_fn, which is missing")
+    program = None if loss_fn is None else read_program(loss_fn, params, batch)
+    leaves = grown(params, base_params, {} if roles is None else roles, depth, program)
+    init = {} if init is None else init
+    paths = [leaf.path for leaf in leaves]
+    check_patterns("init", init, paths, "initializers, as in {'*kernel': he_normal()}")
+    given = {pattern: _initializer(pattern, each) for pattern, each in init.items()}
     planned = tuple(
         _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
     )
-    multipliers = _multipliers(planned, scheme, heads[1] / heads[0], depth[1] / depth[0])
-    return Plan(
-        scheme, optimizer, planned, multipliers, tuple(_notes(planned, scheme, depth, head_size))
-    )
+    attention = [leaf for leaf in planned if _ATTENTION.search(leaf.path) and len(leaf.shape) > 1]
+    ask = head_size is None and bool(attention)
+    heads = HeadSizes(sizes[1] / sizes[0], True, (_about_heads(attention),) if ask else ())
+    if program is not None and loss_fn is not None:
+        told = None if head_size is None else sizes
+        heads = head_sizes(program, told, leaves, loss_fn, base_params, batch)
+    growth = heads.growth if heads.scaled else 1.0
+    multipliers = _multipliers(planned, scheme, growth, depth[1] / depth[0])
+    notes = (*_notes(planned, scheme, depth), *(heads.notes if rules.attention else ()))
+    return Plan(scheme, optimizer, planned, multipliers, notes)
+
+
+def _initializer(pattern: str, given: Any) -> Initializer:
+    try:
+        given = get(given) if isinstance(given, str | Mapping) else given
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"parametrize: init[{pattern!r}]: {error}") from None
+    return checked_initializer("parametrize", f"init[{pattern!r}]", given)
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
     if value is None:
         return 1, 1
-    if not isinstance(value, Sequence) or len(value) != 2:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise TypeError(f"parametrize: {name} must be a pair (base, this model), got {value!r}")
     base, own = (checked_integer("parametrize", name, each, 1) for each in value)
     return base, own
@@ -142,7 +171,8 @@ def _planned(
         shape=leaf.shape,
         base_shape=leaf.base_shape,
         role=leaf.role,
-        fan_in=leaf.fans[0],
+        fans=leaf.fans,
+        base_fans=leaf.base_fans,
         ratio=growth[0] if leaf.role in ("hidden", "output") else growth[1],
         stddev=found.stddev,
         multiplier=found.multiplier,
@@ -153,6 +183,7 @@ def _planned(
         why=leaf.reason,
         base_initializer=own or _default(leaf),
         given=own is not None,
+        base_size=leaf.base_size,
     )
 
 
@@ -160,10 +191,13 @@ def _default(leaf: Grown) -> Initializer | None:
     """LeCun's initializer for a kernel, and Flax's for an embedding."""
     if leaf.axes is None:
         return None
-    if leaf.role in ("embedding", "tied"):
-        return variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-    inputs, outputs = leaf.axes
-    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=tuple(range(leaf.stack)))
+    inputs, outputs, members = leaf.axes
+    separate = tuple(sorted({*range(leaf.stack), *members}))
+    if leaf.role in ("embedding", "tied"):  # by the features of a row
+        return variance_scaling(
+            1.0, "fan_in", "normal", in_axis=outputs, out_axis=inputs, batch_axis=separate
+        )
+    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=separate)
 
 
 def _multipliers(
@@ -192,23 +226,20 @@ def _multipliers(
     return found
 
 
-def _notes(
-    leaves: Sequence[PlannedLeaf],
-    scheme: Scheme,
-    depth: tuple[int, int],
-    head_size: Any,
-) -> list[str]:
-    """What shapes don't tell."""
+def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]) -> list[str]:
+    """What shapes don't tell, and what is left to do."""
     notes, rules = [], RULES[scheme]
+    if all(leaf.shape == leaf.base_shape for leaf in leaves) and depth[0] == depth[1]:
+        notes.append("Both models have the same shapes: the plan changes nothing.")
     if depth[0] != depth[1] and not rules.has_depth:
         notes.append(
             f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"
             " completep and u_mup have one."
         )
-    if head_size is None and rules.attention:
+    blocks = [leaf for leaf in leaves if leaf.in_block]
+    if depth[0] != depth[1] and not blocks:
         notes.append(
-            "If there is attention whose heads grow with the width, pass head_size=(base, this"
-            " model): scores then fall as 1/head_size, and not as its root."
+            f"No parameter is in a block: none has {depth[0]} and {depth[1]} copies or axes."
         )
     embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
     if embeddings and not any(leaf.role in ("output", "tied") for leaf in leaves):
@@ -217,3 +248,23 @@ def _notes(
             f" roles={{{embeddings[0]!r}: 'tied'}}."
         )
     return notes
+
+
+def _about_heads(attention: Sequence[PlannedLeaf]) -> str:
+    """What to pass as the size of heads; it is the last axis of Flax's queries."""
+    sizes = {
+        (leaf.base_shape[-1], leaf.shape[-1])
+        for leaf in attention
+        if _QUERY.search(leaf.path) and len(leaf.shape) == 3
+    }
+    known = next(iter(sizes)) if len(sizes) == 1 else None
+    if known is not None and known[0] == known[1]:
+        return (
+            f"Heads of attention keep their {known[0]} features, as {attention[0].path} shows, so"
+            " scores stay as they are."
+        )
+    pair = "(base, this model)" if known is None else known
+    return (
+        f"If the features of a head of attention grow ({attention[0].path}), pass head_size={pair}:"
+        " scores then fall as 1/head_size, and not as its root."
+    )

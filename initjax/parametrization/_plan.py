@@ -10,8 +10,9 @@ from initjax._flattening import flatten, is_parameter
 from initjax._values import Initializer
 from initjax._wrapping import aligned, printable, shortened, wrapped
 from initjax.parametrization._counterparts import kind
-from initjax.parametrization._draws import drawn, scaled, scaling
-from initjax.parametrization._roles import Role
+from initjax.parametrization._draws import Scaled, scaling
+from initjax.parametrization._leaves import PlannedLeaf
+from initjax.parametrization._rescaling import rescalings
 from initjax.parametrization._schemes import RULES, Optimizer, Scheme
 from initjax.trees import Params, rescaled
 
@@ -27,40 +28,6 @@ class Multiplier(NamedTuple):
     """1 if there is nothing to do."""
     line: str
     """The line to write; "" if there is nothing to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedLeaf:
-    """What a parametrization says of one parameter. Factors are relative to the base model."""
-
-    path: str
-    """Its place in the tree, such as "params/Dense_0/kernel"."""
-    shape: tuple[int, ...]
-    base_shape: tuple[int, ...]
-    role: Role
-    fan_in: float
-    """How many products a unit sums; 1 for vectors."""
-    ratio: float
-    """The growth of fan_in; for vectors and inputs, of their outputs."""
-    stddev: float
-    """The factor of the standard deviation that it is drawn with."""
-    multiplier: float
-    """The factor of the product with it in the forward pass."""
-    learning_rate: float
-    """The factor of its learning rate."""
-    epsilon: float
-    """The factor of Adam's epsilon."""
-    weight_decay: float
-    """The factor of its weight decay."""
-    in_block: bool
-    """Whether it is in a block, of which the model has another number than the base model."""
-    why: str
-    """Why it has this role."""
-    base_initializer: Initializer | None
-    """What the base model draws it from: what `init` says, or else LeCun's initializer for kernels;
-    None for other parameters."""
-    given: bool
-    """Whether `init` says so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,43 +55,45 @@ class Plan:
     def rules(self) -> dict[str, Initializer]:
         """Initializers by path, for `initialize`. Parameters that are drawn as in the base model
         have none."""
-        return {
-            leaf.path: scaled(leaf.base_initializer, leaf.shape, leaf.base_shape, leaf.stddev)
-            for leaf in self.leaves
-            if leaf.base_initializer is not None
-        }
+        found = {}
+        for leaf in self.leaves:
+            base = leaf.base_initializer
+            if base is not None:
+                factor = scaling(base, leaf, leaf.stddev)
+                found[leaf.path] = base if factor == 1 else Scaled(base, factor)
+        return found
 
     def rescale(self, params: Params) -> Params:
         """Scales a draw of the model's own initializers to what the scheme asks for.
 
-        What each parameter was drawn from is `init`'s answer, or else that of `identify`. Constants
-        stay as they are.
+        How the law of a parameter changes with the width is told by `init`, or by comparison with
+        the arrays of the base model; if only their shapes were given, `identify` must tell the law.
+        Constants stay as they are, and so do vectors that don't grow.
 
         Args:
           params: a tree of arrays, with the paths and shapes that the plan was made for.
 
         Returns:
-          A tree of the same structure, shapes and dtypes.
+          A tree of the same structure, shapes, dtypes and shardings.
 
         Raises:
-          ValueError: a parameter has another path or shape, or isn't drawn from a law that is
-            known; pass its initializer as `init`.
+          ValueError: a parameter has another path or shape, isn't finite, or can't be told which
+            law drew it; then give `parametrize` the arrays of the base model, or `init`.
         """
         arrays, structure = flatten(params)
         planned = {leaf.path: leaf for leaf in self.leaves}
-        factors = {}
+        found = {}
         for name, array in zip(structure.names, arrays, strict=True):
             if not is_parameter(array):
                 continue
-            leaf = self._leaf("rescale", name or "params", planned)
+            leaf = _leaf("rescale", name or "params", planned)
             if tuple(array.shape) != leaf.shape:
                 raise ValueError(
                     f"rescale: {name} has the shape {tuple(array.shape)}, and the plan is for"
                     f" {leaf.shape}"
                 )
-            factor = _rescaling(leaf, array)
-            if factor != 1:
-                factors[name] = factor
+            found[leaf.path] = array
+        factors = rescalings(self.leaves, found)
         return rescaled("rescale", params, factors) if factors else params
 
     def transform(self, optimizer: Any) -> Any:
@@ -155,7 +124,7 @@ class Plan:
             arrays, structure = flatten(tree)
             for index, (name, array) in enumerate(zip(structure.names, arrays, strict=True)):
                 if is_parameter(array):
-                    factor = number(self._leaf("transform", name or "params", planned))
+                    factor = number(_leaf("transform", name or "params", planned))
                     arrays[index] = array if factor == 1 else array * factor
             return structure.unflatten(arrays)
 
@@ -170,20 +139,12 @@ class Plan:
 
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
-    def _leaf(self, owner: str, path: str, planned: Mapping[str, PlannedLeaf]) -> PlannedLeaf:
-        if path not in planned:
-            raise ValueError(
-                f"{owner}: the plan has no parameter {path!r}; make it for the tree that is"
-                f" trained. It has {', '.join([*planned][:5])}{', ...' * (len(planned) > 5)}"
-            )
-        return planned[path]
-
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON: {"version", "scheme", "optimizer", "source", "leaves",
         "multipliers", "notes"}."""
         leaves = [dataclasses.asdict(leaf) for leaf in self.leaves]
         for leaf in leaves:
-            leaf["shape"], leaf["base_shape"] = list(leaf["shape"]), list(leaf["base_shape"])
+            leaf |= {name: list(each) for name, each in leaf.items() if isinstance(each, tuple)}
             made = leaf.pop("base_initializer")
             leaf["base_initializer"] = None if made is None else repr(made)
         return {
@@ -216,22 +177,13 @@ class Plan:
         return "\n".join(lines)
 
 
-def _rescaling(leaf: PlannedLeaf, array: Any) -> float:
-    """The factor from a draw of the model's own initializer to what the plan asks for."""
-    if leaf.shape == leaf.base_shape and leaf.stddev == 1:
-        return 1.0
-    own = leaf.base_initializer if leaf.given else None
-    if own is None:
-        found = drawn(array, leaf.base_shape)
-        if found.constant:
-            return 1.0
-        if found.initializer is None:
-            raise ValueError(
-                f"rescale: {leaf.path}: {found.text}; say what the model draws it from:"
-                f" parametrize(..., init={{{leaf.path!r}: ...}})"
-            )
-        own = found.initializer
-    return scaling(own, leaf.shape, leaf.base_shape, leaf.stddev)
+def _leaf(owner: str, path: str, planned: Mapping[str, PlannedLeaf]) -> PlannedLeaf:
+    if path not in planned:
+        raise ValueError(
+            f"{owner}: the plan has no parameter {path!r}; make it for the tree that is trained."
+            f" It has {', '.join([*planned][:5])}{', ...' * (len(planned) > 5)}"
+        )
+    return planned[path]
 
 
 def _table(leaves: Sequence[PlannedLeaf], width: int) -> list[str]:
