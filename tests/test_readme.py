@@ -165,7 +165,7 @@ def test_commands_have_only_flags_that_exist():
 
 
 def test_flags_in_sentences_exist():
-    programs = ("mnist", "audit", "sweep", "depth", "report", "recommend", "width")
+    programs = ("mnist", "audit", "sweep", "depth", "width", "transfer", "report", "recommend")
     known = set().union(*(flags_of(f"-m experiments.{program}") for program in programs))
     others = {"array", "logdir", "help"}  # of Slurm, TensorBoard and all programs
     assert set(re.findall(r"--(\w+)", TEXTS["experiments/README.md"])) <= known | others
