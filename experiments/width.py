@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m experiments.width"
 
+_NAMED = 3  # layers in a verdict; more are counted
 _MOST_SEEDS = 1000  # more are taken for a typing error
 
 Networks = dict[str, dict[int, Config]]
@@ -206,11 +207,12 @@ def _record(networks: Networks, seeds: int, dataset: data.Dataset) -> dict[str, 
 
 def _verdict(scheme: str, result: "initjax.CoordinateCheck") -> list[str]:
     """What was found of a scheme: which layers are at fault, if any."""
-    guilty = [one.name for one in result.coordinates if one.faults]
-    others = [one.name for one in result.coordinates if not one.stable]
     if result.stable:
         return [f"verdict {scheme}: stable"]
-    text = f"at fault: {', '.join(guilty)}" if guilty else ", ".join(others) or "loss not finite"
+    guilty = [one.name for one in result.coordinates if one.faults]
+    names = guilty or [one.name for one in result.coordinates if not one.stable]
+    text = ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+    text = f"at fault: {text}" if guilty else text or "a loss is not finite"
     return description.entry("verdict", f"{scheme}: not stable; {text}")
 
 
