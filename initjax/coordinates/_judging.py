@@ -24,7 +24,7 @@ import numpy as np
 from initjax.coordinates._matching import Place
 from initjax.coordinates._slopes import Slope, slope_of
 
-Cause = Literal["stddev", "learning_rate", "scores"]
+Cause = Literal["stddev", "learning_rate", "multiplier", "scores"]
 Arrays = Mapping[str, np.ndarray]
 """By name, root mean squares: (widths, seeds, steps)."""
 
@@ -79,6 +79,10 @@ def judge(
             inherited = excess if before else 0.0
             if step is not None:
                 rates[number] = _learning_rate(widths, arrays, step, inherited)
+    for number, (place, arrays) in enumerate(zip(places, measured, strict=True)):
+        fault = _multiplier(widths, place, arrays, starts[number], rates[number])
+        if fault is not None and (place.tied or not linear):
+            starts[number], rates[number] = fault, None
     moves = [_moves(widths, *each) for each in zip(places, measured, strict=True)]
     grown = {
         place.name for place, power in zip(places, moves, strict=True) if power and power.mean > 0
@@ -118,9 +122,9 @@ def _first_step(arrays: Arrays) -> int | None:
 
 def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | None) -> Fault | None:
     """The fault of the first weights: what they make of their input, or of its change."""
-    size = _slope(widths, arrays, "size", 0)
+    size = _slope(widths, arrays, "product", 0)  # a bias, such as positions, must not hide it
     growth = _slope(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
-    if size is None or growth is None or "weight" not in arrays:  # scores have none
+    if size is None or growth is None:
         return None
     weight = _power(widths, arrays, "weight", 0)
     gain = _power(widths, arrays, "product", 0, "input")
@@ -166,15 +170,44 @@ def _learning_rate(
     return None
 
 
+def _multiplier(
+    widths: Sequence[int],
+    place: Place,
+    arrays: Arrays,
+    start: Fault | None,
+    rate: Fault | None,
+) -> Fault | None:
+    """The fault of what multiplies an output: its first weights and its updates are off by one
+    power of width, or another layer has the same weights. With SGD, gradients are multiplied, too,
+    so only the latter can be told."""
+    fault = rate or start
+    if fault is None or place.role != "output":
+        return None
+    power = _power(widths, arrays, "weight", 0) + _growth(widths, place)
+    if abs(power) > _LIMIT and (place.tied or (rate and _remedy(power) == rate.exponent)):
+        return fault._replace(cause="multiplier", exponent=_remedy(power))
+    return None
+
+
 def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None:
     """The fault of an attention whose scores grow although queries and keys don't."""
     if place.role != "scores" or place.fan_in[-1] <= place.fan_in[0]:
         return None
+    # Queries and keys are random to each other at the start; training aligns them.
+    random = _power(widths, arrays, "size", 0)
+    aligned = random + _growth(widths, place) / 2
     for step in range(arrays["size"].shape[2]):
         slope = _slope(widths, arrays, "change" if step else "size", step)
-        if slope is not None and slope.mean > _LIMIT:
-            return Fault("scores", step, slope, _remedy(slope.mean))
+        if slope is None:
+            continue
+        if slope.mean > _LIMIT or (step and slope.mean > _LEAST and aligned > _LIMIT):
+            return Fault("scores", step, slope, _remedy(max(slope.mean, aligned)))
     return None
+
+
+def _growth(widths: Sequence[int], place: Place) -> float:
+    """The power of width by which fan_in grows."""
+    return _power(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
 
 
 def _moves(widths: Sequence[int], place: Place, arrays: Arrays) -> Slope | None:

@@ -29,6 +29,8 @@ class Place(NamedTuple):
     leaf: int | None
     """The parameter, if it is one."""
     logits: bool = False
+    tied: bool = False
+    """Whether another layer has the same weights."""
     before: frozenset[str] = frozenset()
     """Of scores, the layers of queries and keys."""
 
@@ -99,7 +101,9 @@ def _layer(name: str, programs: Sequence[Program], paths: Sequence[Path]) -> Pla
         role = "hidden" if leaves else "output"
     elif leaves:
         role = "embedding" if sites[0].kind == "embedding" else "input"
-    return Place(name, sites[0].kind, role, fan_in, tuple(paths), None, sites[0].softmax)
+    leaves = [source.leaf for each in programs[0].sites.values() for source in each.sources]
+    tied = any(leaves.count(source.leaf) > 1 for source in sites[0].sources)
+    return Place(name, sites[0].kind, role, fan_in, tuple(paths), None, sites[0].softmax, tied)
 
 
 def _units(traced: Traced, path: Path) -> int:

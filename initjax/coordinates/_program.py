@@ -197,8 +197,10 @@ def _readers(traced: Traced, sites: Mapping[Path, Site]) -> dict[Path, dict[Key,
 
     for path, site in sites.items():
         eqn = program_at(traced.jaxpr, path).eqns[path[-1]]
-        put(path, ("product", path), _product(site, eqn))
-        put(site.output, ("output", path), _values(lambda _, results: results[0], site.loops))
+        later = traced.multipliers.get(path, 1.0)
+        put(path, ("product", path), _product(site, eqn, abs(site.scale) * later))
+        output = _values(lambda _, results: results[0], site.loops, later)
+        put(site.output, ("output", path), output)
     for attention in traced.anatomy.attentions:
         watch: Any = traced.anatomy.watches[attention.path]
         places, mixed = watch.places, watch.static.mixed
@@ -212,8 +214,8 @@ def _readers(traced: Traced, sites: Mapping[Path, Site]) -> dict[Path, dict[Key,
     return found
 
 
-def _product(site: Site, eqn: Any) -> _Reader:
-    """Reads how a product changes, by its weights and by its input."""
+def _product(site: Site, eqn: Any, scale: float) -> _Reader:
+    """Reads how a product changes, by its weights and by its input; a number scales it."""
     import jax.numpy as jnp
 
     weight, data = site.weight, 1 - site.weight
@@ -228,10 +230,9 @@ def _product(site: Site, eqn: Any) -> _Reader:
         def size(weight_operand: Any, data_operand: Any) -> Any:
             given = list(operands)
             given[weight], given[data] = weight_operand, data_operand
-            return _root(bind(eqn, given)[0]) * abs(site.scale)
+            return _root(bind(eqn, given)[0]) * scale
 
         changed = operands[weight] - start["weight"]
-        scale = abs(site.scale)
         found = {
             "product": _root(results[0]) * scale,
             "weight": _root(operands[weight]) * scale,
@@ -252,15 +253,18 @@ def _product(site: Site, eqn: Any) -> _Reader:
     return _Reader(arrays, statistics, site.loops)
 
 
-def _values(pick: Callable[[list[Any], list[Any]], Any], loops: Loops) -> _Reader:
-    """Reads how values change."""
+def _values(
+    pick: Callable[[list[Any], list[Any]], Any], loops: Loops, scale: float = 1.0
+) -> _Reader:
+    """Reads how values change; a number scales them."""
 
     def arrays(operands: list[Any], results: list[Any]) -> dict[str, Any]:
         return {"values": pick(operands, results)}
 
     def statistics(operands: list[Any], results: list[Any], start: dict[str, Any]) -> Any:
         values = pick(operands, results)
-        return {"size": _root(values), "change": _root(values - start["values"])}
+        change = _root(values - start["values"])
+        return {"size": _root(values) * scale, "change": change * scale}
 
     return _Reader(arrays, statistics, loops)
 

@@ -87,8 +87,15 @@ def _fault(layers: Sequence[Coordinate], faults: Sequence[Fault]) -> str:
     elif fault.cause == "stddev":
         subject = output
     verb = "divide" if fault.exponent < 0 else "multiply"
-    what = {"stddev": "stddev", "learning_rate": "learning rate"}[fault.cause]
     be = f"are {_ROLES[first.role]}s" if more else f"is {_A_ROLE[first.role]}"
+    if fault.cause == "multiplier":
+        output = "the logits" if first.logits else output
+        return (
+            f"{names} {be}: what its first weights and its updates make {moves} as {power}"
+            f" {_when(fault.step)}; {verb} {output} by {_power(abs(fault.exponent))}, not {its}"
+            " stddev and learning rate"
+        )
+    what = {"stddev": "stddev", "learning_rate": "learning rate"}[fault.cause]
     return (
         f"{names} {be}: {subject} {moves} as {power} {_when(fault.step)}; {verb} {its}"
         f" {what} by {_power(abs(fault.exponent))}"
