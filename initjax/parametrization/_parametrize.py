@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +28,8 @@ from initjax.scaling import lecun_normal, variance_scaling
 from initjax.specs import get
 from initjax.trees import fits
 
-_QUERY = re.compile(r"(^|/)(query|q|q_proj|wq)(_proj)?/")
-_ATTENTION = re.compile(r"query|attn|attention|qkv|(^|/)(q|wq)(_proj)?/", re.IGNORECASE)
+_QUERY = re.compile(r"query|(^|/)w?q(_proj)?(/|$)", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention|qkv", re.IGNORECASE)
 
 
 def parametrize(
@@ -196,7 +197,8 @@ def _multipliers(
             line.format(f"{value:.6g}", ", ".join(dict.fromkeys(paths)))
             for value, paths in scaled.items()
         ]
-        found[name] = Multiplier(next(iter(scaled)) if len(scaled) == 1 else 1.0, "; ".join(lines))
+        value = next(iter(scaled), 1.0) if len(scaled) < 2 else math.nan
+        found[name] = Multiplier(value, "\n".join(lines))
     for name, value, line in (
         ("attention", heads**rules.attention, "scores = {} * (query @ key.T) / head_size**0.5"),
         ("residual", depth**rules.residual, "x = x + {} * block(x)"),
@@ -217,12 +219,13 @@ def _notes(
             f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"
             " completep and u_mup have one."
         )
-    blocks = [leaf for leaf in leaves if leaf.in_block]
-    if depth[0] != depth[1] and not blocks:
+    elif depth[0] != depth[1] and not any(leaf.in_block for leaf in leaves):
         notes.append(
             f"No parameter is in a block: none has {depth[0]} and {depth[1]} copies or axes."
         )
-    attention = [leaf for leaf in leaves if _ATTENTION.search(leaf.path) and len(leaf.shape) > 1]
+    kernels = [leaf for leaf in leaves if leaf.role not in ("vector", "scalar")]
+    attention = [leaf for leaf in kernels if _QUERY.search(leaf.path)]
+    attention = attention or [leaf for leaf in kernels if _ATTENTION.search(leaf.path)]
     if heads is None and rules.attention and attention:
         notes.append(_about_heads(attention))
     embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
@@ -236,19 +239,17 @@ def _notes(
 
 def _about_heads(attention: Sequence[PlannedLeaf]) -> str:
     """What to pass as the size of heads; it is the last axis of Flax's queries."""
-    sizes = {
-        (leaf.base_shape[-1], leaf.shape[-1])
-        for leaf in attention
-        if _QUERY.search(leaf.path) and len(leaf.shape) == 3
-    }
-    known = next(iter(sizes)) if len(sizes) == 1 else None
-    if known is not None and known[0] == known[1]:
+    sizes = {(leaf.base_shape[-1], leaf.shape[-1]) for leaf in attention if len(leaf.shape) == 3}
+    path = kind(attention[0].path)
+    if len(sizes) != 1 or not _QUERY.search(path):
         return (
-            f"Heads of attention keep their {known[0]} features, as {attention[0].path} shows, so"
-            " scores stay as they are."
+            f"If the features of a head of attention grow ({path}), pass head_size=(base, this"
+            " model): scores then fall as 1/head_size, and not as its root."
         )
-    pair = "(base, this model)" if known is None else known
+    ((base, own),) = sizes
+    if base == own:
+        return f"Heads of attention keep {own} features, as {path} shows: scores stay as they are."
     return (
-        f"If the features of a head of attention grow ({attention[0].path}), pass head_size={pair}:"
-        " scores then fall as 1/head_size, and not as its root."
+        f"Heads of attention grow from {base} features to {own}, as {path} shows. Pass"
+        f" head_size=({base}, {own}): scores then fall as 1/head_size, and not as its root."
     )
