@@ -240,6 +240,7 @@ _GROUPS = {
         *("model", "depth", "width", "hidden", "residual", "normalization"),
         *("activation", "inputs", "dtype"),
     ),
+    "Parametrization": ("scheme", "base"),
     "Training": ("optimizer", "learning_rate"),
     "Data": ("batch_size", "dataset", "data_dir"),
     "Verdict": ("fix", "check"),

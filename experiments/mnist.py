@@ -116,7 +116,7 @@ def run(
                     )
                 epochs = training.fit(
                     tasks.classification(start.model.apply),
-                    config.optimizer,
+                    starting.optimizer(config, start.model),
                     config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
                     start.packed,
                     starting.order_key(start.key),
@@ -267,6 +267,7 @@ def _advice(config: Config, found: diagnosis.Diagnosis | None) -> list[str]:
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seed", "params"),
     "Model": ("model", "hidden", "residual", "normalization", "activation", "inputs", "dtype"),
+    "Parametrization": ("scheme", "base"),
     "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Audit": ("audit", "audit_every"),

@@ -24,7 +24,7 @@ _NORMALIZATIONS = ("none", "layer", "rms", "group", "batch")
 
 _GROUPS = {
     "Network": ("activation", "depth", "width", "residual", "normalization", "attention"),
-    "Training": ("optimizer",),
+    "Training": ("optimizer", "base_width"),
     "Output": ("help",),
 }
 _FLAGS = flags.define(
@@ -38,6 +38,9 @@ _FLAGS = flags.define(
     attention=flags.boolean(False, "Whether each block has softmax attention."),
     optimizer=flags.string(
         "adam", f"Whose training runs are the evidence: {', '.join(OPTIMIZERS)}."
+    ),
+    base_width=flags.integer(
+        None, "Width at which the learning rate was searched: tells what changes with the width."
     ),
 )
 
@@ -54,8 +57,9 @@ def main() -> None:
     for name, value, most in (
         ("depth", _FLAGS.depth, MOST_LAYERS),
         ("width", _FLAGS.width, LARGEST_LAYER),
+        ("base_width", _FLAGS.base_width, LARGEST_LAYER),
     ):
-        if not 1 <= value <= most:
+        if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name}={value}: must be at least 1 and at most {most:,}")
     advice = initjax.recommend(
         _FLAGS.activation,
@@ -65,6 +69,7 @@ def main() -> None:
         normalization=None if _FLAGS.normalization == "none" else _FLAGS.normalization,
         attention=_FLAGS.attention,
         optimizer=_FLAGS.optimizer,
+        base_width=_FLAGS.base_width,
     )
     console.say(sys.stdout, *str(advice).splitlines())
 
@@ -79,6 +84,7 @@ _PROGRAM = command_line.Program(
         "--activation=tanh --depth=50 --width=64",
         "--activation=gelu --depth=20 --residual",
         "--activation=sigmoid --depth=10 --width=64",
+        "--activation=relu --width=1024 --base_width=64",
     ),
 )
 

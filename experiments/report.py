@@ -224,7 +224,7 @@ def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
     if setting.own or ":" in setting.fields["model"]:  # whose code may not be at hand
         return {}
     row = setting.runs.slice(0, 1).to_pylist()[0]
-    names = "output_init bias_init model hidden residual normalization dtype".split()
+    names = "output_init bias_init model hidden residual normalization scheme base dtype".split()
     fields = {name: setting.fields[name] for name in names}
 
     def kernels(path: str) -> "charts.Kernels":
@@ -243,17 +243,10 @@ def _kernels(setting: "Setting") -> "dict[str, Callable[[], charts.Kernels]]":
 
 @functools.lru_cache(maxsize=256)  # settings that differ in their training start alike
 def _drawn(inputs: int, classes: int, config: Config) -> dict[str, np.ndarray]:
-    from experiments.common import models, run_directory, starting
+    from experiments.common import run_directory, starting
 
     with starting.precision(config):
-        model = models.network(
-            (inputs, *config.hidden, classes),
-            config.activation,
-            config.dtype,
-            model=config.model,
-            residual=config.residual,
-            normalization=config.normalization,
-        )
+        model = starting.network(config, (inputs, *config.hidden, classes))
         params = model.unpack(starting.draw_params(config, model))
     return {name: np.asarray(array) for name, array in run_directory.flatten(params)}
 

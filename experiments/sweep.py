@@ -53,16 +53,17 @@ def _header(configs: Sequence[Config], dataset: data.Dataset, missing: int) -> l
     one = configs[0]
     values = {
         name: list(dict.fromkeys(getattr(config, name) for config in configs))
-        for name in ("init", "hidden", "activation", "optimizer", "learning_rate", "seed")
+        for name in ("init", "hidden", "activation", "scheme", "optimizer", "learning_rate", "seed")
     }
     hidden = [description.sizes(sizes) or "none" for sizes in values["hidden"]]
     rates = [f"{rate:g}" for rate in values["learning_rate"]]
     name, norm = description.kind(one.model, one.residual, one.normalization)
+    scheme = description.scheme(", ".join(filter(None, values["scheme"])), one.base)
     parts = "blocks" if one.model in NORMALIZED else "layers"
     lines = [
         f"data    {dataset.name}: {description.images(dataset)}",
         f"init    {', '.join(values['init'])}; {description.count(len(values['seed']), 'seed')}",
-        f"model   {name}, hidden {parts} {', '.join(hidden)}{norm};"
+        f"model   {name}, hidden {parts} {', '.join(hidden)}{norm}{scheme};"
         f" {', '.join(values['activation'])}; {one.dtype}",
         f"train   {', '.join(values['optimizer'])}; learning rate {', '.join(rates)};"
         f" batch {one.batch_size}, {description.duration(one.epochs, one.steps)}",
@@ -84,6 +85,7 @@ def _summary(configs: Sequence[Config], dataset: data.Dataset, workdir: str) -> 
 _GROUPS = {
     "Initialization": ("init", "output_init", "bias_init", "seeds"),
     "Model": ("model", "hidden", "residual", "normalization", "activation", "inputs", "dtype"),
+    "Parametrization": ("scheme", "base"),
     "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Output": ("workdir", "shard", "help"),
@@ -101,6 +103,7 @@ _FLAGS = flags.define(
     ),
     hidden=flags.repeated("hidden"),
     activation=flags.several("activation"),
+    scheme=flags.several("scheme"),
     optimizer=flags.several("optimizer"),
     learning_rate=flags.several("learning_rate"),
     shard=flags.string(
@@ -140,10 +143,13 @@ def grid() -> list[Config]:
         "seed": flag_lists.seeds(_FLAGS.seeds),
         "hidden": dict.fromkeys(map(flags.sizes, _FLAGS.hidden or [None])),
         "activation": flag_lists.values(_FLAGS, "activation"),
+        "scheme": [None],
         "optimizer": flag_lists.values(_FLAGS, "optimizer"),
         "learning_rate": [None],
         "init": flag_lists.initializers(_FLAGS, "init"),
     }
+    if _FLAGS.scheme is not None:
+        axes["scheme"] = flag_lists.values(_FLAGS, "scheme")
     if _FLAGS.learning_rate is not None:
         axes["learning_rate"] = flag_lists.values(_FLAGS, "learning_rate", float)
     configs = [

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         auditor,
         fix,
     )
+    from initjax.coordinates import Coordinate, CoordinateCheck, Fault, Slope, coordinate_check
     from initjax.leaves import (
         ComparedLeaf,
         Comparison,
@@ -109,7 +110,10 @@ __all__ = [
     "Choice",
     "ComparedLeaf",
     "Comparison",
+    "Coordinate",
+    "CoordinateCheck",
     "Evidence",
+    "Fault",
     "Finding",
     "Identification",
     "IdentifiedLeaf",
@@ -126,6 +130,7 @@ __all__ = [
     "Recommendation",
     "Repair",
     "Report",
+    "Slope",
     "audit",
     "auditor",
     "bounded_normal",
@@ -135,6 +140,7 @@ __all__ = [
     "constant",
     "conv_fans",
     "conv_transpose_fans",
+    "coordinate_check",
     "deepnorm",
     "deepnorm_constants",
     "delta_orthogonal",
@@ -227,6 +233,7 @@ _AUDITING = (
     "auditor",
     "fix",
 )
+_COORDINATES = ("Coordinate", "CoordinateCheck", "Fault", "Slope", "coordinate_check")
 _LEAVES = (
     "ComparedLeaf",
     "Comparison",
@@ -239,6 +246,7 @@ _PARAMETRIZATION = ("Multiplier", "Plan", "PlannedLeaf", "parametrize")
 _LATER = {
     **dict.fromkeys(_ADVICE, "initjax.advice"),
     **dict.fromkeys(_AUDITING, "initjax.auditing"),
+    **dict.fromkeys(_COORDINATES, "initjax.coordinates"),
     **dict.fromkeys(_LEAVES, "initjax.leaves"),
     **dict.fromkeys(_PARAMETRIZATION, "initjax.parametrization"),
 }

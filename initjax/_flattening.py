@@ -70,7 +70,7 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
     import jax
 
     # Objects of NNX, to which several paths may lead.
-    kinds = _kinds(("flax.nnx", "Module"), ("flax.nnx", "Variable"))
+    kinds = classes(("flax.nnx", "Module"), ("flax.nnx", "Variable"))
     nodes, outer = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, kinds))
     numbers = tuple(number for number, node in enumerate(nodes) if isinstance(node, kinds))
     graph = None
@@ -81,7 +81,7 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
         graph = numbers, graphdef
         tree = outer.unflatten(nodes)
     found, inner = jax.tree_util.tree_flatten_with_path(tree)
-    modules = inside(tree, _kinds(("equinox", "Module")))
+    modules = inside(tree, classes(("equinox", "Module")))
     chosen = tuple(
         is_array(leaf) or (_is_number(leaf) and module is None)
         for (_, leaf), module in zip(found, modules, strict=True)
@@ -112,7 +112,7 @@ def paths(tree: Any) -> list[str]:
     """The paths of a tree's leaves, without Flax's boxes, in the tree's order."""
     import jax
 
-    kinds = _kinds(("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
+    kinds = classes(("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
     nodes, _ = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda node: isinstance(node, kinds)
     )
@@ -180,7 +180,7 @@ def described(value: Any) -> str:
     return f"an {kind}" if kind[0] in "AEIOU" else f"a {kind}"
 
 
-def _kinds(*names: tuple[str, str]) -> tuple[type, ...]:
+def classes(*names: tuple[str, str]) -> tuple[type, ...]:
     """Classes of other libraries, by module and name, as far as they have been imported."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in names)
     return tuple(kind for kind in found if kind is not None)

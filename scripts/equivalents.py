@@ -5,12 +5,14 @@
 Writes a table: an initializer elsewhere, what to write here, and the p value of a two-sample
 Kolmogorov-Smirnov test between a draw of each, or "equal" where nothing is random. The rows of
 libraries that are not installed say "not compared". `pip install -e '.[benchmark]' timm peft`
-installs all of them. Takes 20 seconds.
+installs all of them. A second table compares `initjax.parametrize` with other libraries of muP.
+Takes 20 seconds.
 """
 
 import os
 from collections.abc import Callable
 
+import _parametrizations
 import numpy as np
 from benchmarks import _results
 
@@ -108,6 +110,8 @@ PACKAGES = {
     "Equinox": "equinox",
     "timm": "timm",
     "PEFT": "peft",
+    "mup": "mup",
+    "unit-scaling": "unit-scaling",
 }
 """The names that `pip install` takes."""
 IN, OUT = 300, 200
@@ -301,14 +305,22 @@ def main() -> None:
         for number, (there, here) in enumerate(pairs.items()):
             agrees = agreement(draws[number], here) if draws else "not compared"
             rows.append((library, f"`{there}`", f"`{here}`", agrees))
+    widths: list[tuple[str, ...]] = []
+    for library in _parametrizations.LIBRARIES:
+        try:
+            widths += _parametrizations.rows(library)
+        except ModuleNotFoundError as error:
+            left_out[library] = f"{library} was not compared: {error}."
     body = (
         "`p` is that of a two-sample Kolmogorov-Smirnov test between two draws of"
         f' {IN * OUT:,} numbers; "equal" means the same numbers. Kernels of PyTorch, Equinox,'
         " timm and PEFT are (out, in)."
         f"\n\n{_results.table(['library', 'there', 'here', 'p'], rows)}\n\n"
+        f"## Parametrizations\n\n{_parametrizations.TEXT}\n\n"
+        f"{_results.table(_parametrizations.HEADER, widths)}\n\n"
         f"{' '.join(left_out.values())}"
     )
-    compared = [PACKAGES[library] for library in EQUIVALENTS if library not in left_out]
+    compared = [package for library, package in PACKAGES.items() if library not in left_out]
     packages = ["initjax", "jax", *compared]
     title = "Initializers of other libraries, and what to write here"
     _results.write("equivalents", title, body, packages, options.results)

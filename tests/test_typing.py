@@ -11,6 +11,7 @@ from typing import Any, assert_type
 
 import jax
 import jax.numpy as jnp
+import optax  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 
 import initjax
@@ -151,6 +152,21 @@ def test_an_audit_and_a_repair_have_typed_results(params: Params, key: jax.Array
     assert_type(repair.after, initjax.Report)
     for name in auditing.__all__:
         assert getattr(auditing, name) is getattr(initjax, name)
+
+
+def test_a_coordinate_check_is_typed(key: jax.Array):
+    def make(width: int, key: jax.Array) -> tuple[Any, Params, tuple[jax.Array]]:
+        sizes = {"in": (8, width), "out": (width, 8)}
+        shapes = {name: {"kernel": jax.ShapeDtypeStruct(sizes[name], "float32")} for name in sizes}
+        params = initjax.initialize(shapes, key, {"*/kernel": initjax.he_normal()})
+        return loss_fn, params, (jax.random.normal(key, (16, 8)),)
+
+    checked = initjax.coordinate_check(make, [4, 8], optax.sgd(0.1), steps=1, seeds=2, key=key)
+    assert_type(checked, initjax.CoordinateCheck)
+    assert_type(checked.coordinates, tuple[initjax.Coordinate, ...])
+    assert_type(checked.coordinates[0].faults, tuple[initjax.Fault, ...])
+    assert_type(checked.coordinates[0].slope("own", 1), initjax.Slope | None)
+    assert_type(checked.stable, bool)
 
 
 def test_leaves_are_typed(params: Params):

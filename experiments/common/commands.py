@@ -57,6 +57,8 @@ def of_runs(runs: pa.Table, directory: str) -> list[str]:
         if row["hidden"] is None:
             continue
         row["hidden"] = tuple(row["hidden"])
+        if row.get("base") is not None:
+            row["base"] = tuple(row["base"])
         key = tuple(row[name] for name in names if name not in (*_AXES, "bias_init"))
         groups.setdefault((*key, row["optimizer"] if row["steps"] else None), []).append(row)
     found = []
@@ -90,7 +92,13 @@ def _sweep(row: Row, axes: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
     if any((OPTIMIZERS[name],) != axes["learning_rate"] for name in axes["optimizer"]):
         given.append(f"--learning_rate={_listed(axes['learning_rate'])}")
     others = [name for name in row if name not in _AXES and row[name] != usual[name]]
-    return "python", "-m", "experiments.sweep", *given, *(f"--{n}={row[n]}" for n in others)
+    given += [f"--{name}={_text(row[name])}" for name in others]
+    return "python", "-m", "experiments.sweep", *given
+
+
+def _text(value: Any) -> str:
+    """The value of a flag."""
+    return ",".join(grouped(value)) if isinstance(value, tuple) else str(value)
 
 
 def _usual(row: Row) -> dict[str, Any]:
@@ -105,6 +113,8 @@ def _of_depth(rows: Sequence[Row], rate: Callable[[float, int], str]) -> Command
       rows: runs that have all but `_AXES` and the initializer of the biases in common.
       rate: writes a learning rate, given the depth.
     """
+    if rows[0].get("scheme") is not None:
+        return None
     points = []
     for row in rows:
         biases = _bias_variance(row["bias_init"])

@@ -33,7 +33,7 @@ _WINDOW = 100  # batches, whose mean accuracy has to reach the target
 _ROUNDING = 1e-6  # relative, of losses: sums of float32 numbers, in an order that may differ
 _SETTING = (
     "model hidden residual normalization activation inputs dtype optimizer learning_rate epochs"
-    " steps batch_size output_init bias_init digest"
+    " steps batch_size output_init bias_init scheme base digest"
 ).split()
 
 

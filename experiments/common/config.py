@@ -46,6 +46,12 @@ HEADS = 4
 
 _OWN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(@sha256:[0-9a-f]{6,64})?"
 
+SCHEMES = ("standard", "ntk", "mup", "depth_mup", "completep", "u_mup", "spectral")
+"""The parametrizations of `initjax.parametrize`."""
+
+WITHOUT_SGD = ("completep", "u_mup")
+"""Those whose sources have rules for Adam alone."""
+
 INPUTS = ("unit", "standardized")
 """What a network takes for a pixel: a number between 0 and 1; or that without the mean of all
 training pixels, divided by their standard deviation."""
@@ -99,6 +105,8 @@ class Config:
     dataset: str | None = None  # None is MNIST, or the dataset in data_dir
     data_dir: str | None = None
     params: str | None = None  # a file to start from instead of drawing: FILE[@sha256:DIGITS]
+    scheme: str | None = None  # None: initializers and learning rate as they are at this size
+    base: tuple[int, ...] | None = None  # hidden sizes at which they are as they are, for a scheme
 
     def __post_init__(self):
         for name in INITIALIZERS:
@@ -133,13 +141,18 @@ class Config:
             raise UsageError(
                 f"{len(self.hidden):,} hidden layers: at most {MOST_LAYERS:,} are possible"
             )
-        if not all(1 <= size <= LARGEST_LAYER for size in self.hidden):
-            sizes = ",".join(map(str, self.hidden))
-            raise UsageError(
-                f"--hidden={sizes}: every size must be at least 1 and at most {LARGEST_LAYER:,}"
-            )
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has only lists
-        self._check_blocks()
+        for name in ("hidden", "base"):
+            sizes = getattr(self, name)
+            if sizes is None:
+                continue
+            if not all(1 <= size <= LARGEST_LAYER for size in sizes):
+                raise UsageError(
+                    f"--{name}={','.join(map(str, sizes))}: every size must be at least 1 and at"
+                    f" most {LARGEST_LAYER:,}"
+                )
+            object.__setattr__(self, name, tuple(sizes))  # JSON has only lists
+        self._check_blocks("hidden", self.hidden)
+        self._check_scheme()
         rate = self.learning_rate
         if rate is None:
             rate = OPTIMIZERS[self.optimizer]
@@ -158,8 +171,13 @@ class Config:
         """Whether the model is the user's own, named as package.module:function."""
         return ":" in self.model
 
-    def _check_blocks(self) -> None:
-        """Checks that hidden blocks of these sizes can form the model."""
+    @property
+    def alike(self) -> bool:
+        """Whether the hidden blocks are added to one another, so that all have the same size."""
+        return self.residual or self.model in NORMALIZED
+
+    def _check_blocks(self, flag: str, sizes: tuple[int, ...]) -> None:
+        """Checks that hidden blocks of these sizes, which a flag gives, can form the model."""
         if self.own:
             for name in ("residual", "normalization"):
                 if getattr(self, name) != dict(_UNNAMED)[name]:
@@ -171,17 +189,48 @@ class Config:
                 instead = "with residual blocks is --model=resnet"
             raise UsageError(f"--residual is for --model=mlp; --model={self.model} {instead}")
         model = f"--model={self.model}{' --residual' if self.residual else ''}"
-        hidden = f"--hidden={','.join(grouped(self.hidden))}"
-        if model != "--model=mlp" and not self.hidden:
-            raise UsageError(f"{hidden}: {model} needs at least one hidden block")
-        if model not in ("--model=mlp", "--model=cnn") and len(set(self.hidden)) > 1:
+        given = f"--{flag}={','.join(grouped(sizes))}"
+        if model != "--model=mlp" and not sizes:
+            raise UsageError(f"{given}: {model} needs at least one hidden block")
+        if self.alike and len(set(sizes)) > 1:
             raise UsageError(
-                f"{hidden}: {model} adds blocks to one another, so all need the same size, as in"
-                f" --hidden={len(self.hidden)}x{self.hidden[0]}"
+                f"{given}: {model} adds blocks to one another, so all need the same size, as in"
+                f" --{flag}={len(sizes)}x{sizes[0]}"
             )
-        if self.model == "transformer" and self.hidden[0] % HEADS:
+        if self.model == "transformer" and sizes[0] % HEADS:
             raise UsageError(
-                f"{hidden}: {model} needs a size that can be divided among its {HEADS} heads"
+                f"{given}: {model} needs a size that can be divided among its {HEADS} heads"
+            )
+
+    def _check_scheme(self) -> None:
+        """Checks the parametrization and the sizes of its base network."""
+        if self.scheme is None:
+            if self.base is not None:
+                base = ",".join(grouped(self.base))
+                raise UsageError(f"--base={base} needs --scheme: one of {', '.join(SCHEMES)}")
+            return
+        _check_choice("scheme", self.scheme, SCHEMES)
+        if self.own:
+            raise UsageError(
+                f"--scheme={self.scheme} is not for a network of your own, whose forward pass would"
+                " have to multiply by the plan's multipliers; see initjax.parametrize"
+            )
+        if self.base is None:
+            raise UsageError(
+                f"--scheme={self.scheme} needs --base, the hidden sizes of the network whose"
+                " initializers and learning rate the flags name, such as"
+                f" --base={','.join(grouped(self.hidden))}"
+            )
+        if self.scheme in WITHOUT_SGD and self.optimizer != "adam":
+            raise UsageError(
+                f"--scheme={self.scheme} has no rules for --optimizer={self.optimizer}; use adam"
+            )
+        self._check_blocks("base", self.base)
+        if not self.alike and len(self.base) != len(self.hidden):
+            raise UsageError(
+                f"--base={','.join(grouped(self.base))} has {len(self.base)} hidden layers, but"
+                f" --hidden={','.join(grouped(self.hidden))} has {len(self.hidden)}; only networks"
+                " with residual blocks can differ in depth"
             )
 
     def arguments(self, batch_size: int | None = None) -> list[str]:
@@ -229,6 +278,8 @@ _UNNAMED = (
     ("normalization", "none"),
     ("inputs", "unit"),
     ("steps", None),
+    ("scheme", None),
+    ("base", None),
 )
 
 

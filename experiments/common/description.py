@@ -89,13 +89,24 @@ def kind(model: str, residual: bool, normalization: str) -> tuple[str, str]:
     return name, ", layer normalization" if normalization == "layer" else ", no normalization"
 
 
+def scheme(name: str | None, base: Iterable[int] | None) -> str:
+    """What is said of a parametrization and its base network, after the sizes of a network.
+
+    Example:
+      >>> scheme("mup", (64, 64)), scheme(None, None)
+      (', mup from base 64-64', '')
+    """
+    return f", {name} from base {sizes(tuple(base))}" if name and base is not None else ""
+
+
 def network(config: Config, model: "models.Model") -> str:
     """The model of a run."""
     if config.own:
         return f"{config.model}, {config.activation}, {config.dtype}"
     name, norm = kind(config.model, config.residual, config.normalization)
     layers = sizes(model.features if config.model == "mlp" else config.hidden)
-    return f"{name} {layers}{norm}, {config.activation}, {config.dtype}"
+    scaled = scheme(config.scheme, config.base)
+    return f"{name} {layers}{norm}{scaled}, {config.activation}, {config.dtype}"
 
 
 def hidden(fields: Mapping[str, Any]) -> str:
@@ -111,9 +122,8 @@ def hidden(fields: Mapping[str, Any]) -> str:
     name, norm = kind(fields["model"], fields["residual"], fields["normalization"])
     parts = "blocks" if fields["model"] in NORMALIZED else "layers"
     layers = sizes(tuple(fields["hidden"]))
-    return (
-        f"{name} {f'with hidden {parts} {layers}' if layers else f'without hidden {parts}'}{norm}"
-    )
+    of = f"with hidden {parts} {layers}" if layers else f"without hidden {parts}"
+    return f"{name} {of}{norm}{scheme(fields.get('scheme'), fields.get('base'))}"
 
 
 def initialization(config: Config) -> str:

@@ -23,6 +23,7 @@ from experiments.common.config import (
     MOST_LAYERS,
     NORMALIZATIONS,
     OPTIMIZERS,
+    SCHEMES,
     Config,
     UsageError,
     grouped,
@@ -152,6 +153,17 @@ _SHARED = {
         f"Dtype of the computation: {', '.join(DTYPES)}. Parameters are float32, or"
         " float64 with --dtype=float64.",
     ),
+    "scheme": string(
+        None,
+        f"Parametrization for another size, see initjax.parametrize: {', '.join(SCHEMES)}. The"
+        " initializers and the learning rate are then those of the network that --base names, and"
+        " each parameter of this one starts and learns as the scheme scales it (default: none).",
+    ),
+    "base": string(
+        None,
+        "Hidden sizes of the base network of --scheme, written as for --hidden. At these sizes, a"
+        " run is the same as without a scheme. The number of residual blocks may differ, too.",
+    ),
     "optimizer": string(Config.optimizer, "adam, sgd, or momentum (sgd with momentum 0.9)."),
     "learning_rate": number(None, f"Learning rate (default: {DEFAULT_RATES})."),
     "epochs": integer(Config.epochs, "Number of passes over the training images."),
@@ -224,11 +236,12 @@ def repeated(name: str) -> Flag:
 def config_fields(values: absl.FlagValues) -> dict[str, Any]:
     """The values of those flags that are fields of `Config`, as they were given."""
     names = (field.name for field in dataclasses.fields(Config))
-    return {name: values[name].value for name in names if name in values}
+    found = {name: values[name].value for name in names if name in values}
+    return found | {"base": sizes(found["base"], "base")} if "base" in found else found
 
 
-def sizes(text: str | None) -> tuple[int, ...] | None:
-    """The sizes of the hidden layers that `--hidden` gives; None if it isn't given.
+def sizes(text: str | None, flag: str = "hidden") -> tuple[int, ...] | None:
+    """The sizes of the hidden layers that a flag gives; None if it isn't given.
 
     Example:
       >>> sizes("128,64"), sizes("3x32,16"), sizes("")
@@ -237,7 +250,7 @@ def sizes(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     wrong = UsageError(
-        f"--hidden={text}: must be integers separated by commas, such as 128,64 or 12x128"
+        f"--{flag}={text}: must be integers separated by commas, such as 128,64 or 12x128"
     )
     found: list[int] = []
     for part in text.split(",") if text else []:

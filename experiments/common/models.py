@@ -8,17 +8,37 @@ So a network of 300 layers compiles as fast as one of three. Blocks that are few
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.common import networks
+import initjax
+from experiments.common import networks, run_directory
 
 _LEAST_STACK = 4  # blocks; fewer compile fast enough, and run faster, one after another
+
+
+Init = tuple[tuple[str, initjax.Initializer], ...]
+"""Initializers by pattern, of which the first that matches a path counts."""
+
+
+class Multipliers(NamedTuple):
+    """What a parametrization multiplies by in the forward pass. All are 1 without one."""
+
+    scores: float = 1.0
+    """Of attention, see `networks.Layers`."""
+    branches: float = 1.0
+    """Of residual blocks, see `networks.Layers`."""
+    kernels: tuple[tuple[str, float], ...] = ()
+    """By path, those of products with a kernel; others are 1."""
+
+
+NO_MULTIPLIERS = Multipliers()
+"""Of a network without a parametrization."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +72,9 @@ class Model:
     initial: Callable[[jax.Array], Any] | None = None
     """Draws all parameters from a key as the user's own module does; None for the networks here,
     whose parameters all have an initializer."""
+    plan: Callable[..., initjax.Plan] | None = None
+    """Its parametrization relative to a base network, as a function of that one's initializers,
+    see `Init`; None without a scheme."""
 
     def pack(self, params: Any) -> Any:
         """Stacks the parameters of consecutive blocks of one shape, on the device they are on.
@@ -101,6 +124,7 @@ def network(
     residual: bool = False,
     normalization: str = "none",
     tokens: int = 0,
+    multipliers: Multipliers = NO_MULTIPLIERS,
 ) -> Model:
     """Makes a network without drawing any parameter.
 
@@ -115,6 +139,7 @@ def network(
       residual: whether an MLP is residual.
       normalization: one of `config.NORMALIZATIONS`.
       tokens: how many patches an image has, for a transformer.
+      multipliers: of a parametrization.
 
     Returns:
       The model; the parameters of an MLP are `hidden/0/kernel`, `hidden/0/bias`, ...,
@@ -130,10 +155,17 @@ def network(
 
     def make(sizes: Sequence[int]) -> networks.Network:
         param_dtype = jnp.promote_types(dtype, jnp.float32)
-        layers = networks.Layers(normalization, jnp.dtype(dtype), param_dtype, nnx.Rngs(0))
+        layers = networks.Layers(
+            normalization,
+            jnp.dtype(dtype),
+            param_dtype,
+            nnx.Rngs(0),
+            multipliers.scores,
+            multipliers.branches,
+        )
         return kinds[model]((inputs, *sizes, classes), getattr(jax.nn, activation), layers)
 
-    return _model(make, features, hidden, dtype, pixels)
+    return _model(make, features, hidden, dtype, pixels, dict(multipliers.kernels))
 
 
 mlp = functools.partial(network, model="mlp")
@@ -145,6 +177,7 @@ def _model(
     hidden: Sequence[int],
     dtype: str,
     pixels: tuple[float, float],
+    kernels: Mapping[str, float],
 ) -> Model:
     """The pure parts of a network.
 
@@ -155,6 +188,7 @@ def _model(
       hidden: the sizes of its hidden blocks.
       dtype: as for `network`.
       pixels: as for `network`.
+      kernels: as in `Multipliers`.
     """
     # Blocks that are equal are made only once: NNX takes seconds for hundreds.
     pairs = list(itertools.pairwise([None, *hidden]))
@@ -185,7 +219,17 @@ def _model(
     def block(network: Any, index: int, params: Any, x: jax.Array) -> jax.Array:
         return network.step(nnx.merge(graphs[index], nnx.State(params)), x)
 
+    def multiplied(params: Any) -> Any:
+        if not kernels:
+            return params
+        # The blocks of a stack have the multipliers of its first one.
+        leaves = run_directory.flatten(params)
+        return run_directory.nested(
+            {path: networks.times(kernels.get(path, 1), leaf) for path, leaf in leaves}
+        )
+
     def unrolled(params: Any, images: jax.typing.ArrayLike) -> jax.Array:
+        params = multiplied(params)
         network, x = embed(params, images)
         for index in range(len(hidden)):
             x = block(network, index, params["hidden"][index], x)
@@ -194,6 +238,7 @@ def _model(
     stacked = {stack.first for stack in stacks}
 
     def apply(packed: Any, images: jax.typing.ArrayLike) -> jax.Array:
+        packed = multiplied(packed)
         network, x = embed(packed, images)
         for index, params in sorted(packed["hidden"].items()):
             if index in stacked:

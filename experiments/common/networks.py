@@ -50,6 +50,10 @@ class Layers:
     """Of the computation."""
     param_dtype: Any
     rngs: nnx.Rngs
+    scores: float = 1.0
+    """Multiplies the scores of attention, which are divided by the root of a head's size anyway."""
+    branches: float = 1.0
+    """Multiplies what a residual block adds to its input."""
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -78,6 +82,11 @@ class Layers:
 def unchanged(x: jax.Array) -> jax.Array:
     """Returns its argument."""
     return x
+
+
+def times(factor: float, x: jax.Array) -> jax.Array:
+    """The product, which costs nothing for a factor of 1."""
+    return x if factor == 1 else factor * x
 
 
 class MLP(nnx.Module):
@@ -118,12 +127,13 @@ class ResidualMLP(nnx.Module):
         self.norm = layers.norm(width)
         self.output = layers.linear(width, classes)
         self.activation = activation
+        self.branches = layers.branches
 
     def embed(self, images: jax.Array) -> jax.Array:
         return self.input(images.reshape(len(images), -1))
 
     def step(self, block: Any, x: jax.Array) -> jax.Array:
-        return x + block(self.activation(block.norm(x)))
+        return x + times(self.branches, block(self.activation(block.norm(x))))
 
     def readout(self, x: jax.Array) -> jax.Array:
         return self.output(self.activation(self.norm(x)))
@@ -164,13 +174,14 @@ class ResNet(nnx.Module):
         self.norm = layers.norm(width)
         self.output = layers.linear(width, classes)
         self.activation = activation
+        self.branches = layers.branches
 
     def embed(self, images: jax.Array) -> jax.Array:
         return self.input(patches(images))
 
     def step(self, block: "ResNetBlock", x: jax.Array) -> jax.Array:
         y = block.first(self.activation(block.first_norm(x)))
-        return x + block.second(self.activation(block.second_norm(y)))
+        return x + times(self.branches, block.second(self.activation(block.second_norm(y))))
 
     def readout(self, x: jax.Array) -> jax.Array:
         return self.output(self.activation(self.norm(x)).mean((1, 2)))
@@ -208,6 +219,7 @@ class Transformer(nnx.Module):
         self.norm = layers.norm(width)
         self.output = layers.linear(width, classes)
         self.activation = activation
+        self.scores, self.branches = layers.scores, layers.branches
 
     def embed(self, images: jax.Array) -> jax.Array:
         tokens = self.input(jax.lax.collapse(patches(images), 1, 3))
@@ -219,8 +231,10 @@ class Transformer(nnx.Module):
         query, key, value = (
             layer(y).reshape(heads) for layer in (block.query, block.key, block.value)
         )
-        x = x + block.out(jax.nn.dot_product_attention(query, key, value).reshape(y.shape))
-        return x + block.down(self.activation(block.up(block.mlp_norm(x))))
+        read = jax.nn.dot_product_attention(times(self.scores, query), key, value)
+        x = x + times(self.branches, block.out(read.reshape(y.shape)))
+        y = self.activation(block.up(block.mlp_norm(x)))
+        return x + times(self.branches, block.down(y))
 
     def readout(self, x: jax.Array) -> jax.Array:
         return self.output(self.norm(x).mean(1))

@@ -40,7 +40,9 @@ def auditor(
       optimizer: whether to measure the first update of its optimizer, too.
     """
     loss_fn, batch = mean_loss(start.model), first_batch(config, start.key, dataset)
-    again = initjax.auditor(loss_fn, start.params, *batch, **_optimizer(config, optimizer))
+    again = initjax.auditor(
+        loss_fn, start.params, *batch, **_optimizer(config, start.model, optimizer)
+    )
     return lambda params: again(params, *batch)
 
 
@@ -56,7 +58,7 @@ def fix(
         start.params,
         *first_batch(config, start.key, dataset),
         key=initjax.named_key(start.key, "repair"),
-        **_optimizer(config, optimizer),
+        **_optimizer(config, start.model, optimizer),
     )
 
 
@@ -98,12 +100,14 @@ def mean_loss(model: "models.Model") -> Callable[[Any, "jax.Array", "jax.Array"]
     return loss_fn
 
 
-def _optimizer(config: Config, measured: bool) -> dict[str, Any]:
-    from experiments.common import training
+def _optimizer(config: Config, model: "models.Model", measured: bool) -> dict[str, Any]:
+    from experiments.common import starting, training
 
     if not measured:
         return {}
-    return {"optimizer": training.OPTIMIZERS[config.optimizer](config.learning_rate)}
+    assert config.learning_rate is not None
+    found = starting.optimizer(config, model)
+    return {"optimizer": training.transform(found, config.learning_rate)}
 
 
 def command(config: Config, *more: str, optimizer: bool = False) -> str:

@@ -16,7 +16,10 @@ from experiments.common.config import INITIALIZERS, MODELS, Config, canonical
 Group = dict[str, Config]  # configurations by the identity of the run
 
 # The fields of `Config` that name the network.
-_NETWORK = ("model", "hidden", "residual", "normalization", "activation", "dtype")
+_NETWORK = (
+    *("model", "hidden", "residual", "normalization", "activation", "dtype"),
+    *("scheme", "base"),
+)
 
 
 def check(wanted: Group, dataset: data.Dataset) -> None:
@@ -100,7 +103,7 @@ def _plan(config: Config, dataset: data.Dataset) -> trainers.Plan:
     return trainers.Plan(
         task=tasks.classification(model.apply),
         shapes=model.pack(model.shapes),
-        optimizer=config.optimizer,
+        optimizer=starting.optimizer(config, model),
         train_set=(dataset.train_images, dataset.train_labels),
         test_set=(dataset.test_images, dataset.test_labels),
         epochs=config.epochs,

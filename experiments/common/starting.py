@@ -4,6 +4,7 @@ All programs start here, so the same flags give the same network in each of them
 """
 
 import contextlib
+import fnmatch
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from experiments.common import (
     models,
     networks,
     own_model,
+    parametrized,
     params_file,
     run_directory,
+    training,
 )
 from experiments.common.config import PATCH, Config, UsageError
 
@@ -91,16 +94,43 @@ def model(config: Config, dataset: data.Dataset) -> models.Model:
     if config.own:
         return own_model.made(config, dataset, _pixels(config, dataset))
     height, width, _ = dataset.train_images.shape[1:]
-    return models.network(
-        features(config, dataset),
-        config.activation,
-        config.dtype,
-        _pixels(config, dataset),
+    tokens = math.prod(networks.grid(height, width)) if config.model == "transformer" else 0
+    return network(config, features(config, dataset), _pixels(config, dataset), tokens)
+
+
+def network(
+    config: Config,
+    features: tuple[int, ...],
+    pixels: tuple[float, float] = (0.0, 1.0),
+    tokens: int = 0,
+) -> models.Model:
+    """The network of a run on given inputs, without parameters.
+
+    Args:
+      config: of the run; its model is one of `config.MODELS`.
+      features: as in `models.Model`.
+      pixels: as for `models.network`.
+      tokens: as for `models.network`.
+    """
+    make = models.network
+    if config.scheme is not None:
+        assert config.base is not None
+        make = functools.partial(parametrized.network, config.scheme, config.optimizer, config.base)
+    return make(
+        features,
+        activation=config.activation,
+        dtype=config.dtype,
+        pixels=pixels,
         model=config.model,
         residual=config.residual,
         normalization=config.normalization,
-        tokens=math.prod(networks.grid(height, width)) if config.model == "transformer" else 0,
+        tokens=tokens,
     )
+
+
+def optimizer(config: Config, model: models.Model) -> training.Optimizer:
+    """The optimizer of a run, as `training` takes it."""
+    return config.optimizer if model.plan is None else parametrized.optimizer(model)
 
 
 def _pixels(config: Config, dataset: data.Dataset) -> tuple[float, float]:
@@ -159,8 +189,8 @@ def draw_params(config: Config, model: models.Model) -> Any:
     Raises:
       UsageError: an initializer does not fit a parameter.
     """
-    draw = _drawer(config.init, config.output_init, config.bias_init, model)
     with _fitting(config, model):
+        draw = _drawer(config.init, config.output_init, config.bias_init, model)
         return draw(*_weight_keys(config.seed, model))
 
 
@@ -171,8 +201,8 @@ def check(config: Config, dataset: data.Dataset) -> None:
       UsageError: one does not.
     """
     network = model(config, dataset)
-    draw = _drawer(config.init, config.output_init, config.bias_init, network)
     with _fitting(config, network):
+        draw = _drawer(config.init, config.output_init, config.bias_init, network)
         jax.eval_shape(draw, *_weight_keys(config.seed, network))
 
 
@@ -211,16 +241,12 @@ def _weight_keys(seed: int, model: models.Model) -> tuple[jax.Array, Any]:
 @functools.lru_cache
 def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
     """The function that draws all parameters from the keys of any seed."""
-    specs = {**_FIXED, "init": init, "output_init": output_init, "bias_init": bias_init}
-    initializers = {rule: initjax.get(spec) for rule, spec in specs.items()}
+    initializers = _rules(init, output_init, bias_init, model)
 
     def draw(key: jax.Array, stack_keys: dict[int, dict[str, jax.Array]]) -> Any:
         if model.initial is not None:
             params = model.initial(initjax.named_key(key, "its own initialization"))
-            names = [name for name, _ in run_directory.flatten(params) if _has_flag(name)]
-            return initjax.initialize(
-                params, key, {name: initializers[_rule(name)] for name in names}
-            )
+            return initjax.initialize(params, key, initializers)
         hidden = model.shapes.get("hidden", {})
         stacks = {}
         for stack in model.stacks:
@@ -228,9 +254,9 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
             leaves = run_directory.flatten(model.shapes["hidden"][stack.first])
             drawn = {
                 name: jax.vmap(
-                    lambda key, name=name, leaf=leaf: initializers[_rule(f"hidden/0/{name}")](
-                        key, leaf.shape, leaf.dtype
-                    )
+                    lambda key, name=name, leaf=leaf, first=stack.first: initializers[
+                        f"hidden/{first}/{name}"
+                    ](key, leaf.shape, leaf.dtype)
                 )(stack_keys[stack.first][name])
                 for name, leaf in leaves
             }
@@ -238,14 +264,35 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
         others = {**model.shapes, "hidden": hidden}
         if not hidden:
             others.pop("hidden")
-        names = [name for name, _ in run_directory.flatten(others)]
-        rules = {name: initializers[_rule(name)] for name in names}
+        rules = {name: initializers[name] for name, _ in run_directory.flatten(others)}
         params = initjax.initialize(others, key, rules)
         return {**params, "hidden": params.get("hidden", {}) | stacks} if stacks else params
 
     # Compiling takes seconds, which pay off over many seeds. Grids of deep networks have many
     # initializers and depths instead, and drawing stacks takes few operations.
     return draw if model.stacks else jax.jit(draw)
+
+
+def rules(config: Config, model: models.Model) -> dict[str, initjax.Initializer]:
+    """The initializers of a run by path, without those that the user's own module has itself."""
+    return _rules(config.init, config.output_init, config.bias_init, model)
+
+
+@functools.lru_cache
+def _rules(
+    init: str, output_init: str, bias_init: str, model: models.Model
+) -> dict[str, initjax.Initializer]:
+    names = [name for name, _ in run_directory.flatten(model.shapes)]
+    specs = {**_FIXED, "init": init, "output_init": output_init, "bias_init": bias_init}
+    initializers = {rule: initjax.get(spec) for rule, spec in specs.items()}
+    if model.initial is not None:
+        return {name: initializers[_rule(name)] for name in names if _has_flag(name)}
+    if model.plan is not None:
+        patterns = {f"*{end}": end for end in _FIXED}
+        patterns |= {"*bias": "bias_init", "output/*": "output_init", "*": "init"}
+        matching = [pattern for pattern in patterns if fnmatch.filter(names, pattern)]
+        return model.plan(tuple((one, initializers[patterns[one]]) for one in matching)).rules
+    return {name: initializers[_rule(name)] for name in names}
 
 
 def _has_flag(name: str) -> bool:

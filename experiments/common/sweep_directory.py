@@ -59,6 +59,8 @@ SCHEMA = pa.schema(
         ("epochs", pa.int64()),
         ("steps", pa.int64()),  # null: as many as there are in the epochs
         ("batch_size", pa.int64()),
+        ("scheme", pa.string()),  # null: initializers and learning rate as they are at this size
+        ("base", pa.list_(pa.int64())),  # null without a scheme
         ("dataset", pa.string()),
         ("digest", pa.string()),
         # Results: of every epoch (val_: also before training, unless steps are counted), and of
@@ -92,6 +94,8 @@ _ADDED = {
     "normalization": "none",
     "inputs": "unit",
     "steps": None,
+    "scheme": None,
+    "base": None,
 }
 
 

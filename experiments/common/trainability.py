@@ -29,8 +29,8 @@ _FEWEST_VARIANCES = 3  # that make a diagram
 
 # What the cells of one grid have in common, besides the width.
 _COMMON = (
-    "model residual normalization activation optimizer batch_size steps epochs inputs output_init"
-    " dtype dataset digest"
+    "model residual normalization scheme base activation optimizer batch_size steps epochs inputs"
+    " output_init dtype dataset digest"
 ).split()
 
 
@@ -216,6 +216,7 @@ def _network(fields: dict[str, Any]) -> str:
     model = fields.get("model", "mlp")
     kind = model, fields.get("residual", False), fields.get("normalization", "none")
     text = "".join(description.kind(*kind))
+    text += description.scheme(fields.get("scheme"), fields.get("base"))
     return "" if text == "MLP" else text
 
 

@@ -271,7 +271,7 @@ def _in_batches(order: jax.Array, batch_size: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="optimizer")
 def initial_state(optimizer: Optimizer, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
     """The state before training, for given parameters, whose buffers are kept."""
-    return State(params, _transform(optimizer, learning_rate).init(params))
+    return State(params, transform(optimizer, learning_rate).init(params))
 
 
 @functools.partial(jax.jit, static_argnames=("task", "optimizer"), donate_argnames=("state",))
@@ -339,7 +339,7 @@ def _step(
     data: tuple[Any, ...],
 ) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
     """One training step, as a function of the state and the indices of a batch."""
-    transform, examples = _transform(optimizer, learning_rate), tasks.examples(data)
+    transformed, examples = transform(optimizer, learning_rate), tasks.examples(data)
 
     def step(state: State, batch: jax.Array) -> tuple[State, Metrics]:
         def mean_loss(params: Any) -> tuple[jax.Array, Metrics]:
@@ -347,7 +347,7 @@ def _step(
             return metrics.loss / jnp.sum(batch < examples, dtype=metrics.loss.dtype), metrics
 
         grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        updates, opt_state = transformed.update(grads, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
     return step
@@ -475,7 +475,8 @@ def _metrics(task: Task, params: Any, data: tuple[Any, ...], batch: jax.Array) -
     return task.sums(params, rows, real)
 
 
-def _transform(
+def transform(
     optimizer: Optimizer, learning_rate: jax.typing.ArrayLike
 ) -> optax.GradientTransformation:
+    """The optimizer with its learning rate, which may be traced."""
     return (OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer)(learning_rate)

@@ -13,6 +13,7 @@ from initjax.advice import _evidence, _theory
 from initjax.advice import table as tables
 from initjax.advice._choices import Choice, choices, proposed
 from initjax.advice._recommendation import Recommendation
+from initjax.advice._widths import widened
 from initjax.auditing._activations import function_of, known_name
 from initjax.theory._activation import Activation, named
 
@@ -38,7 +39,8 @@ class _Network(NamedTuple):
     residual: bool
     normalization: str | None
     attention: bool
-    optimizer: str
+    optimizer: Optimizer
+    base_width: int | None
 
     @property
     def plain(self) -> bool:
@@ -46,7 +48,9 @@ class _Network(NamedTuple):
 
 
 @overload
-def recommend(activation: Report, /, *, optimizer: Optimizer = "adam") -> Recommendation: ...
+def recommend(
+    activation: Report, /, *, optimizer: Optimizer = "adam", base_width: int | None = None
+) -> Recommendation: ...
 @overload
 def recommend(
     activation: Activation,
@@ -57,6 +61,7 @@ def recommend(
     normalization: Normalization | None = None,
     attention: bool = False,
     optimizer: Optimizer = "adam",
+    base_width: int | None = None,
 ) -> Recommendation: ...
 def recommend(
     activation: Activation | Report,
@@ -67,6 +72,7 @@ def recommend(
     normalization: Normalization | None = None,
     attention: bool = False,
     optimizer: Optimizer = "adam",
+    base_width: int | None = None,
 ) -> Recommendation:
     r"""Recommends an initializer for a network, with the reasons and with the evidence.
 
@@ -90,14 +96,17 @@ def recommend(
         tell which one it is: its report is taken for 'layer'.
       attention: whether each block has softmax attention.
       optimizer: 'adam', 'momentum' or 'sgd', of which runs are looked up.
+      base_width: the width at which the learning rate was searched, if that was another one: then
+        the advice has the `parametrization`, muP, which says what changes with the width so that
+        the learning rate stays right. `parametrize` has others, for depth too.
 
     Returns:
       A `Recommendation`. Print it to see all.
 
     Raises:
       TypeError, ValueError: activation isn't such a function, name or report, or the report has no
-        hidden layer whose activation has a usual name; depth or width isn't an integer above 0,
-        or depth is above 10,000;
+        hidden layer whose activation has a usual name; depth, width or base_width isn't an integer
+        above 0, or depth is above 10,000;
         normalization or optimizer is none of the above.
 
     Example:
@@ -112,10 +121,13 @@ def recommend(
       isometry", https://arxiv.org/abs/1711.04735.
     """
     checked_choice("recommend", "optimizer", optimizer, get_args(Optimizer))
+    if base_width is not None:
+        base_width = checked_integer("recommend", "base_width", base_width, 1)
     if hasattr(activation, "findings"):
         if depth is not None or width is not None or residual or normalization or attention:
             raise TypeError("recommend: a report describes the whole network; leave out the rest")
-        return _recommended(_audited(activation, optimizer))  # pyright: ignore[reportArgumentType]
+        report: Any = activation
+        return _recommended(_audited(report, optimizer, base_width))
     function = named("recommend", activation)  # pyright: ignore[reportArgumentType]
     for name, value in (("depth", depth), ("width", width)):
         if value is None:
@@ -139,6 +151,7 @@ def recommend(
         normalization,
         attention,
         optimizer,
+        base_width,
     )
     return _recommended(network)
 
@@ -149,7 +162,7 @@ def _called(activation: Any, known: str) -> str:
     return name if name in (activation, known) or name.isidentifier() else "unnamed"
 
 
-def _audited(report: Report, optimizer: str) -> _Network:
+def _audited(report: Report, optimizer: Optimizer, base_width: int | None) -> _Network:
     """The network that an audit has read."""
     hidden = [layer for layer in report.layers if layer.activation]
     counts = collections.Counter(layer.activation for layer in hidden)
@@ -175,6 +188,7 @@ def _audited(report: Report, optimizer: str) -> _Network:
         "layer" if any(layer.role == "normalized" for layer in report.layers) else None,
         bool(report.attention),
         optimizer,
+        base_width,
     )
 
 
@@ -217,6 +231,9 @@ def _recommended(network: _Network) -> Recommendation:
                 "This network: at the closest setting, runs were no better than guessing from any"
                 " initializer."
             )
+    plan = None
+    if network.base_width is not None:
+        plan = widened(choice, network.base_width, network.width, network.optimizer)
     return Recommendation(
         activation=network.title,
         depth=network.depth,
@@ -231,6 +248,7 @@ def _recommended(network: _Network) -> Recommendation:
         avoid=tuple(avoid),
         evidence=found,
         no_evidence="" if found else missing or f"{choice.spec} was not measured near this network",
+        parametrization=plan,
     )
 
 

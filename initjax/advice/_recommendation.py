@@ -11,6 +11,8 @@ from initjax._wrapping import wrapped
 from initjax.advice._choices import Choice
 from initjax.advice._evidence import Evidence, Measured
 from initjax.advice._theory import Prediction
+from initjax.advice._widths import lines
+from initjax.parametrization import Plan
 
 VERSION = 1
 _LEAST_WIDTH, _WIDTH = 40, 80  # columns
@@ -53,6 +55,9 @@ class Recommendation:
     """What was measured near this network; None if nothing was."""
     no_evidence: str
     """Why there is no evidence; "" if there is some."""
+    parametrization: Plan | None = dataclasses.field(hash=False)
+    """What changes from a network of the base width, for a parameter of each role: 'input',
+    'hidden', 'output' and 'vector'; None if no base width was given."""
 
     @property
     def initializer(self) -> Initializer:
@@ -85,9 +90,13 @@ class Recommendation:
 
         Returns:
           A dictionary of the fields, with nested dictionaries for 'choice', 'theory', 'evidence'
-          and each of 'alternatives' and of evidence's 'settings', and 'version', 1.
+          and each of 'alternatives' and of evidence's 'settings', and 'version', 1. That of
+          'parametrization' is the plan's own.
         """
-        return {"version": VERSION, **_plain(dataclasses.asdict(self))}
+        plan = self.parametrization
+        fields = dataclasses.asdict(dataclasses.replace(self, parametrization=None))
+        fields["parametrization"] = None if plan is None else plan.to_dict()
+        return {"version": VERSION, **_plain(fields)}
 
     def to_text(self, width: int = _WIDTH) -> str:
         """Returns what `print(recommendation)` shows, for a terminal of another width.
@@ -100,11 +109,13 @@ class Recommendation:
         """
         columns = max(checked_integer("recommendation.to_text", "width", width, 0), _LEAST_WIDTH)
         columns = min(columns, _WIDTH)
+        plan = self.parametrization
         blocks = [
             wrapped(self._network(), columns),
             self._use(columns),
             _list("Why", self.reasons, columns),
             self._evidence(columns),
+            lines(plan, self.attention, columns) if plan is not None else [],
             _list("What not to do", self.avoid, columns),
             self._legend(columns),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from initjax._values import (
@@ -14,8 +14,11 @@ from initjax._values import (
     checked_integer,
 )
 from initjax.parametrization._counterparts import kind
-from initjax.parametrization._plan import Multiplier, Plan, PlannedLeaf
-from initjax.parametrization._roles import Grown, Role, check_patterns, grown
+from initjax.parametrization._heads import HeadSizes, head_sizes
+from initjax.parametrization._leaves import Grown, PlannedLeaf, Role
+from initjax.parametrization._plan import Multiplier, Plan
+from initjax.parametrization._program import read_program
+from initjax.parametrization._roles import check_patterns, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,
@@ -42,6 +45,8 @@ def parametrize(
     depth: tuple[int, int] | None = None,
     head_size: tuple[int, int] | None = None,
     init: Mapping[str, Initializer | str | Mapping[str, Any]] | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    batch: tuple[Any, ...] = (),
 ) -> Plan:
     r"""Plans how to initialize and train a model, from a narrower base model that trains well.
 
@@ -67,9 +72,13 @@ def parametrize(
       depth: how many blocks the base model has, and how many this one, if they differ. Stacked
         blocks are known by the size of their first axis.
       head_size: the features of a head of attention, in the base model and in this one, if they
-        differ.
+        differ. With loss_fn, they are read if the shapes or a module tell those of the base model.
       init: initializers of the base model, or their specifications, by pattern; by default LeCun's
         for kernels.
+      loss_fn: maps `(params, *batch)` to a number. If given, the model's own program tells along
+        which axes kernels are summed over, whatever their layout. Else, they are taken to have
+        the layouts of libraries; so are parameters that enter no product.
+      batch: the tuple of loss_fn's other arguments, arrays or shapes.
 
     Returns:
       A `Plan`: print it, and use its `rules` or `rescale`, its `transform` and its `multipliers`.
@@ -107,8 +116,11 @@ def parametrize(
             f" {', '.join(others)}"
         )
     depth = _pair("depth", depth)
-    heads = _pair("head_size", head_size)
-    leaves = grown(params, base_params, {} if roles is None else roles, depth)
+    sizes = _pair("head_size", head_size)
+    if loss_fn is None and batch:
+        raise ValueError("parametrize: batch is read with loss_fn, which is missing")
+    program = None if loss_fn is None else read_program(loss_fn, params, batch)
+    leaves = grown(params, base_params, {} if roles is None else roles, depth, program)
     init = {} if init is None else init
     paths = [leaf.path for leaf in leaves]
     check_patterns("init", init, paths, "initializers, as in {'*kernel': he_normal()}")
@@ -116,10 +128,15 @@ def parametrize(
     planned = tuple(
         _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
     )
-    multipliers = _multipliers(planned, scheme, heads[1] / heads[0], depth[1] / depth[0])
-    return Plan(
-        scheme, optimizer, planned, multipliers, tuple(_notes(planned, scheme, depth, head_size))
-    )
+    asked = _about_heads(planned) if head_size is None else ()
+    heads = HeadSizes(sizes[1] / sizes[0], True, asked)
+    if program is not None and loss_fn is not None:
+        told = None if head_size is None else sizes
+        heads = head_sizes(program, told, leaves, loss_fn, base_params, batch)
+    growth = heads.growth if heads.scaled else 1.0
+    multipliers = _multipliers(planned, scheme, growth, depth[1] / depth[0])
+    notes = (*_notes(planned, scheme, depth), *(heads.notes if rules.attention else ()))
+    return Plan(scheme, optimizer, planned, multipliers, notes)
 
 
 def _initializer(pattern: str, given: Any) -> Initializer:
@@ -174,10 +191,13 @@ def _default(leaf: Grown) -> Initializer | None:
     """LeCun's initializer for a kernel, and Flax's for an embedding."""
     if leaf.axes is None:
         return None
-    if leaf.role in ("embedding", "tied"):
-        return variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-    inputs, outputs = leaf.axes
-    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=tuple(range(leaf.stack)))
+    inputs, outputs, members = leaf.axes
+    separate = tuple(sorted({*range(leaf.stack), *members}))
+    if leaf.role in ("embedding", "tied"):  # by the features of a row
+        return variance_scaling(
+            1.0, "fan_in", "normal", in_axis=outputs, out_axis=inputs, batch_axis=separate
+        )
+    return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=separate)
 
 
 def _multipliers(
@@ -207,9 +227,7 @@ def _multipliers(
     return found
 
 
-def _notes(
-    leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int], heads: Any
-) -> list[str]:
+def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]) -> list[str]:
     """What shapes don't tell, and what is left to do."""
     notes, rules = [], RULES[scheme]
     if all(leaf.shape == leaf.base_shape for leaf in leaves) and depth[0] == depth[1]:
@@ -223,11 +241,6 @@ def _notes(
         notes.append(
             f"No parameter is in a block: none has {depth[0]} and {depth[1]} copies or axes."
         )
-    kernels = [leaf for leaf in leaves if leaf.role not in ("vector", "scalar")]
-    attention = [leaf for leaf in kernels if _QUERY.search(leaf.path)]
-    attention = attention or [leaf for leaf in kernels if _ATTENTION.search(leaf.path)]
-    if heads is None and rules.attention and attention:
-        notes.append(_about_heads(attention))
     embeddings = [leaf.path for leaf in leaves if leaf.role == "embedding"]
     if embeddings and not any(leaf.role in ("output", "tied") for leaf in leaves):
         notes.append(
@@ -237,19 +250,26 @@ def _notes(
     return notes
 
 
-def _about_heads(attention: Sequence[PlannedLeaf]) -> str:
+def _about_heads(leaves: Sequence[PlannedLeaf]) -> tuple[str, ...]:
     """What to pass as the size of heads; it is the last axis of Flax's queries."""
-    sizes = {(leaf.base_shape[-1], leaf.shape[-1]) for leaf in attention if len(leaf.shape) == 3}
+    kernels = [leaf for leaf in leaves if leaf.role not in ("vector", "scalar")]
+    queries = [leaf for leaf in kernels if _QUERY.search(leaf.path)]
+    attention = queries or [leaf for leaf in kernels if _ATTENTION.search(leaf.path)]
+    if not attention:
+        return ()
     path = kind(attention[0].path)
-    if len(sizes) != 1 or not _QUERY.search(path):
+    sizes = {(leaf.base_shape[-1], leaf.shape[-1]) for leaf in queries if len(leaf.shape) == 3}
+    if len(sizes) != 1:
         return (
             f"If the features of a head of attention grow ({path}), pass head_size=(base, this"
-            " model): scores then fall as 1/head_size, and not as its root."
+            " model): scores then fall as 1/head_size, and not as its root.",
         )
     ((base, own),) = sizes
     if base == own:
-        return f"Heads of attention keep {own} features, as {path} shows: scores stay as they are."
+        return (
+            f"Heads of attention keep {own} features, as {path} shows: scores stay as they are.",
+        )
     return (
         f"Heads of attention grow from {base} features to {own}, as {path} shows. Pass"
-        f" head_size=({base}, {own}): scores then fall as 1/head_size, and not as its root."
+        f" head_size=({base}, {own}): scores then fall as 1/head_size, and not as its root.",
     )

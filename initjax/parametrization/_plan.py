@@ -12,8 +12,8 @@ from initjax._values import Initializer
 from initjax._wrapping import aligned, printable, shortened, wrapped
 from initjax.parametrization._counterparts import kind
 from initjax.parametrization._draws import Scaled, scaling
+from initjax.parametrization._leaves import PlannedLeaf
 from initjax.parametrization._rescaling import rescalings
-from initjax.parametrization._roles import Role
 from initjax.parametrization._schemes import RULES, Optimizer, Scheme
 from initjax.trees import Params, rescaled
 
@@ -29,63 +29,6 @@ class Multiplier(NamedTuple):
     """1 if there is nothing to do; NaN if it differs between kernels, see their `multiplier`."""
     line: str
     """The line to write, one for each value; "" if there is nothing to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedLeaf:
-    """What a parametrization says of one parameter. Factors are relative to the base model."""
-
-    path: str
-    """Its place in the tree, such as "params/Dense_0/kernel"."""
-    shape: tuple[int, ...]
-    base_shape: tuple[int, ...]
-    role: Role
-    fans: tuple[float, float]
-    """fan_in, the number of products that a unit sums, and fan_out; of a vector, 1 and its size."""
-    base_fans: tuple[float, float]
-    """Those of the base model."""
-    ratio: float
-    """The growth of fan_in; for vectors and inputs, of their outputs."""
-    stddev: float
-    """The factor of the standard deviation that it is drawn with."""
-    multiplier: float
-    """The factor of the product with it in the forward pass."""
-    learning_rate: float
-    """The factor of its learning rate."""
-    epsilon: float
-    """The factor of Adam's epsilon."""
-    weight_decay: float
-    """The factor of its weight decay."""
-    in_block: bool
-    """Whether it is in a block, of which the model has another number than the base model."""
-    why: str
-    """Why it has this role."""
-    base_initializer: Initializer | None
-    """What the base model draws it from: what `init` says, or else LeCun's initializer for kernels;
-    None for other parameters."""
-    given: bool
-    """Whether `init` says so."""
-    base_size: float | None
-    """The root mean square of the base model's array; None if only its shape was given."""
-
-    @property
-    def fan_in(self) -> float:
-        """How many products a unit sums; 1 for vectors."""
-        return self.fans[0]
-
-    @property
-    def usual(self) -> dict[str, float]:
-        """How much larger usual initializers draw it in the base model, by what they depend on."""
-        (fan_in, fan_out), (base_in, base_out) = self.fans, self.base_fans
-        if self.role in ("vector", "scalar"):
-            return {"nothing": 1.0, "size": (fan_out / base_out) ** 0.5}
-        return {
-            "nothing": 1.0,
-            "fan_in": (fan_in / base_in) ** 0.5,
-            "fan_out": (fan_out / base_out) ** 0.5,
-            "fan_avg": ((fan_in + fan_out) / (base_in + base_out)) ** 0.5,
-            "longest": (max(self.fans) / max(self.base_fans)) ** 0.5,  # of orthogonal kernels
-        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from initjax.pytorch import torch_bias
 from initjax.specs import parse
 
 if TYPE_CHECKING:
-    from initjax.parametrization._plan import PlannedLeaf
+    from initjax.parametrization._leaves import PlannedLeaf
 
 _USUAL = (0.001, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 """Standard deviations and bounds that are chosen whatever the shape is. Any other may be a gain

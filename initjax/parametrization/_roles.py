@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from initjax._flattening import flatten, is_parameter, no_parameters
+from initjax._flattening import classes, flatten, inside, is_parameter, no_parameters
 from initjax._values import checked_choice
 from initjax.parametrization._counterparts import counterparts, in_blocks
+from initjax.parametrization._leaves import ROLES, Axes, Grown, Role
+from initjax.parametrization._program import Program
 from initjax.parametrization._rescaling import size_of
+from initjax.parametrization._uses import REASONS, how_read, read_role
 from initjax.trees import fits
-
-Role = Literal["input", "embedding", "hidden", "output", "tied", "vector", "scalar"]
-ROLES: tuple[Role, ...] = get_args(Role)
 
 _VECTORS = ("bias", "scale")  # also with several axes, as in attention: (heads, features)
 _EMBEDDINGS = ("embedding", "embeddings")
@@ -28,13 +26,6 @@ _GROWING = {  # whether the inputs of a kernel of this role grow, and its output
 }
 
 
-class Axes(NamedTuple):
-    """The axes of a kernel, counted from the first one."""
-
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-
 class Parameter(NamedTuple):
     """A parameter of one of the two models."""
 
@@ -43,57 +34,17 @@ class Parameter(NamedTuple):
     """Those of a kernel whose layer is known."""
     embedding: bool
     """Whether its rows are looked up."""
+    foreign: bool
+    """Whether it may have any layout: it is called `weight`, or a module of Equinox holds it."""
     array: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Grown:
-    """A parameter of the model, beside its counterpart in the base model."""
-
-    path: str
-    shape: tuple[int, ...]
-    base_shape: tuple[int, ...]
-    role: Role
-    reason: str
-    """Why it has this role."""
-    axes: Axes | None
-    """None if it has no inputs."""
-    stack: int
-    """How many leading axes number the blocks."""
-    in_block: bool
-    """Whether the model has more such parameters than the base model: one for each block."""
-    base_size: float | None
-    """The root mean square of the counterpart; None if it is only a shape."""
-
-    @property
-    def growth(self) -> tuple[float, float]:
-        """By which factors fan_in and fan_out have grown."""
-        ratios = [size / base for size, base in zip(self.shape, self.base_shape, strict=True)]
-        if self.axes is None:
-            return 1.0, math.prod(ratios[self.stack :])
-        spread = [math.prod(ratios[axis] for axis in axes) for axes in self.axes]
-        return spread[0], spread[1]
-
-    @property
-    def fans(self) -> tuple[float, float]:
-        """fan_in and fan_out."""
-        return self._fans(self.shape)
-
-    @property
-    def base_fans(self) -> tuple[float, float]:
-        """Those of the base model."""
-        return self._fans(self.base_shape)
-
-    def _fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        whole = math.prod(shape[self.stack :])
-        if self.axes is None:
-            return 1.0, float(whole)
-        inputs, outputs = (math.prod(shape[axis] for axis in axes) for axes in self.axes)
-        return whole / outputs, whole / inputs
-
-
 def grown(
-    params: Any, base_params: Any, roles: Mapping[str, Role], depth: tuple[int, int]
+    params: Any,
+    base_params: Any,
+    roles: Mapping[str, Role],
+    depth: tuple[int, int],
+    program: Program | None = None,
 ) -> list[Grown]:
     """The parameters of a model beside those of its base model.
 
@@ -102,6 +53,7 @@ def grown(
       base_params: the same of the base model.
       roles: roles by pattern.
       depth: how many blocks the base model has, and how many the model.
+      program: what the model's program says of its parameters, which goes before shapes.
 
     Raises:
       TypeError, ValueError: a tree has no parameters, the two don't fit together, a pattern matches
@@ -126,7 +78,7 @@ def grown(
         told: Role | None = next(
             (role for pattern, role in roles.items() if fits(path, pattern)), None
         )
-        axes, role, reason = _role(path, leaf, base, stack, told)
+        axes, role, reason = _role(path, leaf, base, stack, told, program)
         in_block = bool(stack) or path in blocks
         size = size_of(base_leaves[found[path]].array)
         leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block, size))
@@ -161,6 +113,7 @@ def parameters(tree: Any) -> dict[str, Parameter]:
     """
     arrays, structure = flatten(tree)
     layers = _equinox_layers(tree)
+    in_module = any(inside(tree, classes(("equinox", "Module"))))
     found = {}
     for path, array in zip(structure.names, arrays, strict=True):
         if is_parameter(array):
@@ -169,7 +122,8 @@ def parameters(tree: Any) -> dict[str, Parameter]:
             layer = layers.get(node) if name.startswith("weight") else None
             axes = None if layer is None else _equinox_axes(layer, len(shape))
             embedding = name in _EMBEDDINGS or type(layer).__name__ == "Embedding"
-            found[path or "params"] = Parameter(shape, axes, embedding, array)
+            foreign = in_module or name == "weight"
+            found[path or "params"] = Parameter(shape, axes, embedding, foreign, array)
     if not found:
         raise no_parameters("parametrize", tree)
     return found
@@ -203,42 +157,78 @@ def _equinox_axes(layer: Any, count: int) -> Axes:
 
 
 def _role(
-    path: str, leaf: Parameter, base: tuple[int, ...], stack: int, told: Role | None
+    path: str,
+    leaf: Parameter,
+    base: tuple[int, ...],
+    stack: int,
+    told: Role | None,
+    program: Program | None,
 ) -> tuple[Axes | None, Role, str]:
     """The axes of a parameter, its role, and why."""
-    shape, name = leaf.shape, path.rpartition("/")[2]
+    shape = leaf.shape
     growing = [axis for axis in range(stack, len(shape)) if shape[axis] != base[axis]]
     if told in ("vector", "scalar"):
         return None, told, "told by roles"
-    if name in _VECTORS or (told is None and len(shape) - stack < 2):
-        if growing:
-            return None, "vector", "a vector that grows"
-        return None, "scalar", "doesn't grow"
-    axes = leaf.axes or _axes(name, stack, shape, base, growing)
-    inputs, outputs = (bool({*side} & {*growing}) for side in axes or ((), ()))
+    name = path.rpartition("/")[2]
+    axes, role = _by_shape(name, leaf, base, stack, growing)
+    told = None if name in _VECTORS else told  # a pattern for kernels matched its bias, too
+    uses = () if program is None else program.uses.get(path, ())
     if told is not None:
-        if axes is None or (inputs, outputs) != _GROWING[told]:
-            axes = _told_axes(told, stack, len(shape), growing)
-        return axes, told, "told by roles"
-    if not growing or (leaf.embedding and not outputs):
-        return axes, "scalar", "doesn't grow"
-    if axes is None:
+        known = [*(Axes(*use.axes) for use in uses), *([axes] if axes else [])]
+        fitting = [
+            each for each in known if not growing or _grown_sides(each, growing) == _GROWING[told]
+        ]
+        own = fitting[0] if fitting else _told_axes(told, stack, len(shape), growing)
+        return own, told, "told by roles"
+    read = read_role(path, uses, growing)
+    if read is not None:
+        own = None if read.role == "vector" or read.use.factor else Axes(*read.use.axes)
+        as_shaped = (role, axes and axes[:2]) == (read.role, own and own[:2])
+        how = "" if as_shaped else f"read from the program: {how_read(read.use)}; "
+        return own, read.role, how + read.reason
+    if uses and axes is not None:  # kernels that are looked up, as of experts
+        axes = axes._replace(members=tuple({*uses[0].inputs} - {*axes.inputs, *axes.outputs}))
+    alone = program is not None and not uses and path not in program.undecided
+    if alone and role in (None, "hidden", "output"):
+        return None, "vector", "enters no product of the program"
+    if role is None:
+        hint = f"roles={{{path!r}: 'input'}}, or 'hidden' or 'output'"
+        if program is None:
+            hint = f"loss_fn and batch, so that the program tells, or {hint}"
         raise ValueError(
             f"parametrize: the shapes of {path}, {base} and {shape}, don't tell which axes are its"
-            f" inputs and which its outputs; pass roles={{{path!r}: 'input'}}, or 'hidden' or"
-            " 'output'"
+            f" inputs and which its outputs; pass {hint}"
         )
+    return axes, role, REASONS[role]
+
+
+def _by_shape(
+    name: str, leaf: Parameter, base: tuple[int, ...], stack: int, growing: Sequence[int]
+) -> tuple[Axes | None, Role | None]:
+    """The axes and the role that the layouts of libraries tell; no role if they don't."""
+    if name in _VECTORS or len(leaf.shape) - stack < 2:
+        return None, "vector" if growing else "scalar"
+    axes = leaf.axes or _axes(leaf.foreign, stack, leaf.shape, base, growing)
+    inputs, outputs = _grown_sides(axes, growing)
+    if not growing or (leaf.embedding and not outputs):
+        return axes, "scalar"
+    if axes is None:
+        return None, None
     if leaf.embedding:
-        return axes, "embedding", "an embedding whose features grow"
-    if inputs and outputs:
-        return axes, "hidden", "fan_in and fan_out grow"
-    if inputs:
-        return axes, "output", "only fan_in grows"
-    return axes, "input", "only fan_out grows"
+        return axes, "embedding"
+    return axes, "hidden" if inputs and outputs else "output" if inputs else "input"
+
+
+def _grown_sides(axes: Axes | None, growing: Sequence[int]) -> tuple[bool, bool]:
+    """Whether the inputs of a kernel grow, and its outputs."""
+    if axes is None:
+        return False, False
+    outputs = {*axes.outputs, *axes.members}
+    return not {*axes.inputs}.isdisjoint(growing), not outputs.isdisjoint(growing)
 
 
 def _axes(
-    name: str,
+    foreign: bool,
     first: int,
     shape: Sequence[int],
     base: Sequence[int],
@@ -247,12 +237,12 @@ def _axes(
     """The axes of a kernel in Flax's layouts; None if they can't be told.
 
     Kernels are (*window, in, out), those of attention (in, *heads, features) and (heads, features,
-    out). What is called `weight` is (out, in, *window) in PyTorch, and anything elsewhere.
+    out). Those of PyTorch are (out, in, *window).
     """
     last = len(shape) - 1
     if last - first < 1:
         return None
-    if name == "weight":
+    if foreign:
         ratios = {shape[axis] / base[axis] for axis in (first, first + 1)}
         return Axes((first + 1,), (first,)) if len(ratios) == 1 else None
     start = growing[0] if growing else last

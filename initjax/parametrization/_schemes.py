@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
-from initjax.parametrization._roles import Grown, Role
+from initjax.parametrization._leaves import Grown, Role
 
 Scheme = Literal["standard", "ntk", "mup", "depth_mup", "completep", "u_mup", "spectral"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "adamw_independent", "lion", "muon"]

@@ -11,7 +11,10 @@ from experiments.common.config import Config, canonical
 
 _AXES = ("init", "seed", "hidden", "activation", "optimizer", "learning_rate")
 _FLAGS = {program: copy.deepcopy(program._FLAGS) for program in (sweep, depth)}
-_COMMON = ("epochs", "steps", "batch_size", "output_init", "bias_init", "dtype", "inputs")
+_COMMON = (
+    *("epochs", "steps", "batch_size", "output_init", "bias_init", "dtype", "inputs"),
+    *("scheme", "base"),
+)
 
 
 def named(command, monkeypatch):
@@ -27,7 +30,8 @@ def named(command, monkeypatch):
 
 def key(fields):
     fields = {**fields, "init": canonical(fields["init"]), "hidden": tuple(fields["hidden"])}
-    return tuple(fields[name] for name in (*_AXES, *_COMMON))
+    fields["base"] = fields.get("base") and tuple(fields["base"])
+    return tuple(fields.get(name) for name in (*_AXES, *_COMMON))
 
 
 def of_rows(directory, row, rng, changes):
@@ -53,8 +57,9 @@ def test_the_commands_train_exactly_the_runs_that_are_there(tmp_path, row, rng, 
         for optimizer, rate in (("adam", 0.001), ("sgd", 0.3), ("sgd", 1e-5))
     ]
     changes += [{"init": "zeros", "seed": 0, "bias_init": "ones", "batch_size": 64}]
+    changes += [{"seed": 3, "hidden": [64] * 9, "scheme": "mup", "base": [32] * 9, "epochs": 5}]
     rows, found = of_rows(tmp_path, row, rng, changes)
-    assert len(found) == 3 and any("--hidden=9x32" in command for command in found)
+    assert len(found) == 4 and any("--hidden=9x32" in command for command in found)
     trained = [run for command in found for run in named(command, monkeypatch)]
     assert sorted(trained, key=str) == sorted(map(key, rows), key=str)
 

@@ -217,8 +217,11 @@ def test_an_audited_network_gets_the_advice_for_its_description(shipped, key):
         return jnp.square(x @ params[-1] - y).mean()
 
     x = jax.random.normal(key, (64, 32))
-    advice = recommend(initjax.audit(loss_fn, params, x, x))
+    report = initjax.audit(loss_fn, params, x, x)
+    advice = recommend(report)
     assert advice == recommend("tanh", advice.depth, 32)
+    wider = recommend(report, base_width=8).parametrization
+    assert wider == recommend("tanh", advice.depth, 32, base_width=8).parametrization
     assert advice.depth == 4 and not advice.residual
     report = initjax.audit(lambda params, x: jnp.square(x @ params[0]).mean(), params, x)
     with pytest.raises(ValueError, match=r"has no activation, about which nothing is known"):
@@ -239,6 +242,39 @@ def test_advice_is_data(shipped):
         assert all(len(line) <= width for line in advice.to_text(width).splitlines())
     assert repr(advice).startswith("<Recommendation: he_normal for relu network, 10 hidden layers")
     assert hash(advice) == hash(recommend("relu", 10, 64))
+
+
+def test_a_base_width_tells_the_parametrization(shipped):
+    shipped()
+    advice = recommend("tanh", 4, 256, base_width=64, optimizer="sgd")
+    plan = advice.parametrization
+    assert (plan.scheme, plan.optimizer) == ("mup", "sgd")
+    leaves = {leaf.role: leaf for leaf in plan.leaves}
+    assert {role: leaf.stddev for role, leaf in leaves.items()} == {
+        "hidden": 1 / 2,
+        "input": 1,
+        "output": 1 / 4,
+        "vector": 1,
+    }
+    assert [leaves[role].learning_rate for role in ("input", "output")] == [4, 1 / 4]
+    assert plan.rules["hidden"] == advice.initializer  # whose scale follows fan_in by itself
+    told = json.loads(json.dumps(advice.to_dict(), allow_nan=False))["parametrization"]
+    assert told == json.loads(json.dumps(plan.to_dict()))
+    for width in (80, 40):
+        assert all(len(line) <= width for line in advice.to_text(width).splitlines())
+    assert "  output       x0.25     x0.25\n" in str(advice)
+    assert "epsilon" not in str(advice) and "heads" not in str(advice)
+    assert hash(advice) == hash(recommend("tanh", 4, 256, base_width=64, optimizer="sgd"))
+
+    same = recommend("tanh", 4, 64, base_width=64).parametrization
+    assert {leaf.role: leaf.fan_in for leaf in same.leaves}["hidden"] == 64
+    assert all(leaf.learning_rate == leaf.stddev == 1 for leaf in same.leaves)
+    assert recommend("tanh", 4, 256).parametrization is None
+    assert "muP" not in str(recommend("tanh", 4, 256))
+    assert "If heads grow" in str(recommend("relu", 2, 64, attention=True, base_width=32))
+    for wrong in (0, 2.5, "64"):
+        with pytest.raises((TypeError, ValueError), match="base_width must be"):
+            recommend("relu", 2, 64, base_width=wrong)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ TYPES = {"Initializer", "Change", "Finding", "Layer", "LowRank", "Network", "Par
 TYPES |= {"Attention", "ComparedLeaf", "Comparison", "IdentifiedLeaf", "Identification", "Report"}
 TYPES |= {"Choice", "Evidence", "Measured", "Prediction", "Recommendation"}
 TYPES |= {"Multiplier", "Plan", "PlannedLeaf"}
+TYPES |= {"Coordinate", "CoordinateCheck", "Fault", "Slope"}
 
 
 def test_every_public_initializer_has_a_name_and_every_name_is_public():
@@ -116,6 +117,7 @@ def test_every_public_initializer_has_a_name_and_every_name_is_public():
     no_initializers |= {"deepnorm", "deepnorm_constants", "fixup", "mimetic", "t_fixup"}
     no_initializers |= {"residual_scaling", "audit", "auditor", "fix"}
     no_initializers |= {"identify", "compare_leaves", "recommend", "parametrize"}
+    no_initializers |= {"coordinate_check"}
     no_initializers |= {"depth_indexed", "pissa", "olora", "lora_ga", "lora_scale"}
     assert public - initjax.NAMES.keys() == no_initializers
 

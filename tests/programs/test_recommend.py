@@ -33,6 +33,12 @@ def test_the_advice_of_the_library_is_printed_in_80_columns(run):
     assert output.startswith("gelu network, 12 blocks of 768 units, residual, attention, rms norm")
 
 
+def test_a_base_width_adds_the_parametrization(run):
+    output = run(activation="relu", depth=2, width=256, base_width=64)
+    assert output == f"{initjax.recommend('relu', 2, 256, base_width=64)}\n"
+    assert "Width 64 to 256, by muP" in output and "  output       x0.25" in output
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -41,6 +47,7 @@ def test_the_advice_of_the_library_is_printed_in_80_columns(run):
         ({"optimizer": "lion"}, "--optimizer=lion: must be one of adam"),
         ({"depth": 0}, "--depth=0: must be at least 1 and at most 1,000"),
         ({"width": -1}, "--width=-1: must be at least 1"),
+        ({"base_width": 0}, "--base_width=0: must be at least 1"),
     ],
 )
 def test_a_wrong_value_is_named(run, values, words):

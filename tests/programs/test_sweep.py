@@ -83,7 +83,7 @@ def alone(config):
         start = starting.start(config, digits)
         epochs = training.fit(
             tasks.classification(start.model.apply),
-            config.optimizer,
+            starting.optimizer(config, start.model),
             config.learning_rate,
             start.params,
             starting.order_key(start.key),
@@ -111,6 +111,7 @@ def alone(config):
         {"dtype": "float64", "optimizer": "sgd"},
         {"epochs": 1, "batch_size": 1000},  # an epoch of one step
         {"batch_size": 3000, "hidden": (), "learning_rate": 1e30},  # which diverges
+        {"scheme": "completep", "base": (8,), "epochs": 1},
     ],
     ids=str,
 )

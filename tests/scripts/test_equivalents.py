@@ -20,6 +20,7 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(SCRIPTS)
     EQUIVALENTS = importlib.import_module("equivalents").EQUIVALENTS
+    parametrizations = importlib.import_module("_parametrizations")
 ROWS = [(peer, there) for peer, pairs in EQUIVALENTS.items() for there in pairs]
 IN, OUT = SHAPE = (300, 200)
 
@@ -167,6 +168,22 @@ def test_the_file_of_results_has_the_rows_of_the_script():
     agreements = [row[3] for row in found]
     measured = [float(p) for p in agreements if p not in ("equal", "not compared")]
     assert len(measured) > 30 and min(measured) > 1e-3
+
+
+def test_the_parametrizations_of_other_libraries_are_ours():
+    """What is measured stands in the file; what is told as numbers is compared again."""
+    text = (SCRIPTS / "results/equivalents.md").read_text().partition("## Parametrizations")[2]
+    lines = re.findall(r"^\| .*`.* \|$", text, re.M)
+    counts = {"mup": 5, "unit-scaling": 7, "nanoGPT-mup": 4, "CompleteP": 5}
+    assert [line.split(" | ")[0].strip("| ") for line in lines] == [
+        name for name in parametrizations.LIBRARIES for _ in range(counts[name])
+    ]
+    assert min(float(p) for p in re.findall(r"p=(\S+)", text)) > 1e-3
+    different = [line for line in lines if "here" in line]
+    assert len(different) == 1 and different[0].endswith("| x1, here x4 |")  # nanoGPT-mup's decay
+    for name in ("nanoGPT-mup", "CompleteP"):
+        again = [f"| {' | '.join(cells)} |" for cells in parametrizations.rows(name)]
+        assert again == [line for line in lines if line.startswith(f"| {name} ")]
 
 
 def test_flax_embed_is_bit_for_bit_equal(key):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from initjax.auditing._judging.draws import origin_of
 from initjax.auditing._judging.evidence import Evidence
 from initjax.auditing._judging.findings import Finding, finding, names_of
+from initjax.auditing._judging.graph import layers_after
 from initjax.auditing._judging.layers import JudgedLayer
 from initjax.auditing._judging.names import Parameter, label, some
 from initjax.auditing._judging.numbers import plain
@@ -73,20 +74,24 @@ def _rounded_away(evidence: Evidence) -> list[Finding]:
 
 
 def _left_out(evidence: Evidence) -> list[Finding]:
-    """Random kernels that the optimizer does not train, while it trains most of the model.
+    """Random kernels that the optimizer does not train.
 
-    What is frozen on purpose was trained before, or is most of the model, as under adapters.
+    What is frozen on purpose was trained before. Where that is most of the model, adapters within
+    it may stand for those of a trained one; a head behind it may not.
     """
     steps = _steps(evidence)
-    whole = sum(found["numbers"] for found in steps.values())
-    still = [index for index, found in steps.items() if not found["steps"]]
+    whole = _size(steps, steps)
+    still = {index for index, found in steps.items() if not found["steps"]}
     weights = {leaf for layer in evidence.layers for leaf in layer.leaves}
-    if sum(steps[index]["numbers"] for index in still) > _LOST * whole:
-        return []
-    left = _parameters(evidence, weights.intersection(still))
+    left = _parameters(evidence, weights & still)
     drawn = [(each, origin) for each in left if (origin := origin_of(evidence, each))]
     if not drawn:
         return []
+    if _size(steps, still) > _LOST * whole:
+        fresh = _size(steps, {each.index for each, _ in drawn})
+        loaded = fresh <= _LOST * _size(steps, {each.index for each in left})
+        if loaded or not _only_heads(evidence, steps.keys() - still):
+            return []
     parameters = [parameter for parameter, _ in drawn]
     message = (
         f"The optimizer's first step leaves {_names(parameters)} unchanged, although"
@@ -95,6 +100,24 @@ def _left_out(evidence: Evidence) -> list[Finding]:
     )
     remedy = "Look for a mask or a label of the optimizer that leaves out too much"
     return finding("warning", "frozen", parameters, message, remedy)
+
+
+def _size(steps: Mapping[int, Mapping[str, float]], indices: Iterable[int]) -> float:
+    """How many numbers there are in these parameters."""
+    return sum(steps[index]["numbers"] for index in indices)
+
+
+def _only_heads(evidence: Evidence, trained: Collection[int]) -> bool:
+    """Whether all that is trained are layers at the end, or there are no kernels in it.
+
+    A step that trains nothing at all may be the first of a warmup.
+    """
+    heads = [layer for layer in evidence.layers if not set(layer.leaves).isdisjoint(trained)]
+    inside = {leaf for layer in heads for leaf in layer.leaves}
+    inside |= {source.leaf for layer in heads for source in layer.site.bias_sources}
+    behind = {other.row for layer in heads for other in layers_after(layer, evidence.layers)}
+    at_end = inside.issuperset(trained) and behind <= {head.row for head in heads}
+    return bool(trained) and (at_end or not heads)
 
 
 def update(evidence: Evidence) -> list[Finding]:

@@ -18,7 +18,9 @@ _FLOOR, _BAD_FLOOR = 0.05, 0.3  # of the variance of the targets, that no output
 # Of the loss of guessing, below which a cross entropy can't fall: for probabilities in place of
 # logits, and for other bounds, with which the right class can still get K^-0.4 of K classes.
 _CLASS_FLOOR, _HIGH_CLASS_FLOOR = 0.1, 0.4
-_STUCK = 0.95  # of a class's own examples; trained networks then never learn that class
+# Of a class's own examples. Of 30 perceptrons for digits, 29 had 0.89 or more, and were 1.4 to 24
+# times as often wrong over 200 steps of Adam as without the rectifier; one had 0.77: 1.3 times.
+_STUCK = 0.8
 _CLIPPED = 0.25  # of the outputs
 _PROBABILITIES = ("softmax", "sigmoid")
 _SATURATED = 17.0  # rounds a sigmoid to 1 in float32

@@ -31,7 +31,7 @@ _REACH = 6  # correlation depths through which a chain can be trained
 
 def branch_scale(evidence: Evidence) -> list[Finding]:
     """Residual streams that grow because each branch adds at full scale."""
-    ends = [layer for layer in evidence.layers if layer.role == "branch end"]
+    ends = [layer for layer in evidence.layers if layer.role == "branch end" or layer.site.scaled]
     readers = [layer for layer in evidence.layers if layer.unpredicted == "sum"]
     if len(ends) < 3 or len(readers) < 2:
         return []

@@ -75,12 +75,13 @@ def no_layers(evidence: Evidence) -> list[Finding]:
 
 
 def unused(evidence: Evidence) -> list[Finding]:
-    """Parameters that the loss does not depend on."""
+    """Parameters that the loss does not depend on, but not the spare ones of a last block."""
     traced = evidence.traced
+    used = traced.anatomy.leaves | traced.spare
     found = [
         evidence.parameter(index)
         for index in traced.inexact
-        if index not in traced.anatomy.leaves and evidence.trainable[index]
+        if index not in used and evidence.trainable[index]
     ]
     if not found:
         return []

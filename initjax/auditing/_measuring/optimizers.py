@@ -1,4 +1,4 @@
-"""The first update of an optimizer, whichever arguments its update takes."""
+"""The updates of an optimizer, whichever arguments its update takes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,26 @@ def check_optimizer(owner: str, optimizer: Any) -> None:
 def first_update(
     optimizer: Any, gradients: Any, params: Any, loss: Any, loss_fn: Callable[[Any], Any]
 ) -> Any:
-    """What an optimizer adds to parameters in its first step.
+    """What an optimizer adds to parameters in its first step; arguments as for `update`."""
+    return update(optimizer, gradients, optimizer.init(params), params, loss, loss_fn)[0]
+
+
+def update(
+    optimizer: Any,
+    gradients: Any,
+    state: Any,
+    params: Any,
+    loss: Any,
+    loss_fn: Callable[[Any], Any],
+) -> tuple[Any, Any]:
+    """What an optimizer adds to parameters in one step, and its next state.
 
     Args:
       optimizer: an Optax transformation; a line search also gets the loss, and a schedule for
         plateaus too.
       gradients: a tree.
-      params: the tree that they belong to.
+      state: the state of the optimizer.
+      params: the tree that the gradients belong to.
       loss: the loss there.
       loss_fn: the loss of any such tree.
 
@@ -41,10 +54,9 @@ def first_update(
     if not any(one.kind is one.VAR_KEYWORD for one in accepted.values()):
         extra = {name: value for name, value in extra.items() if name in accepted}
     try:
-        updates, _ = optimizer.update(gradients, optimizer.init(params), params, **extra)
+        return optimizer.update(gradients, state, params, **extra)
     except TypeError as error:
         raise TypeError(
             "optimizer: its update needs more than gradients, state, params, value, grad and"
             f" value_fn: {error}"
         ) from error
-    return updates

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.meshes import value_of
 from initjax.auditing._reading.primitives import RECOMPUTED, RULED, inner_programs, scan_counts
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
@@ -69,7 +70,7 @@ def _program(
     last = _last_uses(jaxpr)
 
     def read(var: Any) -> Any:
-        return var.val if isinstance(var, Literal) else env[var]
+        return value_of(var) if isinstance(var, Literal) else env[var]
 
     env.update(zip(jaxpr.constvars, constants, strict=True))
     env.update(zip(jaxpr.invars, arguments, strict=True))
@@ -80,7 +81,7 @@ def _program(
         if any(hook[: len(here)] == here and hook != here for hook in plan.hooks):
             results, found = _nested(eqn, operands, plan, slots, here)
         else:
-            results = _bind(eqn, operands)
+            results = bind(eqn, operands)
         if here in plan.hooks:
             results, record = plan.hooks[here](operands, results, slots.get(here))
             if record is not None:
@@ -111,7 +112,8 @@ def _last_uses(jaxpr: Any) -> dict[int, list[Any]]:
     return uses
 
 
-def _bind(eqn: Any, operands: list[Any]) -> list[Any]:
+def bind(eqn: Any, operands: list[Any]) -> list[Any]:
+    """The results of an equation for any operands of the types that it takes."""
     params = eqn.primitive.get_bind_params(eqn.params)
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*operands, **params)
@@ -151,7 +153,7 @@ def _nested(
         return again(operands, slots)
     if name in RULED:
         results, records = run(0, jax.lax.stop_gradient(operands), slots)
-        return list(map(_instead, _bind(eqn, operands), results)), records
+        return list(map(_instead, bind(eqn, operands), results)), records
     return run(0, operands, slots)
 
 

@@ -22,7 +22,7 @@ from initjax.auditing._measuring.rerun import rerun
 from initjax.auditing._measuring.watched import KINDS
 from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import program_at
-from initjax.auditing._reading.sites import Site
+from initjax.auditing._reading.sites import Loops, Site
 from initjax.auditing._reading.trace import Traced, output_aval
 from initjax.auditing._reading.watches import Place, Watch
 
@@ -250,14 +250,22 @@ def _slot(traced: Traced, site: Site) -> dict[str, Any]:
 
     They are what comes out where no gradient comes to a site: then it is not `called`.
     """
-    import jax
     import jax.numpy as jnp
 
     lengths = tuple(length or 0 for _, length in site.loops)
-    output = output_aval(traced, site)
-    sharding = getattr(output, "sharding", None)
-    zeros = jnp.zeros((*lengths, *output.shape), output.dtype)
+    zeros = zeros_by_turn(site.loops, output_aval(traced, site))
+    return {"called": jnp.zeros(lengths, jnp.float32), "cotangent": zeros}
+
+
+def zeros_by_turn(loops: Loops, aval: Any) -> Any:
+    """Zeros of the shape of an array, for every turn of the loops around it."""
+    import jax
+    import jax.numpy as jnp
+
+    lengths = tuple(length or 0 for _, length in loops)
+    sharding = getattr(aval, "sharding", None)
+    zeros = jnp.zeros((*lengths, *aval.shape), aval.dtype)
     if sharding is not None and jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
         spec = jax.sharding.PartitionSpec(*(None,) * len(lengths), *sharding.spec)
         zeros = jax.sharding.reshard(zeros, jax.sharding.NamedSharding(sharding.mesh, spec))
-    return {"called": jnp.zeros(lengths, jnp.float32), "cotangent": zeros}
+    return zeros

@@ -9,7 +9,7 @@ import math
 from typing import Literal, NamedTuple
 
 from initjax.auditing._reading.example_axes import Examples
-from initjax.auditing._reading.inlined import Graph, Node, Value
+from initjax.auditing._reading.inlined import Graph, Node, Value, reaching
 from initjax.auditing._reading.layout import regrouped
 from initjax.auditing._reading.pairs import compared_by_mistake, goes_elementwise_to
 from initjax.auditing._reading.primitives import primitive_of
@@ -97,9 +97,9 @@ def _sequence_over_examples(graph: Graph, found: Examples, num_parameters: int) 
 def _reshaped_across_examples(graph: Graph, found: Examples) -> Coupling | None:
     """A reshape of what has the examples along a later axis, to as many rows as there are examples:
     where a transposition was meant."""
-    reaching = _reaching(graph)
+    used = reaching(graph)
     for node in graph.nodes:
-        if node.name != "reshape" or node.results[0] not in reaching:
+        if node.name != "reshape" or node.results[0] not in used:
             continue
         axes, before, after = found.axes.get(node.operands[0]), *_shapes(node)
         if axes is None or len(axes) != 1 or not node.operands[0].data:
@@ -115,17 +115,6 @@ def _reshaped_across_examples(graph: Graph, found: Examples) -> Coupling | None:
 
 def _shapes(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return node.operands[0].shape, node.results[0].shape
-
-
-def _reaching(graph: Graph) -> set[Value]:
-    """The values that the result depends on."""
-    seen, waiting = set(graph.results), list(graph.results)
-    while waiting:
-        node = waiting.pop().node
-        fresh = [operand for operand in node.operands if operand not in seen] if node else []
-        seen.update(fresh)
-        waiting += fresh
-    return seen
 
 
 def _accumulated_over_examples(graph: Graph, found: Examples) -> Coupling | None:

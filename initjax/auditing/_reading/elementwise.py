@@ -206,6 +206,8 @@ def _note_meeting(reading: Reading, arithmetic: str, data: Sequence[Tag]) -> Non
         if arithmetic in _ADDITIVE and signal is not None and signal.site is not None:
             if signal.expression == IDENTITY:
                 _note_sum(reading, signal.site, other)
+        if arithmetic in _ADDITIVE and signal is None and tag.lost == "parametric" and tag.linear:
+            _note_scaled(reading, tag, other)
         if arithmetic in _MULTIPLICATIVE and other.root and tag.linear and tag.near == other.near:
             if len(tag.near) == 1 and None not in tag.near:
                 (near,) = tag.near
@@ -229,3 +231,12 @@ def _note_sum(reading: Reading, path: Path, other: Tag) -> None:
     skips = None in other.near and (other.linear or other.near == {None})
     if path not in other.sites and (streams or skips) and (own is None or own in entered.sites):
         site.residual, site.streams = True, streams
+
+
+def _note_scaled(reading: Reading, tag: Tag, other: Tag) -> None:
+    """Notes that a site's output is added to a residual stream after a learned scale."""
+    if len(tag.near) == 1 and None not in tag.near:
+        (path,) = tag.near
+        if path is not None and path not in other.sites:
+            site = reading.sites[path]
+            site.scaled |= not other.near.isdisjoint(site.inputs[-1].sites)

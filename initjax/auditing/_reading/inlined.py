@@ -129,6 +129,17 @@ def _body(node: Node, which: int) -> Graph:
     return _graph(program, arguments, (*node.path, which))
 
 
+def reaching(graph: Graph) -> set[Value]:
+    """The values that the results depend on."""
+    seen, waiting = set(graph.results), list(graph.results)
+    while waiting:
+        node = waiting.pop().node
+        fresh = [operand for operand in node.operands if operand not in seen] if node else []
+        seen.update(fresh)
+        waiting += fresh
+    return seen
+
+
 def place_of(value: Value) -> Place | None:
     """Where a pass finds a value; None if it can't, as with a number in the program."""
     if value.node is not None:

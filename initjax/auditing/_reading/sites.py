@@ -66,6 +66,8 @@ class Site:
     """Whether its output is added to other data, as at the end of a residual branch."""
     residual: bool = False
     """Whether those data are upstream of its own input."""
+    scaled: bool = False
+    """Whether its output is added to such data after a learned scale, as with LayerScale."""
     streams: bool = False
     """Whether those data come from sites and not only from the batch, which may hold a target."""
     normalized: bool = False

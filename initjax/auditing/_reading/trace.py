@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,14 @@ from initjax.auditing._reading.attention_watch import watch_of
 from initjax.auditing._reading.blocks import tokens_of
 from initjax.auditing._reading.cuts import cuts_of
 from initjax.auditing._reading.examples import Ends, ends_of
+from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.losses import read_losses
+from initjax.auditing._reading.multipliers import multipliers_of
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
+from initjax.auditing._reading.spares import spare_leaves
 from initjax.auditing._reading.squeezes import Squeeze, squeezes_of
 from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
@@ -44,6 +47,10 @@ class Traced:
     """What the loss does with the examples of the batch."""
     squeezes: tuple[Squeeze, ...]
     """Softmaxes between layers."""
+    multipliers: dict[Path, float]
+    """The numbers that multiply logits after their layer, if they aren't 1."""
+    spare: frozenset[int]
+    """The parameters that the last of several blocks leaves unused by design."""
     cuts: dict[int, tuple[str, ...]]
     """The parameters that get no gradient, with the primitives that cut it."""
     has_batch: bool
@@ -81,6 +88,72 @@ def trace(
       ValueError: there are no floating parameters, loss_fn does not return one floating number, or
         the output of a layer is empty.
     """
+    import jax.numpy as jnp
+
+    program = closed_program(owner, loss_fn, params, batch, has_aux)
+    closed, arrays, whole = program.closed, program.arrays, program.whole
+    names, shapes = program.names, program.shapes
+    statistics = statistic_leaves(whole.arrays.unflatten(arrays))
+    fixed = [  # statistics, counts and keys are data
+        index
+        for index, (shape, statistic) in enumerate(zip(shapes, statistics, strict=True))
+        if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
+    ]
+    anatomy = find(closed, len(arrays), fixed)
+    graph = inlined(closed, len(arrays), fixed)
+    losses, watches = read_losses(graph, anatomy.sites)
+    found = attentions(graph, anatomy.sites)
+    blocks, streams = tokens_of(graph, anatomy.sites, found)
+    attended = [(each.site, watch_of(each, streams.get(each.site.path))) for each in found]
+    anatomy = dataclasses.replace(
+        anatomy,
+        losses=losses,
+        attentions=tuple(site for site, watch in attended if watch is not None),
+        blocks=blocks,
+        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
+    )
+    for site in anatomy.sites.values():
+        if not site.size:
+            name = " and ".join(names[source.leaf] for source in sorted(site.sources))
+            raise ValueError(
+                f"{owner}: the layer of {name} has an empty output; pass a batch of at least 64"
+                " examples, and give every layer at least one unit"
+            )
+    traced = Traced(
+        jaxpr=closed.jaxpr,
+        constants=list(closed.consts),
+        structure=whole.arrays,
+        whole=whole,
+        names=names,
+        shapes=shapes,
+        anatomy=anatomy,
+        ends=ends_of(graph, len(arrays)),
+        squeezes=squeezes_of(graph, anatomy.sites),
+        multipliers=multipliers_of(graph, anatomy.sites),
+        spare=spare_leaves(graph, set(range(len(arrays))) - anatomy.leaves),
+        cuts=cuts_of(graph, len(arrays)),
+        has_batch=program.has_batch,
+    )
+    return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
+
+
+class ClosedProgram(NamedTuple):
+    """The jaxpr of a loss function, and what it was made for."""
+
+    closed: Any
+    """With the arrays that it closes over."""
+    arrays: list[Any]
+    """Those of the parameters."""
+    whole: Structure
+    names: list[str]
+    shapes: list[Any]
+    has_batch: bool
+
+
+def closed_program(
+    owner: str, loss_fn: Callable, params: Any, batch: tuple[Any, ...], has_aux: bool
+) -> ClosedProgram:
+    """Makes the jaxpr of a loss function without reading it; arguments and errors as `trace`."""
     import jax
     import jax.numpy as jnp
 
@@ -134,46 +207,7 @@ def trace(
             " range() or an if; don't pass such a value, but close over it:"
             f" {owner}(lambda params, x: loss_fn(params, x, 3), params, x)"
         ) from error
-    statistics = statistic_leaves(whole.arrays.unflatten(arrays))
-    fixed = [  # statistics, counts and keys are data
-        index
-        for index, (shape, statistic) in enumerate(zip(shapes, statistics, strict=True))
-        if statistic or not jnp.issubdtype(shape.dtype, jnp.inexact)
-    ]
-    anatomy = find(closed, len(arrays), fixed)
-    graph = inlined(closed, len(arrays), fixed)
-    losses, watches = read_losses(graph, anatomy.sites)
-    found = attentions(graph, anatomy.sites)
-    blocks, streams = tokens_of(graph, anatomy.sites, found)
-    attended = [(each.site, watch_of(each, streams.get(each.site.path))) for each in found]
-    anatomy = dataclasses.replace(
-        anatomy,
-        losses=losses,
-        attentions=tuple(site for site, watch in attended if watch is not None),
-        blocks=blocks,
-        watches={**watches, **{site.path: watch for site, watch in attended if watch is not None}},
-    )
-    for site in anatomy.sites.values():
-        if not site.size:
-            name = " and ".join(names[source.leaf] for source in sorted(site.sources))
-            raise ValueError(
-                f"{owner}: the layer of {name} has an empty output; pass a batch of at least 64"
-                " examples, and give every layer at least one unit"
-            )
-    traced = Traced(
-        jaxpr=closed.jaxpr,
-        constants=list(closed.consts),
-        structure=whole.arrays,
-        whole=whole,
-        names=names,
-        shapes=shapes,
-        anatomy=anatomy,
-        ends=ends_of(graph, len(arrays)),
-        squeezes=squeezes_of(graph, anatomy.sites),
-        cuts=cuts_of(graph, len(arrays)),
-        has_batch=bool(inputs),
-    )
-    return dataclasses.replace(traced, anatomy=_of_measurable_sites(traced))
+    return ClosedProgram(closed, arrays, whole, names, shapes, bool(inputs))
 
 
 def without_constants(traced: Traced) -> Traced:

@@ -340,6 +340,27 @@ def test_the_dictionary_of_a_model_that_is_ill_is_json_too():
     json.dumps(report.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_what_the_last_block_leaves_unused_by_design_is_no_fault(forgotten):
+    names = ["mid", "next", "skip"]
+    keys = iter(jax.random.split(jax.random.key(0), 11))
+    blocks = [{name: initjax.he_normal()(next(keys), (16, 16)) for name in names} for _ in range(3)]
+    out = initjax.he_normal()(next(keys), (16, 4))
+    tree = {"blocks": blocks, "biases": [jnp.zeros(16)] * 3, "out": out}
+
+    def loss_fn(p, x):  # as in WaveNet
+        total = 0
+        for block, bias in zip(p["blocks"], p["biases"], strict=True):
+            y = jnp.tanh(x @ block["mid"])
+            total += y @ block["skip"]
+            if not (forgotten and block is p["blocks"][-1]):
+                x = (x + y @ block["next"] + bias) / 2**0.5
+        return jnp.square(total @ p["out"] - 1).mean()
+
+    found = initjax.audit(loss_fn, tree, jax.random.normal(next(keys), (64, 16))).findings
+    assert ("unused" in [each.cause for each in found]) == forgotten
+
+
 def test_what_is_unused_is_told_in_good_english():
     unused = {"kernel": KERNEL, "one": X}
     (finding,) = initjax.audit(lambda p, x: plain(p["kernel"], x), unused, X).findings

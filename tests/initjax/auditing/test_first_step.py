@@ -56,6 +56,19 @@ CLIMBING = optax.multi_transform(
 WARMUP = optax.adam(optax.linear_schedule(0.0, 1e-3, 100))
 NARROW = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), TREE)
 INPUT, INNER = ("in", "kernel"), ("hidden", "kernel")
+BODY = [(name, leaf) for name in ("in", "hidden") for leaf in TREE[name]]
+
+
+def heavy(kernel):
+    """A kernel of the same scale that no initializer draws."""
+    tails = np.sign(kernel) * np.abs(kernel) ** 2
+    return tails * kernel.std() / tails.std()
+
+
+LOADED = {
+    **TREE,
+    "hidden": {**TREE["hidden"], "kernel": heavy(np.asarray(TREE["hidden"]["kernel"]))},
+}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +82,14 @@ INPUT, INNER = ("in", "kernel"), ("hidden", "kernel")
         (trained(("hidden", "bias")), TREE, [], ""),  # constants may stay
         (trained(INPUT), TREE, [("frozen", "warning")], "in/kernel looks drawn from he_normal"),
         (trained(INPUT, INNER), TREE, [], ""),  # most of the model, as under adapters
+        (trained(*BODY), TREE, [("frozen", "warning")], "hidden/kernel and in/kernel unchanged"),
+        (
+            trained(*BODY, ("out", "kernel")),
+            TREE,
+            [("frozen", "warning")],
+            "and in/kernel unchanged",
+        ),
+        (trained(*BODY), LOADED, [], ""),
         (optax.adam(1e-5), NARROW, [("frozen", "warning")], "two bfloat16 numbers"),
         (optax.adam(1e-3), NARROW, [], ""),
     ],
@@ -80,9 +101,7 @@ def test_what_the_first_step_leaves_or_moves_uphill_is_found(optimizer, tree, fo
 
 
 def test_what_was_trained_before_may_be_frozen():
-    kernel = np.asarray(TREE["in"]["kernel"])
-    heavy = np.sign(kernel) * np.abs(kernel) ** 2
-    tree = {**TREE, "in": {**TREE["in"], "kernel": heavy * kernel.std() / heavy.std()}}
+    tree = {**TREE, "in": {**TREE["in"], "kernel": heavy(np.asarray(TREE["in"]["kernel"]))}}
     assert causes(initjax.audit(loss_fn, tree, X, optimizer=trained(INPUT))) == []
 
 

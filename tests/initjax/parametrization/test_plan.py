@@ -113,7 +113,7 @@ def test_each_parameter_is_trained_as_by_an_optimizer_of_its_own(name):
     close(found, expected, 2e-5 if name == "muon" else 2e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_at_base_width_updates_are_the_optimizer_s_own(name):
     inner, _ = OPTIMIZERS[name]
     params = numbers(shapes(4), 0)
@@ -287,7 +287,7 @@ def test_the_table_of_a_large_model_fits_and_says_what_to_do():
 
 def test_kernels_that_need_different_products_have_a_line_each():
     trees = [{"a": shape(n, n), "b": shape(n * n, n)} for n in (4, 2)]
-    plan = parametrize(*trees, "u_mup")
+    plan = parametrize(trees[0], trees[1], "u_mup")
     lines = plan.multipliers["kernels"].line.splitlines()
     assert lines == ["y = 0.707107 * (x @ kernel)  # a", "y = 0.5 * (x @ kernel)  # b"]
     assert np.isnan(plan.multipliers["kernels"].value)

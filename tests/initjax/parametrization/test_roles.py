@@ -21,8 +21,8 @@ def roles(params, base_params, **options):
 
 def leaf(own, base, name="kernel", **options):
     """A parameter of a layer by itself."""
-    trees = ({"layer": {name: shape(*sizes)}} for sizes in (own, base))
-    (found,) = parametrize(*trees, **options).leaves
+    params, base_params = ({"layer": {name: shape(*sizes)}} for sizes in (own, base))
+    (found,) = parametrize(params, base_params, **options).leaves
     return found
 
 
@@ -175,9 +175,7 @@ def test_embeddings_are_told_by_their_names(name):
     [((3, 8, 5), (3, 4, 5), "kernel"), ((8, 5), (4, 5), "weight"), ((8, 8), (4, 2), "weight")],
 )
 def test_axes_that_are_unclear_can_be_told(own, base, name):
-    with pytest.raises(
-        ValueError, match=rf"layer/{name}, .* pass roles=\{{'layer/{name}': 'input'"
-    ):
+    with pytest.raises(ValueError, match=rf"layer/{name}, .* roles=\{{'layer/{name}': 'input'"):
         leaf(own, base, name)
     ratio = own[0] / base[0] if len(own) == 2 else 2
     for role, factor in {"output": 1 / ratio, "input": 1, "vector": 1}.items():

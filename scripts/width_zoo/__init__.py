@@ -1,0 +1,1 @@
+"""Models of several widths for `scripts/coordinate_evidence.py`: right ones, and planted errors."""
