@@ -119,8 +119,10 @@ def test_a_table_of_columns_is_drawn_by_its_features():
 
     plan = planned(loss_fn, shapes, i32(4))
     assert [leaf.role for leaf in plan.leaves] == ["output", "embedding"]
-    stddev = float(plan.rules["table"](jax.random.key(0), (WIDE, 1000)).std())
-    assert stddev == pytest.approx(BASE**-0.5, rel=0.05)  # as in the base model
+    with jax.numpy_dtype_promotion("strict"):
+        table = plan.rules["table"](jax.random.key(0), (WIDE, 1000), jnp.bfloat16)
+    assert table.dtype == jnp.bfloat16
+    assert float(table.std()) == pytest.approx(BASE**-0.5, rel=0.05)  # as in the base model
 
 
 def packed(p, x):
