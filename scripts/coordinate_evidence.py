@@ -31,7 +31,7 @@ class Told(NamedTuple):
     """A fault that a check told."""
 
     layer: str
-    cause: str
+    cause: Any
     direction: str  # "grows" or "shrinks"
     exponent: float  # what to multiply by: a power of width
 

@@ -24,13 +24,14 @@ import numpy as np
 from initjax.coordinates._matching import Place
 from initjax.coordinates._slopes import Slope, slope_of
 
-Cause = Literal["stddev", "learning_rate", "scores"]
+Cause = Literal["stddev", "learning_rate", "multiplier", "scores"]
 Arrays = Mapping[str, np.ndarray]
 """By name, root mean squares: (widths, seeds, steps)."""
 
 _LIMIT = 0.25
 _LEAST = 0.125  # of a growth that the disturbance makes seem smaller
 _DISTURBED = 0.375  # by how much it may do so
+_ROUNDING = 1e-6  # relative to the largest gradient; that of a bias before a norm is rounding only
 
 
 class Fault(NamedTuple):
@@ -79,6 +80,10 @@ def judge(
             inherited = excess if before else 0.0
             if step is not None:
                 rates[number] = _learning_rate(widths, arrays, step, inherited)
+    for number, (place, arrays) in enumerate(zip(places, measured, strict=True)):
+        fault = _multiplier(widths, place, arrays, starts[number], rates[number])
+        if fault is not None and (place.tied or not linear):
+            starts[number], rates[number] = fault, None
     moves = [_moves(widths, *each) for each in zip(places, measured, strict=True)]
     grown = {
         place.name for place, power in zip(places, moves, strict=True) if power and power.mean > 0
@@ -118,16 +123,16 @@ def _first_step(arrays: Arrays) -> int | None:
 
 def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | None) -> Fault | None:
     """The fault of the first weights: what they make of their input, or of its change."""
-    size = _slope(widths, arrays, "size", 0)
+    size = _slope(widths, arrays, "product", 0)  # a bias, such as positions, must not hide it
     growth = _slope(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
-    if size is None or growth is None or "weight" not in arrays:  # scores have none
+    if size is None or growth is None or "product" not in arrays:
         return None
     weight = _power(widths, arrays, "weight", 0)
     gain = _power(widths, arrays, "product", 0, "input")
     random = weight + growth.mean / 2
-    if min(size.mean, gain, random) > _LIMIT:
+    if _all_above(_LIMIT, size.mean, gain, random):
         return Fault("stddev", 0, size, _remedy(random))
-    if max(size.mean, gain, random) < -_LIMIT and place.role != "output":
+    if _all_above(_LIMIT, -size.mean, -gain, -random) and place.role != "output":
         return Fault("stddev", 0, size, _remedy(random))
     if place.role != "output" or step is None:
         return None
@@ -137,7 +142,7 @@ def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | Non
     gain = _power(widths, arrays, "passed", after, "input_change")
     aligned = weight + growth.mean
     absolute = aligned + _power(widths, arrays, "input_change", after)
-    if passed is not None and gain > _LEAST and min(aligned, absolute) > _LIMIT:
+    if passed is not None and gain > _LEAST and _all_above(_LIMIT, aligned, absolute):
         return Fault("stddev", after, passed, _remedy(aligned))
     return None
 
@@ -152,17 +157,38 @@ def _learning_rate(
     """The fault of a layer's first update; `inherited` is the power of its gradient that is the
     fault of a layer behind it."""
     own = _slope(widths, arrays, "own", step)
-    if own is None:
+    if own is None or (
+        "gradient" in arrays and arrays["gradient"][:, :, step - 1].min() < _ROUNDING
+    ):
         return None
     gain = _power(widths, arrays, "own", step, "input") - inherited
     aligned = _power(widths, arrays, "aligned", step, "input") - inherited
     absolute = _power(widths, arrays, "aligned", step) - inherited
-    measured = min(own.mean - inherited, gain)
     exponent = aligned if aligned - gain < _DISTURBED else gain
-    if measured > _LEAST and min(exponent, absolute) > _LIMIT:
+    measured = _all_above(_LEAST, own.mean - inherited, gain)
+    if measured and _all_above(_LIMIT, exponent, absolute):
         return Fault("learning_rate", step, own, _remedy(exponent))
-    if max(aligned, absolute) < -_LIMIT:
+    if _all_above(_LIMIT, -aligned, -absolute):
         return Fault("learning_rate", step, own, _remedy(aligned))
+    return None
+
+
+def _multiplier(
+    widths: Sequence[int],
+    place: Place,
+    arrays: Arrays,
+    start: Fault | None,
+    rate: Fault | None,
+) -> Fault | None:
+    """The fault of what multiplies an output: its first weights and its updates are off by one
+    power of width, or another layer has the same weights. With SGD, gradients are multiplied, too,
+    so only the latter can be told."""
+    fault = rate or start
+    if fault is None or place.role != "output":
+        return None
+    power = _power(widths, arrays, "weight", 0) + _growth(widths, place)
+    if abs(power) > _LIMIT and (place.tied or (rate and _remedy(power) == rate.exponent)):
+        return fault._replace(cause="multiplier", exponent=_remedy(power))
     return None
 
 
@@ -170,11 +196,21 @@ def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None
     """The fault of an attention whose scores grow although queries and keys don't."""
     if place.role != "scores" or place.fan_in[-1] <= place.fan_in[0]:
         return None
+    # Queries and keys are random to each other at the start; training aligns them.
+    random = _power(widths, arrays, "size", 0)
+    aligned = random + _growth(widths, place) / 2
     for step in range(arrays["size"].shape[2]):
         slope = _slope(widths, arrays, "change" if step else "size", step)
-        if slope is not None and slope.mean > _LIMIT:
-            return Fault("scores", step, slope, _remedy(slope.mean))
+        if slope is None:
+            continue
+        if slope.mean > _LIMIT or (step and slope.mean > _LEAST and aligned > _LIMIT):
+            return Fault("scores", step, slope, _remedy(max(slope.mean, aligned)))
     return None
+
+
+def _growth(widths: Sequence[int], place: Place) -> float:
+    """The power of width by which fan_in grows."""
+    return _power(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
 
 
 def _moves(widths: Sequence[int], place: Place, arrays: Arrays) -> Slope | None:
@@ -189,6 +225,11 @@ def _moves(widths: Sequence[int], place: Place, arrays: Arrays) -> Slope | None:
     if size is not None and size.mean < -_LIMIT and place.role not in ("output", "scores"):
         return size
     return None
+
+
+def _all_above(limit: float, *powers: float) -> bool:
+    """Whether all are known, which NaN isn't, and above a limit."""
+    return all(power > limit for power in powers)
 
 
 def _remedy(power: float) -> float:

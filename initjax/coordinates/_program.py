@@ -42,8 +42,9 @@ class Step(NamedTuple):
     what that would be if their change were 'aligned' with the 'input'; the part that its first
     weights 'passed' on of the 'input_change'. Of an attention: 'size' and 'change' of its scores,
     masks left out."""
-    leaves: dict[int, float]
-    """The changes of parameters that are no layer's weights."""
+    leaves: dict[int, dict[str, float]]
+    """Of a parameter that is no layer's weight, its 'change', and its 'gradient' relative to the
+    largest of all parameters."""
 
 
 class Program(NamedTuple):
@@ -125,7 +126,8 @@ def program(traced: Traced, params: Any, optimizer: Any) -> Program:
             leaf + steps[index].astype(leaf.dtype) if index in before else leaf
             for index, leaf in enumerate(leaves)
         ]
-        return loss, records, after, state
+        sizes = {index: _root(gradients[index]) for index in trained}
+        return loss, records, sizes, after, state
 
     def train(params: Any, batch: Any, constants: list[Any], steps: int) -> Iterator[Step]:
         leaves, inputs, constants = as_taken(
@@ -136,12 +138,19 @@ def program(traced: Traced, params: Any, optimizer: Any) -> Program:
         state = optimizer.init(tree_of({index: leaves[index] for index in trained}))
         start = _nothing(traced, readers)
         for number in range(steps + 1):
-            loss, records, after, state = step(leaves, state, inputs, constants, start)
+            loss, records, gradients, after, state = step(leaves, state, inputs, constants, start)
             if not number:
                 start = {path: record["arrays"] for path, record in records.items()}
             found = [record["statistics"] for record in records.values()]
-            changes = {index: _rms(_wide(leaves[index]) - first[index]) for index in others}
-            yield Step(float(loss), _by_path(found), changes)
+            largest = max(map(float, gradients.values())) or 1.0
+            of_leaves = {
+                index: {
+                    "change": _rms(_wide(leaves[index]) - first[index]),
+                    "gradient": float(gradients[index]) / largest,
+                }
+                for index in others
+            }
+            yield Step(float(loss), _by_path(found), of_leaves)
             leaves = after
 
     def is_linear(params: Any) -> bool:
@@ -197,8 +206,10 @@ def _readers(traced: Traced, sites: Mapping[Path, Site]) -> dict[Path, dict[Key,
 
     for path, site in sites.items():
         eqn = program_at(traced.jaxpr, path).eqns[path[-1]]
-        put(path, ("product", path), _product(site, eqn))
-        put(site.output, ("output", path), _values(lambda _, results: results[0], site.loops))
+        later = traced.multipliers.get(path, 1.0)
+        put(path, ("product", path), _product(site, eqn, abs(site.scale) * later))
+        output = _values(lambda _, results: results[0], site.loops, later)
+        put(site.output, ("output", path), output)
     for attention in traced.anatomy.attentions:
         watch: Any = traced.anatomy.watches[attention.path]
         places, mixed = watch.places, watch.static.mixed
@@ -212,8 +223,8 @@ def _readers(traced: Traced, sites: Mapping[Path, Site]) -> dict[Path, dict[Key,
     return found
 
 
-def _product(site: Site, eqn: Any) -> _Reader:
-    """Reads how a product changes, by its weights and by its input."""
+def _product(site: Site, eqn: Any, scale: float) -> _Reader:
+    """Reads how a product changes, by its weights and by its input; a number scales it."""
     import jax.numpy as jnp
 
     weight, data = site.weight, 1 - site.weight
@@ -228,10 +239,9 @@ def _product(site: Site, eqn: Any) -> _Reader:
         def size(weight_operand: Any, data_operand: Any) -> Any:
             given = list(operands)
             given[weight], given[data] = weight_operand, data_operand
-            return _root(bind(eqn, given)[0]) * abs(site.scale)
+            return _root(bind(eqn, given)[0]) * scale
 
         changed = operands[weight] - start["weight"]
-        scale = abs(site.scale)
         found = {
             "product": _root(results[0]) * scale,
             "weight": _root(operands[weight]) * scale,
@@ -252,15 +262,18 @@ def _product(site: Site, eqn: Any) -> _Reader:
     return _Reader(arrays, statistics, site.loops)
 
 
-def _values(pick: Callable[[list[Any], list[Any]], Any], loops: Loops) -> _Reader:
-    """Reads how values change."""
+def _values(
+    pick: Callable[[list[Any], list[Any]], Any], loops: Loops, scale: float = 1.0
+) -> _Reader:
+    """Reads how values change; a number scales them."""
 
     def arrays(operands: list[Any], results: list[Any]) -> dict[str, Any]:
         return {"values": pick(operands, results)}
 
     def statistics(operands: list[Any], results: list[Any], start: dict[str, Any]) -> Any:
         values = pick(operands, results)
-        return {"size": _root(values), "change": _root(values - start["values"])}
+        change = _root(values - start["values"])
+        return {"size": _root(values) * scale, "change": change * scale}
 
     return _Reader(arrays, statistics, loops)
 
@@ -294,13 +307,11 @@ def _nothing(traced: Traced, readers: Mapping[Path, dict[Key, _Reader]]) -> dict
 
 
 def _root(array: Any) -> Any:
-    """The root mean square. Squares of scaled numbers stay within float32."""
+    """The root mean square, in float32: zero for numbers below 1e-19."""
     import jax.numpy as jnp
 
     def root(array: Any) -> Any:
-        sizes = jnp.abs(array).astype(jnp.float32)
-        largest = sizes.max(initial=0)
-        unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        return unit * jnp.sqrt(jnp.square(sizes / unit).mean())
+        sizes = abs(array).astype(jnp.float32)
+        return (sizes * sizes).mean() ** 0.5
 
     return automatic(root)(array)

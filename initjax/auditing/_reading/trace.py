@@ -14,8 +14,10 @@ from initjax.auditing._reading.attention_watch import watch_of
 from initjax.auditing._reading.blocks import tokens_of
 from initjax.auditing._reading.cuts import cuts_of
 from initjax.auditing._reading.examples import Ends, ends_of
+from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.inlined import inlined
 from initjax.auditing._reading.losses import read_losses
+from initjax.auditing._reading.multipliers import multipliers_of
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
@@ -45,6 +47,8 @@ class Traced:
     """What the loss does with the examples of the batch."""
     squeezes: tuple[Squeeze, ...]
     """Softmaxes between layers."""
+    multipliers: dict[Path, float]
+    """The numbers that multiply logits after their layer, if they aren't 1."""
     spare: frozenset[int]
     """The parameters that the last of several blocks leaves unused by design."""
     cuts: dict[int, tuple[str, ...]]
@@ -125,6 +129,7 @@ def trace(
         anatomy=anatomy,
         ends=ends_of(graph, len(arrays)),
         squeezes=squeezes_of(graph, anatomy.sites),
+        multipliers=multipliers_of(graph, anatomy.sites),
         spare=spare_leaves(graph, set(range(len(arrays))) - anatomy.leaves),
         cuts=cuts_of(graph, len(arrays)),
         has_batch=program.has_batch,
