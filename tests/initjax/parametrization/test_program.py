@@ -261,6 +261,21 @@ def test_a_gru_and_a_convolution():
     }
 
 
+def test_kernels_that_are_not_read_keep_the_roles_of_their_shapes_and_a_note_says_so():
+    """Queries that are parameters are no layer, and `unused` is none, either."""
+
+    def shapes(width):
+        return {"queries": f32(7, width), "key": f32(3, width), "unused": f32(width, width)}
+
+    def loss_fn(p, x):
+        scores = jnp.einsum("qd,bkd->bqk", p["queries"], x @ p["key"])
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores), x).sum()
+
+    plan = planned(loss_fn, shapes, f32(4, 6, 3), head_size=(BASE, WIDE))
+    assert [leaf.role for leaf in plan.leaves] == ["input", "input", "hidden"]
+    assert plan.notes[-1].startswith("The program doesn't tell the axes of queries, unused: they")
+
+
 def test_what_the_program_cannot_decide():
     def loss_fn(p, x):  # one array for two kernels
         size = 3 * (p.size // 8)
