@@ -165,7 +165,11 @@ def _learning_rate(
     exponent = aligned if aligned - gain < _DISTURBED else gain
     if measured > _LEAST and min(exponent, absolute) > _LIMIT:
         return Fault("learning_rate", step, own, _remedy(exponent))
-    if max(aligned, absolute) < -_LIMIT:
+    # A gradient through a product of two layers that are random to each other, as of a router or of
+    # scores, starts small, and grows once training aligns them.
+    last = arrays["own"].shape[2] - 1
+    later = _power(widths, arrays, "aligned", last, "input") - inherited
+    if max(aligned, absolute) < -_LIMIT and not later > -_LIMIT:
         return Fault("learning_rate", step, own, _remedy(aligned))
     return None
 
