@@ -117,7 +117,7 @@ def test_the_library_works_with_nothing_else_and_names_the_extra_for_pictures(ba
     ], result.stderr
 
 
-@pytest.mark.parametrize("program", ["mnist", "sweep", "report", "audit", "recommend"])
+@pytest.mark.parametrize("program", ["mnist", "sweep", "report", "audit", "recommend", "width"])
 def test_a_program_names_the_extra_that_it_misses(bare, program):
     result = python(bare, "-m", f"experiments.{program}")
     assert result.returncode == 2 and not result.stdout

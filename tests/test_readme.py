@@ -117,7 +117,9 @@ def test_every_block_is_run():
     for number, (_, language, text) in enumerate(BLOCKS):
         if language == "text":
             python = number - 1 in PYTHON
-            assert python or text.startswith("$ python -m experiments.mnist "), text
+            # tests/programs/test_width.py runs the latter, in a shorter form.
+            shown = ("$ python -m experiments.mnist ", "$ python -m experiments.width\n")
+            assert python or text.startswith(shown), text
         for line in text.splitlines() if language == "bash" else ():
             ran = any(line in chain.splitlines() for chain in CHAINS)
             assert ran or line in COMMANDS or line.startswith("python3 -m venv "), line
@@ -163,7 +165,7 @@ def test_commands_have_only_flags_that_exist():
 
 
 def test_flags_in_sentences_exist():
-    programs = ("mnist", "audit", "sweep", "depth", "report", "recommend")
+    programs = ("mnist", "audit", "sweep", "depth", "width", "transfer", "report", "recommend")
     known = set().union(*(flags_of(f"-m experiments.{program}") for program in programs))
     others = {"array", "logdir", "help"}  # of Slurm, TensorBoard and all programs
     assert set(re.findall(r"--(\w+)", TEXTS["experiments/README.md"])) <= known | others

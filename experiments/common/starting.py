@@ -7,7 +7,7 @@ import contextlib
 import fnmatch
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -241,20 +241,12 @@ def _weight_keys(seed: int, model: models.Model) -> tuple[jax.Array, Any]:
 @functools.lru_cache
 def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) -> Callable:
     """The function that draws all parameters from the keys of any seed."""
-    specs = {**_FIXED, "init": init, "output_init": output_init, "bias_init": bias_init}
-    initializers = {rule: initjax.get(spec) for rule, spec in specs.items()}
-    planned = {} if model.plan is None else model.plan(_by_pattern(initializers, model)).rules
-
-    def initializer(name: str) -> initjax.Initializer:
-        return planned.get(name) or initializers[_rule(name)]
+    initializers = _rules(init, output_init, bias_init, model)
 
     def draw(key: jax.Array, stack_keys: dict[int, dict[str, jax.Array]]) -> Any:
         if model.initial is not None:
             params = model.initial(initjax.named_key(key, "its own initialization"))
-            names = [name for name, _ in run_directory.flatten(params) if _has_flag(name)]
-            return initjax.initialize(
-                params, key, {name: initializers[_rule(name)] for name in names}
-            )
+            return initjax.initialize(params, key, initializers)
         hidden = model.shapes.get("hidden", {})
         stacks = {}
         for stack in model.stacks:
@@ -262,9 +254,9 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
             leaves = run_directory.flatten(model.shapes["hidden"][stack.first])
             drawn = {
                 name: jax.vmap(
-                    lambda key, name=name, leaf=leaf, first=stack.first: initializer(
+                    lambda key, name=name, leaf=leaf, first=stack.first: initializers[
                         f"hidden/{first}/{name}"
-                    )(key, leaf.shape, leaf.dtype)
+                    ](key, leaf.shape, leaf.dtype)
                 )(stack_keys[stack.first][name])
                 for name, leaf in leaves
             }
@@ -272,8 +264,7 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
         others = {**model.shapes, "hidden": hidden}
         if not hidden:
             others.pop("hidden")
-        names = [name for name, _ in run_directory.flatten(others)]
-        rules = {name: initializer(name) for name in names}
+        rules = {name: initializers[name] for name, _ in run_directory.flatten(others)}
         params = initjax.initialize(others, key, rules)
         return {**params, "hidden": params.get("hidden", {}) | stacks} if stacks else params
 
@@ -282,19 +273,26 @@ def _drawer(init: str, output_init: str, bias_init: str, model: models.Model) ->
     return draw if model.stacks else jax.jit(draw)
 
 
-def _by_pattern(
-    initializers: Mapping[str, initjax.Initializer], model: models.Model
-) -> models.Init:
-    """The initializers, whose rules are those of `_rule`, by patterns that match parameters."""
-    patterns = {f"*{end}": initializers[end] for end in _FIXED} | {
-        "*bias": initializers["bias_init"],
-        "output/*": initializers["output_init"],
-        "*": initializers["init"],
-    }
+def rules(config: Config, model: models.Model) -> dict[str, initjax.Initializer]:
+    """The initializers of a run by path, without those that the user's own module has itself."""
+    return _rules(config.init, config.output_init, config.bias_init, model)
+
+
+@functools.lru_cache
+def _rules(
+    init: str, output_init: str, bias_init: str, model: models.Model
+) -> dict[str, initjax.Initializer]:
     names = [name for name, _ in run_directory.flatten(model.shapes)]
-    return tuple(
-        (pattern, one) for pattern, one in patterns.items() if fnmatch.filter(names, pattern)
-    )
+    specs = {**_FIXED, "init": init, "output_init": output_init, "bias_init": bias_init}
+    initializers = {rule: initjax.get(spec) for rule, spec in specs.items()}
+    if model.initial is not None:
+        return {name: initializers[_rule(name)] for name in names if _has_flag(name)}
+    if model.plan is not None:
+        patterns = {f"*{end}": end for end in _FIXED}
+        patterns |= {"*bias": "bias_init", "output/*": "output_init", "*": "init"}
+        matching = [pattern for pattern in patterns if fnmatch.filter(names, pattern)]
+        return model.plan(tuple((one, initializers[patterns[one]]) for one in matching)).rules
+    return {name: initializers[_rule(name)] for name in names}
 
 
 def _has_flag(name: str) -> bool:

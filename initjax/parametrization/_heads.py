@@ -89,9 +89,11 @@ def _base_sizes(
     """The sizes of heads in the base model, as far as they are known."""
     if any(inside(base_params, classes(("equinox", "Module"), ("flax.nnx", "Module")))):
         # A module knows how many heads it has. A function may know it of the wide model alone.
-        others = {
-            each.queries: each.size for each in read_program(loss_fn, base_params, batch).heads
-        }
+        try:
+            base = read_program(loss_fn, base_params, batch)
+        except Exception:  # whatever it raises for arrays of another shape
+            return {}
+        others = {each.queries: each.size for each in base.heads}
         return {each: others[each.queries] for each in program.heads if each.queries in others}
     found = {}
     known = {leaf.path: leaf for leaf in leaves}

@@ -116,6 +116,8 @@ def parametrize(
         )
     depth = _pair("depth", depth)
     sizes = _pair("head_size", head_size)
+    if loss_fn is None and batch:
+        raise ValueError("parametrize: batch is read with loss_fn, which is missing")
     program = None if loss_fn is None else read_program(loss_fn, params, batch)
     leaves = grown(params, base_params, {} if roles is None else roles, depth, program)
     init = {} if init is None else init
@@ -189,10 +191,12 @@ def _default(leaf: Grown) -> Initializer | None:
     """LeCun's initializer for a kernel, and Flax's for an embedding."""
     if leaf.axes is None:
         return None
-    if leaf.role in ("embedding", "tied"):
-        return variance_scaling(1.0, "fan_in", "normal", out_axis=0)
     inputs, outputs, members = leaf.axes
     separate = tuple(sorted({*range(leaf.stack), *members}))
+    if leaf.role in ("embedding", "tied"):  # by the features of a row
+        return variance_scaling(
+            1.0, "fan_in", "normal", in_axis=outputs, out_axis=inputs, batch_axis=separate
+        )
     return lecun_normal(in_axis=inputs, out_axis=outputs, batch_axis=separate)
 
 

@@ -186,6 +186,8 @@ def _role(
         as_shaped = (role, axes and axes[:2]) == (read.role, own and own[:2])
         how = "" if as_shaped else f"read from the program: {how_read(read.use)}; "
         return own, read.role, how + read.reason
+    if uses and axes is not None:  # kernels that are looked up, as of experts
+        axes = axes._replace(members=tuple({*uses[0].inputs} - {*axes.inputs, *axes.outputs}))
     alone = program is not None and not uses and path not in program.undecided
     if alone and role in (None, "hidden", "output"):
         return None, "vector", "enters no product of the program"

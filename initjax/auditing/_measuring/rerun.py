@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from initjax.auditing._reading.expressions import Path
+from initjax.auditing._reading.meshes import value_of
 from initjax.auditing._reading.primitives import RECOMPUTED, RULED, inner_programs, scan_counts
 
 Hook = Callable[[list[Any], list[Any], Any], tuple[list[Any], Any]]
@@ -69,7 +70,7 @@ def _program(
     last = _last_uses(jaxpr)
 
     def read(var: Any) -> Any:
-        return var.val if isinstance(var, Literal) else env[var]
+        return value_of(var) if isinstance(var, Literal) else env[var]
 
     env.update(zip(jaxpr.constvars, constants, strict=True))
     env.update(zip(jaxpr.invars, arguments, strict=True))

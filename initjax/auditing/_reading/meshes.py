@@ -6,6 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+
+def value_of(literal: Any) -> Any:
+    """The value of a literal, without the mesh that its type may have.
+
+    A literal that was made while JAX traced a program for shards, of which it keeps traces, doesn't
+    fit to arrays of another mesh.
+    """
+    mesh = getattr(getattr(literal.aval, "sharding", None), "mesh", None)
+    return np.asarray(literal.val) if mesh is not None and mesh.axis_names else literal.val
+
 
 def names_of(spec: Any, axes: dict[str, int]) -> dict[int, tuple[str, ...]]:
     """The mesh's axes along which each axis of an array is split."""

@@ -12,7 +12,7 @@ import collections
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from initjax.auditing._reading.meshes import mapped, merge, named, names_of, split
+from initjax.auditing._reading.meshes import mapped, merge, named, names_of, split, value_of
 from initjax.auditing._reading.primitives import is_program
 
 # They only tell JAX's type system over which devices a value may differ.
@@ -110,7 +110,7 @@ def _run(closed: Any, arguments: Sequence[Any], where: _Checked | None) -> list[
     env.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(var: Any) -> Any:
-        return var.val if isinstance(var, Literal) else env[var]
+        return value_of(var) if isinstance(var, Literal) else env[var]
 
     partial = _partial_products(jaxpr)
     for eqn in jaxpr.eqns:

@@ -70,6 +70,27 @@ def test_shards_are_read_as_one_network(loss_fn, params, key):
         assert layer.activation == other.activation
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_arrays_on_a_mesh_go_with_what_was_traced_for_its_shards(kind, params, key):
+    """JAX keeps the traces of functions, with literals of the mesh's type."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,))
+
+    def loss_fn(params, x):
+        each = jax.shard_map(
+            lambda params, x: jax.lax.pmean(whole(params, x), "data"),
+            mesh=mesh,
+            in_specs=(P(), P("data")),
+            out_specs=P(),
+        )
+        return each(params, x)
+
+    x = jax.random.normal(key, (64, 8))
+    split = jax.device_put(x, NamedSharding(mesh, P("data")))
+    on_mesh = jax.device_put(params, NamedSharding(mesh, P()))
+    assert audit(loss_fn, on_mesh, split).verdict == "ok"
+    assert audit(whole, params, x).verdict == "ok"
+
+
 def test_what_vmap_cannot_do_is_named_as_unread(params, key):
     def loss_fn(params, x):
         def loss(params, x):

@@ -186,7 +186,9 @@ def same(one, other):
     np.testing.assert_allclose(one, other, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("scheme", "optimizer"), CASES)
+@pytest.mark.parametrize(
+    ("scheme", "optimizer"), [case for case in CASES if case[1] in ("sgd", "adamw", "lion")]
+)
 def test_multiplier_stddev_and_learning_rate_can_be_exchanged(scheme, optimizer):
     plan = plan_of(scheme, optimizer)
     kernels = [leaf.path for leaf in plan.leaves if len(leaf.shape) == 2]
@@ -321,7 +323,7 @@ def test_at_the_base_width_the_plan_is_the_model_itself(scheme: Any, key):
     optimizers: dict[Any, Callable] = {
         one: OPTIMIZERS[one] for name, one in CASES if name == scheme
     }
-    if scheme in ("standard", "mup", "spectral"):
+    if scheme == "mup":
         optimizers["muon"] = lambda: optax.contrib.muon(RATE, ns_steps=1, weight_decay=DECAY)
     for optimizer, make in optimizers.items():
         plan = initjax.parametrize(

@@ -110,6 +110,19 @@ def test_a_tied_embedding_is_found_and_its_logits_multiplied():
     assert plan.multipliers["logits"].value == 0.25
 
 
+def test_a_table_of_columns_is_drawn_by_its_features():
+    def shapes(width):
+        return {"table": f32(width, 1000), "head": f32(width, 5)}
+
+    def loss_fn(p, tokens):
+        return (p["table"][:, tokens].T @ p["head"]).sum()
+
+    plan = planned(loss_fn, shapes, i32(4))
+    assert [leaf.role for leaf in plan.leaves] == ["output", "embedding"]
+    stddev = float(plan.rules["table"](jax.random.key(0), (WIDE, 1000)).std())
+    assert stddev == pytest.approx(BASE**-0.5, rel=0.05)  # as in the base model
+
+
 def packed(p, x):
     """Queries, keys and values from one kernel, with more features for each of two heads."""
     parts = (x @ p["qkv"]).reshape(*x.shape[:2], 3, 2, -1)
@@ -162,15 +175,18 @@ def test_kernels_by_heads_tell_the_size_of_heads(of_queries, of_scores, value):
 def test_experts_under_vmap_sum_over_their_own_inputs():
     def shapes(width):
         experts = {"up": f32(6, width, 2 * width), "down": f32(6, 2 * width, width)}
-        return {"experts": experts, "router": f32(width, 6)}
+        return {"experts": experts, "router": f32(width, 6), "looked_up": f32(6, width, 3 * width)}
 
     def loss_fn(p, x):
         given = jax.vmap(lambda e: jnp.tanh(x @ e["up"]) @ e["down"])(p["experts"])
-        return jnp.einsum("ebd,be->bd", given, jax.nn.softmax(x @ p["router"])).sum()
+        y = jnp.einsum("ebd,be->bd", given, jax.nn.softmax(x @ p["router"]))
+        chosen = (x @ p["router"]).argmax(-1)
+        return jnp.einsum("bd,bdf->bf", y, p["looked_up"][chosen]).sum()
 
     assert read(loss_fn, shapes, f32(4, WIDE)) == {
         "experts/down": ("hidden", 2 * WIDE),
         "experts/up": ("hidden", WIDE),
+        "looked_up": ("hidden", WIDE),
         "router": ("output", WIDE),
     }
 
@@ -260,6 +276,8 @@ def test_what_the_program_cannot_decide():
     shapes = {"w": f32(4, 3)}
     with pytest.raises(TypeError, match="batch must be the tuple of loss_fn's other arguments"):
         initjax.parametrize(shapes, shapes, loss_fn=transposed, batch=f32(4, 3))  # pyright: ignore
+    with pytest.raises(ValueError, match="loss_fn, which is missing"):
+        initjax.parametrize(shapes, shapes, batch=(f32(4, 3),))
     with pytest.raises(TypeError, match="loss_fn must be a function"):
         initjax.parametrize(shapes, shapes, loss_fn="w")  # pyright: ignore
 
@@ -307,6 +325,15 @@ def test_equinox():
     assert set(roles.values()) == {"hidden"}
     # The modules know how many heads there are.
     assert plan.multipliers["attention"].value == 0.5
+    arrays, static = eqx.partition(shapes(WIDE), lambda leaf: hasattr(leaf, "shape"))
+    split = initjax.parametrize(
+        arrays,
+        shapes(BASE),
+        loss_fn=lambda arrays, *batch: loss_fn(eqx.combine(arrays, static), *batch),
+        batch=(i32(4, 6), i32(4)),
+    )
+    assert split.leaves == plan.leaves
+    assert split.notes[-1].endswith("pass head_size=(base, 16).")
     with pytest.raises(ValueError, match=r"shapes of head/matrix.*pass loss_fn and batch"):
         initjax.parametrize(shapes(WIDE), shapes(BASE))
     told = initjax.parametrize(shapes(WIDE), shapes(BASE), roles={"head/matrix": "output"})
