@@ -1,5 +1,7 @@
 """Outputs whose first weights and updates are right, and that are multiplied wrongly."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,7 +33,7 @@ def faults(power, divided):
 
     def optimizer(width):
         rates = {"in": 1e-2, "bias": 1e-2, "out": 1e-2 / width}
-        adam = {name: optax.adam(rate) for name, rate in rates.items()}
+        adam: dict[Any, Any] = {name: optax.adam(rate) for name, rate in rates.items()}
         return optax.partition(adam, {name: name for name in rates})
 
     result = initjax.coordinate_check(make, WIDTHS, optimizer, steps=1, seeds=2)
