@@ -72,6 +72,7 @@ def run(
     Raises:
       UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
         not empty.
+      KeyboardInterrupt: Ctrl-C was pressed.
     """
     started = time.perf_counter()
     widest = [of_width[max(of_width)] for of_width in networks.values()]
@@ -81,7 +82,7 @@ def run(
         with console.uninterrupted():  # which would abort while C++ is loaded
             from experiments.common import starting
         starting.start_devices()
-    name = f"width-{description.run_name(one, dataset)}"
+    name = f"width-{dataset.name}-{one.model}"
     with (
         run_directory.created(workdir, name) as directory,
         starting.enough_memory(one, dataset),
@@ -281,7 +282,11 @@ def main() -> None:
     run_directory.check_free(_FLAGS.workdir)
     data.check(one.dataset, one.data_dir)
     memory.check(one)
-    run(networks, _FLAGS.seeds, _FLAGS.workdir, sys.stdout)
+    try:
+        run(networks, _FLAGS.seeds, _FLAGS.workdir, sys.stdout)
+    except KeyboardInterrupt:
+        console.say_instead(sys.stdout, "interrupted")
+        raise
 
 
 _PROGRAM = command_line.Program(

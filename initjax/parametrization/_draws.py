@@ -44,7 +44,8 @@ class Scaled:
         import jax.numpy as jnp
 
         dtype = resolved_dtype(dtype, None, repr(self))
-        wide = jnp.promote_types(dtype, jnp.float32)  # narrow floats are rounded once
+        # Narrow floats are rounded once.
+        wide = dtype if dtype.itemsize > 2 else jnp.dtype(jnp.float32)
         options = {} if out_sharding is None else {"out_sharding": out_sharding}
         drawn = self.initializer(key, shape, wide, **options)
         if is_traced(drawn):  # XLA would merge the factor with one of the draw, and round otherwise

@@ -17,8 +17,8 @@ from initjax.parametrization._counterparts import kind
 from initjax.parametrization._heads import HeadSizes, head_sizes
 from initjax.parametrization._leaves import Grown, PlannedLeaf, Role
 from initjax.parametrization._plan import Multiplier, Plan
-from initjax.parametrization._program import read_program
-from initjax.parametrization._roles import check_patterns, grown
+from initjax.parametrization._program import Program, read_program
+from initjax.parametrization._roles import TOLD, check_patterns, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,
@@ -136,7 +136,8 @@ def parametrize(
     growth = heads.growth if heads.scaled else 1.0
     multipliers = _multipliers(planned, scheme, growth, depth[1] / depth[0])
     notes = (*_notes(planned, scheme, depth), *(heads.notes if rules.attention else ()))
-    return Plan(scheme, optimizer, planned, multipliers, notes)
+    unread = "" if program is None else _unread(leaves, program)
+    return Plan(scheme, optimizer, planned, multipliers, (*notes, unread) if unread else notes)
 
 
 def _initializer(pattern: str, given: Any) -> Initializer:
@@ -225,6 +226,24 @@ def _multipliers(
     ):
         found[name] = Multiplier(value, line.format(f"{value:.6g}") if value != 1 else "")
     return found
+
+
+def _unread(leaves: Sequence[Grown], program: Program) -> str:
+    """Says which kernels a program doesn't tell about; "" if there are none."""
+    missed = [
+        kind(leaf.path)
+        for leaf in leaves
+        if leaf.axes is not None
+        and leaf.path in program.undecided
+        and leaf.path not in program.uses
+        and leaf.reason != TOLD
+    ]
+    if not missed:
+        return ""
+    return (
+        f"The program doesn't tell the axes of {', '.join(dict.fromkeys(missed))}: they have the"
+        " roles that their shapes tell."
+    )
 
 
 def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]) -> list[str]:
