@@ -33,23 +33,11 @@ _COMMON = (
 ).split()
 
 
-class Transfer(NamedTuple):
-    """The largest size at two rates: the smallest size's best one, and its own best one.
+class Losses(NamedTuple):
+    """Of one size at one rate for each seed; arrays (seeds,)."""
 
-    For each seed, both are chosen by the losses of the other seeds, so that choosing flatters
-    neither. All arrays are (seeds,).
-    """
-
-    transferred: np.ndarray
-    """Training loss at the rate that is best for the smallest size."""
-    searched: np.ndarray
-    """Training loss at the rate that is best for the largest size itself."""
-    transferred_test: np.ndarray
-    """The same runs' test loss."""
-    searched_test: np.ndarray
-    """The same runs' test loss."""
-    rates: tuple[float, float]
-    """The two rates, chosen by all seeds."""
+    train: np.ndarray
+    test: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,16 +81,21 @@ class Curves:
         """(seeds,): the drift of the best rate, the exponent of size that it follows."""
         return np.polyfit(np.log2(self.sizes), self.log_best, 1)[0]
 
-    @property
-    def transfer(self) -> Transfer:
-        """What the largest size loses at the best rate of the smallest one."""
-        seeds = self.losses.shape[2]
-        total = self.losses.sum(axis=2, keepdims=True)
-        others = (total - self.losses) if seeds > 1 else total
-        rows, own = others[[0, -1]].argmin(axis=1), np.arange(seeds)
-        train, test = (losses[-1, rows, own] for losses in (self.losses, self.test_losses))
-        first, last = (float(self.rates[self.means[place].argmin()]) for place in (0, -1))
-        return Transfer(train[0], train[1], test[0], test[1], (first, last))
+    def at_best(self, size: int, of: int) -> Losses:
+        """Losses of one size at the best of the rates tried, of the same or another size.
+
+        For each seed, the rate is the one with the lowest training loss of the other seeds, so that
+        choosing flatters no rate.
+
+        Args:
+          size: whose losses; a place in `sizes`.
+          of: for which size the rate is best; a place in `sizes`.
+        """
+        losses = self.losses[of]
+        if losses.shape[1] > 1:
+            losses = losses.sum(axis=1, keepdims=True) - losses
+        chosen, seeds = losses.argmin(axis=0), np.arange(losses.shape[1])
+        return Losses(self.losses[size, chosen, seeds], self.test_losses[size, chosen, seeds])
 
 
 def lowest(positions: np.ndarray, losses: np.ndarray) -> float:

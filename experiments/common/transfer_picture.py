@@ -41,7 +41,11 @@ def draw(path: pathlib.Path, family: Family) -> None:
     most = min(_HIGHEST * lowest, family.guessing)
     panels[0].set_ylim(0.9 * lowest, most)
     panels[0].set_yscale("log")
-    ticks = [tick for tick in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2) if lowest < tick <= most]
+    ticks = [
+        tick
+        for tick in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
+        if lowest < tick <= most
+    ]
     panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel(f"training loss, mean of the last {WINDOW} steps")

@@ -1,12 +1,13 @@
 """What a family of networks shows about its best learning rates: sentences, tables, a record."""
 
+import itertools
 import textwrap
 from typing import Any
 
 import numpy as np
 
 from experiments.common import best_rates, description, statistics
-from experiments.common.best_rates import Curves, Family
+from experiments.common.best_rates import Curves, Family, Losses
 from experiments.common.statistics import Interval
 from experiments.common.tables import Table
 
@@ -31,11 +32,9 @@ def conclusions(family: Family) -> list[str]:
     """What the runs show, in sentences that follow from intervals over seeds."""
     if len(family.seeds) < 2:
         return ["one seed shows no intervals: give --seeds=3 or more"]
-    found = [drift(family, curves) for curves in family.curves]
-    found += [cost(family, curves) for curves in family.curves]
-    first, *others = family.curves
-    for other in others:
-        found += [_least_drift(family, first, other), _lowest_loss(family, first, other)]
+    found = [say(family, curves) for say in (drift, cost, growth) for curves in family.curves]
+    for first, other in itertools.combinations(family.curves, 2):
+        found += [_least_drift(first, other), _lowest_loss(family, first, other)]
     return [sentence for sentence in found if sentence]
 
 
@@ -55,10 +54,12 @@ def drift(family: Family, curves: Curves) -> str:
     octaves = np.log2(curves.sizes[-1] / curves.sizes[0])
     small = max(abs(slope.low), abs(slope.high)) * octaves <= _STAYS
     moves = slope.low > 0 or slope.high < 0
-    if moves and not small:
-        return f"{curves.scheme}: the best rate moves as {law}: {ends}"
+    if small and moves:
+        return f"{curves.scheme}: the best rate moves by less than a factor of 2, as {law}: {ends}"
     if small:
         return f"{curves.scheme}: the best rate stays within a factor of 2: {law}; {ends}"
+    if moves:
+        return f"{curves.scheme}: the best rate moves as {law}: {ends}"
     return (
         f"{curves.scheme}: it is not settled whether the best rate moves: {law}; {ends}; more seeds"
         " would tell"
@@ -67,21 +68,34 @@ def drift(family: Family, curves: Curves) -> str:
 
 def cost(family: Family, curves: Curves) -> str:
     """What the largest size loses at the best rate of the smallest one."""
-    found = curves.transfer
-    transferred, searched = (_rate(rate) for rate in found.rates)
+    transferred, searched = curves.at_best(-1, of=0), curves.at_best(-1, of=-1)
+    rates = [_rate(float(curves.rates[curves.means[place].argmin()])) for place in (0, -1)]
     where = f"{curves.scheme}: at {family.axis} {curves.sizes[-1]}, the best rate of"
-    where += f" {curves.sizes[0]} ({transferred})"
-    if np.array_equal(found.transferred, found.searched):
-        return f"{where} is also its own best of those tried: training loss {_mean(found.searched)}"
-    loss = statistics.mean_interval(found.transferred - found.searched)
-    test = statistics.mean_interval(found.transferred_test - found.searched_test)
+    where += f" {curves.sizes[0]} ({rates[0]})"
+    if np.array_equal(transferred.train, searched.train):
+        return f"{where} is also its own best of those tried: training loss {_mean(searched)}"
+    loss = statistics.mean_interval(transferred.train - searched.train)
+    test = statistics.mean_interval(transferred.test - searched.test)
     return (
-        f"{where} gives training loss {_mean(found.transferred)} instead of {_mean(found.searched)}"
-        f" at its own best ({searched}): {_difference(loss)}; in test loss {_difference(test)}"
+        f"{where} gives training loss {_mean(transferred)} instead of {_mean(searched)} at its own"
+        f" best ({rates[1]}): {_difference(loss)}; in test loss {_difference(test)}"
     )
 
 
-def _least_drift(family: Family, first: Curves, other: Curves) -> str:
+def growth(family: Family, curves: Curves) -> str:
+    """Whether the largest size trains better than the smallest, each at its own best rate."""
+    small, large = (curves.at_best(place, of=place) for place in (0, -1))
+    found = statistics.mean_interval(large.train - small.train)
+    shown = "trains worse" if found.low > 0 else "trains better"
+    if found.low <= 0 <= found.high:
+        shown = "is not shown to train better or worse"
+    return (
+        f"{curves.scheme}: each at its own best rate, {family.axis} {curves.sizes[-1]} {shown} than"
+        f" {curves.sizes[0]}: training loss {_mean(large)} and {_mean(small)}"
+    )
+
+
+def _least_drift(first: Curves, other: Curves) -> str:
     if first.at_edge.any() or other.at_edge.any():
         return ""
     found = statistics.mean_interval(np.abs(first.slopes) - np.abs(other.slopes))
@@ -97,17 +111,17 @@ def _least_drift(family: Family, first: Curves, other: Curves) -> str:
 def _lowest_loss(family: Family, first: Curves, other: Curves) -> str:
     """Which of two parametrizations trains the largest size best, each at its own best rate."""
     size = f"{family.axis} {first.sizes[-1]}"
-    found = statistics.mean_interval(first.transfer.searched - other.transfer.searched)
+    losses = {curves.scheme: curves.at_best(-1, of=-1) for curves in (first, other)}
+    found = statistics.mean_interval(losses[first.scheme].train - losses[other.scheme].train)
     if found.low <= 0 <= found.high:
         return (
             f"at {size} and its own best rate, neither {first.scheme} nor {other.scheme} is shown"
             " to train better"
         )
-    less, more = (other, first) if found.low > 0 else (first, other)
-    losses = [_mean(curves.transfer.searched) for curves in (less, more)]
+    less, more = sorted(losses, key=lambda scheme: losses[scheme].train.mean())
     return (
-        f"at {size} and its own best rate, {less.scheme} trains better than {more.scheme}: training"
-        f" loss {losses[0]} and {losses[1]}"
+        f"at {size} and its own best rate, {less} trains better than {more}: training loss"
+        f" {_mean(losses[less])} and {_mean(losses[more])}"
     )
 
 
@@ -120,8 +134,8 @@ def _difference(found: Interval) -> str:
     return f"{words}, no difference shown" if found.low <= 0 <= found.high else words
 
 
-def _mean(losses: np.ndarray) -> str:
-    return f"{losses.mean():.3f}"
+def _mean(losses: Losses) -> str:
+    return f"{losses.train.mean():.3f}"
 
 
 def _rate(rate: float) -> str:

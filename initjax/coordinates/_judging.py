@@ -124,12 +124,12 @@ def _first_step(arrays: Arrays) -> int | None:
 def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | None) -> Fault | None:
     """The fault of the first weights: what they make of their input, or of its change."""
     size = _slope(widths, arrays, "product", 0)  # a bias, such as positions, must not hide it
-    growth = _slope(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
-    if size is None or growth is None or "product" not in arrays:
+    if size is None:
         return None
+    growth = _growth(widths, place)
     weight = _power(widths, arrays, "weight", 0)
     gain = _power(widths, arrays, "product", 0, "input")
-    random = weight + growth.mean / 2
+    random = weight + growth / 2
     if _all_above(_LIMIT, size.mean, gain, random):
         return Fault("stddev", 0, size, _remedy(random))
     if _all_above(_LIMIT, -size.mean, -gain, -random) and place.role != "output":
@@ -140,15 +140,11 @@ def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | Non
     after = _first_step({"change": arrays.get("passed", arrays["change"])}) or step
     passed = _slope(widths, arrays, "passed", after)
     gain = _power(widths, arrays, "passed", after, "input_change")
-    aligned = weight + growth.mean
+    aligned = weight + growth
     absolute = aligned + _power(widths, arrays, "input_change", after)
     if passed is not None and gain > _LEAST and _all_above(_LIMIT, aligned, absolute):
         return Fault("stddev", after, passed, _remedy(aligned))
     return None
-
-
-def _fan_in(place: Place) -> np.ndarray:
-    return np.asarray(place.fan_in).reshape(-1, 1, 1)
 
 
 def _learning_rate(
@@ -168,7 +164,11 @@ def _learning_rate(
     measured = _all_above(_LEAST, own.mean - inherited, gain)
     if measured and _all_above(_LIMIT, exponent, absolute):
         return Fault("learning_rate", step, own, _remedy(exponent))
-    if _all_above(_LIMIT, -aligned, -absolute):
+    # A gradient through a product of two layers that are random to each other, as of a router or of
+    # scores, starts small, and grows once training aligns them.
+    last = arrays["own"].shape[2] - 1
+    later = _power(widths, arrays, "aligned", last, "input") - inherited
+    if _all_above(_LIMIT, -aligned, -absolute) and not later > -_LIMIT:
         return Fault("learning_rate", step, own, _remedy(aligned))
     return None
 
@@ -210,8 +210,9 @@ def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None
 
 
 def _growth(widths: Sequence[int], place: Place) -> float:
-    """The power of width by which fan_in grows."""
-    return _power(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
+    """The power of width by which fan_in grows; NaN for a parameter, which has none."""
+    fan_in = np.asarray(place.fan_in).reshape(-1, 1, 1)
+    return _power(widths, {"fan_in": fan_in}, "fan_in", 0)
 
 
 def _moves(widths: Sequence[int], place: Place, arrays: Arrays) -> Slope | None:

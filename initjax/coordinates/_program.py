@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax._flattening import flatten
+from initjax._statistics import trainable_leaves
 from initjax.auditing._measuring.explicit_sharding import as_taken, automatic
 from initjax.auditing._measuring.optimizers import update
 from initjax.auditing._measuring.rerun import bind, rerun
@@ -26,7 +27,6 @@ from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import AttentionSite, Loops, Site
 from initjax.auditing._reading.trace import Traced, without_constants
-from initjax.auditing._reading.trainable import trainable_leaves
 
 Key = tuple[str, Path]
 """'product' or 'output' with a layer, or 'scores' with an attention."""
