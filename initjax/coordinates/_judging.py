@@ -43,8 +43,8 @@ class Fault(NamedTuple):
     slope: Slope
     """What was measured."""
     exponent: float
-    """The power of width that the standard deviation, the learning rate or the scores have to be
-    multiplied by: a multiple of 1/2."""
+    """The power of width that the standard deviation, the learning rate, the output or the scores
+    have to be multiplied by: a multiple of 1/2."""
 
 
 class Judged(NamedTuple):
@@ -212,7 +212,8 @@ def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None
         if slope is None:
             continue
         if slope.mean > _LIMIT or (step and slope.mean > _LEAST and aligned > _LIMIT):
-            return Fault("scores", step, slope, _remedy(slope.mean))
+            most = max(slope.mean, aligned) if step else slope.mean
+            return Fault("scores", step, slope, _remedy(most))
     return None
 
 
