@@ -212,8 +212,7 @@ def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None
         if slope is None:
             continue
         if slope.mean > _LIMIT or (step and slope.mean > _LEAST and aligned > _LIMIT):
-            most = max(slope.mean, aligned) if step else slope.mean
-            return Fault("scores", step, slope, _remedy(most))
+            return Fault("scores", step, slope, _remedy(slope.mean))
     return None
 
 
