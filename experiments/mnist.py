@@ -66,7 +66,8 @@ def run(
     Raises:
       UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
         not empty.
-      KeyboardInterrupt: Ctrl-C was pressed; the finished epochs are in the directory.
+      KeyboardInterrupt: Ctrl-C was pressed; the finished epochs are in the directory, and without
+        any there is none.
     """
     started = time.perf_counter()
     config = params_file.pinned(config)
@@ -136,6 +137,9 @@ def run(
                         finished.append(epoch._replace(params=None))  # their buffers are reused
                     display.epoch(epoch.number, epoch.seconds, epoch.metrics)
             except KeyboardInterrupt:
+                if not run_directory.has_results(directory):
+                    console.say_instead(stream, "interrupted; nothing was written")
+                    raise
                 interrupted = True
 
     summary: dict[str, Any] = {

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m experiments.width"
 
+_NAMED = 3  # layers in a verdict; more are counted
 _MOST_SEEDS = 1000  # more are taken for a typing error
 
 Networks = dict[str, dict[int, Config]]
@@ -71,6 +72,7 @@ def run(
     Raises:
       UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
         not empty.
+      KeyboardInterrupt: Ctrl-C was pressed.
     """
     started = time.perf_counter()
     widest = [of_width[max(of_width)] for of_width in networks.values()]
@@ -80,7 +82,7 @@ def run(
         with console.uninterrupted():  # which would abort while C++ is loaded
             from experiments.common import starting
         starting.start_devices()
-    name = f"width-{description.run_name(one, dataset)}"
+    name = f"width-{dataset.name}-{one.model}"
     with (
         run_directory.created(workdir, name) as directory,
         starting.enough_memory(one, dataset),
@@ -206,11 +208,12 @@ def _record(networks: Networks, seeds: int, dataset: data.Dataset) -> dict[str, 
 
 def _verdict(scheme: str, result: "initjax.CoordinateCheck") -> list[str]:
     """What was found of a scheme: which layers are at fault, if any."""
-    guilty = [one.name for one in result.coordinates if one.faults]
-    others = [one.name for one in result.coordinates if not one.stable]
     if result.stable:
         return [f"verdict {scheme}: stable"]
-    text = f"at fault: {', '.join(guilty)}" if guilty else ", ".join(others) or "loss not finite"
+    guilty = [one.name for one in result.coordinates if one.faults]
+    names = guilty or [one.name for one in result.coordinates if not one.stable]
+    text = ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+    text = f"at fault: {text}" if guilty else text or "a loss is not finite"
     return description.entry("verdict", f"{scheme}: not stable; {text}")
 
 
@@ -279,7 +282,11 @@ def main() -> None:
     run_directory.check_free(_FLAGS.workdir)
     data.check(one.dataset, one.data_dir)
     memory.check(one)
-    run(networks, _FLAGS.seeds, _FLAGS.workdir, sys.stdout)
+    try:
+        run(networks, _FLAGS.seeds, _FLAGS.workdir, sys.stdout)
+    except KeyboardInterrupt:
+        console.say_instead(sys.stdout, "interrupted")
+        raise
 
 
 _PROGRAM = command_line.Program(

@@ -7,6 +7,7 @@ of the time step is `inverse_softplus(log_uniform(0.001, 0.1))`, and Mamba-2's `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +258,7 @@ class s4d:
         return _repeated(self, row, shape, dtype, out_sharding)
 
 
+@functools.lru_cache(8)  # for 2,048 they take seconds, and layers are usually of one size
 def _legs_frequencies(size: int) -> np.ndarray:
     """The positive imaginary eigenvalues of HiPPO-LegS plus its correction of rank one."""
     state, _ = _legs(size)

@@ -18,6 +18,7 @@ from initjax._drawing import draw_in_shards
 from initjax._flattening import Structure, described, flatten, is_parameter, no_parameters
 from initjax._keys import checked_key, named_keys
 from initjax._stacks import stack_warning
+from initjax._statistics import statistic_leaves
 from initjax._values import Initializer, checked_number, is_key, is_traced
 from initjax.specs import get
 
@@ -36,8 +37,10 @@ def initialize(
     Works with Linen variables, NNX states and modules, Equinox modules and plain trees. A path
     joins the keys, indices and attributes that lead to a leaf with "/", as in
     `"params/Dense_0/kernel"`. Parameters that no rule matches keep their values. So do leaves that
-    aren't floating-point or complex arrays. A parameter of an NNX module that several paths lead to
-    is drawn once, by its first path, and stays tied.
+    aren't floating-point or complex arrays, and the running statistics of BatchNorm (`batch_stats`
+    of Linen, `BatchStat` of NNX), unless a pattern has "batch_stats" in it, or ends with the
+    statistic's own name, as in "*mean": a rule for "*" draws no variances. A parameter of an NNX
+    module that several paths lead to is drawn once, by its first path, and stays tied.
 
     A sharded parameter is drawn in shards, each on its own device. A parameter on one device stays
     there. Under `jit`, pass `out_shardings` to `jit`. The numbers are bit-for-bit the same for
@@ -84,7 +87,7 @@ def initialize(
     if not _has_patterns(rules):
         raise TypeError(f"initialize: {_RULES}, got {described(rules)}; {call}")
     rules = {pattern: _initializer(pattern, rule) for pattern, rule in rules.items()}
-    leaves, structure, matches = match("initialize", params, rules)
+    leaves, structure, matches = match("initialize", params, rules, keep_statistics=True)
     shapes = {
         name: tuple(leaf.shape)
         for name, leaf in zip(structure.names, leaves, strict=True)
@@ -206,7 +209,7 @@ def _in_dtype(dtype: np.dtype, factor: float) -> Any:
 
 
 def match(
-    owner: str, params: Any, rules: Mapping[str, Any]
+    owner: str, params: Any, rules: Mapping[str, Any], *, keep_statistics: bool = False
 ) -> tuple[list[Any], Structure, list[tuple[str, int, Any]]]:
     """The arrays of a tree, its structure, and the arrays that a rule matches.
 
@@ -214,6 +217,7 @@ def match(
       owner: the name of the function, for errors.
       params: a tree.
       rules: anything by pattern.
+      keep_statistics: whether a rule matches running statistics only if its pattern names them.
 
     Returns:
       The arrays, the structure, and a path, an index into the arrays and the first rule that
@@ -227,12 +231,15 @@ def match(
 
     arrays, structure = flatten(params)
     unused, names, matches = set(rules), [], {}
+    statistics = statistic_leaves(structure.arrays.unflatten(arrays)) if keep_statistics else []
     for index, (name, array) in enumerate(zip(structure.names, arrays, strict=True)):
         if not is_parameter(array):
             continue
         names.append(name)
         matching = [pattern for pattern in rules if fits(name, pattern)]
         unused -= set(matching)
+        if keep_statistics and statistics[index]:
+            matching = [pattern for pattern in matching if _names_statistic(pattern, name)]
         if not matching:
             if isinstance(array, jax.ShapeDtypeStruct):
                 raise ValueError(
@@ -252,6 +259,11 @@ def match(
             f" {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
     return arrays, structure, list(matches.values())
+
+
+def _names_statistic(pattern: str, path: str) -> bool:
+    """Whether a pattern is meant for running statistics, too, and not just for any parameter."""
+    return "batch_stats" in pattern or pattern.endswith(path.rpartition("/")[2])
 
 
 def _advice(pattern: str, names: list[str]) -> str:

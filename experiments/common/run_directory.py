@@ -71,14 +71,15 @@ def created(workdir: str | None, name: str) -> Iterator[pathlib.Path]:
     try:
         yield directory
     except BaseException:
-        if directory.is_dir() and not _has_results(directory):
+        if directory.is_dir() and not has_results(directory):
             for path in directory.iterdir():
                 path.unlink()
             files.remove_empty(missing if workdir else [directory, *missing])
         raise
 
 
-def _has_results(directory: pathlib.Path) -> bool:
+def has_results(directory: pathlib.Path) -> bool:
+    """Whether a run has written more than what it starts with: a trained epoch, or an audit."""
     metrics = directory / "metrics.jsonl"
     if metrics.exists() and len(files.read_lines(metrics)) > 1:
         return True

@@ -18,6 +18,7 @@ from experiments.common import files
 
 _MOST_STEPS = 4
 _LEGEND = 3  # columns
+_MOST_NAMES = 24  # of deep networks, every n-th layer has its name
 _INCHES = 9.5
 
 
@@ -33,7 +34,8 @@ def draw(path: pathlib.Path, checks: Mapping[str, initjax.CoordinateCheck], subt
     names = [one.name for one in first.coordinates if one.kind != "parameter"]
     steps = np.linspace(1, first.steps, min(first.steps, _MOST_STEPS)).round().astype(int)
     panels = [0, *steps.tolist()]
-    below = 0.6 + 0.2 * math.ceil(len(names) / _LEGEND)
+    every = math.ceil(len(names) / _MOST_NAMES)
+    below = 0.6 + 0.2 * math.ceil(len(names) / every / _LEGEND)
     height = 1.15 + 2.1 * len(checks) + below
     figure = Figure(figsize=(_INCHES, height), dpi=150)
     figure.subplots_adjust(
@@ -73,8 +75,10 @@ def draw(path: pathlib.Path, checks: Mapping[str, initjax.CoordinateCheck], subt
     for axes in rows[-1]:
         axes.set_xlabel("width", fontsize=8)
     handles, labels = rows[0][0].get_legend_handles_labels()
-    lines = [Line2D([], [], color=each.get_color(), lw=1.5) for each in handles]
-    figure.legend(lines, labels, loc="lower left", frameon=False, fontsize=8, ncols=_LEGEND)
+    lines = [Line2D([], [], color=each.get_color(), lw=1.5) for each in handles[::every]]
+    figure.legend(
+        lines, labels[::every], loc="lower left", frameon=False, fontsize=8, ncols=_LEGEND
+    )
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     files.write(path, buffer.getvalue())

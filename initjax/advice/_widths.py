@@ -8,12 +8,7 @@ from initjax.parametrization import Plan, parametrize
 from initjax.parametrization._schemes import Optimizer
 
 _INPUTS, _OUTPUTS = 100, 10  # any: factors are the same for all
-_NAMES = {
-    "input": "input kernels",
-    "hidden": "hidden kernels",
-    "output": "output kernels",
-    "vector": "biases, scales",
-}
+_ROLES = ("input", "hidden", "output", "vector")
 
 
 def widened(choice: Choice, base_width: int, width: int, optimizer: Optimizer) -> Plan:
@@ -28,41 +23,36 @@ def widened(choice: Choice, base_width: int, width: int, optimizer: Optimizer) -
     import jax
 
     def shapes(width: int) -> dict[str, jax.ShapeDtypeStruct]:
-        sizes = {
-            "input": (_INPUTS, width),
-            "hidden": (width, width),
-            "output": (width, _OUTPUTS),
-            "vector": (width,),
-        }
-        return {role: jax.ShapeDtypeStruct(size, "float32") for role, size in sizes.items()}
+        sizes = (_INPUTS, width), (width, width), (width, _OUTPUTS), (width,)
+        made = [jax.ShapeDtypeStruct(size, "float32") for size in sizes]
+        return dict(zip(_ROLES, made, strict=True))
 
     return parametrize(
         shapes(width),
         shapes(base_width),
         "mup",
         optimizer,
-        roles={"input": "input", "hidden": "hidden", "output": "output", "vector": "vector"},
+        roles={role: role for role in _ROLES},
         init={"hidden": choice.initializer},
     )
 
 
 def lines(plan: Plan, attention: bool, columns: int) -> list[str]:
     """The factors by role, as text."""
-    (base,), (width,) = next(
-        (leaf.base_shape, leaf.shape) for leaf in plan.leaves if leaf.role == "vector"
-    )
+    leaves = {leaf.role: leaf for leaf in plan.leaves}
+    (base,), (width,) = leaves["vector"].base_shape, leaves["vector"].shape
     title = (
-        f"Width {base} to {width}, by muP: a learning rate that was searched at width {base} stays"
-        f" right if, relative to the network of that width:"
+        f"Width {base} to {width}, by muP. Multiply what the network of width {base} has by these"
+        " factors, so that the learning rate that was searched there stays right:"
     )
     found = wrapped(title, columns, rest="  ")
-    for role, name in _NAMES.items():
-        leaf = next(leaf for leaf in plan.leaves if leaf.role == role)
-        told = {"stddev": leaf.stddev, "rate": leaf.learning_rate, "epsilon": leaf.epsilon}
-        if plan.optimizer != "adam":
-            del told["epsilon"]
-        numbers = [aligned(f"{word} x{number:.3g}", 14) for word, number in told.items()]
-        found.append(f"  {aligned(name, 16)}{' '.join(numbers)}".rstrip())
+    names = ["stddev", "rate", "epsilon"] if plan.optimizer == "adam" else ["stddev", "rate"]
+    found.append(" " * 10 + "".join(aligned(name, 10, right=True) for name in names))
+    for role in _ROLES:
+        leaf = leaves[role]
+        numbers = (leaf.stddev, leaf.learning_rate, leaf.epsilon)[: len(names)]
+        cells = [aligned(f"x{number:.3g}", 10, right=True) for number in numbers]
+        found.append(f"  {aligned(role, 8)}{''.join(cells)}")
     if attention:
         text = "If heads grow, divide scores by their size, not by its root: see `head_size`."
         found += wrapped(text, columns, "  ", "    ")

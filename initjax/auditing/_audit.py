@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten
+from initjax._statistics import trainable_leaves
 from initjax.auditing._judging.attention import public_attention
 from initjax.auditing._judging.draws import with_origins
 from initjax.auditing._judging.evidence import gather
@@ -21,7 +22,6 @@ from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.auditing._measuring.passes import Measurer, measurer
 from initjax.auditing._reading.fingerprint import compiled_fingerprint, fingerprint
 from initjax.auditing._reading.trace import Traced, trace, without_constants
-from initjax.auditing._reading.trainable import trainable_leaves
 from initjax.auditing._reporting.pasting import with_code
 from initjax.auditing._reporting.report import Report
 from initjax.auditing._reporting.text import unread_lines

@@ -173,17 +173,17 @@ def _arrays(place: Place, runs: Sequence[_Run]) -> dict[str, np.ndarray]:
         if place.leaf is None:
             path = place.paths[number]
             return [[step.measured.get(path, {}) for step in steps] for steps in run.steps]
-        changes = [[step.leaves.get(place.leaf, math.nan) for step in steps] for steps in run.steps]
-        return [
-            [{"change": one, "own": one, "aligned": one, "input": 1.0} for one in steps]
-            for steps in changes
-        ]
+        return [[step.leaves.get(place.leaf, {}) for step in steps] for steps in run.steps]
 
     found = [records(number, run) for number, run in enumerate(runs)]
-    return {
+    arrays = {
         name: np.array([[[r.get(name, math.nan) for r in one] for one in run] for run in found])
         for name in found[0][0][0]
     }
+    if place.leaf is not None:  # its change is its own, and there is no input
+        arrays |= dict.fromkeys(("own", "aligned"), arrays["change"])
+        arrays["input"] = np.ones_like(arrays["change"])
+    return arrays
 
 
 def _coordinate(

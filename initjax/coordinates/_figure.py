@@ -12,7 +12,8 @@ from initjax.coordinates._coordinate import Coordinate
 from initjax.coordinates._text import headline
 
 _MOST_PANELS = 5
-_MOST_LINES = 14  # beyond which only layers that aren't stable have a name
+_COLUMNS = 4  # of the legend
+_MOST_NAMES = 24  # of more layers, only those at fault have a name
 
 
 @default_style()
@@ -34,7 +35,7 @@ def draw(coordinates: Sequence[Coordinate], loss: np.ndarray, title: str = "") -
     widths, last = coordinates[0].widths, loss.shape[2] - 1
     chosen = np.linspace(1, last, min(last, _MOST_PANELS - 1)).round().astype(int)
     panels = [0, *dict.fromkeys(chosen.tolist())]
-    figure = Figure(figsize=(max(2.1 * len(panels), 6) + 0.4, 4.2), dpi=150)
+    figure = Figure(figsize=(max(2.1 * len(panels), 6) + 0.4, 3.6), dpi=150)
     axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
     colors = _colors(len(lines))
     for panel, step in zip(axes, panels, strict=True):
@@ -56,11 +57,13 @@ def draw(coordinates: Sequence[Coordinate], loss: np.ndarray, title: str = "") -
         panel.grid(alpha=0.25)
     axes[0].set_ylabel("root mean square", fontsize=8)
     _same_span(axes)
-    for one, color in zip(lines, colors, strict=True):
-        if len(lines) <= _MOST_LINES or one.faults:
-            label = shortened(one.name, 30) + (" (at fault)" if one.faults else "")
-            marker = "x" if one.faults else "o"
-            axes[0].plot([], [], color=color, marker=marker, markersize=4, label=label)
+    named = [(one, color) for one, color in zip(lines, colors, strict=True) if one.faults]
+    if len(lines) <= _MOST_NAMES or not named:
+        named = list(zip(lines, colors, strict=True))
+    for one, color in named[:_MOST_NAMES]:
+        label = shortened(one.name, 30) + (" (at fault)" if one.faults else "")
+        marker = "x" if one.faults else "o"
+        axes[0].plot([], [], color=color, marker=marker, markersize=4, label=label)
     texts = [
         line
         for text in (title, headline(coordinates, loss).replace("`", ""))
@@ -68,10 +71,10 @@ def draw(coordinates: Sequence[Coordinate], loss: np.ndarray, title: str = "") -
         for line in wrapped(text, 90, rest="")
     ]
     figure.suptitle("\n".join(texts), fontsize=10, x=0.02, ha="left")
-    columns = 3
-    figure.legend(loc="lower left", ncols=columns, fontsize=7.5, frameon=False)
-    rows = -(-min(len(lines), _MOST_LINES) // columns)
-    figure.tight_layout(rect=(0, 0.03 + 0.042 * rows, 1, 1))
+    figure.legend(loc="lower left", ncols=_COLUMNS, fontsize=7.5, frameon=False)
+    below = 0.2 * -(-min(len(named), _MOST_NAMES) // _COLUMNS) + 0.15
+    figure.set_figheight(3.4 + below)
+    figure.tight_layout(rect=(0, below / (3.4 + below), 1, 1))
     return figure
 
 

@@ -31,6 +31,7 @@ Arrays = Mapping[str, np.ndarray]
 _LIMIT = 0.25
 _LEAST = 0.125  # of a growth that the disturbance makes seem smaller
 _DISTURBED = 0.375  # by how much it may do so
+_ROUNDING = 1e-6  # relative to the largest gradient; that of a bias before a norm is rounding only
 
 
 class Fault(NamedTuple):
@@ -123,15 +124,15 @@ def _first_step(arrays: Arrays) -> int | None:
 def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | None) -> Fault | None:
     """The fault of the first weights: what they make of their input, or of its change."""
     size = _slope(widths, arrays, "product", 0)  # a bias, such as positions, must not hide it
-    growth = _slope(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
-    if size is None or growth is None:
+    if size is None:
         return None
+    growth = _growth(widths, place)
     weight = _power(widths, arrays, "weight", 0)
     gain = _power(widths, arrays, "product", 0, "input")
-    random = weight + growth.mean / 2
-    if min(size.mean, gain, random) > _LIMIT:
+    random = weight + growth / 2
+    if _all_above(_LIMIT, size.mean, gain, random):
         return Fault("stddev", 0, size, _remedy(random))
-    if max(size.mean, gain, random) < -_LIMIT and place.role != "output":
+    if _all_above(_LIMIT, -size.mean, -gain, -random) and place.role != "output":
         return Fault("stddev", 0, size, _remedy(random))
     if place.role != "output" or step is None:
         return None
@@ -139,15 +140,11 @@ def _stddev(widths: Sequence[int], place: Place, arrays: Arrays, step: int | Non
     after = _first_step({"change": arrays.get("passed", arrays["change"])}) or step
     passed = _slope(widths, arrays, "passed", after)
     gain = _power(widths, arrays, "passed", after, "input_change")
-    aligned = weight + growth.mean
+    aligned = weight + growth
     absolute = aligned + _power(widths, arrays, "input_change", after)
-    if passed is not None and gain > _LEAST and min(aligned, absolute) > _LIMIT:
+    if passed is not None and gain > _LEAST and _all_above(_LIMIT, aligned, absolute):
         return Fault("stddev", after, passed, _remedy(aligned))
     return None
-
-
-def _fan_in(place: Place) -> np.ndarray:
-    return np.asarray(place.fan_in).reshape(-1, 1, 1)
 
 
 def _learning_rate(
@@ -156,16 +153,22 @@ def _learning_rate(
     """The fault of a layer's first update; `inherited` is the power of its gradient that is the
     fault of a layer behind it."""
     own = _slope(widths, arrays, "own", step)
-    if own is None:
+    if own is None or (
+        "gradient" in arrays and arrays["gradient"][:, :, step - 1].min() < _ROUNDING
+    ):
         return None
     gain = _power(widths, arrays, "own", step, "input") - inherited
     aligned = _power(widths, arrays, "aligned", step, "input") - inherited
     absolute = _power(widths, arrays, "aligned", step) - inherited
-    measured = min(own.mean - inherited, gain)
     exponent = aligned if aligned - gain < _DISTURBED else gain
-    if measured > _LEAST and min(exponent, absolute) > _LIMIT:
+    measured = _all_above(_LEAST, own.mean - inherited, gain)
+    if measured and _all_above(_LIMIT, exponent, absolute):
         return Fault("learning_rate", step, own, _remedy(exponent))
-    if max(aligned, absolute) < -_LIMIT:
+    # A gradient through a product of two layers that are random to each other, as of a router or of
+    # scores, starts small, and grows once training aligns them.
+    last = arrays["own"].shape[2] - 1
+    later = _power(widths, arrays, "aligned", last, "input") - inherited
+    if _all_above(_LIMIT, -aligned, -absolute) and not later > -_LIMIT:
         return Fault("learning_rate", step, own, _remedy(aligned))
     return None
 
@@ -206,8 +209,9 @@ def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None
 
 
 def _growth(widths: Sequence[int], place: Place) -> float:
-    """The power of width by which fan_in grows."""
-    return _power(widths, {"fan_in": _fan_in(place)}, "fan_in", 0)
+    """The power of width by which fan_in grows; NaN for a parameter, which has none."""
+    fan_in = np.asarray(place.fan_in).reshape(-1, 1, 1)
+    return _power(widths, {"fan_in": fan_in}, "fan_in", 0)
 
 
 def _moves(widths: Sequence[int], place: Place, arrays: Arrays) -> Slope | None:
@@ -222,6 +226,11 @@ def _moves(widths: Sequence[int], place: Place, arrays: Arrays) -> Slope | None:
     if size is not None and size.mean < -_LIMIT and place.role not in ("output", "scores"):
         return size
     return None
+
+
+def _all_above(limit: float, *powers: float) -> bool:
+    """Whether all are known, which NaN isn't, and above a limit."""
+    return all(power > limit for power in powers)
 
 
 def _remedy(power: float) -> float:

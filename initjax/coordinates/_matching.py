@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -129,11 +130,18 @@ def _attentions(
             names[path] for path in names if path in sites[0].query_sites | sites[0].key_sites
         ]
         sizes = tuple(float(site.head_size) for site in sites)
-        name = f"scores of {before[0]}" if before else f"scores {number + 1}"
+        name = f"{_common(before) or number + 1} scores"
         paths = tuple(site.path for site in sites)
         place = Place(name, "attention", "scores", sizes, paths, None, before=frozenset(before))
         found.append(place)
     return found
+
+
+def _common(names: Sequence[str]) -> str:
+    """The folders that paths have in common; the whole path of a single one."""
+    levels = zip(*(name.split("/") for name in names), strict=False)
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)
+    return "/".join(parts[0] for parts in shared)
 
 
 def _parameters(programs: Sequence[Program]) -> list[Place]:

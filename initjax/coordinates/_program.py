@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax._flattening import flatten
+from initjax._statistics import trainable_leaves
 from initjax.auditing._measuring.explicit_sharding import as_taken, automatic
 from initjax.auditing._measuring.optimizers import update
 from initjax.auditing._measuring.rerun import bind, rerun
@@ -26,7 +27,6 @@ from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.primitives import program_at
 from initjax.auditing._reading.sites import AttentionSite, Loops, Site
 from initjax.auditing._reading.trace import Traced, without_constants
-from initjax.auditing._reading.trainable import trainable_leaves
 
 Key = tuple[str, Path]
 """'product' or 'output' with a layer, or 'scores' with an attention."""
@@ -42,8 +42,9 @@ class Step(NamedTuple):
     what that would be if their change were 'aligned' with the 'input'; the part that its first
     weights 'passed' on of the 'input_change'. Of an attention: 'size' and 'change' of its scores,
     masks left out."""
-    leaves: dict[int, float]
-    """The changes of parameters that are no layer's weights."""
+    leaves: dict[int, dict[str, float]]
+    """Of a parameter that is no layer's weight, its 'change', and its 'gradient' relative to the
+    largest of all parameters."""
 
 
 class Program(NamedTuple):
@@ -125,7 +126,8 @@ def program(traced: Traced, params: Any, optimizer: Any) -> Program:
             leaf + steps[index].astype(leaf.dtype) if index in before else leaf
             for index, leaf in enumerate(leaves)
         ]
-        return loss, records, after, state
+        sizes = {index: _root(gradients[index]) for index in trained}
+        return loss, records, sizes, after, state
 
     def train(params: Any, batch: Any, constants: list[Any], steps: int) -> Iterator[Step]:
         leaves, inputs, constants = as_taken(
@@ -136,12 +138,19 @@ def program(traced: Traced, params: Any, optimizer: Any) -> Program:
         state = optimizer.init(tree_of({index: leaves[index] for index in trained}))
         start = _nothing(traced, readers)
         for number in range(steps + 1):
-            loss, records, after, state = step(leaves, state, inputs, constants, start)
+            loss, records, gradients, after, state = step(leaves, state, inputs, constants, start)
             if not number:
                 start = {path: record["arrays"] for path, record in records.items()}
             found = [record["statistics"] for record in records.values()]
-            changes = {index: _rms(_wide(leaves[index]) - first[index]) for index in others}
-            yield Step(float(loss), _by_path(found), changes)
+            largest = max(map(float, gradients.values())) or 1.0
+            of_leaves = {
+                index: {
+                    "change": _rms(_wide(leaves[index]) - first[index]),
+                    "gradient": float(gradients[index]) / largest,
+                }
+                for index in others
+            }
+            yield Step(float(loss), _by_path(found), of_leaves)
             leaves = after
 
     def is_linear(params: Any) -> bool:
@@ -298,13 +307,11 @@ def _nothing(traced: Traced, readers: Mapping[Path, dict[Key, _Reader]]) -> dict
 
 
 def _root(array: Any) -> Any:
-    """The root mean square. Squares of scaled numbers stay within float32."""
+    """The root mean square, in float32: zero for numbers below 1e-19."""
     import jax.numpy as jnp
 
     def root(array: Any) -> Any:
-        sizes = jnp.abs(array).astype(jnp.float32)
-        largest = sizes.max(initial=0)
-        unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        return unit * jnp.sqrt(jnp.square(sizes / unit).mean())
+        sizes = abs(array).astype(jnp.float32)
+        return (sizes * sizes).mean() ** 0.5
 
     return automatic(root)(array)

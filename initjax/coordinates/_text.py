@@ -12,7 +12,7 @@ from initjax.coordinates._judging import Fault
 from initjax.coordinates._slopes import Slope
 
 _WIDTH = 80
-_LONGEST = 26  # columns of a name
+_LEAST = 12  # columns of a name
 _MOST_NAMES = 3
 _MOST_STEPS = 8
 _ROLES = {"input": "input", "embedding": "embedding", "hidden": "hidden layer",
@@ -134,34 +134,52 @@ def _counted(number: int, word: str) -> str:
 def _table(coordinates: Sequence[Coordinate], last: int) -> list[str]:
     """Powers of width, by layer."""
     shown = [one for one in coordinates if one.kind != "parameter" or not one.stable]
-    rows = [("layer", "role", "size at start", "change", "own", "verdict")]
-    for one in shown:
-        rows.append(
-            (
-                shortened(printable(one.name), _LONGEST),
-                one.role,
-                _cell(one.slope("size", 0)),
-                _cell(one.slope("change", last)),
-                _cell(one.slope("own", last)),
-                one.state,
-            )
-        )
-    sizes = [max(columns(row[column]) for row in rows) for column in range(len(rows[0]))]
+    guilty = any(one.faults for one in coordinates)
+    header = ["layer", "role", "start", "change", "own", "verdict"]
+    cells = [
+        [
+            one.role,
+            _cell(one.slope("size", 0)).split()[0],
+            _cell(one.slope("change", last)),
+            _cell(one.slope("own", last)),
+            _state(one, guilty),
+        ]
+        for one in shown
+    ]
+    sizes = [max(map(len, column)) for column in zip(header[1:], *cells, strict=True)]
+    longest = max(_WIDTH - sum(sizes) - len(sizes), _LEAST)
+    names = ["layer", *(shortened(name, longest) for name in _short([one.name for one in shown]))]
+    sizes = [max(map(columns, names)), *sizes]
     lines = [
         " ".join(
             aligned(cell, size, right=2 <= column < 5)
-            for column, (cell, size) in enumerate(zip(row, sizes, strict=True))
+            for column, (cell, size) in enumerate(zip([name, *row], sizes, strict=True))
         ).rstrip()
-        for row in rows
+        for name, row in zip(names, [header[1:], *cells], strict=True)
     ]
     legend = (
-        "Powers of width: of the size at the start, of its change after the last step, and of the"
-        " part of the change that the layer's own weights make."
+        f"Powers of width: of the size at the start, of its change after step {last}, and of the"
+        " part of that change that the layer's own weights make."
     )
     if len(shown) < len(coordinates):
         left = _counted(len(coordinates) - len(shown), "other parameter")
         legend += f" Stable and not shown: {left}."
     return [*lines, *wrapped(legend, _WIDTH, rest="")]
+
+
+def _state(one: Coordinate, guilty: bool) -> str:
+    """The verdict of a row, short enough for the table."""
+    causes = dict.fromkeys(fault.cause.removeprefix("learning_") for fault in one.faults)
+    return ", ".join(causes) or ("affected" if guilty and not one.stable else one.verdict)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Paths without the folders that all have in common."""
+    parts = [printable(name).split("/") for name in names]
+    shared = 0
+    while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
 
 
 def _cell(slope: Slope | None) -> str:
@@ -185,7 +203,7 @@ def _losses(widths: Sequence[int], loss: np.ndarray) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    quoted = [name if name.startswith("scores") else f"`{name}`" for name in names]
+    quoted = [f"`{name}`" for name in names]
     more = len(quoted) - _MOST_NAMES
     if more > 0:
         return f"{', '.join(quoted[:_MOST_NAMES])} and {more} more"

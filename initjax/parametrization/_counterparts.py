@@ -74,30 +74,30 @@ def _across_depths(shapes: Shapes, bases: Shapes) -> dict[str, str]:
 def _chosen(
     paths: list[str], alike: list[list[str]], shapes: Shapes, bases: Shapes
 ) -> Sequence[str]:
-    """Which of several layers of the base model is the counterpart of a layer."""
+    """Which of several layers of the base model is the counterpart of a layer.
 
-    def same(layer: list[str]) -> bool:
-        return all(shapes[path] == bases[base] for path, base in zip(paths, layer, strict=True))
+    One with the same shapes is preferred, then one that differs by one factor, then the one whose
+    path has the most numbers in common.
+    """
 
-    def scaled(layer: list[str]) -> bool:
-        pairs = zip(paths, layer, strict=True)
-        sizes = [(shapes[path], bases[base]) for path, base in pairs]
+    def rank(layer: list[str]) -> tuple[bool, bool, int]:
+        pairs = [(shapes[path], bases[base]) for path, base in zip(paths, layer, strict=True)]
         factors = {
             size / before
-            for own, base in sizes
+            for own, base in pairs
             for size, before in zip(own, base, strict=False)
             if size != before
         }
-        return len(factors) < 2 and all(len(own) == len(base) for own, base in sizes)
+        unlike = any(len(own) != len(base) for own, base in pairs)
+        numbers = zip(_NUMBER.findall(paths[0]), _NUMBER.findall(layer[0]), strict=True)
+        others = sum(own != base for own, base in numbers)
+        return unlike or len(factors) > 0, unlike or len(factors) > 1, others
 
-    fitting = alike
-    for fits in (same, scaled):
-        if len({tuple(bases[base] for base in layer) for layer in fitting}) > 1:
-            fitting = [layer for layer in fitting if fits(layer)] or fitting
-    own = [layer for layer in fitting if layer == paths]
-    if own or len({tuple(bases[base] for base in layer) for layer in fitting}) == 1:
-        return own[0] if own else fitting[-1]
-    some = ", ".join(f"{layer[0]} {bases[layer[0]]}" for layer in fitting[:5])
+    best = min(map(rank, alike))
+    nearest = [layer for layer in alike if rank(layer) == best]
+    if len({tuple(bases[base] for base in layer) for layer in nearest}) == 1:
+        return nearest[-1]
+    some = ", ".join(f"{layer[0]} {bases[layer[0]]}" for layer in nearest[:5])
     raise ValueError(
         f"parametrize: the counterpart of {paths[0]!r} {shapes[paths[0]]} in base_params can't be"
         f" told among {some}; build base_params with as many layers as params, and keep"

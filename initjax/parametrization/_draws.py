@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from initjax._values import Initializer, initializer, resolved_dtype, shown
+from initjax._values import Initializer, initializer, is_traced, resolved_dtype, shown
 from initjax.orthogonal import orthogonal
 
 if TYPE_CHECKING:
     import jax
 
 _NUMBERS = 2**20  # from which the size of an unknown initializer's draws is measured
-_ERROR = 1e-3  # of a ratio of two such sizes
-_ERRORS = 5
+_ERROR = 5e-3  # of a ratio of two such sizes, five times its standard error
 
 
 class Shapes(Protocol):
@@ -28,7 +27,7 @@ class Shapes(Protocol):
     @property
     def base_shape(self) -> tuple[int, ...]: ...
     @property
-    def usual(self) -> tuple[float, ...]: ...
+    def usual(self) -> dict[str, float]: ...
 
 
 @initializer
@@ -41,12 +40,16 @@ class Scaled:
     def __call__(
         self, key: jax.Array, shape: Sequence[int], dtype: Any = None, out_sharding: Any = None
     ) -> jax.Array:
+        import jax
         import jax.numpy as jnp
 
         dtype = resolved_dtype(dtype, None, repr(self))
-        wide = jnp.promote_types(dtype, jnp.float32)  # narrow floats are rounded once
+        # Narrow floats are rounded once.
+        wide = dtype if dtype.itemsize > 2 else jnp.dtype(jnp.float32)
         options = {} if out_sharding is None else {"out_sharding": out_sharding}
         drawn = self.initializer(key, shape, wide, **options)
+        if is_traced(drawn):  # XLA would merge the factor with one of the draw, and round otherwise
+            drawn = jax.lax.optimization_barrier(drawn)
         return (drawn * jnp.asarray(self.factor, wide)).astype(dtype)
 
     def __repr__(self) -> str:
@@ -66,20 +69,14 @@ def scaling(base: Initializer, leaf: Shapes, factor: float) -> float:
     now = size_in(base, leaf.shape)
     if not now:
         return 1.0
-    number = factor * snapped(size_in(base, leaf.base_shape) / now, leaf.usual)
+    number = factor * snapped(size_in(base, leaf.base_shape) / now, leaf.usual.values())
     return 1.0 if math.isclose(number, 1.0, rel_tol=1e-6) else number
 
 
-def snapped(ratio: float, usual: Iterable[float], error: float = _ERROR) -> float:
-    """The ratio of two measured sizes, or the usual ratio that it is equal to, up to its error.
-
-    Args:
-      ratio: of the sizes.
-      usual: ratios, as initializers have them.
-      error: the relative standard error of `ratio`.
-    """
-    nearest = min(usual, key=lambda each: abs(math.log(ratio / each)), default=ratio)
-    return nearest if abs(math.log(ratio / nearest)) < _ERRORS * error else ratio
+def snapped(ratio: float, usual: Iterable[float]) -> float:
+    """The ratio of two measured sizes, or the usual ratio that it is equal to, up to its error."""
+    nearest = min(usual, key=lambda each: abs(math.log(ratio / each)))
+    return nearest if abs(math.log(ratio / nearest)) < _ERROR else ratio
 
 
 @functools.lru_cache(maxsize=256)

@@ -113,10 +113,15 @@ class PlannedLeaf:
         return self.fans[0]
 
     @property
-    def usual(self) -> tuple[float, ...]:
-        """How much larger usual initializers draw it in the base model: by the root of a fan."""
+    def usual(self) -> dict[str, float]:
+        """How much larger usual initializers draw it in the base model, by what they depend on."""
         (fan_in, fan_out), (base_in, base_out) = self.fans, self.base_fans
-        pairs = [(1, 1), (fan_in, base_in), (fan_out, base_out)]
-        pairs += [(fan_in + fan_out, base_in + base_out)]
-        pairs += [(max(self.fans), max(self.base_fans))]  # of orthogonal kernels
-        return tuple(dict.fromkeys((own / base) ** 0.5 for own, base in pairs))
+        if self.role in ("vector", "scalar"):
+            return {"nothing": 1.0, "size": (fan_out / base_out) ** 0.5}
+        return {
+            "nothing": 1.0,
+            "fan_in": (fan_in / base_in) ** 0.5,
+            "fan_out": (fan_out / base_out) ** 0.5,
+            "fan_avg": ((fan_in + fan_out) / (base_in + base_out)) ** 0.5,
+            "longest": (max(self.fans) / max(self.base_fans)) ** 0.5,  # of orthogonal kernels
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,8 +17,8 @@ from initjax.parametrization._counterparts import kind
 from initjax.parametrization._heads import HeadSizes, head_sizes
 from initjax.parametrization._leaves import Grown, PlannedLeaf, Role
 from initjax.parametrization._plan import Multiplier, Plan
-from initjax.parametrization._program import read_program
-from initjax.parametrization._roles import check_patterns, grown
+from initjax.parametrization._program import Program, read_program
+from initjax.parametrization._roles import TOLD, check_patterns, grown
 from initjax.parametrization._schemes import (
     OPTIMIZERS,
     RULES,
@@ -30,8 +31,8 @@ from initjax.scaling import lecun_normal, variance_scaling
 from initjax.specs import get
 from initjax.trees import fits
 
-_QUERY = re.compile(r"(^|/)(query|q|q_proj|wq)(_proj)?/")
-_ATTENTION = re.compile(r"query|attn|attention|qkv|(^|/)(q|wq)(_proj)?/", re.IGNORECASE)
+_QUERY = re.compile(r"query|(^|/)w?q(_proj)?(/|$)", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention|qkv", re.IGNORECASE)
 
 
 def parametrize(
@@ -127,16 +128,16 @@ def parametrize(
     planned = tuple(
         _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
     )
-    attention = [leaf for leaf in planned if _ATTENTION.search(leaf.path) and len(leaf.shape) > 1]
-    ask = head_size is None and bool(attention)
-    heads = HeadSizes(sizes[1] / sizes[0], True, (_about_heads(attention),) if ask else ())
+    asked = _about_heads(planned) if head_size is None else ()
+    heads = HeadSizes(sizes[1] / sizes[0], True, asked)
     if program is not None and loss_fn is not None:
         told = None if head_size is None else sizes
         heads = head_sizes(program, told, leaves, loss_fn, base_params, batch)
     growth = heads.growth if heads.scaled else 1.0
     multipliers = _multipliers(planned, scheme, growth, depth[1] / depth[0])
     notes = (*_notes(planned, scheme, depth), *(heads.notes if rules.attention else ()))
-    return Plan(scheme, optimizer, planned, multipliers, notes)
+    unread = "" if program is None else _unread(leaves, program)
+    return Plan(scheme, optimizer, planned, multipliers, (*notes, unread) if unread else notes)
 
 
 def _initializer(pattern: str, given: Any) -> Initializer:
@@ -217,13 +218,32 @@ def _multipliers(
             line.format(f"{value:.6g}", ", ".join(dict.fromkeys(paths)))
             for value, paths in scaled.items()
         ]
-        found[name] = Multiplier(next(iter(scaled)) if len(scaled) == 1 else 1.0, "; ".join(lines))
+        value = next(iter(scaled), 1.0) if len(scaled) < 2 else math.nan
+        found[name] = Multiplier(value, "\n".join(lines))
     for name, value, line in (
         ("attention", heads**rules.attention, "scores = {} * (query @ key.T) / head_size**0.5"),
         ("residual", depth**rules.residual, "x = x + {} * block(x)"),
     ):
         found[name] = Multiplier(value, line.format(f"{value:.6g}") if value != 1 else "")
     return found
+
+
+def _unread(leaves: Sequence[Grown], program: Program) -> str:
+    """Says which kernels a program doesn't tell about; "" if there are none."""
+    missed = [
+        kind(leaf.path)
+        for leaf in leaves
+        if leaf.axes is not None
+        and leaf.path in program.undecided
+        and leaf.path not in program.uses
+        and leaf.reason != TOLD
+    ]
+    if not missed:
+        return ""
+    return (
+        f"The program doesn't tell the axes of {', '.join(dict.fromkeys(missed))}: they have the"
+        " roles that their shapes tell."
+    )
 
 
 def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]) -> list[str]:
@@ -236,8 +256,7 @@ def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]
             f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"
             " completep and u_mup have one."
         )
-    blocks = [leaf for leaf in leaves if leaf.in_block]
-    if depth[0] != depth[1] and not blocks:
+    elif depth[0] != depth[1] and not any(leaf.in_block for leaf in leaves):
         notes.append(
             f"No parameter is in a block: none has {depth[0]} and {depth[1]} copies or axes."
         )
@@ -250,21 +269,26 @@ def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]
     return notes
 
 
-def _about_heads(attention: Sequence[PlannedLeaf]) -> str:
+def _about_heads(leaves: Sequence[PlannedLeaf]) -> tuple[str, ...]:
     """What to pass as the size of heads; it is the last axis of Flax's queries."""
-    sizes = {
-        (leaf.base_shape[-1], leaf.shape[-1])
-        for leaf in attention
-        if _QUERY.search(leaf.path) and len(leaf.shape) == 3
-    }
-    known = next(iter(sizes)) if len(sizes) == 1 else None
-    if known is not None and known[0] == known[1]:
+    kernels = [leaf for leaf in leaves if leaf.role not in ("vector", "scalar")]
+    queries = [leaf for leaf in kernels if _QUERY.search(leaf.path)]
+    attention = queries or [leaf for leaf in kernels if _ATTENTION.search(leaf.path)]
+    if not attention:
+        return ()
+    path = kind(attention[0].path)
+    sizes = {(leaf.base_shape[-1], leaf.shape[-1]) for leaf in queries if len(leaf.shape) == 3}
+    if len(sizes) != 1:
         return (
-            f"Heads of attention keep their {known[0]} features, as {attention[0].path} shows, so"
-            " scores stay as they are."
+            f"If the features of a head of attention grow ({path}), pass head_size=(base, this"
+            " model): scores then fall as 1/head_size, and not as its root.",
         )
-    pair = "(base, this model)" if known is None else known
+    ((base, own),) = sizes
+    if base == own:
+        return (
+            f"Heads of attention keep {own} features, as {path} shows: scores stay as they are.",
+        )
     return (
-        f"If the features of a head of attention grow ({attention[0].path}), pass head_size={pair}:"
-        " scores then fall as 1/head_size, and not as its root."
+        f"Heads of attention grow from {base} features to {own}, as {path} shows. Pass"
+        f" head_size=({base}, {own}): scores then fall as 1/head_size, and not as its root.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,16 +19,16 @@ from initjax.trees import Params, rescaled
 
 VERSION = 1
 _WIDTH = 80  # columns
-_LEAST_PATH = 12
+_INDENT = 2
 
 
 class Multiplier(NamedTuple):
     """What the forward pass must multiply by."""
 
     value: float
-    """1 if there is nothing to do."""
+    """1 if there is nothing to do; NaN if it differs between kernels, see their `multiplier`."""
     line: str
-    """The line to write; "" if there is nothing to do."""
+    """The line to write, one for each value; "" if there is nothing to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,10 @@ class Plan:
             "optimizer": self.optimizer,
             "source": self.source,
             "leaves": leaves,
-            "multipliers": {name: each._asdict() for name, each in self.multipliers.items()},
+            "multipliers": {
+                name: {"value": None if math.isnan(each.value) else each.value, "line": each.line}
+                for name, each in self.multipliers.items()
+            },
             "notes": list(self.notes),
         }
 
@@ -167,10 +171,7 @@ class Plan:
         )
         lines = [*wrapped(title, width), *wrapped(f"Source: {self.source}", width), ""]
         lines += _table(self.leaves, width)
-        todo = [(name, each) for name, each in self.multipliers.items() if each.line]
-        if todo:
-            lines += ["", "In the forward pass:"]
-            lines += [f"  {line}" for _, each in todo for line in wrapped(each.line, width - 2)]
+        lines += _forward(self.multipliers, width)
         for note in self.notes:
             first, *rest = wrapped(f"- {note}", width - 2)
             lines += ["", first, *(f"  {line.strip()}" for line in rest)]
@@ -184,6 +185,18 @@ def _leaf(owner: str, path: str, planned: Mapping[str, PlannedLeaf]) -> PlannedL
             f" It has {', '.join([*planned][:5])}{', ...' * (len(planned) > 5)}"
         )
     return planned[path]
+
+
+def _forward(multipliers: Mapping[str, Multiplier], width: int) -> list[str]:
+    """The lines to write in the forward pass, and the kernels that they are for."""
+    lines = []
+    for each in multipliers.values():
+        for line in each.line.splitlines():
+            code, _, paths = line.partition("  # ")
+            lines.append(f"  {code}")
+            for path in paths.split(", ") if paths else ():
+                lines.append(f"      {shortened(printable(path), width - 6)}")
+    return ["", "In the forward pass:", *lines] if lines else []
 
 
 def _table(leaves: Sequence[PlannedLeaf], width: int) -> list[str]:
@@ -210,11 +223,15 @@ def _table(leaves: Sequence[PlannedLeaf], width: int) -> list[str]:
     for (path, *cells), paths in rows.items():
         texts.append([paths[0] if len(paths) == 1 else f"{path} ({len(paths)})", *cells])
     sizes = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    others = sum(sizes[1:]) + 2 * (len(sizes) - 1)
-    sizes[0] = max(_LEAST_PATH, min(sizes[0], width - others))
+    most = width - sum(sizes[1:]) - 2 * (len(sizes) - 1)
+    apart = sizes[0] > most  # then the numbers go below the paths
+    sizes[0] = _INDENT if apart else sizes[0]
     lines = []
     for path, role, *numbers in texts:
-        cells = [aligned(shortened(printable(path), sizes[0]), sizes[0]), aligned(role, sizes[1])]
+        if apart and numbers != texts[0][2:]:
+            lines.append(shortened(printable(path), width))
+        first = "" if apart else printable(path)
+        cells = [aligned(first, sizes[0]), aligned(role, sizes[1])]
         cells += [
             aligned(cell, size, right=True) for cell, size in zip(numbers, sizes[2:], strict=True)
         ]

@@ -15,6 +15,7 @@ from initjax.parametrization._rescaling import size_of
 from initjax.parametrization._uses import REASONS, how_read, read_role
 from initjax.trees import fits
 
+TOLD = "told by roles"
 _VECTORS = ("bias", "scale")  # also with several axes, as in attention: (heads, features)
 _EMBEDDINGS = ("embedding", "embeddings")
 _GROWING = {  # whether the inputs of a kernel of this role grow, and its outputs
@@ -168,7 +169,7 @@ def _role(
     shape = leaf.shape
     growing = [axis for axis in range(stack, len(shape)) if shape[axis] != base[axis]]
     if told in ("vector", "scalar"):
-        return None, told, "told by roles"
+        return None, told, TOLD
     name = path.rpartition("/")[2]
     axes, role = _by_shape(name, leaf, base, stack, growing)
     told = None if name in _VECTORS else told  # a pattern for kernels matched its bias, too
@@ -179,7 +180,7 @@ def _role(
             each for each in known if not growing or _grown_sides(each, growing) == _GROWING[told]
         ]
         own = fitting[0] if fitting else _told_axes(told, stack, len(shape), growing)
-        return own, told, "told by roles"
+        return own, told, TOLD
     read = read_role(path, uses, growing)
     if read is not None:
         own = None if read.role == "vector" or read.use.factor else Axes(*read.use.axes)

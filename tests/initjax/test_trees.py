@@ -154,6 +154,25 @@ class Pair(NamedTuple):
     value: jax.Array
 
 
+@pytest.mark.parametrize(
+    ("pattern", "changed"), [("*", False), ("*a*", False), ("batch_stats/*", True), ("*var", True)]
+)
+def test_statistics_keep_their_values_unless_a_pattern_names_them(pattern, changed, key):
+    tree = {"params": {"bias": jnp.ones(4)}, "batch_stats": {"norm": {"var": jnp.ones(4)}}}
+    drawn = initjax.initialize(tree, key, {pattern: initjax.normal(1.0), "*": initjax.ones})
+    assert (drawn["batch_stats"]["norm"]["var"] != 1).any() == changed
+    norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    pattern = pattern.replace("batch_stats/*", "*var")
+    drawn = initjax.initialize(norm, key, {pattern: initjax.normal(1.0), "*": initjax.ones})
+    assert (nnx.to_pure_dict(nnx.state(drawn, nnx.BatchStat))["var"] != 1).any() == changed
+
+
+def test_statistics_without_a_value_need_a_rule_that_names_them(key):
+    tree = {"batch_stats": {"var": jax.ShapeDtypeStruct((4,), "float32")}}
+    with pytest.raises(ValueError, match="no rule matches 'batch_stats/var"):
+        initjax.initialize(tree, key, {"*": initjax.zeros})
+
+
 class Table(nnx.Module):
     def __init__(self):
         self.value = nnx.Param(jnp.ones((3, 4)))

@@ -311,20 +311,22 @@ def test_ctrl_c_before_training_leaves_nothing(folder, tmp_path, monkeypatch, ca
 
 
 def test_ctrl_c_while_an_epoch_is_written_keeps_it_whole(folder, tmp_path, monkeypatch):
-    save = run_directory.save_params
+    save, saved = run_directory.save_params, []
 
     def interrupted(*given):
         save(*given)
-        os.kill(os.getpid(), signal.SIGINT)
+        saved.append(given)
+        if len(saved) == 2:  # epochs 0 and 1
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(run_directory, "save_params", interrupted)
     with pytest.raises(KeyboardInterrupt):
         mnist.run(Config(hidden=(8,), data_dir=folder), str(tmp_path))
-    assert len(files.read_lines(tmp_path / "metrics.jsonl")) == 1  # that of epoch 0
+    assert len(files.read_lines(tmp_path / "metrics.jsonl")) == 2
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
 
 
-def test_a_run_that_is_interrupted_in_its_first_audit_ends_as_any_other(
+def test_a_run_that_is_interrupted_before_it_has_a_result_leaves_nothing(
     tmp_path, folder, monkeypatch
 ):
     def interrupted(params):
@@ -334,7 +336,7 @@ def test_a_run_that_is_interrupted_in_its_first_audit_ends_as_any_other(
     config = Config(epochs=1, hidden=(8,), data_dir=folder)
     with pytest.raises(KeyboardInterrupt):
         mnist.run(config, str(tmp_path), audit_every=1)
-    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_diverging_run_finishes_and_says_so(tmp_path):

@@ -36,7 +36,7 @@ def test_the_advice_of_the_library_is_printed_in_80_columns(run):
 def test_a_base_width_adds_the_parametrization(run):
     output = run(activation="relu", depth=2, width=256, base_width=64)
     assert output == f"{initjax.recommend('relu', 2, 256, base_width=64)}\n"
-    assert "Width 64 to 256, by muP" in output and "output kernels  stddev x0.25" in output
+    assert "Width 64 to 256, by muP" in output and "  output       x0.25" in output
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from initjax.auditing._reading.expressions import Path
 from initjax.auditing._reading.inlined import Graph, Value
 from initjax.auditing._reading.sites import Site
 
-_LAYOUT = ("convert_element_type", "copy", "reshape", "squeeze", "transpose")
+_LAYOUT = (
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+    "reshape",
+    "squeeze",
+    "transpose",
+)
 
 
 def multipliers_of(graph: Graph, sites: Mapping[Path, Site]) -> dict[Path, float]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initjax._flattening import Structure, described, flatten, no_parameters
+from initjax._statistics import statistic_leaves
 from initjax.auditing._reading.attention import attentions
 from initjax.auditing._reading.attention_watch import watch_of
 from initjax.auditing._reading.blocks import tokens_of
@@ -23,7 +24,6 @@ from initjax.auditing._reading.shards import without_shards
 from initjax.auditing._reading.sites import Anatomy, Site
 from initjax.auditing._reading.spares import spare_leaves
 from initjax.auditing._reading.squeezes import Squeeze, squeezes_of
-from initjax.auditing._reading.trainable import statistic_leaves
 from initjax.auditing._reading.walk import find
 
 

@@ -1,15 +1,18 @@
 """The coordinate check: what it measures, which layers it names, and what it says."""
 
+import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import initjax
 
-WIDTHS = (32, 64, 128)
+WIDTHS = (32, 128)
 
 
 def scaled(key, shape, base, power):
@@ -90,3 +93,156 @@ def test_a_planted_error_is_found_at_its_layer(make, optimizer, expected):
     assert faults(result) == expected, result
     with pytest.raises(AssertionError, match=r"by (sqrt|width)"):
         result.assert_stable()
+
+
+def test_results_are_plain_data_a_table_and_a_picture(tmp_path):
+    result = check(maker(hidden=0.0), rates())
+    data = json.loads(json.dumps(result.to_dict()))
+    assert data["version"] == 1 and not data["stable"]
+    hidden = next(one for one in data["coordinates"] if one["name"] == "hidden/kernel")
+    assert hidden["role"] == "hidden" and hidden["fan_in"] == [32, 128]
+    assert hidden["slopes"]["size"][0][0] == pytest.approx(0.5, abs=0.1)
+    assert hidden["change"][0][0][0] == 0 < hidden["change"][0][0][1]
+    assert np.shape(data["loss"]) == (2, 2, 3)
+    assert max(map(len, str(result).splitlines())) <= 80
+    assert "divide its stddev by sqrt(width)" in " ".join(str(result).split())
+    assert len(result.plot(tmp_path / "check.png").axes) == 3
+    assert (tmp_path / "check.png").exists()
+
+
+def test_stacked_layers_zero_heads_and_one_draw_are_measured():
+    def loss_fn(params, x):
+        h, _ = jax.lax.scan(lambda h, w: (h + jnp.tanh(h @ w), None), x @ params["in"], params["w"])
+        return jnp.square(h @ params["out"] - 1).mean()
+
+    def make(width):
+        keys = jax.random.split(jax.random.key(0), 3)
+        stacked = jax.random.normal(keys[1], (2, width, width)) / width**0.5
+        params = {"in": jax.random.normal(keys[0], (16, width)) / 4, "w": stacked}
+        x = jax.random.normal(keys[2], (32, 16))
+        return loss_fn, {**params, "out": jnp.zeros((width, 1))}, (x,)
+
+    def optimizer(width):
+        parts: dict[Any, Any] = {"in": optax.adam(0.01), "wide": optax.adam(0.3 / width)}
+        return optax.multi_transform(parts, {"in": "in", "w": "wide", "out": "wide"})
+
+    result = check(make, optimizer)
+    assert result.stable and result.seeds == 1, result
+    of = {one.name: one for one in result.coordinates}
+    # Without a head there is no gradient; in the second step there is.
+    assert [of[name].changes_at for name in ("w", "in", "out")] == [2, 2, 1]
+    assert of["out"].slope("size", 0) is None and of["w"].slope("size", 0) is not None
+    assert "Zero at the start, which has no slope: out." in result.notes
+
+
+def test_scores_that_grow_with_heads_are_found():
+    def loss_fn(params, x, y):
+        h = x @ params["in"]["kernel"]
+        q, k, v = jnp.split(h @ params["qkv"]["kernel"], 3, axis=-1)
+        scores = jnp.einsum("btd,bsd->bts", q, k) * q.shape[-1] ** -0.5
+        h = jnp.einsum("bts,bsd->btd", jax.nn.softmax(scores), v)
+        return jnp.square(h @ params["out"]["kernel"] - y).mean()
+
+    def make(width, key):
+        keys = jax.random.split(key, 5)
+        params = {
+            "in": {"kernel": scaled(keys[0], (8, width), 8, 0)},
+            "qkv": {"kernel": jnp.tile(scaled(keys[1], (width, width), 32, 0.5), (1, 3))},
+            "out": {"kernel": scaled(keys[2], (width, 2), 32, 1)},
+        }
+        x = jax.random.normal(keys[3], (8, 6, 8))
+        return loss_fn, params, (x, jnp.sin(3 * x[..., :2]))
+
+    def optimizer(width):
+        parts: dict[Any, Any] = {"in": optax.adam(0.01), "wide": optax.adam(0.3 / width)}
+        return optax.multi_transform(parts, {"in": "in", "qkv": "wide", "out": "wide"})
+
+    result = check(make, optimizer)
+    assert faults(result) == {("qkv", "scores", -0.5)}, result
+    assert "divide them by the size of a head" in " ".join(result.findings)
+
+
+class Model(nnx.Module):
+    """A batch norm after a bias, dropout, and a count."""
+
+    def __init__(self, width, rngs):
+        self.first = nnx.Linear(8, width, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.last = nnx.Linear(width, 1, kernel_init=initjax.normal(1 / width), rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
+
+
+def test_a_module_of_nnx_is_trained_without_its_statistics():
+    def make(width, key):
+        x = jax.random.normal(key, (64, 8))
+
+        def loss_fn(model, x):  # a new function every time, which closes over an array
+            return jnp.square(model(x) - jnp.sin(x[:, :1])).mean()
+
+        return loss_fn, Model(width, nnx.Rngs(key)), (x,)
+
+    result = check(make, optax.adamw(1e-3, weight_decay=0.1))
+    assert faults(result) == {("last", "learning_rate", -1.0)}, result
+    names = [one.name for one in result.coordinates]
+    assert sorted(names) == sorted(
+        ["first/kernel", "last/kernel", "first/bias", "norm/bias", "norm/scale", "last/bias"]
+    )
+
+
+def test_a_loss_that_is_not_finite_is_a_finding():
+    result = check(maker(), lambda width: optax.sgd(1e30 if width == 128 else 1e-3), steps=3)
+    assert not result.stable and result.diverged == ((128, 1),)
+    assert "the loss at width 128 isn't finite after step 1" in result.findings
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def fixed(width, key):
+    return maker()(32, key)
+
+
+def deeper(width, key):
+    _, params, (x, _) = maker()(width, key)
+
+    def loss_fn(params, x):
+        h = x @ params["in"]["kernel"]
+        h = h @ params["hidden"]["kernel"] if width > 32 else h
+        return jnp.square(h @ params["out"]["kernel"]).mean()
+
+    return loss_fn, params, (x,)
+
+
+@pytest.mark.parametrize(
+    ("make", "widths", "optimizer", "error"),
+    [
+        (3, WIDTHS, optax.sgd(1.0), "make must be a function of (width, key)"),
+        (maker(), 64, optax.sgd(1.0), "widths must be a sequence of whole numbers"),
+        (maker(), [64], optax.sgd(1.0), "at least two increasing numbers, such as [64, 128, 256]"),
+        (maker(), [64, 64], optax.sgd(1.0), "increasing numbers"),
+        (maker(), WIDTHS, optax.adam, "call it, as in optax.adam(1e-3)"),
+        (maker(), WIDTHS, 0.1, "optimizer must be an Optax transformation, got 0.1"),
+        (maker(), WIDTHS, lambda width: width, "optimizer must be an Optax transformation, got 32"),
+        (
+            lambda width: None,
+            WIDTHS,
+            optax.sgd(1.0),
+            "must return (loss_fn, params, batch), got None",
+        ),
+        (lambda width: ({}, {}, ()), WIDTHS, optax.sgd(1.0), "loss_fn must be a function"),
+        (
+            lambda width: (loss_fn, {}, jnp.ones(3)),
+            WIDTHS,
+            optax.sgd(1.0),
+            "batch must be the tuple",
+        ),
+        (fixed, WIDTHS, optax.sgd(1.0), "no layer is wider at width 128 than at width 32"),
+        (deeper, WIDTHS, optax.sgd(1.0), "it has a layer of hidden/kernel; change only widths"),
+    ],
+)
+def test_bad_arguments_are_named(make, widths, optimizer, error):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        initjax.coordinate_check(make, widths, optimizer, steps=1, seeds=1)
+    assert str(caught.value).startswith("coordinate_check: ")
+    assert error in str(caught.value)

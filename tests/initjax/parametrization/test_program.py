@@ -119,8 +119,10 @@ def test_a_table_of_columns_is_drawn_by_its_features():
 
     plan = planned(loss_fn, shapes, i32(4))
     assert [leaf.role for leaf in plan.leaves] == ["output", "embedding"]
-    stddev = float(plan.rules["table"](jax.random.key(0), (WIDE, 1000)).std())
-    assert stddev == pytest.approx(BASE**-0.5, rel=0.05)  # as in the base model
+    with jax.numpy_dtype_promotion("strict"):
+        table = plan.rules["table"](jax.random.key(0), (WIDE, 1000), jnp.bfloat16)
+    assert table.dtype == jnp.bfloat16
+    assert float(table.std()) == pytest.approx(BASE**-0.5, rel=0.05)  # as in the base model
 
 
 def packed(p, x):
@@ -257,6 +259,21 @@ def test_a_gru_and_a_convolution():
         "decay": ("vector", 1),  # enters no product
         "depthwise": ("input", 5),
     }
+
+
+def test_kernels_that_are_not_read_keep_the_roles_of_their_shapes_and_a_note_says_so():
+    """Queries that are parameters are no layer, and `unused` is none, either."""
+
+    def shapes(width):
+        return {"queries": f32(7, width), "key": f32(3, width), "unused": f32(width, width)}
+
+    def loss_fn(p, x):
+        scores = jnp.einsum("qd,bkd->bqk", p["queries"], x @ p["key"])
+        return jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores), x).sum()
+
+    plan = planned(loss_fn, shapes, f32(4, 6, 3), head_size=(BASE, WIDE))
+    assert [leaf.role for leaf in plan.leaves] == ["input", "input", "hidden"]
+    assert plan.notes[-1].startswith("The program doesn't tell the axes of queries, unused: they")
 
 
 def test_what_the_program_cannot_decide():

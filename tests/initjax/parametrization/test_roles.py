@@ -239,6 +239,20 @@ def test_layers_that_look_alike_need_a_base_model_of_the_same_depth():
     assert found["Dense_5/kernel"] == ("output", False)
 
 
+def test_a_layer_of_a_block_is_not_taken_for_its_neighbor():
+    def net(width, blocks):
+        block = {
+            "Dense_0": {"w": shape(width, 4 * width)},
+            "Dense_1": {"w": shape(4 * width, width)},
+        }
+        return {f"block_{number}": block for number in range(blocks)}
+
+    # (256, 1024) is Dense_0's (64, 256) times 4, and Dense_1's (256, 64) with outputs times 16.
+    plan = parametrize(net(256, 12), net(64, 2), "depth_mup", depth=(2, 12))
+    for found in plan.leaves:
+        assert (found.role, found.ratio, found.in_block) == ("hidden", 4, True)
+
+
 def test_blocks_in_nested_lists_and_in_flat_trees():
     def nested(width, blocks):
         block = [{"w": shape(width, 3 * width)}, {"w": shape(3 * width, width)}]
