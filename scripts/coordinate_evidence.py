@@ -10,10 +10,11 @@ the check asks for are applied; where several layers are wrong, one round of rem
 the next, so up to three are taken.
 
 The check was developed on the right models and the planted errors. The unseen cases were written
-when its rules stood. In their first run, FIRST. Then one rule was changed, so they are unseen no
-longer: a rate is too small only if it still is after the last step.
+when its rules stood. In their first run, 6 of 7 were answered rightly; the router of `experts_sgd`
+was called slow. Then one rule was changed, so they are unseen no longer: a learning rate is too
+small only if it still is after the last step.
 
-Needs Equinox (`pip install equinox`). About MINUTES minutes on 2 cores of a CPU.
+Needs Equinox (`pip install equinox`). About 8 minutes on 2 cores of a CPU.
 """
 
 import fnmatch

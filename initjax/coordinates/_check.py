@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
@@ -105,54 +106,65 @@ def coordinate_check(
     keys = jax.random.split(jax.random.key(0) if key is None else key, seeds)
     optimizers = [of_width(width) for width in sizes]
     with unchecked():
-        runs = [
-            _run(lambda seed, width=width: makes(width, keys[seed]), width, chosen, steps, seeds,
-                 has_aux)
+        # All programs are read before the first is trained: what doesn't fit is said at once.
+        models = [
+            _model(functools.partial(makes, width), keys, width, chosen, has_aux)
             for width, chosen in zip(sizes, optimizers, strict=True)
-        ]  # fmt: skip
-        linear = runs[0].program.is_linear(runs[0].params)
-    programs = [run.program for run in runs]
-    places = matched(sizes, programs)
+        ]
+        programs = [model.program for model in models]
+        places = matched(sizes, programs)
+        runs = [_trained(model, keys, steps) for model in models]
+        linear = programs[0].is_linear(models[0].made[1])
     arrays = [_arrays(place, runs) for place in places]
     judged = judge(sizes, places, arrays, linear)
-    loss = np.array([[[step.loss for step in one] for one in run.steps] for run in runs])
+    loss = np.array([[[step.loss for step in one] for one in run] for run in runs])
     coordinates = tuple(
         _coordinate(sizes, *each) for each in zip(places, arrays, judged, strict=True)
     )
     return CoordinateCheck(sizes, coordinates, loss, tuple(_notes(coordinates, programs)))
 
 
-class _Run(NamedTuple):
-    """What was measured at one width."""
+class _Model(NamedTuple):
+    """A model at one width."""
 
+    width: int
+    make: Callable[[Any], Any]
+    """Maps a key to what `make` returns at this width."""
+    made: tuple[Callable[..., Any], Any, tuple[Any, ...]]
+    """What it returned for the first key."""
     program: Program
-    params: Any
-    """Those of the first seed."""
-    steps: list[list[Step]]
-    """By seed."""
+    has_aux: bool
 
 
-def _run(
-    make: Callable[[int], Any], width: int, optimizer: Any, steps: int, seeds: int, has_aux: bool
-) -> _Run:
-    """Trains at one width with every seed: one compiled program."""
-    first_fn, first_params, batch = made = _made(make(0), width)
-    traced = trace(_OWNER, first_fn, first_params, batch, has_aux)
-    compiled = program(traced, first_params, optimizer)
-    found = []
-    for seed in range(seeds):
-        loss_fn, params, batch = _made(make(seed), width) if seed else made
+_Run = list[list[Step]]
+"""What was measured at one width, by seed."""
+
+
+def _model(
+    make: Callable[[Any], Any], keys: Any, width: int, optimizer: Any, has_aux: bool
+) -> _Model:
+    """Makes and reads a model."""
+    made = _made(make(keys[0]), width)
+    traced = trace(_OWNER, *made, has_aux)
+    return _Model(width, make, made, program(traced, made[1], optimizer), has_aux)
+
+
+def _trained(model: _Model, keys: Any, steps: int) -> _Run:
+    """Trains a model with every key: one compiled program."""
+    traced, found = model.program.traced, []
+    for seed, key in enumerate(keys):
+        made = _made(model.make(key), model.width) if seed else model.made
         constants = traced.constants
-        if loss_fn is not first_fn:  # which may close over other arrays
-            again = closed_program(_OWNER, loss_fn, params, batch, has_aux)
-            constants = list(again.closed.consts)
-            if fingerprint(again.closed.jaxpr, ()) != fingerprint(traced.jaxpr, ()):
+        if made[0] is not model.made[0]:  # a new function may close over other arrays
+            again = closed_program(_OWNER, *made, model.has_aux).closed
+            constants = list(again.consts)
+            if fingerprint(again.jaxpr, ()) != fingerprint(traced.jaxpr, ()):
                 raise ValueError(
-                    f"{_OWNER}: make gives another program with another key at width {width}; let"
-                    " the key change only the numbers in params and batch"
+                    f"{_OWNER}: make gives another program with another key at width"
+                    f" {model.width}; let the key change only the numbers in params and batch"
                 )
-        found.append(_padded(compiled.train(params, batch, constants, steps), steps))
-    return _Run(compiled, first_params, found)
+        found.append(_padded(model.program.train(*made[1:], constants, steps), steps))
+    return found
 
 
 def _padded(found: Iterator[Step], steps: int) -> list[Step]:
@@ -172,8 +184,8 @@ def _arrays(place: Place, runs: Sequence[_Run]) -> dict[str, np.ndarray]:
     def records(number: int, run: _Run) -> list[list[dict[str, float]]]:
         if place.leaf is None:
             path = place.paths[number]
-            return [[step.measured.get(path, {}) for step in steps] for steps in run.steps]
-        return [[step.leaves.get(place.leaf, {}) for step in steps] for steps in run.steps]
+            return [[step.measured.get(path, {}) for step in steps] for steps in run]
+        return [[step.leaves.get(place.leaf, {}) for step in steps] for steps in run]
 
     found = [records(number, run) for number, run in enumerate(runs)]
     arrays = {

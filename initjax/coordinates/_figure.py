@@ -20,8 +20,9 @@ _MOST_NAMES = 24  # of more layers, only those at fault have a name
 def draw(coordinates: Sequence[Coordinate], loss: np.ndarray, title: str = "") -> Figure:
     """Draws the change of every layer against width: one panel for each step, one line per layer.
 
-    The first panel has the sizes at the start. Layers at fault are drawn solid and thick. Lines are
-    geometric means over seeds. A dotted line has the slope of the square root of width.
+    The first panel has the sizes at the start. Layers at fault are thick and have crosses. Lines
+    are geometric means over seeds. All panels have as many powers of two, so that equal powers of
+    width look alike.
 
     Args:
       coordinates: the layers.

@@ -43,8 +43,8 @@ class Fault(NamedTuple):
     slope: Slope
     """What was measured."""
     exponent: float
-    """The power of width that the standard deviation, the learning rate or the scores have to be
-    multiplied by: a multiple of 1/2."""
+    """The power of width that the standard deviation, the learning rate, the output or the scores
+    have to be multiplied by: a multiple of 1/2."""
 
 
 class Judged(NamedTuple):
@@ -80,6 +80,14 @@ def judge(
             inherited = excess if before else 0.0
             if step is not None:
                 rates[number] = _learning_rate(widths, arrays, step, inherited)
+    # A number that multiplies queries or keys, and falls with width, may be meant for their scores.
+    behind = {name for place in places for name in place.before}
+    for number, place in enumerate(places):
+        if place.name in behind:
+            both = starts[number], rates[number]
+            starts[number], rates[number] = (
+                None if fault is not None and fault.exponent > 0 else fault for fault in both
+            )
     for number, (place, arrays) in enumerate(zip(places, measured, strict=True)):
         fault = _multiplier(widths, place, arrays, starts[number], rates[number])
         if fault is not None and (place.tied or not linear):
@@ -204,7 +212,8 @@ def _scores(widths: Sequence[int], place: Place, arrays: Arrays) -> Fault | None
         if slope is None:
             continue
         if slope.mean > _LIMIT or (step and slope.mean > _LEAST and aligned > _LIMIT):
-            return Fault("scores", step, slope, _remedy(max(slope.mean, aligned)))
+            most = max(slope.mean, aligned) if step else slope.mean
+            return Fault("scores", step, slope, _remedy(most))
     return None
 
 

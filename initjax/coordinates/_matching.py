@@ -102,8 +102,8 @@ def _layer(name: str, programs: Sequence[Program], paths: Sequence[Path]) -> Pla
         role = "hidden" if leaves else "output"
     elif leaves:
         role = "embedding" if sites[0].kind == "embedding" else "input"
-    leaves = [source.leaf for each in programs[0].sites.values() for source in each.sources]
-    tied = any(leaves.count(source.leaf) > 1 for source in sites[0].sources)
+    used = [source.leaf for each in programs[0].sites.values() for source in each.sources]
+    tied = any(used.count(source.leaf) > 1 for source in sites[0].sources)
     return Place(name, sites[0].kind, role, fan_in, tuple(paths), None, sites[0].softmax, tied)
 
 

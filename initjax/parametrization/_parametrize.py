@@ -61,7 +61,7 @@ def parametrize(
 
     Args:
       params: the model's parameters, a tree of arrays or shapes, as from `jax.eval_shape`.
-      base_params: those of the base model.
+      base_params: those of the base model. If they are arrays, `plan.rescale` compares both draws.
       scheme: "standard" (one learning rate for all), "ntk", "mup", "depth_mup", "completep",
         "u_mup" or "spectral". `plan.source` names where it is from; no scheme is best for all.
       optimizer: "sgd", "momentum", "adam", "adamw" (its decay is multiplied with the learning rate,

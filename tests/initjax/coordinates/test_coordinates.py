@@ -162,6 +162,34 @@ def test_scores_that_grow_with_heads_are_found():
     assert "divide them by the size of a head" in " ".join(result.findings)
 
 
+def test_queries_that_are_scaled_for_their_scores_are_not_at_fault():
+    """Flax and Equinox scale the queries, and not the scores."""
+
+    def loss_fn(params, x, y):
+        h = x @ params["in"]
+        q, k = h @ params["query"] / h.shape[-1], h @ params["key"]
+        scores = jax.nn.softmax(jnp.einsum("btd,bsd->bts", q, k))
+        return jnp.square(jnp.einsum("bts,bsd->btd", scores, h) @ params["out"] - y).mean()
+
+    def make(width, key):
+        keys = jax.random.split(key, 5)
+        params = {
+            "in": scaled(keys[0], (8, width), 8, 0),
+            "query": scaled(keys[1], (width, width), 32, 0.5),
+            "key": scaled(keys[2], (width, width), 32, 0.5),
+            "out": scaled(keys[3], (width, 2), 32, 1),
+        }
+        x = jax.random.normal(keys[4], (8, 6, 8))
+        return loss_fn, params, (x, jnp.sin(3 * x[..., :2]))
+
+    def optimizer(width):
+        parts: dict[Any, Any] = {"in": optax.adam(0.01), "wide": optax.adam(0.3 / width)}
+        wide = dict.fromkeys(("query", "key", "out"), "wide")
+        return optax.multi_transform(parts, {"in": "in", **wide})
+
+    assert faults(check(make, optimizer, steps=1)) == set()
+
+
 class Model(nnx.Module):
     """A batch norm after a bias, dropout, and a count."""
 

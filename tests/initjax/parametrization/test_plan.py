@@ -110,7 +110,7 @@ def test_each_parameter_is_trained_as_by_an_optimizer_of_its_own(name):
     assert {leaf.learning_rate for leaf in plan.leaves} != {1.0}
     found = steps(plan.transform(inner), params)
     expected = steps(by_hand(plan, make, params), params)
-    close(found, expected, 2e-5 if name == "muon" else 2e-6)
+    close(found, expected, 3e-4 if name == "muon" else 2e-6)  # Muon iterates
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
