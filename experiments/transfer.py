@@ -2,7 +2,9 @@
 
 Question: can the learning rate be searched at a small width or depth, and used at a large one?
 Command:  python -m experiments.transfer
-Time:     about 2 min on 2 CPU cores
+Time:     about 1 min on 2 CPU cores
+Score:    the best rate moves as width^-0.44 (-0.53 to -0.34) in standard, and by less than a
+          factor of 2 in muP, as width^0.22 (0.13 to 0.32)
 
 The runs are those of a sweep, in the same kind of directory: finished ones are skipped.
 """

@@ -30,8 +30,9 @@ def draw(path: pathlib.Path, family: Family) -> None:
     title = f"Is the best learning rate of a small network also that of a {large} one?"
     figure.suptitle(title, x=0.12 / inches, y=0.975, ha="left", fontsize=13, fontweight="bold")
     text = (
-        f"{transfer_verdicts.title(family)}.\nDots: the best rate of each {family.axis}, with its"
-        " 95% interval over seeds. Dashed: that of the smallest."
+        f"{transfer_verdicts.title(family)}. Lines: means; shaded: all seeds.\n"
+        f"Dots: the best rate of each {family.axis}, with its 95% interval. Dashed: that of the"
+        " smallest."
     )
     figure.text(0.12 / inches, 0.905, text, ha="left", va="top", fontsize=9, color="0.3")
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
@@ -43,7 +44,7 @@ def draw(path: pathlib.Path, family: Family) -> None:
     panels[0].set_yscale("log")
     ticks = [
         tick
-        for tick in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2)
+        for tick in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.25, 1.5, 2)
         if lowest < tick <= most
     ]
     panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -65,9 +66,8 @@ def _panel(axes: Axes, family: Family, curves: Curves) -> None:
         mean = curves.means[place]
         label = f"{family.axis} {size:,}"
         axes.plot(curves.rates, mean, "-", color=color, lw=1.8, label=label)
-        if len(family.seeds) > 1:
-            low, high = statistics.mean_intervals(curves.losses[place].T)[1:]
-            axes.fill_between(curves.rates, low, high, color=color, alpha=0.15, lw=0)
+        low, high = curves.losses[place].min(axis=1), curves.losses[place].max(axis=1)
+        axes.fill_between(curves.rates, low, high, color=color, alpha=0.12, lw=0)
         best = curves.best[place]
         at = np.interp(np.log(best.value), np.log(curves.rates), np.log(mean))
         axes.plot(best.value, np.exp(at), "o", color=color, mec="white", ms=9, zorder=5)
