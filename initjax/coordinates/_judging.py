@@ -175,7 +175,7 @@ def _learning_rate(
     # A gradient through a product of two layers that are random to each other, as of a router or of
     # scores, starts small, and grows once training aligns them.
     last = arrays["own"].shape[2] - 1
-    later = _power(widths, arrays, "aligned", last, "input") - inherited
+    later = _power(widths, arrays, "own", last, "input") - inherited
     if _all_above(_LIMIT, -aligned, -absolute) and not later > -_LIMIT:
         return Fault("learning_rate", step, own, _remedy(aligned))
     return None
