@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from initjax._values import Initializer
@@ -36,12 +36,33 @@ def stack_warning(
       shapes: the shapes of all parameters, by their paths.
       rules: the paths of those to draw, and their initializers.
     """
+    found = []
+    for path, rule, axes, proof in _stacks(shapes, rules):
+        if getattr(rule, "fan_in_divisor", 1) != math.prod(shapes[path][:axes]):
+            found.append(_message(path, shapes[path], rule, axes, proof, shapes[proof]))
+    if not found:
+        return None
+    more = f" ({len(found) - 1} more parameters are like this.)" if len(found) > 1 else ""
+    return f"initialize: {found[0]}{more}"
+
+
+def stacked_axes(
+    shapes: Mapping[str, Shape], rules: Iterable[tuple[str, Initializer]]
+) -> dict[str, int]:
+    """How many leading axes number kernels, by the paths of stacks; arguments as above."""
+    return {path: axes for path, _, axes, _ in _stacks(shapes, rules)}
+
+
+def _stacks(
+    shapes: Mapping[str, Shape], rules: Iterable[tuple[str, Initializer]]
+) -> Iterator[tuple[str, Any, int, str]]:
+    """Stacks that initializers take for one kernel: path, initializer, how many leading axes number
+    kernels, and the path of the parameter that tells so."""
     siblings: dict[str, list[str]] = {}
     for path in shapes:
         if _BIAS.fullmatch(_split(path)[1]):
             siblings.setdefault(_split(path)[0], []).append(path)
     scales = _stacked_scales(shapes)
-    found = []
     for path, rule in rules:
         while hasattr(rule, "initializer"):  # in_blocks, icnr
             rule = rule.initializer  # pyright: ignore
@@ -56,12 +77,8 @@ def stack_warning(
         ]
         stacks += [(1, scales[node]) for node in _ancestors(path) if node in scales]
         stacks = [(axes, proof) for axes, proof in stacks if math.prod(shape[:axes]) > 1]
-        if stacks and getattr(rule, "fan_in_divisor", 1) != math.prod(shape[: stacks[0][0]]):
-            found.append(_message(path, shape, rule, *stacks[0], shapes[stacks[0][1]]))
-    if not found:
-        return None
-    more = f" ({len(found) - 1} more parameters are like this.)" if len(found) > 1 else ""
-    return f"initialize: {found[0]}{more}"
+        if stacks:
+            yield path, rule, *stacks[0]
 
 
 def _message(path: str, shape: Shape, rule: Any, axes: int, proof: str, proof_shape: Shape) -> str:

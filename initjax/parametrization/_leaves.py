@@ -39,6 +39,8 @@ class Grown:
     """Whether the model has more such parameters than the base model: one for each block."""
     base_size: float | None
     """The root mean square of the counterpart; None if it is only a shape."""
+    embedding: bool = False
+    """Whether its rows are looked up."""
 
     @property
     def growth(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from initjax._stacks import stacked_axes
 from initjax._values import (
     Initializer,
     checked_choice,
@@ -125,8 +126,10 @@ def parametrize(
     paths = [leaf.path for leaf in leaves]
     check_patterns("init", init, paths, "initializers, as in {'*kernel': he_normal()}")
     given = {pattern: _initializer(pattern, each) for pattern, each in init.items()}
+    defaults = [(leaf.path, made) for leaf in leaves if (made := _default(leaf)) is not None]
+    stacks = stacked_axes({leaf.path: leaf.shape for leaf in leaves}, defaults)
     planned = tuple(
-        _planned(leaf, scheme, optimizer, depth[1] / depth[0], given) for leaf in leaves
+        _planned(leaf, scheme, optimizer, depth[1] / depth[0], given, stacks) for leaf in leaves
     )
     asked = _about_heads(planned) if head_size is None else ()
     heads = HeadSizes(sizes[1] / sizes[0], True, asked)
@@ -163,6 +166,7 @@ def _planned(
     optimizer: Optimizer,
     depth: float,
     given: Mapping[str, Initializer],
+    stacks: Mapping[str, int],
 ) -> PlannedLeaf:
     found = factors(RULES[scheme], optimizer, leaf, depth)
     own = next((each for pattern, each in given.items() if fits(leaf.path, pattern)), None)
@@ -182,19 +186,19 @@ def _planned(
         weight_decay=found.weight_decay,
         in_block=leaf.in_block,
         why=leaf.reason,
-        base_initializer=own or _default(leaf),
+        base_initializer=own or _default(leaf, stacks.get(leaf.path, 0)),
         given=own is not None,
         base_size=leaf.base_size,
     )
 
 
-def _default(leaf: Grown) -> Initializer | None:
-    """LeCun's initializer for a kernel, and Flax's for an embedding."""
+def _default(leaf: Grown, stack: int = 0) -> Initializer | None:
+    """LeCun's initializer for a kernel, of so many stacked axes, and Flax's for an embedding."""
     if leaf.axes is None:
         return None
     inputs, outputs, members = leaf.axes
-    separate = tuple(sorted({*range(leaf.stack), *members}))
-    if leaf.role in ("embedding", "tied"):  # by the features of a row
+    separate = tuple(sorted({*range(max(leaf.stack, stack)), *members}))
+    if leaf.embedding or leaf.role in ("embedding", "tied"):  # by the features of a row
         return variance_scaling(
             1.0, "fan_in", "normal", in_axis=outputs, out_axis=inputs, batch_axis=separate
         )

@@ -16,7 +16,14 @@ from initjax.parametrization._uses import REASONS, how_read, read_role
 from initjax.trees import fits
 
 TOLD = "told by roles"
-_VECTORS = ("bias", "scale")  # also with several axes, as in attention: (heads, features)
+_VECTORS = (
+    "bias",
+    "b",
+    "beta",
+    "scale",
+    "gain",
+    "gamma",
+)  # also with several axes, as in attention: (heads, features)
 _EMBEDDINGS = ("embedding", "embeddings")
 _GROWING = {  # whether the inputs of a kernel of this role grow, and its outputs
     "input": (False, True),
@@ -82,7 +89,9 @@ def grown(
         axes, role, reason = _role(path, leaf, base, stack, told, program)
         in_block = bool(stack) or path in blocks
         size = size_of(base_leaves[found[path]].array)
-        leaves.append(Grown(path, shape, base, role, reason, axes, stack, in_block, size))
+        leaves.append(
+            Grown(path, shape, base, role, reason, axes, stack, in_block, size, leaf.embedding)
+        )
     return leaves
 
 
@@ -246,6 +255,8 @@ def _axes(
     if foreign:
         ratios = {shape[axis] / base[axis] for axis in (first, first + 1)}
         return Axes((first + 1,), (first,)) if len(ratios) == 1 else None
+    if not growing and last - first == 2 and shape[first] > shape[last]:
+        return Axes((first,), (last - 1, last))  # heads have fewer features than the model
     start = growing[0] if growing else last
     if start >= last - 1:
         # One of three axes: (window, in, out) or (in, heads, features).

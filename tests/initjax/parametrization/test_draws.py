@@ -281,3 +281,33 @@ def test_what_rescale_is_given_must_fit():
     own["1"]["kernel"][0, 0] = np.nan
     with pytest.raises(ValueError, match=r"rescale: 1/kernel isn't finite"):
         plan.rescale(own)
+
+
+def test_rules_draw_from_the_same_initializers_at_the_base_width():
+    def shapes(width):
+        sizes = {
+            "query/kernel": (width, 4, width // 4),
+            "out/kernel": (4, width // 4, width),
+            "embedding": (50, width),
+            "blocks/kernel": (3, width, width),
+            "blocks/bias": (3, width),
+            "blocks/gain": (3, width),
+        }
+        return {path: jax.ShapeDtypeStruct(size, "float32") for path, size in sizes.items()}
+
+    def initializers(width):
+        plan = parametrize(shapes(width), shapes(64))
+        return {leaf.path: leaf.base_initializer for leaf in plan.leaves}
+
+    wide = initializers(256)
+    assert repr(wide["blocks/kernel"]).endswith("batch_axis=(0,))")
+    assert wide["blocks/gain"] is None
+    for path, base in initializers(64).items():
+        if base is None:
+            assert wide[path] is None
+            continue
+        rms = [
+            jnp.sqrt(jnp.square(made(jax.random.key(0), shapes(64)[path].shape)).mean())
+            for made in (base, wide[path])
+        ]
+        assert rms[0] == pytest.approx(rms[1], rel=1e-3), path
