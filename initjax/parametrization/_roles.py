@@ -16,14 +16,8 @@ from initjax.parametrization._uses import REASONS, how_read, read_role
 from initjax.trees import fits
 
 TOLD = "told by roles"
-_VECTORS = (
-    "bias",
-    "b",
-    "beta",
-    "scale",
-    "gain",
-    "gamma",
-)  # also with several axes, as in attention: (heads, features)
+# Also with several axes, as in attention: (heads, features).
+_VECTORS = ("bias", "beta", "scale", "gain", "gamma")
 _EMBEDDINGS = ("embedding", "embeddings")
 _GROWING = {  # whether the inputs of a kernel of this role grow, and its outputs
     "input": (False, True),
