@@ -218,8 +218,9 @@ def factors(rules: Rules, optimizer: Optimizer, leaf: Grown, depth: float) -> Fa
     by_muon = optimizer == "muon" and len(leaf.shape) == 2  # it trains all else by Adam
     by_adam = optimizer in (*_SIGNS, "muon") and not by_muon
     if by_muon:
-        # What `optax.contrib.muon` multiplies the updates of matrices by.
-        own = [max(1.0, fans[1] / fans[0]) ** 0.5 for fans in (leaf.fans, leaf.base_fans)]
+        # What `optax.contrib.muon` multiplies the updates of matrices by: it takes the second axis
+        # for that of the outputs, whatever the layout is.
+        own = [max(1.0, shape[1] / shape[0]) ** 0.5 for shape in (leaf.shape, leaf.base_shape)]
         rate = value(rules.muon) * own[1] / own[0] if rules.muon else 1.0
     elif by_adam:
         rate = value(rules.adam) * rules.in_blocks.of(leaf.growth, depth)

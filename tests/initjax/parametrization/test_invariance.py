@@ -359,3 +359,20 @@ def test_updates_of_muon_have_the_size_of_the_spectral_condition():
         }
     for path, norm in norms[BASE].items():
         np.testing.assert_allclose(norm, norms[WIDTH][path], rtol=1e-4)
+
+
+def test_muon_is_scaled_alike_where_kernels_have_their_outputs_first():
+    """Optax takes the second axis for that of the outputs."""
+    norms = {}
+    for width in (BASE, WIDTH):
+        params = {"in": np.ones((width, 24)), "out": np.ones((3, width))}
+        base = {"in": np.ones((BASE, 24)), "out": np.ones((3, BASE))}
+        plan = initjax.parametrize(
+            params, base, "spectral", "muon", roles={"in": "input", "out": "output"}
+        )
+        transform = plan.transform(optax.contrib.muon(RATE, ns_steps=1))
+        updates, _ = transform.update(params, transform.init(params), params)
+        norms[width] = [np.linalg.norm(updates[path], 2) for path in ("in", "out")]
+    growth = (WIDTH / BASE) ** 0.5
+    ratios = np.divide(norms[WIDTH], norms[BASE])
+    np.testing.assert_allclose(ratios, [growth, 1 / growth], rtol=1e-4)
