@@ -61,7 +61,7 @@ class Program(NamedTuple):
     """Maps parameters, the batch, the constants of the program and a number of updates to what is
     measured before each of them and after the last. Compiled at its first call."""
     is_linear: Callable[[Any], bool]
-    """Whether the optimizer's first update of such parameters is proportional to the gradient."""
+    """Whether the optimizer's updates of such parameters are proportional to the gradient."""
 
 
 class _Reader(NamedTuple):
@@ -157,16 +157,19 @@ def program(traced: Traced, params: Any, optimizer: Any) -> Program:
         leaves = list(map(jnp.asarray, flatten(params)[0]))
         tree = tree_of({index: leaves[index] for index in trained})
 
-        def step(scale: float) -> Any:
+        def sizes(scale: float) -> list[float]:
             gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, scale), tree)
-            return update(optimizer, gradients, optimizer.init(tree), tree, 1.0, lambda _: 1.0)[0]
+            updates, state = None, optimizer.init(tree)
+            for _ in range(2):  # a schedule may start at zero
+                updates, state = update(optimizer, gradients, state, tree, 1.0, lambda _: 1.0)
+            return [_rms(_wide(leaf)) for leaf in jax.tree.leaves(updates)]
 
         try:
-            pairs = zip(*(jax.tree.leaves(step(scale)) for scale in (1.0, 2.0)), strict=True)
-            ratios = [_rms(_wide(large)) / _rms(_wide(small)) for small, large in pairs]
+            pairs = zip(sizes(1.0), sizes(2.0), strict=True)
         except Exception:
             return False
-        return all(1.9 < ratio < 2.1 for ratio in ratios)
+        ratios = [large / small for small, large in pairs if small]  # without frozen parameters
+        return bool(ratios) and all(1.9 < ratio < 2.1 for ratio in ratios)
 
     keys = {key for found in readers.values() for key in found}
     attentions = tuple(each for each in traced.anatomy.attentions if ("scores", each.path) in keys)

@@ -53,8 +53,9 @@ def findings(coordinates: Sequence[Coordinate], loss: np.ndarray) -> Iterator[st
         yield f"affected by {'this' if len(alike) == 1 else 'these'}: {names}"
     elif not alike:
         for one in others:
-            quantity = "change" if one.verdict == "grows" else "size"
-            slope = one.slope(quantity, last) or one.slope("size", last)
+            slopes = [one.slope("size", last), one.slope("change", last)]
+            slope, *_ = sorted(filter(None, slopes), key=lambda slope: -slope.mean)
+            slope = slopes[0] if one.verdict == "shrinks" else slope
             yield f"{_some([one.name])} {one.verdict} as width^{slope} {_when(last)}"
 
 

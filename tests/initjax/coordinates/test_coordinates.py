@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 
 import initjax
+from initjax.auditing._reading.trace import trace
+from initjax.coordinates._program import program
 
 WIDTHS = (32, 128)
 
@@ -274,3 +276,28 @@ def test_bad_arguments_are_named(make, widths, optimizer, error):
         initjax.coordinate_check(make, widths, optimizer, steps=1, seeds=1)
     assert str(caught.value).startswith("coordinate_check: ")
     assert error in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "linear"),
+    [
+        (optax.sgd(optax.linear_schedule(0, 0.1, 5)), True),
+        (optax.masked(optax.set_to_zero(), {"a": True, "b": False}), True),
+        (optax.sign_sgd(0.1), False),
+    ],
+    ids=["warmup", "frozen", "signs"],
+)
+def test_sgd_is_linear_where_parameters_are_frozen_or_its_rate_starts_at_zero(optimizer, linear):
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    traced = trace("test", lambda params: (params["a"] * params["b"]).sum(), params, (), False)
+    assert program(traced, params, optimizer).is_linear(params) is linear
+
+
+def test_a_size_that_grows_by_no_fault_is_told_with_its_own_slope():
+    flat = np.ones((2, 1, 2))
+    size = flat * np.reshape([1.0, 4.0], (2, 1, 1))
+    one = initjax.Coordinate(
+        "a", "dense", "input", (16.0, 16.0), WIDTHS, size, flat, flat, "grows", 1, ()
+    )
+    result = initjax.CoordinateCheck(WIDTHS, (one,), np.ones((2, 1, 2)), ())
+    assert result.findings == ("`a` grows as width^1.00 after step 1",)
