@@ -169,6 +169,15 @@ def test_a_coordinate_check_is_typed(key: jax.Array):
     assert_type(checked.stable, bool)
 
 
+def test_a_plan_is_typed(params: Params, key: jax.Array):
+    plan = initjax.parametrize(params, params, "completep", "adamw", depth=(2, 4))
+    assert_type(plan, initjax.Plan)
+    assert_type(plan.leaves, tuple[initjax.PlannedLeaf, ...])
+    assert_type(plan.multipliers["residual"], initjax.Multiplier)
+    assert_type(plan.rules, dict[str, initjax.Initializer])
+    assert_type(plan.rescale(params), Params)
+
+
 def test_leaves_are_typed(params: Params):
     found = initjax.identify(params)
     assert_type(found, initjax.Identification)

@@ -203,11 +203,13 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
     with _handled_by(ask):
         # Printed by a thread, not by the handler: if Ctrl-C has also stopped the reader, as in
         # `| tee log`, printing fails, and an error in the handler would stop the current runs.
-        threading.Thread(target=tell, daemon=True).start()
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
         try:
             yield lambda: asked
         finally:
             to_say.put(None)
+            teller.join(timeout=1)  # on a busy machine, the program might end first
 
 
 @contextlib.contextmanager

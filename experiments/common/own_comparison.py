@@ -251,6 +251,7 @@ def planned(
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UsageError(f"{name}={value!r}: must be a whole number of at least 1")
     train_set, test_set = _sets(data, test_data, batch_size)
+    own_loss.check_state(params)
     rules = own_inits.checked(inits, params)
     loss = own_loss.checked(loss_fn, params, train_set, batch_size)
     transform = own_loss.checked_optimizer(optimizer, loss.params, learning_rates is not None)

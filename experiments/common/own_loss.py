@@ -75,7 +75,6 @@ def checked(loss_fn: Callable[..., Any], params: Any, data: tuple[Any, ...], siz
         ) from None
     except ValueError:  # it has no signature that Python knows
         pass
-    _check_state(params)
     trained, others = split(params)
 
     def metrics(params: Any, batch: tuple[Any, ...]) -> tuple[jax.Array, jax.Array | None]:
@@ -299,7 +298,7 @@ def _wide(value: jax.Array) -> jax.Array:
     return jnp.asarray(value, jnp.promote_types(jnp.float32, value.dtype))
 
 
-def _check_state(params: Any) -> None:
+def check_state(params: Any) -> None:
     """Refuses what Flax keeps beside parameters, which training would leave as it is."""
     if hasattr(params, "keys") and "params" in params and len(params) > 1:
         other = next(name for name in params if name != "params")
