@@ -69,10 +69,12 @@ def drift(family: Family, curves: Curves) -> str:
 def cost(family: Family, curves: Curves) -> str:
     """What the largest size loses at the best rate of the smallest one."""
     transferred, searched = curves.at_best(-1, of=0), curves.at_best(-1, of=-1)
-    rates = [_rate(float(curves.rates[curves.means[place].argmin()])) for place in (0, -1)]
+    chosen = [curves.means[place].argmin() for place in (0, -1)]
+    rates = [_rate(float(curves.rates[place])) for place in chosen]
     where = f"{curves.scheme}: at {family.axis} {curves.sizes[-1]}, the best rate of"
     where += f" {curves.sizes[0]} ({rates[0]})"
-    if np.array_equal(transferred.train, searched.train):
+    # Without one seed, another rate may be the best, but then the two aren't told apart.
+    if chosen[0] == chosen[1] or np.array_equal(transferred.train, searched.train):
         return f"{where} is also its own best of those tried: training loss {_mean(searched)}"
     loss = statistics.mean_interval(transferred.train - searched.train)
     test = statistics.mean_interval(transferred.test - searched.test)

@@ -179,7 +179,8 @@ RULES: Mapping[Scheme, Rules] = {
     ),
     "spectral": Rules(
         "the spectral condition: Yang et al. 2023, https://arxiv.org/abs/2310.17813",
-        stddev=dict.fromkeys(("input", "embedding", "hidden", "output"), _spectral_stddev),
+        # A row that is looked up isn't summed with others, so its size doesn't depend on fan_in.
+        stddev=dict.fromkeys(("input", "hidden", "output"), _spectral_stddev),
         sgd=_MUP_SGD,
         adam=_MUP_ADAM,
         logits=_TIED,

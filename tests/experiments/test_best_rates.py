@@ -72,6 +72,15 @@ def test_what_is_not_shown_is_not_claimed(rng):
     assert told == "one seed shows no intervals: give --seeds=3 or more"
 
 
+def test_equal_rates_are_not_told_apart(rng):
+    """Without one seed, another rate is the best."""
+    same = curves("mup", 0.0, rng, noise=0.0)
+    same.losses[-1, 5] = same.losses[-1, 4] * [1.2, 0.99, 0.99, 0.99, 0.99]
+    assert same.means[-1].argmin() == same.means[0].argmin() == 4
+    assert not np.array_equal(same.at_best(-1, of=0).train, same.at_best(-1, of=-1).train)
+    assert "is also its own best of those tried" in transfer_verdicts.cost(family(same), same)
+
+
 def test_no_seed_chooses_its_own_rate(rng):
     """Of losses that are noise alone, the lowest is no better than any other."""
     found = []

@@ -192,3 +192,11 @@ def test_the_multipliers_of_scores_and_branches_are_those_of_the_sources(scheme)
 def test_no_rule_is_made_up_for_an_optimizer_that_the_source_lacks(scheme, optimizer):
     with pytest.raises(ValueError, match=optimizer):
         plan_of(scheme, optimizer)
+
+
+def test_embeddings_keep_their_size_by_the_spectral_condition_whatever_the_vocabulary():
+    plan = initjax.parametrize(
+        {"embedding": np.ones((500, 64))}, {"embedding": np.ones((500, 16))}, "spectral"
+    )
+    (leaf,) = plan.leaves
+    assert (leaf.role, leaf.stddev) == ("embedding", 1)
