@@ -331,3 +331,9 @@ def test_notes_tell_what_shapes_do_not(own, base, options, note):
 def test_nothing_is_said_where_nothing_is_open():
     assert not parametrize(shapes(8), shapes(4)).notes
     assert "In the forward pass" not in str(parametrize(shapes(8), shapes(4)))
+
+
+@pytest.mark.parametrize("optimizer", [1e-3, optax.adam, "adam"])
+def test_transform_asks_for_a_transformation(optimizer):
+    with pytest.raises(TypeError, match="transform: optimizer must be an Optax transformation"):
+        parametrize(shapes(8), shapes(4)).transform(optimizer)
