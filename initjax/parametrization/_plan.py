@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from initjax._flattening import flatten, is_parameter
 from initjax._values import Initializer
 from initjax._wrapping import aligned, printable, shortened, wrapped
+from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.parametrization._counterparts import kind
 from initjax.parametrization._draws import Scaled, scaling
 from initjax.parametrization._leaves import PlannedLeaf
@@ -112,10 +113,12 @@ class Plan:
           An `optax.GradientTransformationExtraArgs`.
 
         Raises:
+          TypeError: optimizer is none.
           ValueError: in `update`: a tree has a parameter that the plan wasn't made for.
         """
         import optax
 
+        check_optimizer("transform", optimizer)
         inner = optax.with_extra_args_support(optimizer)
         planned = {leaf.path: leaf for leaf in self.leaves}
         coupled = self.optimizer != "adamw_independent"

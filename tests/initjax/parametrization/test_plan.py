@@ -331,3 +331,8 @@ def test_notes_tell_what_shapes_do_not(own, base, options, note):
 def test_nothing_is_said_where_nothing_is_open():
     assert not parametrize(shapes(8), shapes(4)).notes
     assert "In the forward pass" not in str(parametrize(shapes(8), shapes(4)))
+
+
+def test_what_is_no_optimizer_is_named():
+    with pytest.raises(TypeError, match=r"^transform: optimizer must be an Optax .*, got 0.001"):
+        parametrize(shapes(8), shapes(4)).transform(0.001)
