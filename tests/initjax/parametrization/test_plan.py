@@ -336,3 +336,8 @@ def test_nothing_is_said_where_nothing_is_open():
 def test_what_is_no_optimizer_is_named():
     with pytest.raises(TypeError, match=r"^transform: optimizer must be an Optax .*, got 0.001"):
         parametrize(shapes(8), shapes(4)).transform(0.001)
+
+
+def test_a_page_too_narrow_is_named():
+    with pytest.raises(ValueError, match=r"^to_text: width must be .* >= 20, got 0"):
+        parametrize(shapes(8), shapes(4)).to_text(0)
