@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from initjax._flattening import described
+from initjax._flattening import described, flatten, is_parameter, no_parameters
+from initjax._keys import checked_key
 from initjax._values import checked_integer
 from initjax.auditing._measuring.jobs import unchecked
 from initjax.auditing._measuring.optimizers import check_optimizer
@@ -73,8 +74,8 @@ def coordinate_check(
 
     Raises:
       TypeError: make, loss_fn or optimizer is of the wrong kind.
-      ValueError: widths aren't increasing, make gives other layers at another width, or no layer
-        grows.
+      ValueError: widths aren't increasing, make gives other layers at another width, no layer
+        grows, or training changes none.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -103,7 +104,9 @@ def coordinate_check(
     seeds = checked_integer(_OWNER, "seeds", seeds, 1)
     makes, seeds = _maker(make, seeds)
     of_width = _optimizers(optimizer)
-    keys = jax.random.split(jax.random.key(0) if key is None else key, seeds)
+    call = "call coordinate_check(make, widths, optimizer, key=key)"
+    root = jax.random.key(0) if key is None else checked_key(_OWNER, key, call)
+    keys = jax.random.split(root, seeds)
     optimizers = [of_width(width) for width in sizes]
     with unchecked():
         # All programs are read before the first is trained: what doesn't fit is said at once.
@@ -117,6 +120,11 @@ def coordinate_check(
         linear = programs[0].is_linear(models[0].made[1])
     arrays = [_arrays(place, runs) for place in places]
     judged = judge(sizes, places, arrays, linear)
+    if all(one.step is None for one in judged):
+        raise ValueError(
+            f"{_OWNER}: no layer is changed by training in every run, so nothing can be compared;"
+            " raise the learning rate above 0, and let the loss depend on the parameters"
+        )
     loss = np.array([[[step.loss for step in one] for one in run] for run in runs])
     coordinates = tuple(
         _coordinate(sizes, *each) for each in zip(places, arrays, judged, strict=True)
@@ -281,6 +289,8 @@ def _maker(make: Any, seeds: int) -> tuple[Callable[[int, Any], Any], int]:
 
 def _made(made: Any, width: int) -> tuple[Callable[..., Any], Any, tuple[Any, ...]]:
     """What make returned, if it is what it should be."""
+    import jax
+
     expected = f"{_OWNER}: make must return (loss_fn, params, batch)"
     if not isinstance(made, tuple | list) or len(made) != 3:
         got = (
@@ -299,6 +309,13 @@ def _made(made: Any, width: int) -> tuple[Callable[..., Any], Any, tuple[Any, ..
             f"{expected}; batch must be the tuple of what loss_fn takes besides params, such as"
             f" (x, y), got {described(batch)}"
         )
+    leaves, _ = flatten(params)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        raise TypeError(
+            f"{expected}; params must be arrays, got shapes; draw them, as initjax.initialize does"
+        )
+    if not any(isinstance(leaf, float | complex) or is_parameter(leaf) for leaf in leaves):
+        raise no_parameters(_OWNER, params)
     return loss_fn, params, tuple(batch)
 
 

@@ -44,6 +44,8 @@ def matched(widths: Sequence[int], programs: Sequence[Program]) -> tuple[Place, 
     Raises:
       ValueError: a program has other layers or parameters than the first, or nothing grows.
     """
+    for width, program in zip(widths[1:], programs[1:], strict=True):
+        _check_parameters(widths[0], programs[0].traced, width, program.traced)
     first, *others = (dict(_layers(program)) for program in programs)
     for width, found in zip(widths[1:], others, strict=True):
         _check_same(widths[0], list(first), width, list(found))
@@ -76,6 +78,19 @@ def _layers(program: Program) -> Iterator[tuple[str, Path]]:
         name = " and ".join(leaves)
         uses[name] += 1
         yield (name if uses[name] == 1 else f"{name} (use {uses[name]})"), path
+
+
+def _check_parameters(width: int, first: Traced, other: int, found: Traced) -> None:
+    """Raises a ValueError unless two widths have the same parameters, with as many axes."""
+    text = f"coordinate_check: make gives other parameters at width {other} than at width {width}:"
+    different = {*first.names} ^ {*found.names}
+    if different:
+        name = min(different)
+        only = width if name in first.names else other
+        raise ValueError(f"{text} only width {only} has {name}; change only widths, not the depth")
+    for name, own, wide in zip(first.names, first.shapes, found.shapes, strict=True):
+        if len(own.shape) != len(wide.shape):
+            raise ValueError(f"{text} {name} has the shapes {own.shape} and {wide.shape}")
 
 
 def _check_same(width: int, first: list[str], other: int, found: list[str]) -> None:

@@ -45,6 +45,8 @@ class Grown:
     @property
     def growth(self) -> tuple[float, float]:
         """By which factors fan_in and fan_out have grown."""
+        if 0 in (*self.shape, *self.base_shape):
+            return 1.0, 1.0
         ratios = [size / base for size, base in zip(self.shape, self.base_shape, strict=True)]
         if self.axes is None:
             return 1.0, math.prod(ratios[self.stack :])

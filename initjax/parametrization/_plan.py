@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from initjax._flattening import flatten, is_parameter
-from initjax._values import Initializer
+from initjax._values import Initializer, checked_integer
 from initjax._wrapping import aligned, printable, shortened, wrapped
 from initjax.auditing._measuring.optimizers import check_optimizer
 from initjax.parametrization._counterparts import kind
@@ -168,7 +168,12 @@ class Plan:
         return self.to_text()
 
     def to_text(self, width: int = _WIDTH) -> str:
-        """The plan as a table, in so many columns."""
+        """The plan as a table, in so many columns.
+
+        Raises:
+          TypeError, ValueError: width isn't an integer of at least 20.
+        """
+        width = checked_integer("to_text", "width", width, 20)
         title = (
             f"initjax plan: {self.scheme} for {self.optimizer}. Factors relative to the base model"
         )

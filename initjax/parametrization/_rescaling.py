@@ -59,6 +59,8 @@ def rescalings(leaves: Sequence[PlannedLeaf], arrays: Mapping[str, Any]) -> dict
     for leaf in leaves:
         if leaf.path not in arrays or (leaf.shape == leaf.base_shape and leaf.stddev == 1):
             continue
+        if 0 in (*leaf.shape, *leaf.base_shape):
+            continue
         if leaf.given and leaf.base_initializer is not None:
             found[leaf.path] = scaling(leaf.base_initializer, leaf, leaf.stddev)
             continue

@@ -70,6 +70,7 @@ def grown(
         checked_choice("parametrize", f"the role of {pattern!r}", role, ROLES)
     found = counterparts(shapes, bases, depth)
     deeper = depth[0] != depth[1]
+    _check_order(shapes, bases, found, depth)
     blocks = in_blocks(shapes, bases, found) if deeper else set()
     leaves = []
     for path, leaf in given.items():
@@ -87,6 +88,25 @@ def grown(
             Grown(path, shape, base, role, reason, axes, stack, in_block, size, leaf.embedding)
         )
     return leaves
+
+
+def _check_order(
+    shapes: Mapping[str, tuple[int, ...]],
+    bases: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, str],
+    depth: tuple[int, int],
+) -> None:
+    """Raises a ValueError if the numbers of blocks are those of the other model each."""
+    base, own = depth
+    growth = len(shapes) - len(bases)
+    stacked = any(
+        shape[:1] == (base,) and bases[found[path]][:1] == (own,) for path, shape in shapes.items()
+    )
+    if (own - base) * growth < 0 or (base != own and not growth and stacked):
+        raise ValueError(
+            f"parametrize: depth={depth} must be (blocks of the base model, of this one), and the"
+            f" shapes grow the other way; pass depth={(own, base)}"
+        )
 
 
 def check_patterns(name: str, given: Any, paths: Iterable[str], like: str) -> None:
@@ -170,6 +190,8 @@ def _role(
 ) -> tuple[Axes | None, Role, str]:
     """The axes of a parameter, its role, and why."""
     shape = leaf.shape
+    if 0 in (*shape, *base):
+        return None, "scalar", "has no entries"
     growing = [axis for axis in range(stack, len(shape)) if shape[axis] != base[axis]]
     if told in ("vector", "scalar"):
         return None, told, TOLD

@@ -267,6 +267,12 @@ def deeper(width, key):
             optax.sgd(1.0),
             "batch must be the tuple",
         ),
+        (
+            lambda width: (loss_fn, jax.ShapeDtypeStruct((3, width), "float32"), ()),
+            WIDTHS,
+            optax.sgd(1.0),
+            "params must be arrays, got shapes",
+        ),
         (fixed, WIDTHS, optax.sgd(1.0), "no layer is wider at width 128 than at width 32"),
         (deeper, WIDTHS, optax.sgd(1.0), "it has a layer of hidden/kernel; change only widths"),
     ],
@@ -301,3 +307,39 @@ def test_a_size_that_grows_by_no_fault_is_told_with_its_own_slope():
     )
     result = initjax.CoordinateCheck(WIDTHS, (one,), np.ones((2, 1, 2)), ())
     assert result.findings == ("`a` grows as width^1.00 after step 1",)
+
+
+def test_no_parameters_are_named_without_advice_for_another_function():
+    with pytest.raises(ValueError, match=r"^coordinate_check: params holds no .*, got \{\}$"):
+        initjax.coordinate_check(lambda width: (loss_fn, {}, ()), WIDTHS, optax.sgd(1.0))
+
+
+def test_a_seed_in_place_of_a_key_is_named():
+    with pytest.raises(TypeError, match=r"^coordinate_check: key must be a PRNG key, .*got 0;"):
+        initjax.coordinate_check(maker(), WIDTHS, optax.sgd(1.0), key=0)
+
+
+def test_training_that_changes_nothing_is_not_called_stable():
+    with pytest.raises(ValueError, match=r"^coordinate_check: no layer is changed by training"):
+        initjax.coordinate_check(maker(), [8, 16], optax.sgd(0.0), steps=1, seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (lambda width: {} if width == 8 else {"a": jnp.ones(3)}, "only width 16 has a"),
+        (
+            lambda width: {"a": jnp.ones((3,) * (width // 8))},
+            r"a has the shapes \(3,\) and \(3, 3\)",
+        ),
+    ],
+)
+def test_other_parameters_at_another_width_are_named(extra, message):
+    def make(width, key):
+        loss_fn, params, batch = maker()(width, key)
+        return loss_fn, {**params, **extra(width)}, batch
+
+    with pytest.raises(
+        ValueError, match=f"other parameters at width 16 than at width 8: {message}"
+    ):
+        initjax.coordinate_check(make, [8, 16], optax.sgd(0.1), steps=1, seeds=1)

@@ -337,3 +337,8 @@ def test_nothing_is_said_where_nothing_is_open():
 def test_transform_asks_for_a_transformation(optimizer):
     with pytest.raises(TypeError, match="transform: optimizer must be an Optax transformation"):
         parametrize(shapes(8), shapes(4)).transform(optimizer)
+
+
+def test_a_page_too_narrow_is_named():
+    with pytest.raises(ValueError, match=r"^to_text: width must be .* >= 20, got 0"):
+        parametrize(shapes(8), shapes(4)).to_text(0)

@@ -377,6 +377,18 @@ def test_heads_that_grow_like_the_depth_are_not_taken_for_a_stack():
             {"init": {"a": "he_norml"}},
             r"init\['a'\]: unknown .*he_normal",
         ),
+        (
+            {"blocks": [shape(8, 8)] * 4},
+            {"blocks": [shape(4, 4)] * 2},
+            {"depth": (4, 2)},
+            r"depth=\(4, 2\) .*the other way; pass depth=\(2, 4\)",
+        ),
+        (
+            {"blocks": shape(4, 8, 8)},
+            {"blocks": shape(2, 4, 4)},
+            {"depth": (4, 2)},
+            r"pass depth=\(2, 4\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(own, base, options, message):
@@ -403,3 +415,9 @@ def test_arguments_of_a_wrong_type_are_named(options, message):
 def test_a_model_in_place_of_its_parameters():
     with pytest.raises(TypeError, match=r"pass its parameters, such as model.init\(key, x\)"):
         parametrize(LinenNet(8).init, LinenNet(4).init)
+
+
+def test_parameters_without_entries_are_left_alone():
+    for own, base in (((0, 8), (0, 4)), ((8, 8), (0, 0)), ((0,), (4,))):
+        kernel = leaf(own, base, scheme="spectral")
+        assert (kernel.role, kernel.stddev, kernel.learning_rate) == ("scalar", 1, 1)
