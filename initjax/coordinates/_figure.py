@@ -61,8 +61,10 @@ def draw(coordinates: Sequence[Coordinate], loss: np.ndarray, title: str = "") -
     named = [(one, color) for one, color in zip(lines, colors, strict=True) if one.faults]
     if len(lines) <= _MOST_NAMES or not named:
         named = list(zip(lines, colors, strict=True))
+    longest = 1
     for one, color in named[:_MOST_NAMES]:
         label = shortened(one.name, 30) + (" (at fault)" if one.faults else "")
+        longest = max(longest, len(label))
         marker = "x" if one.faults else "o"
         axes[0].plot([], [], color=color, marker=marker, markersize=4, label=label)
     texts = [
@@ -72,8 +74,10 @@ def draw(coordinates: Sequence[Coordinate], loss: np.ndarray, title: str = "") -
         for line in wrapped(text, 90, rest="")
     ]
     figure.suptitle("\n".join(texts), fontsize=10, x=0.02, ha="left")
-    figure.legend(loc="lower left", ncols=_COLUMNS, fontsize=7.5, frameon=False)
-    below = 0.2 * -(-min(len(named), _MOST_NAMES) // _COLUMNS) + 0.15
+    fitting = int(figure.get_figwidth() / (0.5 + 0.055 * longest))  # inches of 7.5 points
+    count = min(max(fitting, 1), _COLUMNS)
+    figure.legend(loc="lower left", ncols=count, fontsize=7.5, frameon=False)
+    below = 0.2 * -(-min(len(named), _MOST_NAMES) // count) + 0.15
     figure.set_figheight(3.4 + below)
     figure.tight_layout(rect=(0, below / (3.4 + below), 1, 1))
     return figure
