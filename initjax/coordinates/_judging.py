@@ -92,7 +92,11 @@ def judge(
         fault = _multiplier(widths, place, arrays, starts[number], rates[number])
         if fault is not None and (place.tied or not linear):
             starts[number], rates[number] = fault, None
-    moves = [_moves(widths, *each) for each in zip(places, measured, strict=True)]
+    moves = [
+        None if power and power.mean < 0 and place.name in behind else power
+        for place, arrays in zip(places, measured, strict=True)
+        for power in [_moves(widths, place, arrays)]
+    ]
     grown = {
         place.name for place, power in zip(places, moves, strict=True) if power and power.mean > 0
     }

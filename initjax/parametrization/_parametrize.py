@@ -103,6 +103,11 @@ def parametrize(
       their `plan.source`.
     """
     checked_choice("parametrize", "scheme", scheme, SCHEMES)
+    if hasattr(optimizer, "update"):
+        raise TypeError(
+            "parametrize: optimizer must be the name of a kind, such as 'adam'; give the optimizer"
+            " itself to plan.transform"
+        )
     checked_choice("parametrize", "optimizer", optimizer, OPTIMIZERS)
     rules = RULES[scheme]
     missing = {"sgd": rules.sgd, "momentum": rules.sgd, "muon": rules.muon}
@@ -255,6 +260,12 @@ def _notes(leaves: Sequence[PlannedLeaf], scheme: Scheme, depth: tuple[int, int]
     notes, rules = [], RULES[scheme]
     if all(leaf.shape == leaf.base_shape for leaf in leaves) and depth[0] == depth[1]:
         notes.append("Both models have the same shapes: the plan changes nothing.")
+    narrower = [leaf for leaf in leaves if leaf.ratio < 1]
+    if narrower:
+        notes.append(
+            f"{narrower[0].path} is smaller than in the base model: check the order of params and"
+            " base_params."
+        )
     if depth[0] != depth[1] and not rules.has_depth:
         notes.append(
             f"{scheme} has no rule for depth: its factors are those of equal depth. depth_mup,"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -78,6 +79,8 @@ def grown(
         # A stack has one path for all blocks.
         stacked = deeper and path not in blocks and shape[:1] == (depth[1],)
         stack = int(stacked and base[:1] == (depth[0],))
+        if not stack:
+            _check_stack(path, shape, base)
         told: Role | None = next(
             (role for pattern, role in roles.items() if fits(path, pattern)), None
         )
@@ -106,6 +109,20 @@ def _check_order(
         raise ValueError(
             f"parametrize: depth={depth} must be (blocks of the base model, of this one), and the"
             f" shapes grow the other way; pass depth={(own, base)}"
+        )
+
+
+def _check_stack(path: str, shape: tuple[int, ...], base: tuple[int, ...]) -> None:
+    """Raises a ValueError for a kernel that looks like a stack of another depth."""
+    if len(shape) < 3 or not all(base):
+        return
+    first, *others = (size / before for size, before in zip(shape, base, strict=True))
+    # The inputs of a kernel of attention, (in, heads, features), grow as the others together.
+    explained = (1.0, others[0], math.prod(others))
+    if len(set(others)) == 1 and others[0] != 1 and first not in explained:
+        raise ValueError(
+            f"parametrize: {path} has the shape {shape}, and in base_params {base}: if its first"
+            f" axis numbers blocks, pass depth={(base[0], shape[0])}"
         )
 
 

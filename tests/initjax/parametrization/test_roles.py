@@ -4,6 +4,7 @@ import equinox
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from flax import nnx
 
@@ -421,3 +422,20 @@ def test_parameters_without_entries_are_left_alone():
     for own, base in (((0, 8), (0, 4)), ((8, 8), (0, 0)), ((0,), (4,))):
         kernel = leaf(own, base, scheme="spectral")
         assert (kernel.role, kernel.stddev, kernel.learning_rate) == ("scalar", 1, 1)
+
+
+def test_a_stack_of_another_depth_asks_for_it():
+    with pytest.raises(ValueError, match=r"numbers blocks, pass depth=\(2, 4\)$"):
+        leaf((4, 64, 64), (2, 16, 16))
+    # (in, heads, features) and (in, out) of a window
+    assert leaf((64, 8, 8), (16, 4, 4)).role == "hidden"
+    assert leaf((3, 64, 64), (3, 16, 16)).role == "hidden"
+
+
+def test_exchanged_trees_and_an_optimizer_in_place_of_its_name_are_told():
+    own, base = {"kernel": shape(16, 16)}, {"kernel": shape(4, 4)}
+    (note,) = parametrize(base, own).notes
+    assert note.endswith("check the order of params and base_params.")
+    assert not parametrize(own, base).notes
+    with pytest.raises(TypeError, match=r"'adam'; give the optimizer itself to plan.transform$"):
+        parametrize(own, base, optimizer=optax.adam(1e-3))  # pyright: ignore
