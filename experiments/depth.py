@@ -9,11 +9,9 @@ The runs are those of a sweep, in the same kind of directory: finished ones are 
 that train are then compared with xi_c, the depth over which theory says that inputs become alike.
 """
 
-import functools
 import itertools
 import math
 import pathlib
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,7 +24,6 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
-    progress,
 )
 from experiments.common.config import MOST_LAYERS, Config, UsageError
 
@@ -214,15 +211,7 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
 
 
 def main() -> None:
-    configs, dataset = grid_runs.opened(grid(), sys.stdout)
-    header = functools.partial(_header, configs, dataset)
-    _, others = grid_runs.train(configs, dataset, _FLAGS.workdir, sys.stdout, header)
-    if others:
-        console.say(sys.stdout, grid_runs.running_elsewhere(others, "for the results"))
-        return
-    with progress.stage(sys.stdout, "results fitting boundaries"):
-        lines = analyze(configs, dataset, _FLAGS.workdir)
-    console.say(sys.stdout, *lines, "", f"results {_FLAGS.workdir}")
+    grid_runs.analyzed(grid(), _FLAGS.workdir, _header, analyze, "boundaries")
 
 
 _PROGRAM = command_line.Program(

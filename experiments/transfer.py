@@ -9,10 +9,8 @@ Score:    the best rate moves as width^-0.44 (-0.53 to -0.34) in standard, and b
 The runs are those of a sweep, in the same kind of directory: finished ones are skipped.
 """
 
-import functools
 import itertools
 import pathlib
-import sys
 from typing import Any
 
 from experiments.common import (
@@ -24,7 +22,6 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
-    progress,
 )
 from experiments.common.config import MOST_LAYERS, NORMALIZED, Config, UsageError
 
@@ -184,15 +181,7 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
 
 
 def main() -> None:
-    configs, dataset = grid_runs.opened(grid(), sys.stdout)
-    header = functools.partial(_header, configs, dataset)
-    _, others = grid_runs.train(configs, dataset, _FLAGS.workdir, sys.stdout, header)
-    if others:
-        console.say(sys.stdout, grid_runs.running_elsewhere(others, "for the results"))
-        return
-    with progress.stage(sys.stdout, "results fitting the best rates"):
-        lines = analyze(configs, dataset, _FLAGS.workdir)
-    console.say(sys.stdout, *lines, "", f"results {_FLAGS.workdir}")
+    grid_runs.analyzed(grid(), _FLAGS.workdir, _header, analyze, "the best rates")
 
 
 _PROGRAM = command_line.Program(

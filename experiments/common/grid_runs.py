@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -34,6 +35,37 @@ def opened(configs: Sequence[Config], stream: TextIO | None) -> tuple[list[Confi
     with progress.stage(stream, "start   loading the data") as watch:
         dataset = data.load(one.dataset, one.data_dir, watch)
     return pinned(configs, dataset), dataset
+
+
+def analyzed(
+    configs: Sequence[Config],
+    workdir: str,
+    header: Callable[[list[Config], data.Dataset, int], list[str]],
+    analyze: Callable[[list[Config], data.Dataset, str], list[str]],
+    what: str,
+) -> None:
+    """The whole of a program: trains a grid, and prints what its runs show.
+
+    Args:
+      configs: what to train.
+      workdir: the directory.
+      header: the lines to show first, given the configurations, the data and how many runs are
+        missing.
+      analyze: writes the results to the directory, and returns them as text.
+      what: is fitted to the runs.
+
+    Raises:
+      UsageError, KeyboardInterrupt: as `train`.
+    """
+    configs, dataset = opened(configs, sys.stdout)
+    top = functools.partial(header, configs, dataset)
+    _, others = train(configs, dataset, workdir, sys.stdout, top)
+    if others:
+        console.say(sys.stdout, running_elsewhere(others, "for the results"))
+        return
+    with progress.stage(sys.stdout, f"results fitting {what}"):
+        lines = analyze(configs, dataset, workdir)
+    console.say(sys.stdout, *lines, "", f"results {workdir}")
 
 
 def running_elsewhere(others: int, purpose: str) -> str:
