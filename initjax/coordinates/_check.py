@@ -247,6 +247,13 @@ def _notes(coordinates: Sequence[Coordinate], programs: Sequence[Program]) -> It
     fixed = [one.name for one in coordinates if one.verdict == "not trained"]
     if fixed:
         yield f"Not changed by training: {', '.join(fixed)}."
+    unsure = [
+        one.name
+        for one in coordinates
+        if any(fault.slope.low <= 0 <= fault.slope.high for fault in one.faults)
+    ]
+    if unsure:
+        yield f"Too few widths or seeds to be sure of: {', '.join(unsure)}."
     if missed := unread(programs):
         yield f"Not read as a layer's weights, so not checked: {', '.join(missed)}."
 

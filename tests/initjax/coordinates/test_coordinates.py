@@ -12,6 +12,7 @@ from flax import nnx
 
 import initjax
 from initjax.auditing._reading.trace import trace
+from initjax.coordinates._check import _notes
 from initjax.coordinates._program import program
 
 WIDTHS = (32, 128)
@@ -343,3 +344,16 @@ def test_other_parameters_at_another_width_are_named(extra, message):
         ValueError, match=f"other parameters at width 16 than at width 8: {message}"
     ):
         initjax.coordinate_check(make, [8, 16], optax.sgd(0.1), steps=1, seeds=1)
+
+
+@pytest.mark.parametrize(("low", "told"), [(-1.0, True), (0.2, False)])
+def test_a_fault_whose_interval_includes_zero_is_not_sure(low, told):
+    flat = np.ones((2, 1, 2))
+    fault = initjax.Fault("learning_rate", 1, initjax.Slope(0.5, low, 2.0), -0.5)
+    one = initjax.Coordinate(
+        "a", "dense", "hidden", (16.0, 16.0), WIDTHS, flat, flat, flat, "grows", 1, (fault,)
+    )
+    params = {"a": jnp.ones((2, 2))}
+    traced = trace("test", lambda params: params["a"].sum(), params, (), False)
+    notes = list(_notes([one], [program(traced, params, optax.sgd(0.1))]))
+    assert ("Too few widths or seeds to be sure of: a." in notes) is told
