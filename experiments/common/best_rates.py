@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from experiments.common import statistics
+from experiments.common import description, statistics
 from experiments.common.config import SCHEMES
 
 WINDOW = 100
-"""How many last steps a training loss is the mean of."""
+"""How many last steps a training loss is the mean of, at most."""
 _NEAR = 2.0  # in log2 of the rate: how far from the lowest loss the parabola is fitted
 _FEWEST = 3  # rates that a parabola needs
 
@@ -130,6 +130,13 @@ class Family:
     seeds: list[int]
     curves: list[Curves]
     """One of each parametrization."""
+    window: int
+    """How many last steps a training loss is the mean of."""
+
+    @property
+    def loss(self) -> str:
+        """What the training losses are."""
+        return f"training loss, mean of the last {description.count(self.window, 'step')}"
 
     @property
     def guessing(self) -> float:
@@ -171,6 +178,7 @@ def family(runs: pa.Table) -> Family:
             Curves(scheme, np.array(sizes), np.array(rates), train[number], test[number])
             for number, scheme in enumerate(schemes)
         ],
+        window=min(WINDOW, max(len(row["step_loss"]) for row in rows)),
     )
 
 

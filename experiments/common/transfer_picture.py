@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
 from experiments.common import files, statistics, transfer_verdicts
-from experiments.common.best_rates import WINDOW, Curves, Family
+from experiments.common.best_rates import Curves, Family
 
 _HIGHEST = 6.0  # times the lowest loss, up to which losses are drawn
 
@@ -49,7 +49,7 @@ def draw(path: pathlib.Path, family: Family) -> None:
     ]
     panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[0].yaxis.set_minor_formatter(NullFormatter())
-    panels[0].set_ylabel(f"training loss, mean of the last {WINDOW} steps")
+    panels[0].set_ylabel(family.loss)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower center", frameon=False, fontsize=9.5, ncols=len(labels)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import best_rates, description, statistics
+from experiments.common import description, statistics
 from experiments.common.best_rates import Curves, Family, Losses
 from experiments.common.statistics import Interval
 from experiments.common.tables import Table
@@ -207,7 +207,7 @@ def record(family: Family) -> dict[str, Any]:
     """The content of `transfer.json`."""
     return {
         "title": title(family),
-        "loss": f"training loss, mean of the last {best_rates.WINDOW} steps",
+        "loss": family.loss,
         "axis": family.axis,
         "seeds": family.seeds,
         "fields": family.fields,

@@ -329,7 +329,7 @@ def _made(made: Any, width: int) -> tuple[Callable[..., Any], Any, tuple[Any, ..
 def _optimizers(optimizer: Any) -> Callable[[int], Any]:
     """The optimizer of each width."""
     of_width = callable(optimizer) and not hasattr(optimizer, "update")
-    if of_width and getattr(optimizer, "__module__", "").partition(".")[0] == "optax":
+    if of_width and (getattr(optimizer, "__module__", "") or "").partition(".")[0] == "optax":
         name = getattr(optimizer, "__name__", "adam")
         raise TypeError(
             f"{_OWNER}: optimizer must be an Optax transformation, got the function optax.{name};"

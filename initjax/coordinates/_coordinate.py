@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from initjax._values import checked_choice, checked_integer
 from initjax.coordinates._judging import Fault
 from initjax.coordinates._matching import Role
 from initjax.coordinates._slopes import Slope, slope_of
@@ -73,8 +74,17 @@ class Coordinate:
         Returns:
           The mean over seeds and its 95% interval; None if it has no logarithm, as it is zero, was
           not measured, or is not finite.
+
+        Raises:
+          TypeError, ValueError: quantity is none of these, or step is no integer from 0 to the
+            number of steps.
         """
-        return slope_of(self.widths, getattr(self, quantity)[:, :, step])
+        checked_choice("slope", "quantity", quantity, get_args(Quantity))
+        sizes: np.ndarray = getattr(self, quantity)
+        number, last = checked_integer("slope", "step", step, 0), sizes.shape[2] - 1
+        if number > last:
+            raise ValueError(f"slope: step must be at most {last}, the last one; got {step!r}")
+        return slope_of(self.widths, sizes[:, :, number])
 
     def __repr__(self) -> str:
         return f"<Coordinate {self.name}: {self.role}, {self.state}>"

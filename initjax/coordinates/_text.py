@@ -15,6 +15,7 @@ _WIDTH = 80
 _LEAST = 12  # columns of a name
 _MOST_NAMES = 3
 _MOST_STEPS = 8
+_AT_ONCE = "A plan of `initjax.parametrize` makes such changes all at once."
 _ROLES = {"input": "input", "embedding": "embedding", "hidden": "hidden layer",
           "output": "output", "vector": "vector", "scalar": "scalar"}  # fmt: skip
 _A_ROLE = {role: f"{'an' if text[0] in 'aeio' else 'a'} {text}" for role, text in _ROLES.items()}
@@ -117,9 +118,12 @@ def page(coordinates: Sequence[Coordinate], loss: np.ndarray, notes: Sequence[st
     blocks = [
         wrapped(headline(coordinates, loss), _WIDTH, rest=""),
         [
-            line
-            for number, text in enumerate(findings(coordinates, loss), 1)
-            for line in wrapped(text, _WIDTH, f"{number}. ", "   ")
+            *(
+                line
+                for number, text in enumerate(findings(coordinates, loss), 1)
+                for line in wrapped(text, _WIDTH, f"{number}. ", "   ")
+            ),
+            *([_AT_ONCE] if sum(bool(one.faults) for one in coordinates) > 1 else []),
         ],
         [*wrapped(what, _WIDTH, rest=""), *_table(coordinates, steps - 1)],
         _losses(coordinates[0].widths, loss),

@@ -25,7 +25,7 @@ def family(*all_curves, axis="width"):
         "optimizer": "adam", "batch_size": 32, "epochs": 1, "steps": 300, "classes": 10,
     }  # fmt: skip
     seeds = list(range(all_curves[0].losses.shape[2]))
-    return best_rates.Family(fields, axis, 3, seeds, list(all_curves))
+    return best_rates.Family(fields, axis, 3, seeds, list(all_curves), window=100)
 
 
 def test_the_minimum_of_a_parabola_is_found_between_rates():
@@ -112,6 +112,10 @@ def test_a_family_is_read_from_rows(row, rng):
     assert (found.axis, found.fixed, found.seeds) == ("depth", 8, [0, 1])
     standard, mup = found.curves
     assert (standard.scheme, mup.scheme) == ("standard", "mup")
+    assert found.loss == "training loss, mean of the last 100 steps"
+    short = [one | {"step_loss": one["step_loss"][-20:]} for one in table.to_pylist()]
+    brief = best_rates.family(pa.Table.from_pylist(short))
+    assert brief.loss == "training loss, mean of the last 20 steps"
     assert mup.sizes.tolist() == [2, 4] and mup.rates.tolist() == [0.001, 0.002, 0.004]
     np.testing.assert_allclose(mup.losses[1].T, [[2, 1, 2], [2.1, 1.1, 2.1]])
     assert np.all(mup.test_losses[:, 2] == np.log(10))  # one that diverged

@@ -12,7 +12,7 @@ from flax import nnx
 
 import initjax
 from initjax.auditing._reading.trace import trace
-from initjax.coordinates._check import _notes
+from initjax.coordinates import _check
 from initjax.coordinates._program import program
 
 WIDTHS = (32, 128)
@@ -73,6 +73,12 @@ def faults(result):
     }
 
 
+def test_an_optimizer_by_width_may_have_no_module():
+    of_width = eval("lambda width: adam", {"adam": optax.adam(0.01)})
+    assert of_width.__module__ is None
+    assert _check._optimizers(of_width)(32).update
+
+
 def test_a_right_model_is_stable():
     result = check(maker(), rates())
     assert result.stable and not result.findings, result
@@ -109,6 +115,7 @@ def test_results_are_plain_data_a_table_and_a_picture(tmp_path):
     assert np.shape(data["loss"]) == (2, 2, 3)
     assert max(map(len, str(result).splitlines())) <= 80
     assert "divide its stddev by sqrt(width)" in " ".join(str(result).split())
+    assert "A plan" not in str(result)  # for one layer at fault
     assert len(result.plot(tmp_path / "check.png").axes) == 3
     assert (tmp_path / "check.png").exists()
 
@@ -308,6 +315,16 @@ def test_a_size_that_grows_by_no_fault_is_told_with_its_own_slope():
     )
     result = initjax.CoordinateCheck(WIDTHS, (one,), np.ones((2, 1, 2)), ())
     assert result.findings == ("`a` grows as width^1.00 after step 1",)
+    assert one.slope("size", 0) == one.slope("size", 1)
+    for quantity, step, message in [
+        ("sise", 0, "slope: quantity must be one of size, "),
+        ("name", 0, "slope: quantity must be one of "),
+        ("size", -1, "slope: step must be a finite number >= 0, got -1"),
+        ("size", 2, "slope: step must be at most 1, the last one; got 2"),
+        ("size", 0.5, "slope: step must be an integer, got 0.5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            one.slope(quantity, step)
 
 
 def test_no_parameters_are_named_without_advice_for_another_function():
@@ -355,5 +372,5 @@ def test_a_fault_whose_interval_includes_zero_is_not_sure(low, told):
     )
     params = {"a": jnp.ones((2, 2))}
     traced = trace("test", lambda params: params["a"].sum(), params, (), False)
-    notes = list(_notes([one], [program(traced, params, optax.sgd(0.1))]))
+    notes = list(_check._notes([one], [program(traced, params, optax.sgd(0.1))]))
     assert ("Too few widths or seeds to be sure of: a." in notes) is told
