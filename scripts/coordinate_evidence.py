@@ -137,7 +137,11 @@ def main() -> None:
     from width_zoo.right import RIGHT
     from width_zoo.unseen import UNSEEN
 
-    groups = {"Right models": RIGHT, "Planted errors": PLANTED, "Unseen cases": UNSEEN}
+    groups = {
+        "Right models": RIGHT,
+        "Planted errors": PLANTED,
+        "Cases written when the rules stood (6 of 7 right in their first run)": UNSEEN,
+    }
     names = [make.__name__ for group in groups.values() for make in group]
     if unknown := sorted(only.difference(names)):
         parser.error(f"unknown case {', '.join(unknown)}; valid cases: {', '.join(names)}")

@@ -15,16 +15,16 @@ agree.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from initjax.coordinates._matching import Place
 from initjax.coordinates._slopes import Slope, slope_of
 
-Cause = Literal["stddev", "learning_rate", "multiplier", "scores"]
 Arrays = Mapping[str, np.ndarray]
 """By name, root mean squares: (widths, seeds, steps)."""
 
@@ -34,10 +34,12 @@ _DISTURBED = 0.375  # by how much it may do so
 _ROUNDING = 1e-6  # relative to the largest gradient; that of a bias before a norm is rounding only
 
 
-class Fault(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fault:
     """What is wrong with one layer."""
 
-    cause: Cause
+    cause: str
+    """'stddev', 'learning_rate', 'multiplier' or 'scores'."""
     step: int
     """After which step it shows; 0 is the start."""
     slope: Slope
@@ -200,7 +202,7 @@ def _multiplier(
         return None
     power = _power(widths, arrays, "weight", 0) + _growth(widths, place)
     if abs(power) > _LIMIT and (place.tied or (rate and _remedy(power) == rate.exponent)):
-        return fault._replace(cause="multiplier", exponent=_remedy(power))
+        return dataclasses.replace(fault, cause="multiplier", exponent=_remedy(power))
     return None
 
 

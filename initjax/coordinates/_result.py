@@ -94,7 +94,9 @@ class CoordinateCheck:
             "fan_in": list(one.fan_in),
             "verdict": one.verdict,
             "changes_at": one.changes_at,
-            "faults": [{**fault._asdict(), "slope": _plain(fault.slope)} for fault in one.faults],
+            "faults": [
+                {**dataclasses.asdict(fault), "slope": _plain(fault.slope)} for fault in one.faults
+            ],
             **{name: _plain(getattr(one, name)) for name in quantities},
             "slopes": {
                 name: [
