@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whether the best learning rate of a small network is that of a wide or deep one, in several
-# parametrizations: about 30 minutes on 2 cores of a busy CPU. Rerun it to continue after an
+# parametrizations: about 50 minutes on 2 cores of a busy CPU. Rerun it to continue after an
 # interruption.
 #
 #   scripts/width_evidence.sh
@@ -16,9 +16,9 @@ transfer --width=64,128,256,512,1024 --depth=3 --seeds=5 --workdir=runs/width-ml
 # The same with momentum: 2 minutes.
 transfer --width=64,128,256,512 --depth=3 --optimizer=momentum --workdir=runs/width-momentum
 
-# A transformer of patches by width: 23 minutes.
-transfer --model=transformer --width=32,64,128,256 --depth=1 --seeds=3 \
-  --learning_rate=0.00025:0.032 --batch_size=16 --workdir=runs/width-transformer
+# A transformer of patches by width: 42 minutes.
+transfer --model=transformer --width=32,64,128,256 --depth=1 --seeds=6 \
+  --learning_rate=0.000125:0.032 --batch_size=16 --workdir=runs/width-transformer
 
 # A residual MLP by depth: 2 minutes.
 transfer --width=64 --depth=2,4,8,16,32 --residual --scheme=standard,depth_mup,completep \
