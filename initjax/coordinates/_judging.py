@@ -82,6 +82,7 @@ def judge(
             inherited = excess if before else 0.0
             if step is not None:
                 rates[number] = _learning_rate(widths, arrays, step, inherited)
+    moves = [_moves(widths, *each) for each in zip(places, measured, strict=True)]
     # A number that multiplies queries or keys, and falls with width, may be meant for their scores.
     behind = {name for place in places for name in place.before}
     for number, place in enumerate(places):
@@ -90,15 +91,12 @@ def judge(
             starts[number], rates[number] = (
                 None if fault is not None and fault.exponent > 0 else fault for fault in both
             )
+            power = moves[number]
+            moves[number] = None if power and power.mean < 0 else power
     for number, (place, arrays) in enumerate(zip(places, measured, strict=True)):
         fault = _multiplier(widths, place, arrays, starts[number], rates[number])
         if fault is not None and (place.tied or not linear):
             starts[number], rates[number] = fault, None
-    moves = [
-        None if power and power.mean < 0 and place.name in behind else power
-        for place, arrays in zip(places, measured, strict=True)
-        for power in [_moves(widths, place, arrays)]
-    ]
     grown = {
         place.name for place, power in zip(places, moves, strict=True) if power and power.mean > 0
     }

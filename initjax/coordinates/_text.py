@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from initjax._wrapping import aligned, columns, printable, shortened, wrapped
+from initjax.auditing._judging.names import some
 from initjax.coordinates._coordinate import Coordinate, diverged
 from initjax.coordinates._judging import Fault
 from initjax.coordinates._slopes import Slope
 
 _WIDTH = 80
 _LEAST = 12  # columns of a name
-_MOST_NAMES = 3
 _MOST_STEPS = 8
 _AT_ONCE = "A plan of `initjax.parametrize` makes such changes all at once."
 _ROLES = {"input": "input", "embedding": "embedding", "hidden": "hidden layer",
@@ -208,8 +208,4 @@ def _losses(widths: Sequence[int], loss: np.ndarray) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    quoted = [f"`{name}`" for name in names]
-    more = len(quoted) - _MOST_NAMES
-    if more > 0:
-        return f"{', '.join(quoted[:_MOST_NAMES])} and {more} more"
-    return f"{', '.join(quoted[:-1])} and {quoted[-1]}" if len(quoted) > 1 else quoted[0]
+    return some([f"`{name}`" for name in names])

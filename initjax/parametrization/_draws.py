@@ -5,29 +5,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from initjax._values import Initializer, initializer, is_traced, resolved_dtype, shown
 from initjax.orthogonal import orthogonal
+from initjax.parametrization._leaves import PlannedLeaf
 
 if TYPE_CHECKING:
     import jax
 
 _NUMBERS = 2**20  # from which the size of an unknown initializer's draws is measured
 _ERROR = 5e-3  # of a ratio of two such sizes, five times its standard error
-
-
-class Shapes(Protocol):
-    """A parameter in the model and in the base model."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def base_shape(self) -> tuple[int, ...]: ...
-    @property
-    def usual(self) -> dict[str, float]: ...
 
 
 @initializer
@@ -56,12 +46,12 @@ class Scaled:
         return f"{self.factor:.4g} * {shown(self.initializer)}"
 
 
-def scaling(base: Initializer, leaf: Shapes, factor: float) -> float:
+def scaling(base: Initializer, leaf: PlannedLeaf, factor: float) -> float:
     """What to multiply a draw of the base model's initializer by.
 
     Args:
       base: the base model's initializer.
-      leaf: the shapes of the parameter.
+      leaf: the parameter.
       factor: of the standard deviations of the two models.
     """
     if factor == 1 and leaf.shape == leaf.base_shape:

@@ -139,10 +139,10 @@ def _products(found: Found) -> list[Path]:
 
 def _factor(found: Found) -> float:
     """The numbers that multiply scores, or the queries and keys that they are made of."""
-    factor, values = found.factor, [found.content]
+    factor, values, products = found.factor, [found.content], _products(found)
     for value in values:
         node, number = value.node, None
-        if node is not None and node.path in _products(found):
+        if node is not None and node.path in products:
             values += node.operands if node.name == "dot_general" else ()
             continue
         made = [operand for operand in node.operands if operand.data] if node is not None else []

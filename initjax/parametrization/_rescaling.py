@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from initjax.leaves import identify
 from initjax.leaves._arrays import as_array, constant, parts
 from initjax.parametrization._counterparts import kind
 from initjax.parametrization._draws import scaling, size_in, snapped
+from initjax.parametrization._leaves import PlannedLeaf
 from initjax.pytorch import torch_bias
 from initjax.specs import parse
-
-if TYPE_CHECKING:
-    from initjax.parametrization._leaves import PlannedLeaf
 
 _USUAL = (0.001, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 """Standard deviations and bounds that are chosen whatever the shape is. Any other may be a gain

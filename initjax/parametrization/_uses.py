@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from initjax.parametrization._leaves import Role
 from initjax.parametrization._program import Use
-
-if TYPE_CHECKING:
-    from initjax.parametrization._leaves import Role
 
 REASONS: dict[Role, str] = {
     "hidden": "fan_in and fan_out grow",
