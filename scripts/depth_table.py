@@ -121,12 +121,7 @@ def _bullets(sentences: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = _results.parser(__doc__)
-    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="directories of results")
-    options = parser.parse_args()
-    for directory in options.runs:
-        if not (directory / "depth.json").exists():
-            parser.error(f"{directory} holds no results: python -m experiments.depth writes them")
+    runs, results = _results.runs_options(__doc__, "depth.json", "python -m experiments.depth")
     body = (
         "A network *trained* if its training accuracy over the last 50 steps is above 50%. *k* is"
         " the depth at which half of the networks train, in units of xi_c: a logistic regression on"
@@ -137,11 +132,10 @@ def main() -> None:
         " of networks that the fit predicts. The published diagram is from [another"
         " implementation](../../experiments/common/published_diagram/README.md)."
     )
-    options.results.mkdir(parents=True, exist_ok=True)
-    parts = [part for directory in options.runs for part in section(directory, options.results)]
+    parts = [part for directory in runs for part in section(directory, results)]
     packages = ("initjax", "jax", "flax", "optax")
     text = "\n\n".join([body, *parts])
-    _results.write("depth", "Which depths train", text, packages, options.results)
+    _results.write("depth", "Which depths train", text, packages, results)
 
 
 if __name__ == "__main__":

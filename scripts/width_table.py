@@ -61,14 +61,9 @@ def section(directory: pathlib.Path, results: pathlib.Path) -> list[str]:
 
 
 def main() -> None:
-    parser = _results.parser(__doc__)
-    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="directories of results")
-    options = parser.parse_args()
-    for directory in options.runs:
-        if not (directory / "transfer.json").exists():
-            parser.error(
-                f"{directory} holds no results: python -m experiments.transfer writes them"
-            )
+    runs, results = _results.runs_options(
+        __doc__, "transfer.json", "python -m experiments.transfer"
+    )
     body = (
         "Learning rates are those of the base network, the smallest of each family; a scheme"
         " scales them to the others. A loss is the mean training loss of the last 100 steps, at"
@@ -79,11 +74,10 @@ def main() -> None:
         " best of the rates tried. In the sentences about the largest size, each seed's rates are"
         " chosen by the other seeds."
     )
-    options.results.mkdir(parents=True, exist_ok=True)
-    parts = [part for directory in options.runs for part in section(directory, options.results)]
+    parts = [part for directory in runs for part in section(directory, results)]
     packages = ("initjax", "jax", "flax", "optax")
     title = "Whether the best learning rate holds at larger widths and depths"
-    _results.write("width", title, "\n\n".join([body, *parts]), packages, options.results)
+    _results.write("width", title, "\n\n".join([body, *parts]), packages, results)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,13 @@ from experiments.common.config import PATCH, Config, UsageError
 
 # Parameters that no flag initializes, by the ends of their paths.
 _FIXED = {"norm/scale": "ones", "norm/bias": "zeros", "positions": "normal(0.02)"}
+# What determines the initializer of a parameter, by pattern; the first that matches counts.
+_RULES = {
+    **{f"*{end}": end for end in _FIXED},
+    "*bias": "bias_init",
+    "output/*": "output_init",
+    "*": "init",
+}
 
 
 class Start(NamedTuple):
@@ -288,10 +295,9 @@ def _rules(
     if model.initial is not None:
         return {name: initializers[_rule(name)] for name in names if _has_flag(name)}
     if model.plan is not None:
-        patterns = {f"*{end}": end for end in _FIXED}
-        patterns |= {"*bias": "bias_init", "output/*": "output_init", "*": "init"}
-        matching = [pattern for pattern in patterns if fnmatch.filter(names, pattern)]
-        return model.plan(tuple((one, initializers[patterns[one]]) for one in matching)).rules
+        # A plan takes patterns, and asks for a match of each.
+        matching = [pattern for pattern in _RULES if fnmatch.filter(names, pattern)]
+        return model.plan(tuple((one, initializers[_RULES[one]]) for one in matching)).rules
     return {name: initializers[_rule(name)] for name in names}
 
 
@@ -302,11 +308,7 @@ def _has_flag(name: str) -> bool:
 
 def _rule(name: str) -> str:
     """What determines the initializer of a parameter: a field of `Config`, or a key of `_FIXED`."""
-    if fixed := [end for end in _FIXED if name.endswith(end)]:
-        return fixed[0]
-    if name.endswith("bias"):
-        return "bias_init"
-    return "output_init" if name.startswith("output/") else "init"
+    return next(rule for pattern, rule in _RULES.items() if fnmatch.fnmatchcase(name, pattern))
 
 
 def _misfit(config: Config, model: models.Model) -> str | None:

@@ -37,6 +37,29 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def runs_options(
+    description: str | None, results: str, program: str
+) -> tuple[list[pathlib.Path], pathlib.Path]:
+    """The command line of a script that makes a table of runs.
+
+    Args:
+      description: of the script.
+      results: the file that tells a directory of results.
+      program: what writes it.
+
+    Returns:
+      The directories of results, and where to write the table, a directory that is there then.
+    """
+    options = parser(description)
+    options.add_argument("runs", type=pathlib.Path, nargs="+", help="directories of results")
+    given = options.parse_args()
+    for directory in given.runs:
+        if not (directory / results).exists():
+            options.error(f"{directory} holds no results: {program} writes them")
+    given.results.mkdir(parents=True, exist_ok=True)
+    return given.runs, given.results
+
+
 def cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
