@@ -13,12 +13,9 @@ processes can fill one directory.
 import functools
 import itertools
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
-
-import numpy as np
 
 from experiments.common import (
     command_line,
@@ -28,6 +25,7 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
+    shards,
 )
 from experiments.common.config import NORMALIZED, Config, UsageError
 
@@ -115,24 +113,6 @@ _FLAGS = flags.define(
 )
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """The two numbers of `--shard=i/n`."""
-    match = re.fullmatch(rf"({flags.DIGITS})/({flags.DIGITS})", text)
-    if not match or int(match[1]) >= int(match[2]):
-        raise UsageError(f"--shard={text}: must be i/n with i from 0 to n-1, such as 0/4")
-    return int(match[1]), int(match[2])
-
-
-def part(configs: Sequence[Config], index: int, number: int) -> list[Config]:
-    """One of a number of disjoint parts that make up the grid.
-
-    Runs are shuffled first, since every n-th run of the grid may belong to the same initializer.
-    """
-    # The one generator whose stream NumPy keeps across versions, so that machines agree.
-    order = np.random.RandomState(0).permutation(len(configs))
-    return [configs[place] for place in sorted(order[index::number])]
-
-
 def grid() -> list[Config]:
     """The configurations that the flags name, each once, or the part of them that `--shard` names.
 
@@ -156,7 +136,7 @@ def grid() -> list[Config]:
         Config(**fields | dict(zip(axes, values, strict=True)))
         for values in itertools.product(*axes.values())
     ]
-    mine = part(configs, *parse_shard(_FLAGS.shard))
+    mine = shards.parse(_FLAGS.shard).part(configs)
     if not mine:
         runs = description.count(len(configs), "run")
         raise UsageError(f"--shard={_FLAGS.shard}: the grid has only {runs}")
@@ -168,7 +148,7 @@ def main() -> None:
     _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
     if others:
         console.say(sys.stdout, grid_runs.running_elsewhere(others, "to compare"))
-    elif parse_shard(_FLAGS.shard)[1] == 1:  # one part alone is not compared
+    elif shards.parse(_FLAGS.shard) == shards.WHOLE:  # one part alone is not compared
         console.say(sys.stdout, *_summary(configs, dataset, _FLAGS.workdir), "")
     console.say(
         sys.stdout,

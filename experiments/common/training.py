@@ -6,7 +6,6 @@ one compiled program serves every initializer.
 """
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -33,6 +32,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
 }
 """The optimizers of `config.OPTIMIZERS`, as functions of the learning rate."""
+
+_PAUSE_SECONDS = 1.0  # that a part of an epoch may take, where training can be paused
+_FIRST_STEPS = 8  # of the first part, before it is known how long one takes
 
 Optimizer = str | Callable[..., optax.GradientTransformation]
 """The name of one of them, or a function like them. Equal functions are one object, so that jit
@@ -66,6 +68,19 @@ class Epoch(NamedTuple):
     """Wall time including evaluation, and including compilation the first time."""
 
 
+class Point(NamedTuple):
+    """Where a training stands, between two steps: all that is needed to go on."""
+
+    state: State
+    """Valid until the next step, which reuses its buffers."""
+    epoch: int
+    """The epoch that is being trained, 1 for the first."""
+    step: int
+    """How many of its steps are done."""
+    sums: Metrics
+    """The metrics of these steps, NumPy arrays of shape (step,)."""
+
+
 def fit(
     task: Task,
     optimizer: Optimizer,
@@ -81,11 +96,14 @@ def fit(
     watch: Callable[[int, int, int, dict[str, float]], None] | None = None,
     inspect: Callable[[int, Any], None] | None = None,
     inspect_every: int | None = None,
+    resume: Point | None = None,
+    pause: Callable[[Point], None] | None = None,
+    pause_every: int | None = None,
 ) -> Iterator[Epoch]:
     """Trains a model, epoch by epoch; every example counts, including the last, partial batch.
 
-    An epoch is one program from end to end; with `watch` or `inspect` it is run in several parts,
-    and the training is bit-for-bit the same.
+    An epoch is one program from end to end; with `watch`, `inspect` or `pause` it is run in several
+    parts, and the training is bit-for-bit the same.
 
     Args:
       task: what is trained.
@@ -103,11 +121,19 @@ def fit(
         `inspect_every` steps, counted over all epochs. The parameters are valid during the call
         only. `Epoch.seconds` does not include its time.
       inspect_every: see `inspect`, which needs it.
+      resume: where to go on, instead of starting with `params`; its buffers are donated.
+      pause: called about every second with the point that is reached, and after every
+        `pause_every` steps, counted over all epochs; at the end of an epoch after that is yielded.
+        `Epoch.seconds` does not include its time.
+      pause_every: see `pause`.
 
     Yields:
-      Epoch 0, which is the network before training, then every epoch.
+      Epoch 0, which is the network before training, then every epoch; of a training that is resumed
+      only those that are not finished at that point.
     """
-    state = initial_state(optimizer, learning_rate, params)
+    nothing = Metrics(np.zeros(0), np.zeros(0))
+    begin = resume or Point(initial_state(optimizer, learning_rate, params), 1, 0, nothing)
+    state, first, done, sums = begin
     train_set, test_set = jax.device_put((train_set, test_set))
     examples = tasks.examples(train_set)
     batch_size = min(batch_size, examples)
@@ -121,40 +147,51 @@ def fit(
         }
 
     started = time.perf_counter()
-    yield Epoch(0, test(), None, state.params, time.perf_counter() - started)
-    if inspect:
-        inspect(0, state.params)
-    for epoch in range(1, epochs + 1):
+    if not resume:
+        yield Epoch(0, test(), None, state.params, time.perf_counter() - started)
+        if inspect:
+            inspect(0, state.params)
+    pace = _FIRST_STEPS
+    for epoch in range(first, epochs + 1):
         started = time.perf_counter()
         batches = batch_order(key, epoch, examples, batch_size, steps)
         before = (epoch - 1) * steps
-        ends = [steps]
-        if watch:
-            ends = _about_ten_ends(steps)
-        if inspect_every:
-            stops = range(inspect_every - before % inspect_every, steps, inspect_every)
-            ends = sorted({*ends, *stops})
-        sums = Metrics(np.zeros(0), np.zeros(0))
-        for first, last in itertools.pairwise([0, *ends]):
+        ends = set(_about_ten_ends(steps) if watch else [steps])
+        for every in filter(None, (inspect_every, pause_every)):
+            ends |= set(range(every - before % every, steps, every))
+        while done < steps:
             if watch:
-                watch(epoch, first, steps, means(sums, sizes[:first].sum()) if first else {})
+                watch(epoch, done, steps, means(sums, sizes[:done].sum()) if done else {})
+            last = min(end for end in ends if end > done)
+            if pause:
+                last = min(last, done + pace)
+            began = time.perf_counter()
             arguments = state, learning_rate, train_set
-            if inspect_every:  # parts of many lengths
+            if inspect_every or pause:  # parts of many lengths
                 state, more = train_span(
-                    *arguments, batches, first, last, task=task, optimizer=optimizer
+                    *arguments, batches, done, last, task=task, optimizer=optimizer
                 )
-                more = Metrics(*(column[first:last] for column in jax.device_get(more)))
+                more = Metrics(*(column[done:last] for column in jax.device_get(more)))
             else:
-                part = batches if len(ends) == 1 else batches[first:last]
+                part = batches if last - done == steps else batches[done:last]
                 state, more = train(*arguments, part, task=task, optimizer=optimizer)
             sums = Metrics(*map(np.append, sums, jax.device_get(more)))
-            if inspect and inspect_every and (before + last) % inspect_every == 0:
-                paused = time.perf_counter()
-                inspect(before + last, state.params)
-                started += time.perf_counter() - paused
+            paused = time.perf_counter()
+            if pause:  # the first part includes compilation
+                faster = _PAUSE_SECONDS * (last - done) / (paused - began)
+                pace = max(1, min(2 * pace, round(faster)))
+            done = last
+            if inspect and inspect_every and (before + done) % inspect_every == 0:
+                inspect(before + done, state.params)
+            if pause and done < steps:
+                pause(Point(state, epoch, done, sums))
+            started += time.perf_counter() - paused
         metrics = means(sums, seen) | test()
         batch_metrics = Metrics(sums.loss / sizes, sums.correct / sizes)
         yield Epoch(epoch, metrics, batch_metrics, state.params, time.perf_counter() - started)
+        done, sums = 0, nothing
+        if pause:
+            pause(Point(state, epoch + 1, done, sums))
 
 
 def _about_ten_ends(steps: int) -> list[int]:

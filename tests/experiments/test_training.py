@@ -161,6 +161,33 @@ def test_inspecting_the_parameters_changes_no_bit_of_training(digits, watch, eve
     assert len({str(params) for params in seen.values()}) == len(seen)
 
 
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_training_resumed_at_any_point_ends_with_the_same_bits(digits, every, monkeypatch):
+    """Two epochs of 8 steps each, with a pause after every 2 steps, or also after each third."""
+    monkeypatch.setattr(training, "_FIRST_STEPS", 2)
+    monkeypatch.setattr(training, "_PAUSE_SECONDS", 0)
+    plain = fit(digits)
+    points = []
+    paused = fit(
+        digits, pause=lambda point: points.append(jax.device_get(point)), pause_every=every
+    )
+    places = [(point.epoch, point.step) for point in points]
+    assert len(places) == len(set(places)) and places == sorted(places)
+    assert {(2, 0), (3, 0)} <= set(places) and (
+        not every or {(1, 3), (1, 6), (2, 1)} <= set(places)
+    )
+    for number, point in enumerate([None, *points]):
+        if number % 3 == 0:
+            resumed = paused if point is None else fit(digits, resume=jax.device_put(point))
+            assert [epoch.number for epoch in resumed] == list(
+                range(point.epoch if point else 0, 3)
+            )
+            for a, b in zip(plain[-len(resumed) :] if resumed else [], resumed, strict=True):
+                assert a.metrics == b.metrics
+                jax.tree.map(np.testing.assert_array_equal, a.batch_metrics, b.batch_metrics)
+                jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
 def test_the_time_of_an_epoch_does_not_include_inspections(digits):
     fit(digits, epochs=1, inspect=lambda *_: None, inspect_every=4)  # compiles
     _, epoch = fit(digits, epochs=1, inspect=lambda *_: time.sleep(2), inspect_every=4)

@@ -18,6 +18,7 @@ from experiments import sweep
 from experiments.common import (
     data,
     flag_lists,
+    shards,
     starting,
     sweep_directory,
     tasks,
@@ -203,7 +204,7 @@ def test_each_part_of_a_grid_is_a_fair_sample(number):
         for seed in range(30)
         for init in ("zeros", "he_normal", "orthogonal")
     ]
-    parts = [sweep.part(grid, index, number) for index in range(number)]
+    parts = [shards.Shard(index, number).part(grid) for index in range(number)]
     assert sorted(itertools.chain(*parts), key=grid.index) == grid
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for mine in parts:
@@ -212,7 +213,7 @@ def test_each_part_of_a_grid_is_a_fair_sample(number):
         assert len(inits) == 3 and min(inits.values()) >= 2
     # Fixed for all versions of NumPy, so that machines agree on who trains which runs.
     ten = [Config(seed=seed) for seed in range(10)]
-    assert [config.seed for config in sweep.part(ten, 0, 2)] == [0, 1, 2, 4, 7]
+    assert [config.seed for config in shards.Shard(0, 2).part(ten)] == [0, 1, 2, 4, 7]
 
 
 def test_values_given_twice_are_trained_once(folder, tmp_path):
@@ -406,7 +407,7 @@ def test_a_single_number_is_the_number_of_seeds_even_with_spaces():
 @pytest.mark.parametrize("text", ["9" * 5000, f"0-{'9' * 5000}", f"{'9' * 5000}/{'9' * 5000}"])
 def test_a_number_too_long_for_python_is_no_fault_of_the_program(text):
     with pytest.raises(UsageError, match="must be"):
-        (sweep.parse_shard if "/" in text else flag_lists.seeds)(text)
+        (shards.parse if "/" in text else flag_lists.seeds)(text)
 
 
 @pytest.mark.parametrize(
