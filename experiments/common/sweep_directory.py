@@ -105,7 +105,8 @@ class SweepDirectory:
     Entering raises a UsageError if the directory can't be made or is not writable.
     """
 
-    def __init__(self, directory: str | pathlib.Path):
+    def __init__(self, directory: str | pathlib.Path, label: str = ""):
+        self.label = label
         self.directory = pathlib.Path(directory)
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
