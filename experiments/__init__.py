@@ -18,7 +18,6 @@ __all__ = ["Result", "compare"]
 _PACKAGES = (
     "absl",
     "altair",
-    "filelock",
     "flax",
     "jax",
     "jinja2",
