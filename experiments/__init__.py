@@ -25,6 +25,7 @@ _PACKAGES = (
     "jinja2",
     "matplotlib",
     "optax",
+    "orbax",
     "PIL",
     "platformdirs",
     "psutil",
