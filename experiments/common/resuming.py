@@ -296,7 +296,7 @@ def lines(began: Place, directory: pathlib.Path) -> list[str]:
     if began.path is None:
         text = f"no checkpoint in {directory} yet: training starts"
     else:
-        age = max(0.0, time.time() - began.path.stat().st_mtime)
+        age = max(0.0, files.now(directory) - began.path.stat().st_mtime)
         where = f"step {began.steps:,} of {began.all_epochs * began.per_epoch:,}"
         text = f"from {where}, saved {description.ago(age)}"
         if began.unusable:
