@@ -19,7 +19,7 @@ from experiments.common.config import INITIALIZERS, Config, UsageError, canonica
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import checkpoints, starting, training
+    from experiments.common import checkpoints, meshes, starting, training
 
 _ELSEWHERE = ("dataset", "data_dir")  # may be named otherwise on another machine: see the digest
 
@@ -136,6 +136,7 @@ def begin(
     start: "starting.Start",
     audit_every: int | None,
     resume: bool,
+    placement: "meshes.Placement | None" = None,
 ) -> Place:
     """Finds the last good checkpoint of a run and the lines that were written before it.
 
@@ -146,6 +147,7 @@ def begin(
       start: its starting point.
       audit_every: as for `mnist.run`.
       resume: whether there may be a checkpoint.
+      placement: the mesh of devices that train it.
 
     Raises:
       UsageError: there are checkpoints, but no good one.
@@ -168,7 +170,9 @@ def begin(
         return place
     rate: Any = config.learning_rate  # no longer None
     optimizer = starting.optimizer(config, start.model)
-    state = checkpoints.described(training.initial_state(optimizer, rate, start.packed))
+    state = checkpoints.described(
+        training.initial_state(optimizer, rate, start.packed, placement=placement)
+    )
     unusable: dict[pathlib.Path, str] = {}
     for path in paths:
         try:
@@ -247,11 +251,12 @@ def _beginning(
 
 
 def saver(
-    output: run_directory.Output,
+    directory: pathlib.Path,
     began: Place,
-    epochs: "Sequence[training.Epoch]",
     every: int | None,
+    epochs: "Sequence[training.Epoch]",
     asked: Callable[[], type[KeyboardInterrupt] | None],
+    replaced: Callable[[], bool] = lambda: False,
 ) -> "Callable[[training.Point], None]":
     """Makes the function that `training.fit` calls at its pauses, which saves checkpoints.
 
@@ -259,21 +264,22 @@ def saver(
     it then does.
 
     Args:
-      output: the files of the run.
+      directory: of the run.
       began: where training begins.
-      epochs: those that are finished; more are added to it.
       every: steps from one checkpoint to the next; None saves none in between.
+      epochs: those that are finished; more are added to it.
       asked: returns what to raise if the program is asked to stop, see `console.interrupt_later`.
+      replaced: whether another process has taken the run over, see `run_directory.Output`.
     """
     from experiments.common import checkpoints
 
     started, path, unusable = time.perf_counter(), began.path, began.unusable
-    folder = output.directory / run_directory.CHECKPOINTS
+    folder = directory / run_directory.CHECKPOINTS
 
     def pause(point: "training.Point") -> None:
         nonlocal path, unusable
-        if output.replaced():
-            raise run_directory.taken_over(output.directory)
+        if replaced():
+            raise run_directory.taken_over(directory)
         done, stop = (point.epoch - 1) * began.per_epoch + point.step, asked()
         finished = point.epoch > began.all_epochs
         if stop or finished or (every and done % every == 0):

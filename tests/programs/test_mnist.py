@@ -392,6 +392,8 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--help=short"], "--help=short: takes no value; write --help"),
         (["--flagfile=nowhere"], "--flagfile: cannot read the file: No such file"),
         (["--audit_every=0"], "--audit_every=0: must be at least 1"),
+        (["--mesh=rows:2"], "--mesh=rows:2: expected NAME:SIZE, with the names data and model"),
+        (["--distributed=host"], "--distributed=host: must be auto, or HOST:PORT,i/n: the address"),
         (["--learning_rate=0"], "--learning_rate=0: must be a finite number above 0"),
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),
