@@ -19,7 +19,6 @@ __all__ = ["Result", "compare"]
 _PACKAGES = (
     "absl",
     "altair",
-    "filelock",
     "flax",
     "jax",
     "jinja2",

@@ -57,6 +57,20 @@ def remove_empty(directories: Iterable[pathlib.Path]) -> None:
             directory.rmdir()
 
 
+def now(directory: pathlib.Path) -> float:
+    """The time, in seconds, by the clock that gives the files of a directory their times.
+
+    It makes a file and removes it, after which a network file system lists the directory anew,
+    instead of answering with what it was some time ago.
+    """
+    probe = directory / f".{os.urandom(8).hex()}.tmp"
+    try:
+        with open(probe, "xb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def write(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is either complete or absent, whatever happens to the process."""
     # A random name, since processes on many machines may write to one directory.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from experiments.common import console, progress
+from experiments.common import console, description, progress
 
 if TYPE_CHECKING:  # which take a while to import
     from experiments.common import sweep_directory, trainers
@@ -29,11 +29,33 @@ def fill(
       stream: where to show progress; None shows nothing.
 
     Returns:
-      How many runs were trained, and how many are still running in other processes.
+      How many runs were trained, and how many are still running in other processes. If those may
+      be dead, their runs are waited for.
 
     Raises:
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
+    groups, trained = list(groups), 0
+    while True:
+        more, left = _train(stored, wanted, groups, stream)
+        trained += more
+        # The last runs may be those of a process that was killed on another machine.
+        if not left or (seconds := stored.doubt()) is None:
+            return trained, left
+        if seconds:
+            may = (
+                f"wait    {description.count(left, 'run')} may still run in other processes; known"
+            )
+            progress.countdown(stored.doubt, may, stream)
+
+
+def _train(
+    stored: "sweep_directory.SweepDirectory",
+    wanted: Mapping[str, Any],
+    groups: Iterable[tuple[Mapping[str, Any], Callable[[], "trainers.Trainer"]]],
+    stream: TextIO | None,
+) -> tuple[int, int]:
+    """Trains what isn't claimed by other processes; as `fill`."""
     trained = 0
     missing = wanted.keys() - stored.finished()
     with (

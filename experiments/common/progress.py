@@ -169,6 +169,29 @@ def stage(stream: TextIO | None, text: str) -> Iterator[Callable[[int, int], Non
         teller.join()
 
 
+def countdown(left: Callable[[], float | None], text: str, stream: TextIO | None) -> None:
+    """Waits while a function returns how many seconds are left, and shows them.
+
+    In a terminal this is a line that counts down and is removed in the end; elsewhere a line once.
+
+    Args:
+      left: returns the seconds, which may be coarse; 0 or None ends the wait.
+      text: what is waited for.
+      stream: where to; None shows nothing.
+    """
+    shown = math.inf
+    while seconds := left():
+        first, shown = shown == math.inf, max(1.0, min(shown - 1.0, seconds))
+        line = f"{text} in at most {shown:.0f} s"
+        if stream and live(stream):
+            _redraw(stream, line)
+        elif first:
+            say(stream, line)
+        time.sleep(1.0)
+    if stream and live(stream) and shown < math.inf:
+        _redraw(stream, "")
+
+
 def _left(counted: Sequence[tuple[float, int, int]]) -> str:
     """What is done, and the time that the rest takes at the same pace, if that is known."""
     if len(counted) < 2:
