@@ -37,6 +37,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("same")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Says at the end, for all to see, if there was no cluster to test on."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {one.longrepr[2] for one in skipped if one.nodeid.startswith("tests/cluster/")}
+    for reason in sorted(reasons):
+        text = reason.removeprefix("Skipped: ")
+        terminalreporter.write_line(f"WARNING: not tested: {text}", yellow=True, bold=True)
+
+
 @pytest.fixture
 def key():
     import jax
