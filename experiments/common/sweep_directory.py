@@ -11,7 +11,7 @@ killed loses none of its finished batches. Other tools can read all files at onc
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
