@@ -27,20 +27,18 @@ def free_port():
 
 
 @contextlib.contextmanager
-def started(*flags, cwd, number=2, devices=1, missing=(), environ=()):
-    """Starts the processes of a job, and kills in the end what is left of them."""
+def started(*flags, cwd, number=2, devices=1, missing=(), own=None):
+    """Starts the processes of a job, and kills in the end what is left of them.
+
+    `missing` ones are not started, and `own` gives each its own flags.
+    """
     address = f"127.0.0.1:{free_port()}"
-    environ = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        **dict(environ),
-    }
+    devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     jobs = [
         subprocess.Popen(
-            [*COMMAND, f"--distributed={address},{i}/{number}", *flags],
+            [*COMMAND, f"--distributed={address},{i}/{number}", *flags, *(own[i] if own else [])],
             cwd=cwd,
-            env=environ,
+            env={**os.environ, **devices},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -166,22 +164,9 @@ def test_a_process_that_never_comes_ends_the_job(tmp_path, missing):
 
 @pytest.mark.slow  # several processes
 def test_processes_with_other_flags_are_refused(folder, tmp_path):
-    """A file of flags is another one for each process, by its environment."""
-    for i in (0, 1):
-        (tmp_path / f"flags{i}").write_text(f"--seed={i}\n")
-    address = f"127.0.0.1:{free_port()}"
-    jobs = [
-        subprocess.Popen(
-            [*COMMAND, f"--data_dir={folder}", f"--distributed={address},{i}/2"]
-            + [f"--flagfile=flags{i}"],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in (0, 1)
-    ]
-    (code, _, errors), (other_code, _, reason) = ended(jobs)
+    seeds = [["--seed=0"], ["--seed=1"]]
+    with started(f"--data_dir={folder}", cwd=tmp_path, own=seeds) as jobs:
+        (code, _, errors), (other_code, _, reason) = ended(jobs)
     assert "process 1 was started with another configuration than process 0" in reason
     assert other_code == 2 and code == 1
     assert "process 1 of 2" in errors and "has ended early" in errors
