@@ -84,7 +84,7 @@ def record(
             " name a new --workdir"
         ) from None
     different = [
-        f"--{name}={_text(value)} (it has {_text(before.get(name))})"
+        f"{_text(name, value)} (it has {_text(name, before.get(name))})"
         for name, value in {**dataclasses.asdict(config), **flags}.items()
         if not _agree(name, before.get(name), value)
     ]
@@ -114,8 +114,13 @@ def _agree(name: str, before: Any, now: Any) -> bool:
     return (list(now) if isinstance(now, tuple) else now) == before
 
 
-def _text(value: Any) -> str:
-    return ",".join(grouped(value)) if isinstance(value, list | tuple) else str(value)
+def _text(name: str, value: Any) -> str:
+    """The flag that gives a value."""
+    if value is None or value is False:
+        return f"no --{name}"
+    if value is True:
+        return f"--{name}"
+    return f"--{name}={','.join(grouped(value)) if isinstance(value, list | tuple) else value}"
 
 
 def finished(workdir: str, epochs: int) -> dict[str, Any] | None:
@@ -179,7 +184,7 @@ def begin(
     listed = "; ".join(f"{path.name}: {why}" for path, why in unusable.items())
     folder = directory / run_directory.CHECKPOINTS
     raise UsageError(
-        f"no checkpoint in {folder} can be used ({listed}); delete all that is in this folder to"
+        f"no checkpoint in {folder} can be used ({listed}); delete all that is in {folder} to"
         " train from the start, or name a new --workdir"
     )
 
