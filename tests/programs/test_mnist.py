@@ -395,6 +395,8 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--checkpoint_every=0"], "--checkpoint_every=0: must be at least 1"),
         (["--resume"], "--resume needs --workdir, the directory of the run"),
         (["--resume", "--workdir=."], "--workdir=. holds no run with checkpoints"),
+        (["--mesh=rows:2"], "--mesh=rows:2: expected NAME:SIZE, with the names data and model"),
+        (["--distributed=host"], "--distributed=host: must be auto, or HOST:PORT,i/n: the address"),
         (["--learning_rate=0"], "--learning_rate=0: must be a finite number above 0"),
         (["--learning_rate=x"], "--learning_rate=x: must be a number"),
         (["--learning_rate=nan"], "--learning_rate=nan: must be a finite number above 0"),
