@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,15 @@ _PACKAGES = (
     "vl_convert",
 )
 _started_as_program = sys.argv[:1] == ["-m"]  # what `python -m` sets while it looks for one
-if _started_as_program and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    # Ctrl-C while a program imports what it needs shows no traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _started_as_program:
+    # A signal while a program imports what it needs shows no traceback. From `console.run_program`
+    # on, which also explains the exit code, signals are handled there.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for _name in ("SIGTERM", "SIGUSR1"):
+        _number = getattr(signal, _name, None)  # Windows lacks the second
+        if _number and signal.getsignal(_number) == signal.SIG_DFL:
+            signal.signal(_number, lambda number, frame: os._exit(75))
 _missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
 if _missing:
     _message = (

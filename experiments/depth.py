@@ -12,8 +12,7 @@ that train are then compared with xi_c, the depth over which theory says that in
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from experiments.common import (
     command_line,
@@ -24,6 +23,8 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
+    grids,
+    shards,
 )
 from experiments.common.config import MOST_LAYERS, Config, UsageError
 
@@ -41,7 +42,7 @@ _GROUPS = {
     ),
     "Training": ("optimizer", "learning_rate", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
-    "Output": ("workdir", "help"),
+    "Output": ("workdir", "shard", "help"),
 }
 _FLAGS = flags.define(
     _GROUPS,
@@ -83,11 +84,8 @@ _FLAGS = flags.define(
 )
 
 
-def grid() -> list[Config]:
-    """The configurations that the flags name, each once.
-
-    They are ordered by seed, so that the runs of a grid that was stopped are a fair sample.
-    """
+def grid() -> grids.Grid:
+    """The configurations that the flags name, each once, ordered by seed."""
     if _FLAGS.init is not None and _FLAGS.weight_variance is not None:
         raise UsageError("give either --init or --weight_variance, not both")
     if _FLAGS.init is None and _FLAGS.weight_variance is None:
@@ -98,27 +96,21 @@ def grid() -> list[Config]:
         inits = [_kernels(variance) for variance in _variances("weight_variance")]
     else:
         inits = flag_lists.initializers(_FLAGS, "init")
-    axes: list[Iterable[Any]] = [
-        flag_lists.seeds(_FLAGS.seeds),
-        _sizes("depth"),
-        _sizes("width"),
-        flag_lists.values(_FLAGS, "activation"),
-        [_biases(variance) for variance in _variances("bias_variance")],
-        inits,
-        [_rate(text) for text in flag_lists.values(_FLAGS, "learning_rate")],
+    rates = [_rate(text) for text in flag_lists.values(_FLAGS, "learning_rate")]
+    # One axis, since at some depth NUMBER/depth may be a rate that is named, too.
+    networks = dict.fromkeys(
+        ((width,) * min(depth, MOST_LAYERS + 1), rate(depth))
+        for depth, width, rate in itertools.product(_sizes("depth"), _sizes("width"), rates)
+    )
+    biases = dict.fromkeys(map(_biases, _variances("bias_variance")))
+    axes = [
+        grids.axis("seed", flag_lists.seeds(_FLAGS.seeds)),
+        [{"hidden": hidden, "learning_rate": rate} for hidden, rate in networks],
+        grids.axis("activation", flag_lists.values(_FLAGS, "activation")),
+        grids.axis("bias_init", list(biases)),
+        grids.axis("init", inits),
     ]
-    fields, configs = flags.config_fields(_FLAGS), {}
-    for seed, depth, width, activation, biases, init, rate in itertools.product(*axes):
-        one = {
-            "seed": seed,
-            "hidden": (width,) * min(depth, MOST_LAYERS + 1),
-            "activation": activation,
-            "bias_init": biases,
-            "init": init,
-            "learning_rate": rate(depth),
-        }
-        configs[Config(**fields | one)] = None
-    return list(configs)
+    return grids.Grid(flags.config_fields(_FLAGS), axes)
 
 
 def _kernels(variance: float) -> str:
@@ -211,7 +203,8 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
 
 
 def main() -> None:
-    grid_runs.analyzed(grid(), _FLAGS.workdir, _header, analyze, "boundaries")
+    shard = shards.parse(_FLAGS.shard)
+    grid_runs.analyzed(grid(), shard, _FLAGS.workdir, _header, analyze, "boundaries")
 
 
 _PROGRAM = command_line.Program(

@@ -103,7 +103,7 @@ def run(
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
         finished: list[training.Epoch] = []
-        interrupted = False
+        interrupted: KeyboardInterrupt | None = None
         curves = inspect = None
         with run_directory.events(directory) as events:
             try:
@@ -136,11 +136,11 @@ def run(
                         run_directory.add_epoch(directory, events, epoch._replace(params=params))
                         finished.append(epoch._replace(params=None))  # their buffers are reused
                     display.epoch(epoch.number, epoch.seconds, epoch.metrics)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
                 if not run_directory.has_results(directory):
                     console.say_instead(stream, "interrupted; nothing was written")
                     raise
-                interrupted = True
+                interrupted = error
 
     summary: dict[str, Any] = {
         "status": "interrupted" if interrupted else "finished",
@@ -173,7 +173,7 @@ def run(
             f"repeat  {repeat}",
         )
     if interrupted:
-        raise KeyboardInterrupt
+        raise interrupted
     return directory, summary
 
 

@@ -49,20 +49,21 @@ def report(
     Raises:
       UsageError: the directory holds no runs, or is not writable.
     """
-    from experiments.common import (
-        chart_style,
-        charts,
-        commands,
-        comparison,
-        depth_sections,
-        depth_summaries,
-        progress,
-        report_page,
-        summaries,
-        sweep_directory,
-        tables,
-        titles,
-    )
+    with console.uninterrupted():  # which would abort while C++ is loaded
+        from experiments.common import (
+            chart_style,
+            charts,
+            commands,
+            comparison,
+            depth_sections,
+            depth_summaries,
+            progress,
+            report_page,
+            summaries,
+            sweep_directory,
+            tables,
+            titles,
+        )
 
     root = pathlib.Path(directory)
     runs = sweep_directory.read(root)

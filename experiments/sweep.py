@@ -11,7 +11,6 @@ processes can fill one directory.
 """
 
 import functools
-import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -25,9 +24,10 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
+    grids,
     shards,
 )
-from experiments.common.config import NORMALIZED, Config, UsageError
+from experiments.common.config import NORMALIZED, Config
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 COMMAND = "python -m experiments.sweep"
@@ -38,11 +38,11 @@ def run(
     dataset: data.Dataset,
     workdir: str,
     stream: TextIO | None = None,
+    label: str = "",
 ) -> tuple[int, int]:
     """Trains the runs of a sweep that are missing; see `experiments.common.grid_runs.train`."""
-    return grid_runs.train(
-        configs, dataset, workdir, stream, functools.partial(_header, configs, dataset)
-    )
+    top = functools.partial(_header, configs, dataset)
+    return grid_runs.train(configs, dataset, workdir, stream, top, label)
 
 
 def _header(configs: Sequence[Config], dataset: data.Dataset, missing: int) -> list[str]:
@@ -104,24 +104,15 @@ _FLAGS = flags.define(
     scheme=flags.several("scheme"),
     optimizer=flags.several("optimizer"),
     learning_rate=flags.several("learning_rate"),
-    shard=flags.string(
-        "0/1",
-        "i/n trains one of n parts of the grid, with i from 0 to n-1, so that n processes or"
-        " machines can share the work. A fixed shuffle makes every part a fair sample.",
-    ),
     workdir=flags.path("runs/sweep", "Directory of the results. Finished runs in it are skipped."),
 )
 
 
-def grid() -> list[Config]:
-    """The configurations that the flags name, each once, or the part of them that `--shard` names.
-
-    They are ordered by seed, so that the runs of a sweep that was stopped are a fair sample.
-    """
-    fields = flags.config_fields(_FLAGS)
-    axes: dict[str, Any] = {
+def grid() -> grids.Grid:
+    """The configurations that the flags name, each once, ordered by seed."""
+    axes: dict[str, list[Any]] = {
         "seed": flag_lists.seeds(_FLAGS.seeds),
-        "hidden": dict.fromkeys(map(flags.sizes, _FLAGS.hidden or [None])),
+        "hidden": list(dict.fromkeys(map(flags.sizes, _FLAGS.hidden or [None]))),
         "activation": flag_lists.values(_FLAGS, "activation"),
         "scheme": [None],
         "optimizer": flag_lists.values(_FLAGS, "optimizer"),
@@ -132,24 +123,18 @@ def grid() -> list[Config]:
         axes["scheme"] = flag_lists.values(_FLAGS, "scheme")
     if _FLAGS.learning_rate is not None:
         axes["learning_rate"] = flag_lists.values(_FLAGS, "learning_rate", float)
-    configs = [
-        Config(**fields | dict(zip(axes, values, strict=True)))
-        for values in itertools.product(*axes.values())
-    ]
-    mine = shards.parse(_FLAGS.shard).part(configs)
-    if not mine:
-        runs = description.count(len(configs), "run")
-        raise UsageError(f"--shard={_FLAGS.shard}: the grid has only {runs}")
-    return mine
+    found = [grids.axis(name, values) for name, values in axes.items()]
+    return grids.Grid(flags.config_fields(_FLAGS), found)
 
 
 def main() -> None:
-    configs, dataset = grid_runs.opened(grid(), sys.stdout)
-    _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout)
-    if others:
-        console.say(sys.stdout, grid_runs.running_elsewhere(others, "to compare"))
-    elif shards.parse(_FLAGS.shard) == shards.WHOLE:  # one part alone is not compared
-        console.say(sys.stdout, *_summary(configs, dataset, _FLAGS.workdir), "")
+    shard, whole = shards.parse(_FLAGS.shard), grid()
+    configs, dataset = grid_runs.opened(shard.part(whole), sys.stdout)
+    label = shard.label(whole.digest)
+    _, others = run(configs, dataset, _FLAGS.workdir, sys.stdout, label)
+    # Only all of the grid is compared.
+    what_next = grid_runs.what_next(others, shard, "to compare")
+    console.say(sys.stdout, *(what_next or [*_summary(configs, dataset, _FLAGS.workdir), ""]))
     console.say(
         sys.stdout,
         f"results {_FLAGS.workdir}",

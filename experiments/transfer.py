@@ -22,6 +22,8 @@ from experiments.common import (
     flag_lists,
     flags,
     grid_runs,
+    grids,
+    shards,
 )
 from experiments.common.config import MOST_LAYERS, NORMALIZED, Config, UsageError
 
@@ -40,7 +42,7 @@ _GROUPS = {
     "Parametrization": ("scheme",),
     "Training": ("optimizer", "learning_rate", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
-    "Output": ("workdir", "help"),
+    "Output": ("workdir", "shard", "help"),
 }
 _FLAGS = flags.define(
     _GROUPS,
@@ -72,11 +74,8 @@ _FLAGS = flags.define(
 )
 
 
-def grid() -> list[Config]:
-    """The configurations that the flags name, each once.
-
-    They are ordered by seed, so that the runs of a grid that was stopped are a fair sample.
-    """
+def grid() -> grids.Grid:
+    """The configurations that the flags name, each once, ordered by seed."""
     widths, depths = _sizes("width"), _sizes("depth")
     if (len(widths) > 1) == (len(depths) > 1):
         raise UsageError(
@@ -90,18 +89,14 @@ def grid() -> list[Config]:
         )
     fields: dict[str, Any] = flags.config_fields(_FLAGS)
     fields["base"] = (widths[0],) * depths[0]
-    axes: list[list[Any]] = [
-        flag_lists.seeds(_FLAGS.seeds),
-        flag_lists.values(_FLAGS, "scheme"),
-        [(width,) * depth for width, depth in itertools.product(widths, depths)],
-        _rates(),
+    sizes = [(width,) * depth for width, depth in itertools.product(widths, depths)]
+    axes = [
+        grids.axis("seed", flag_lists.seeds(_FLAGS.seeds)),
+        grids.axis("scheme", flag_lists.values(_FLAGS, "scheme")),
+        grids.axis("hidden", sizes),
+        grids.axis("learning_rate", list(dict.fromkeys(_rates()))),
     ]
-    names = "seed", "scheme", "hidden", "learning_rate"
-    configs = {
-        Config(**fields | dict(zip(names, values, strict=True))): None
-        for values in itertools.product(*axes)
-    }
-    return list(configs)
+    return grids.Grid(fields, axes)
 
 
 def _sizes(flag: str) -> list[int]:
@@ -181,7 +176,8 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
 
 
 def main() -> None:
-    grid_runs.analyzed(grid(), _FLAGS.workdir, _header, analyze, "the best rates")
+    shard = shards.parse(_FLAGS.shard)
+    grid_runs.analyzed(grid(), shard, _FLAGS.workdir, _header, analyze, "the best rates")
 
 
 _PROGRAM = command_line.Program(

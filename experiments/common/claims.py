@@ -215,7 +215,7 @@ class Claims:
             else:
                 passed.append(key)
                 skip, leap = leap, 2 * leap
-        for key in passed:
+        for key in reversed(passed):  # the later ones are taken by fewer
             if len(won) == most:
                 break
             if self._take(key):

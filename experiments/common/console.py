@@ -1,4 +1,4 @@
-"""What all programs share when they run: start and exit, output, errors, Ctrl-C."""
+"""What all programs share when they run: start and exit, output, errors, signals."""
 
 import _thread
 import atexit
@@ -10,6 +10,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,16 @@ import platformdirs
 
 from experiments.common import command_line, description
 from experiments.common.config import UsageError
+
+UNFINISHED = 75
+"""The exit code after SIGTERM or SIGUSR1: the same command goes on. It is EX_TEMPFAIL, also in
+experiments/__init__.py."""
+
+_ONCE = 1.0  # seconds in which SIGTERM is sent only once: `timeout` sends it to a whole group, too
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1: a cluster needs the machine, or the time is up."""
 
 
 def use_compilation_cache() -> None:
@@ -44,9 +55,9 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     """Parses the command line, runs a program and exits.
 
     The exit code is 0; 2 after a `UsageError`, or if JAX_PLATFORMS names what JAX doesn't have,
-    which is shown in one line; 130 after Ctrl-C, SIGTERM or SIGHUP; 1 if memory or a disk is full,
-    and after any other error, which is the program's own fault: it is shown with its traceback and
-    with what a report of it needs.
+    which is shown in one line; `UNFINISHED` after SIGTERM or SIGUSR1; 130 after Ctrl-C or SIGHUP; 1
+    if memory or a disk is full, and after any other error, which is the program's own fault: it is
+    shown with its traceback and with what a report of it needs.
 
     Args:
       program: its command, flags and help.
@@ -56,10 +67,8 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     # more at exit: a fifth of the time of the main job. So it runs less often, and not at exit.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    # A job stopped by a cluster, or by a terminal that was closed, is treated like one stopped by
-    # its user. For SIGINT, see experiments/__init__.py.
-    for number in _stop_signals():
-        signal.signal(number, signal.default_int_handler)
+    for number in _stop_signals():  # until here: experiments/__init__.py
+        signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
     use_compilation_cache()
     os.environ["MPLBACKEND"] = "agg"  # whatever is set for windows: programs only save pictures
@@ -68,51 +77,84 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
     if os.name == "nt":
         os.system("")  # has the console of Windows read escape sequences
     try:
+        code = _exit_code(program, main)
+        _ignore_signals()  # all is done
+    except KeyboardInterrupt as error:
+        _ignore_signals()
+        if live(sys.stdout):
+            say(sys.stdout, CLEAR, end="")  # the "^C" that the terminal has written
+        # At once, since threads that still compile crash while Python shuts down.
+        os._exit(UNFINISHED if isinstance(error, Preempted) else 130)
+    if code:
+        sys.exit(code)
+
+
+def _exit_code(program: command_line.Program, main: Callable[..., None]) -> int:
+    """Runs a program and shows its error, if there is one."""
+    try:
         parsed = command_line.parse(program, sys.argv)
         if isinstance(parsed, str):
             say(sys.stdout, parsed)
         else:
             main(*parsed)
+        return 0
     except UsageError as error:
         say(sys.stderr, f"{program.name}: {' '.join(str(error).split())}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if live(sys.stdout):
-            say(sys.stdout, CLEAR, end="")  # the "^C" that the terminal has written
-        os._exit(130)  # at once, since threads that still compile crash while Python shuts down
+        return 2
     except MemoryError:
         say(sys.stderr, f"{program.name}: there is not enough memory")
-        sys.exit(1)
+        return 1
     except OSError as error:  # such as a full disk
         say(sys.stderr, f"{program.name}: {_described(error)}")
-        sys.exit(1)
+        return 1
     except Exception as error:
         platforms = os.environ.get("JAX_PLATFORMS")
         if platforms and str(error).startswith("Unable to initialize backend"):
             say(sys.stderr, f"{program.name}: JAX_PLATFORMS={platforms}: {error}")
-            sys.exit(2)
+            return 2
         say(sys.stderr, traceback.format_exc(), *_report_request(program))
-        sys.exit(1)
+        return 1
 
 
-def _stop_signals() -> list[int]:
-    """The signals that stop a program: all but those it was started to ignore, as by nohup."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last one
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+def _stop_signals() -> dict[int, type[KeyboardInterrupt]]:
+    """The signals that stop a program, and what each raises.
+
+    Those that it was started to ignore, as by nohup, don't.
+    """
+    raised = {
+        "SIGINT": KeyboardInterrupt,
+        "SIGHUP": KeyboardInterrupt,
+        "SIGTERM": Preempted,
+        "SIGUSR1": Preempted,
+    }
+    # Windows lacks some of them.
+    found = {getattr(signal, name): raised[name] for name in raised if hasattr(signal, name)}
+    return {number: found[number] for number in found if signal.getsignal(number) != signal.SIG_IGN}
+
+
+def _stop(number: int, _: Any) -> None:
+    raise _stop_signals()[number]
+
+
+def _ignore_signals() -> None:
+    for number in _stop_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unraisable(error: Any) -> None:
-    """Repeats a Ctrl-C that came while Python ran a callback, such as one of JAX's about garbage.
+    """Repeats a signal that came while Python ran a callback, such as one of JAX's about garbage.
 
-    Python can't raise an error there, so it would go on as if nothing had been pressed.
+    Python can't raise an error there, so it would go on as if there had been none.
     """
     if not issubclass(error.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(error)
-    elif os.name == "nt":
-        threading.Timer(0.01, _thread.interrupt_main).start()  # after the callback
+        return
+    number = signal.SIGTERM if issubclass(error.exc_type, Preempted) else signal.SIGINT
+    if os.name == "nt":
+        repeat = threading.Timer(0.01, _thread.interrupt_main, [number])  # after the callback
     else:  # a real signal, which ends waiting, too
-        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+        repeat = threading.Timer(0.01, os.kill, [os.getpid(), number])
+    repeat.start()
 
 
 def _described(error: OSError) -> str:
@@ -176,25 +218,34 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 
 @contextlib.contextmanager
-def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
-    """Delays Ctrl-C, SIGTERM and SIGHUP, so that the current runs are finished and stored.
+def interrupt_later(
+    stream: TextIO | None,
+) -> Iterator[Callable[[], type[KeyboardInterrupt] | None]]:
+    """Delays Ctrl-C and other signals that stop a program, so that the current runs are stored.
 
     Args:
-      stream: where to say so. A second Ctrl-C stops at once.
+      stream: where to say so. A second signal stops at once.
 
     Yields:
-      A function that returns whether the program was asked to stop.
+      A function that returns what to raise if the program was asked to stop, else None.
     """
-    asked = False
+    asked: type[KeyboardInterrupt] | None = None
+    first = 0.0
     # A SimpleQueue, since its `put` is safe in a signal handler.
     to_say: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask(number: int, _: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        to_say.put("finishing the current runs; press Ctrl-C again to stop at once")
+        nonlocal asked, first
+        wanted, now = _stop_signals()[number], time.monotonic()
+        if asked is None:
+            asked, first = wanted, now
+            text = "finishing the current runs"
+            if number == signal.SIGINT:
+                to_say.put(f"{text}; press Ctrl-C again to stop at once")
+            else:
+                to_say.put(f"{signal.Signals(number).name}: {text}")
+        elif wanted is not Preempted or now - first > _ONCE:
+            raise wanted
 
     def tell() -> None:
         if line := to_say.get():
@@ -215,21 +266,21 @@ def interrupt_later(stream: TextIO | None) -> Iterator[Callable[[], bool]]:
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delays Ctrl-C and the like to the end of what must not be done by half, such as writing."""
-    asked = False
+    asked: type[KeyboardInterrupt] | None = None
 
     def ask(number: int, _: Any) -> None:
         nonlocal asked
-        asked = True
+        asked = asked or _stop_signals()[number]
 
     with _handled_by(ask):
         yield
     if asked:
-        raise KeyboardInterrupt
+        raise asked
 
 
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Has a function handle Ctrl-C and SIGTERM."""
+    """Has a function handle the signals that stop a program."""
     try:
         before = {number: signal.signal(number, handler) for number in _stop_signals()}
     except ValueError:  # only the main thread receives signals

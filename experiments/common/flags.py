@@ -185,6 +185,11 @@ _SHARED = {
         "Directory with IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST, or the"
         " directory of TensorFlow Datasets (default: the bundled files, or ~/tensorflow_datasets).",
     ),
+    "shard": string(
+        "0/1",
+        "i/n trains one of n parts of the grid, with i from 0 to n-1, so that n processes or"
+        " machines can share the work. A fixed shuffle makes every part a fair sample.",
+    ),
 }
 
 

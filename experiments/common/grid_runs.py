@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from experiments.common import console, data, filling, memory, progress
+from experiments.common import console, data, filling, grids, memory, progress, shards
 from experiments.common.config import Config
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
@@ -38,7 +38,8 @@ def opened(configs: Sequence[Config], stream: TextIO | None) -> tuple[list[Confi
 
 
 def analyzed(
-    configs: Sequence[Config],
+    grid: grids.Grid,
+    shard: shards.Shard,
     workdir: str,
     header: Callable[[list[Config], data.Dataset, int], list[str]],
     analyze: Callable[[list[Config], data.Dataset, str], list[str]],
@@ -47,7 +48,8 @@ def analyzed(
     """The whole of a program: trains a grid, and prints what its runs show.
 
     Args:
-      configs: what to train.
+      grid: what to train.
+      shard: the part of it that this process trains. Only the whole is analyzed.
       workdir: the directory.
       header: the lines to show first, given the configurations, the data and how many runs are
         missing.
@@ -57,33 +59,47 @@ def analyzed(
     Raises:
       UsageError, KeyboardInterrupt: as `train`.
     """
-    configs, dataset = opened(configs, sys.stdout)
+    configs, dataset = opened(shard.part(grid), sys.stdout)
     top = functools.partial(header, configs, dataset)
-    _, others = train(configs, dataset, workdir, sys.stdout, top)
-    if others:
-        console.say(sys.stdout, running_elsewhere(others, "for the results"))
+    _, others = train(configs, dataset, workdir, sys.stdout, top, shard.label(grid.digest))
+    if lines := what_next(others, shard, "for the results"):
+        console.say(sys.stdout, *lines)
         return
     with progress.stage(sys.stdout, f"results fitting {what}"):
         lines = analyze(configs, dataset, workdir)
     console.say(sys.stdout, *lines, "", f"results {workdir}")
 
 
-def running_elsewhere(others: int, purpose: str) -> str:
-    """Says that runs of a grid are running in other processes, and what to do then.
+def what_next(others: int, shard: shards.Shard, purpose: str) -> list[str]:
+    """What the user has to do for the results of a grid; empty if all of its runs are finished.
+
+    Args:
+      others: how many runs are running in other processes.
+      shard: the part that this process has trained.
+      purpose: why to do it.
 
     Example:
-      >>> running_elsewhere(1, "to compare")
-      '1 run is running in other processes; rerun this command to compare'
+      >>> what_next(1, shards.WHOLE, "to compare")
+      ['1 run is running in other processes; rerun this command to compare']
+      >>> what_next(0, shards.Shard(3, 8), "to compare")
+      ['shard   3/8 is finished; when all 8 are, rerun without --shard to compare']
     """
-    left = "1 run is" if others == 1 else f"{others} runs are"
-    return f"{left} running in other processes; rerun this command {purpose}"
+    if others:
+        left = "1 run is" if others == 1 else f"{others} runs are"
+        part = purpose if shard == shards.WHOLE else "to finish this shard"
+        return [f"{left} running in other processes; rerun this command {part}"]
+    if shard == shards.WHOLE:
+        return []
+    when = f"when all {shard.number} are, rerun without --shard {purpose}"
+    return textwrap.wrap(f"shard   {shard} is finished; {when}", 80, subsequent_indent=" " * 8)
 
 
 def pinned(configs: Sequence[Config], dataset: data.Dataset) -> list[Config]:
     """The configurations with a digest of the user's own network, see `own_model.pinned`."""
     if not any(config.own for config in configs):  # JAX isn't needed yet
         return list(configs)
-    from experiments.common import starting
+    with console.uninterrupted():  # as below
+        from experiments.common import starting
 
     return [starting.pinned(config, dataset) for config in configs]
 
@@ -94,6 +110,7 @@ def train(
     workdir: str,
     stream: TextIO | None,
     header: Callable[[int], list[str]],
+    label: str = "",
 ) -> tuple[int, int]:
     """Trains the runs that are missing from a directory and adds them to it.
 
@@ -103,6 +120,7 @@ def train(
       workdir: the directory, see `experiments.common.sweep_directory`; it may hold other runs.
       stream: where to show progress; None shows nothing.
       header: the lines to show first, given the number of runs that are missing.
+      label: of the shard that they are, see `Shard.label`.
 
     Returns:
       How many runs were trained, and how many are still running in other processes.
@@ -113,10 +131,11 @@ def train(
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
     with progress.stage(stream, "start   loading JAX and checking the runs"):
-        from experiments.common import run_batches, sweep_directory
+        with console.uninterrupted():  # which would abort while C++ is loaded
+            from experiments.common import run_batches, sweep_directory
 
         wanted = {config.identity(dataset.digest): config for config in configs}
-        stored = sweep_directory.SweepDirectory(workdir)
+        stored = sweep_directory.SweepDirectory(workdir, label)
         missing = wanted.keys() - stored.finished()
         run_batches.check(wanted, dataset)
     with stored if missing else contextlib.nullcontext():  # nothing may need writing

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from experiments.common import description
 from experiments.common.config import UsageError
 
 _Item = TypeVar("_Item")
@@ -20,15 +21,38 @@ class Shard:
     """From 0 to `number` - 1."""
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.index}/{self.number}"
+
     def part(self, runs: Sequence[_Item]) -> list[_Item]:
-        """The runs of this part, in the order of the grid.
+        """The runs of this part, in the order of the grid; no others are read.
 
         They are a fair sample: every n-th run of a grid may belong to the same initializer, so the
         grid is shuffled first.
+
+        Raises:
+          UsageError: there are none.
         """
         # The one generator whose stream NumPy keeps across versions, so that machines agree.
         order = np.random.RandomState(0).permutation(len(runs))
-        return [runs[place] for place in sorted(order[self.index :: self.number])]
+        mine = np.sort(order[self.index :: self.number]).tolist()
+        if not mine:
+            grid = description.count(len(runs), "run")
+            raise UsageError(f"--shard={self}: the grid has only {grid}")
+        return [runs[place] for place in mine]
+
+    def label(self, grid: str) -> str:
+        """Tells the files of this part from those of the others; empty for the whole of a grid.
+
+        Args:
+          grid: its digest.
+
+        Example:
+          >>> Shard(7, 1000).label("3f2a91c0d4e5f607")
+          '3f2a91c0-0007of1000'
+        """
+        digits = len(str(self.number))
+        return "" if self == WHOLE else f"{grid[:8]}-{self.index:0{digits}}of{self.number}"
 
 
 WHOLE = Shard(0, 1)

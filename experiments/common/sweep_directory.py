@@ -1,93 +1,31 @@
 """The directory of a sweep, which any number of processes can fill: one row per run.
 
-    runs-DIGEST.parquet  the runs of one finished batch
+    *.parquet            the runs, see `experiments.common.run_files`
     .claims              which process trains which run, see `experiments.common.claims`
 
-Files are written under a temporary name, renamed, and never changed, so a process that is killed
-loses none of its finished batches. Other tools can read all of them at once, for example
-`duckdb.sql("from 'runs/sweep/*.parquet'")`.
+A process writes each finished batch to a file and merges its own files as it goes. One that is
+killed loses none of its finished batches. Other tools can read all files at once, for example
+`duckdb.sql("from 'runs/sweep/**/*.parquet'")`.
 """
 
 import contextlib
-import hashlib
-import io
 import pathlib
+import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from experiments.common import claims, files
+from experiments.common import claims, files, run_files
 from experiments.common.config import UsageError
+from experiments.common.run_files import PARTS, SCHEMA
 
-FORMAT_VERSION = 1
-
-_PARTS = "runs-*.parquet"
 _ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
-
-_REMEDY = "if it is damaged, delete it, and a sweep will train its runs again"
-
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),  # identifies the run: digest of the configuration and the data
-        ("status", pa.string()),  # finished, or diverged (a loss is not finite)
-        # What was run: the fields of `Config`, and the digest of the data.
-        ("init", pa.string()),
-        ("rules", pa.string()),  # what the name of an initializer stands for; null: it says so
-        ("output_init", pa.string()),
-        ("bias_init", pa.string()),
-        ("seed", pa.int64()),
-        ("model", pa.string()),
-        ("hidden", pa.list_(pa.int64())),
-        ("residual", pa.bool_()),
-        ("normalization", pa.string()),
-        ("activation", pa.string()),
-        ("inputs", pa.string()),
-        ("dtype", pa.string()),
-        ("optimizer", pa.string()),
-        ("learning_rate", pa.float64()),
-        ("epochs", pa.int64()),
-        ("steps", pa.int64()),  # null: as many as there are in the epochs
-        ("batch_size", pa.int64()),
-        ("scheme", pa.string()),  # null: initializers and learning rate as they are at this size
-        ("base", pa.list_(pa.int64())),  # null without a scheme
-        ("dataset", pa.string()),
-        ("digest", pa.string()),
-        # Results: of every epoch (val_: also before training, unless steps are counted), and of
-        # every step.
-        ("loss", pa.list_(pa.float64())),
-        ("acc", pa.list_(pa.float64())),
-        ("val_loss", pa.list_(pa.float64())),
-        ("val_acc", pa.list_(pa.float64())),
-        ("step_loss", pa.list_(pa.float32())),
-        ("step_acc", pa.list_(pa.float32())),
-        # Where and when.
-        ("features", pa.int64()),  # inputs of the network: the pixels of an image, or of a patch
-        ("classes", pa.int64()),
-        ("test_images", pa.int64()),
-        ("guess_acc", pa.float64()),  # of always predicting the most common class
-        ("seconds", pa.float64()),  # wall time, divided by the runs of a batch
-        ("finished", pa.timestamp("s", tz="UTC")),
-        ("host", pa.string()),
-        ("device", pa.string()),
-        ("versions", pa.string()),  # such as "jax 0.10.2, flax 0.12.8"
-    ],
-    metadata={"format_version": str(FORMAT_VERSION)},
-)
-
-
-# Columns that older files lack, and what their runs have.
-_ADDED = {
-    "rules": None,
-    "model": "mlp",
-    "residual": False,
-    "normalization": "none",
-    "inputs": "unit",
-    "steps": None,
-    "scheme": None,
-    "base": None,
-}
+# Seconds after which a process looks for new runs in other folders than its own. Not to know of
+# them costs only time, and a thousand processes can't list all folders after each batch.
+_ELSEWHERE = 60.0
 
 
 class SweepDirectory:
@@ -96,10 +34,15 @@ class SweepDirectory:
     Entering raises a UsageError if the directory can't be made or is not writable.
     """
 
-    def __init__(self, directory: str | pathlib.Path):
+    def __init__(self, directory: str | pathlib.Path, label: str = ""):
+        """A directory, for a process that trains all of a grid, or the shard with this label."""
         self.directory = pathlib.Path(directory)
+        self._label = label
+        self._folder = run_files.folder(self.directory, label)
+        self._sizes: dict[pathlib.Path, int] = {}  # of the files that this process merges
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
+        self._listed = -np.inf  # when all folders were
         self._claims = claims.Claims(self.directory / ".claims")
 
     def __enter__(self) -> "SweepDirectory":
@@ -107,27 +50,39 @@ class SweepDirectory:
         files.prepare(self.directory, "name another --workdir")
         # Left over by killed processes.
         now = files.now(self.directory)
-        for temporary in self.directory.glob(f".{_PARTS}.*.tmp"):
+        for temporary in self._folder.glob(f".{PARTS}.*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
                 if now - temporary.stat().st_mtime > _ABANDONED:
                     temporary.unlink()
+        if self._label:  # the files of a shard are its own, whichever process wrote them
+            for path in run_files.listed([self._folder]):
+                with contextlib.suppress(FileNotFoundError):
+                    self._sizes[path] = path.stat().st_size
         self._claims.__enter__()
         self._claims.tidy(self.finished())
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._merge([path for path, size in self._sizes.items() if size < run_files.LARGE])
         self._claims.__exit__(*error)
         if self._made and not self.finished():  # nothing is left behind if nothing was trained
             self._claims.clear()
             files.remove_empty(self._made)
 
     def finished(self) -> set[str]:
-        """The keys of all runs in the directory now, from all processes."""
-        new = set(self.directory.glob(_PARTS)) - self._files
-        self._files |= new
-        self._finished.update(
-            key for file in new for key in _read(file, ["key"])["key"].to_pylist()
-        )
+        """The keys of all runs in the directory now, from all processes.
+
+        Runs that were written for other shards of the same grid can be missing, and so can those
+        of the last minute in other folders than that of this process.
+        """
+        folders, now = [self._folder], time.monotonic()
+        if now - self._listed >= _ELSEWHERE:
+            folders, self._listed = run_files.folders(self.directory, self._label), now
+        for path in set(run_files.listed(folders)) - self._files:
+            # A file that is gone was replaced by one that is found the next time.
+            with contextlib.suppress(FileNotFoundError):
+                self._finished.update(run_files.read(path, ["key"])["key"].to_pylist())
+                self._files.add(path)
         return self._finished
 
     def claim(self, keys: Iterable[str], most: int) -> list[str]:
@@ -150,15 +105,34 @@ class SweepDirectory:
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Writes the runs of a finished batch to disk and releases the claims."""
-        file = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
-        keys = sorted(row["key"] for row in rows)
-        name = _PARTS.replace("*", hashlib.sha256("".join(keys).encode()).hexdigest()[:16])
-        files.write(self.directory / name, file.getvalue())
+        path, size = run_files.write(self._folder, pa.Table.from_pylist(rows, SCHEMA))
+        keys = [row["key"] for row in rows]
+        self._found(path, size, keys)
         self._claims.release(keys)
+        while full := run_files.full_level(self._sizes):
+            self._merge(full)
+
+    def _merge(self, paths: list[pathlib.Path]) -> None:
+        """Replaces some of the files of this process by one."""
+        if len(paths) < 2:
+            return
+        merged = None
+        with contextlib.suppress(OSError, UsageError):  # they stay as they are
+            merged = run_files.merge(self._folder, paths)
+        for path in paths:
+            del self._sizes[path]
+        if merged:
+            self._found(*merged, [])
+
+    def _found(self, path: pathlib.Path, size: int, keys: list[str]) -> None:
+        """Remembers a file of this process, and that these runs are finished."""
+        self._sizes[path] = size
+        self._files.add(path)
+        self._finished.update(keys)
 
     def _finished_now(self) -> set[str]:
-        files.now(self.directory)  # so that a network file system lists the directory anew
+        with contextlib.suppress(FileNotFoundError):  # the folder of a shard without runs so far
+            files.now(self._folder)  # so that a network file system lists it anew
         return self.finished()
 
 
@@ -176,31 +150,17 @@ def read(
       UsageError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
-    tables = [_read(file, columns) for file in sorted(pathlib.Path(directory).glob(_PARTS))]
+    directory = pathlib.Path(directory)
+    tables = list(run_files.read_all(directory, columns).values())
     if not any(map(len, tables)):
-        below = sorted({str(file.parent) for file in pathlib.Path(directory).glob(f"*/{_PARTS}")})
+        below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
         run = "run python -m experiments.sweep first"
-        advice = f"name a sweep: {' or '.join(below)}" if below else run
+        advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}" if below else run
         raise UsageError(f"{directory} holds no runs; {advice}")
     table = pa.concat_tables(tables)  # without a copy
-    keys, seeds = table["key"].to_pylist(), table["seed"].to_pylist()
-    places = {key: place for place, key in enumerate(keys) if wanted is None or key in wanted}
-    order = sorted(places.values(), key=lambda place: (seeds[place], keys[place]))
-    return table.take(pa.array(order, pa.int64()))
-
-
-def _read(file: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        table = pq.ParquetFile(file).read(columns)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"cannot read {file}: {reason}; {_REMEDY}") from None
-    version = (table.schema.metadata or {}).get(b"format_version", b"none").decode()
-    if version != str(FORMAT_VERSION):
-        raise UsageError(f"{file} has format version {version}, expected {FORMAT_VERSION}")
-    for name in set(columns or SCHEMA.names) & _ADDED.keys() - set(table.column_names):
-        values = pa.array([_ADDED[name]] * len(table), SCHEMA.field(name).type)
-        table = table.append_column(name, values)
-    if missing := set(columns or SCHEMA.names) - set(table.column_names):
-        raise UsageError(f"{file} has no column {min(missing)}; {_REMEDY}")
-    return table.select(columns or SCHEMA.names)
+    rows = table.select(["seed", "key"]).append_column("place", pa.array(range(len(table))))
+    rows = rows.take(run_files.last_places(table["key"]))
+    if wanted is not None:
+        rows = rows.filter(pc.field("key").isin(list(wanted)))
+    order = rows.sort_by([("seed", "ascending"), ("key", "ascending")])["place"]
+    return table.take(order)

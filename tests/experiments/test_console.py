@@ -142,16 +142,22 @@ def test_ctrl_c_during_a_callback_of_python_is_not_lost():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
-@pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 0)])
-def test_a_closed_terminal_stops_a_program_unless_it_was_started_by_nohup(ignored, code):
-    body = "import os, signal, time; os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.1)"
-    before = signal.getsignal(signal.SIGHUP)
+@pytest.mark.parametrize(
+    ("name", "ignored", "code"),
+    [("SIGHUP", False, 130), ("SIGTERM", False, 75), ("SIGUSR1", False, 75), ("SIGUSR1", True, 0)],
+)
+def test_a_signal_stops_a_program_unless_it_was_started_to_ignore_it(name, ignored, code):
+    """As by nohup. The exit code tells a cluster to start the command again."""
+    body = f"import os, signal, time; os.kill(os.getpid(), signal.{name}); time.sleep(0.1)"
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
     if ignored:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
     try:
-        assert program(body).returncode == code
+        result = program(body)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
+    assert (result.returncode, result.stderr) == (code, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
@@ -168,6 +174,26 @@ def test_a_closed_terminal_does_not_interrupt_what_must_be_finished(delay):
     assert finished
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGUSR1")
+def test_a_cluster_that_asks_twice_at_once_asks_once_and_is_told_apart_from_ctrl_c(monkeypatch):
+    """GNU timeout sends SIGTERM to the program, and to its group."""
+    output = io.StringIO()
+    with console.interrupt_later(output) as asked:
+        assert not asked()
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert asked() is console.Preempted
+        monkeypatch.setattr(console, "_ONCE", 0.0)
+        with pytest.raises(console.Preempted):  # who asks again can't wait
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert output.getvalue() == "SIGUSR1: finishing the current runs\n"
+    with pytest.raises(console.Preempted), console.uninterrupted():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    with console.interrupt_later(output) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked() is KeyboardInterrupt
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_an_error_of_the_user_is_a_usage_error(path):
     """A plain ValueError is shown with a traceback, as a fault of the program."""
@@ -180,7 +206,39 @@ def test_an_error_of_the_user_is_a_usage_error(path):
         assert not [node for node in raised if node and "ValueError" in ast.unparse(node)]
 
 
-def test_ctrl_c_while_a_program_is_imported_shows_no_traceback():
-    code = "import os, sys; sys.argv = ['-m']; import experiments; os.kill(os.getpid(), 2)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode in (-2, 130) and result.stderr == ""
+@pytest.mark.skipif(os.name == "nt", reason="sends signals as POSIX has them")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_while_a_program_is_imported_shows_no_traceback(number, code):
+    body = f"import os, sys; sys.argv = ['-m']; import experiments; os.kill(os.getpid(), {number})"
+    result = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (code, "")
+
+
+# Sends SIGTERM when a module is imported that takes a while.
+_STOP = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax._src.interpreters.mlir":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), 15)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals as POSIX has them")
+@pytest.mark.parametrize("program", ["mnist", "sweep"])
+def test_sigterm_while_a_program_imports_jax_is_not_lost(program, tmp_path, folder):
+    (tmp_path / "sitecustomize.py").write_text(_STOP)
+    root = str(pathlib.Path(experiments.__file__).parents[1])
+    result = subprocess.run(
+        [sys.executable, "-m", f"experiments.{program}", f"--data_dir={folder}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (75, "")
+    assert not (tmp_path / "runs").exists()

@@ -93,7 +93,7 @@ def test_two_processes_never_claim_the_same_run(tmp_path):
     code = f"""
 from experiments.common import sweep_directory
 with sweep_directory.SweepDirectory({str(tmp_path)!r}) as stored:
-    print(stored.claim({keys!r}, 4))
+    print(sorted(stored.claim({keys!r}, 4)))
 """
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         assert stored.claim(keys, 3) == keys[:3]

@@ -45,6 +45,28 @@ def test_the_grid_has_a_run_for_each_variance_depth_rate_and_seed(grid):
     assert (found[0].inputs, found[0].steps) == ("standardized", 300)
 
 
+def test_a_rate_that_two_flags_name_at_some_depth_is_trained_once(grid):
+    found = grid(weight_variance="1", depth="5,10", learning_rate="0.01,0.1/depth", seeds="2")
+    rates = [(len(one.hidden), one.learning_rate) for one in found if one.seed == 0]
+    assert sorted(rates) == [(5, 0.01), (5, 0.02), (10, 0.01)] and len(found) == 6
+
+
+def test_shards_add_up_to_the_grid_and_say_how_to_get_the_results(
+    folder, tmp_path, grid, monkeypatch, capsys
+):
+    flags = {"depth": "2", "width": "8", "steps": 30, "learning_rate": "0.05", "seeds": "3"}
+    monkeypatch.chdir(tmp_path)
+    for shard, started, finished in (("0/2", 3, 0), ("1/2", 3, 0), ("0/1", 6, 6)):
+        grid(**flags, init="zeros,he_normal", data_dir=folder, shard=shard)
+        depth.main()
+        text = capsys.readouterr().out
+        assert f"\nruns    {started}, of which {finished} are finished" in text
+        next_step = f"shard   {shard} is finished; when all 2 are, rerun without --shard for the"
+        assert (next_step in " ".join(text.split("\n        "))) == (shard != "0/1")
+        assert all(len(line) <= 80 for line in text.splitlines())
+    assert "results runs/depth" in text
+
+
 def test_initializers_come_without_biases_and_equal_ones_once(grid):
     found = grid(init="he_normal,kaiming_normal()", depth="2", learning_rate="0.1", seeds="1")
     assert [(one.init, one.bias_init) for one in found] == [("he_normal", "zeros")]

@@ -18,6 +18,7 @@ from experiments import sweep
 from experiments.common import (
     data,
     flag_lists,
+    run_files,
     shards,
     starting,
     sweep_directory,
@@ -296,7 +297,7 @@ def test_two_processes_share_the_work(folder, tmp_path):
     keys = [
         key
         for part in (tmp_path / "r").glob("*.parquet")
-        for key in sweep_directory._read(part, ["key"])["key"].to_pylist()
+        for key in run_files.read(part, ["key"])["key"].to_pylist()
     ]
     assert len(set(keys)) == 200
     assert len(keys) == 200  # none was trained twice
@@ -346,15 +347,16 @@ def test_ctrl_c_that_also_stops_the_reader_loses_no_run(folder, tmp_path):
     ]
     process = piped(*flags, cwd=tmp_path)
     deadline = time.monotonic() + 120
-    while len(kept := list(tmp_path.glob("runs/sweep/*.parquet"))) < 2:
+    while len(list(tmp_path.glob("runs/sweep/*.parquet"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    kept = len(outcome(tmp_path / "runs/sweep"))
     time.sleep(0.3)  # the next batch, which takes some seconds, has started
     process.stdout.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130 and process.stderr.read() == ""
     process.stderr.close()
-    assert len(list(tmp_path.glob("runs/sweep/*.parquet"))) > len(kept)
+    assert len(outcome(tmp_path / "runs/sweep")) > kept
 
 
 def test_head_closing_the_output_causes_no_traceback_and_loses_no_run(folder, tmp_path):
