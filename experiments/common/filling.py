@@ -44,7 +44,7 @@ def fill(
             return trained, left
         if seconds:
             runs = description.count(left, "run")
-            text = f"wait    {runs} may still run in other processes; this is known"
+            text = f"wait    {runs} may be running in other processes; known"
             progress.countdown(stored.doubt, text, stream)
 
 
