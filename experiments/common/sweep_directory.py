@@ -11,21 +11,22 @@ killed loses none of its finished batches. Other tools can read all files at onc
 import contextlib
 import pathlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.common import claims, files, run_files
+from experiments.common import claims, files, run_files, step_columns
 from experiments.common.config import UsageError
 from experiments.common.run_files import PARTS, SCHEMA
 
 _ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
-# Seconds after which a process looks for new runs in other folders than its own. Not to know of
-# them costs only time, and a thousand processes can't list all folders after each batch.
-_ELSEWHERE = 60.0
+# At most this share of the time is spent on looking for new runs in other folders than the own one.
+# Not to know of them costs only time, and a thousand processes can't list all after each batch.
+_LOOKING = 0.02
+_LISTINGS = 3  # of a folder, until no file is missing
 
 
 class SweepDirectory:
@@ -43,6 +44,7 @@ class SweepDirectory:
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
         self._listed = -np.inf  # when all folders were
+        self._listing = 0.0  # seconds that it took
         self._claims = claims.Claims(self.directory / ".claims")
 
     def __enter__(self) -> "SweepDirectory":
@@ -72,18 +74,33 @@ class SweepDirectory:
     def finished(self) -> set[str]:
         """The keys of all runs in the directory now, from all processes.
 
-        Runs that were written for other shards of the same grid can be missing, and so can those
-        of the last minute in other folders than that of this process.
+        Runs that were written for other shards of the same grid can be missing. So can the latest
+        in other folders than that of this process, where there are so many that listing them takes
+        long.
         """
-        folders, now = [self._folder], time.monotonic()
-        if now - self._listed >= _ELSEWHERE:
-            folders, self._listed = run_files.folders(self.directory, self._label), now
-        for path in set(run_files.listed(folders)) - self._files:
-            # A file that is gone was replaced by one that is found the next time.
-            with contextlib.suppress(FileNotFoundError):
+        folders, started = [self._folder], time.monotonic()
+        everywhere = (started - self._listed) * _LOOKING >= self._listing
+        if everywhere:
+            folders = run_files.folders(self.directory, self._label)
+        # A file that is gone was replaced by one that the next listing shows.
+        for _ in range(_LISTINGS):
+            if self._read_all(set(run_files.listed(folders)) - self._files):
+                break
+        if everywhere:
+            self._listed = time.monotonic()
+            self._listing = self._listed - started
+        return self._finished
+
+    def _read_all(self, paths: Iterable[pathlib.Path]) -> bool:
+        """Reads the keys of runs from files; returns whether all were there."""
+        complete = True
+        for path in paths:
+            try:
                 self._finished.update(run_files.read(path, ["key"])["key"].to_pylist())
                 self._files.add(path)
-        return self._finished
+            except FileNotFoundError:
+                complete = False
+        return complete
 
     def claim(self, keys: Iterable[str], most: int) -> list[str]:
         """Claims runs for this process, until they are added or the process ends.
@@ -150,17 +167,47 @@ def read(
       UsageError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
-    directory = pathlib.Path(directory)
-    tables = list(run_files.read_all(directory, columns).values())
+    tables = list(run_files.read_all(pathlib.Path(directory), columns).values())
     if not any(map(len, tables)):
-        below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
-        run = "run python -m experiments.sweep first"
-        advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}" if below else run
-        raise UsageError(f"{directory} holds no runs; {advice}")
+        raise _no_runs(pathlib.Path(directory))
     table = pa.concat_tables(tables)  # without a copy
-    rows = table.select(["seed", "key"]).append_column("place", pa.array(range(len(table))))
+    return table.take(_order(table, wanted))
+
+
+def scan(directory: str | pathlib.Path) -> tuple[pa.Table, Callable[[pa.Table], pa.Table]]:
+    """Reads the runs of a directory without the columns of steps, which it can read later.
+
+    So a directory can be much larger than the memory, if it has been compacted.
+
+    Returns:
+      The runs as `read` returns them, with a column more; and a function that takes some of these
+      rows and returns them with the columns of steps, in that order.
+
+    Raises:
+      UsageError: as `read`; or the files that are not compacted are too large.
+    """
+    directory = pathlib.Path(directory)
+    found = run_files.read_all(directory, [n for n in SCHEMA.names if not n.startswith("step_")])
+    if not any(map(len, found.values())):
+        raise _no_runs(directory)
+    steps = step_columns.StepColumns(directory, found)
+    table = pa.concat_tables(found.values())
+    table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
+    return table.take(_order(table)), steps.complete
+
+
+def _no_runs(directory: pathlib.Path) -> UsageError:
+    below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
+    advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}"
+    if not below:
+        advice = "run python -m experiments.sweep first"
+    return UsageError(f"{directory} holds no runs; {advice}")
+
+
+def _order(table: pa.Table, wanted: Collection[str] | None = None) -> pa.ChunkedArray:
+    """The places of the wanted runs, each once, by seed and key."""
+    rows = table.select(["seed", "key"]).append_column("at", pa.array(np.arange(len(table))))
     rows = rows.take(run_files.last_places(table["key"]))
     if wanted is not None:
         rows = rows.filter(pc.field("key").isin(list(wanted)))
-    order = rows.sort_by([("seed", "ascending"), ("key", "ascending")])["place"]
-    return table.take(order)
+    return rows.sort_by([("seed", "ascending"), ("key", "ascending")])["at"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.common import sweep_directory
+from experiments.common import run_files, sweep_directory
 from experiments.common.config import UsageError
 
 
@@ -59,6 +59,27 @@ def test_runs_that_another_process_finishes_meanwhile_are_not_claimed(tmp_path):
         assert stored.claim(keys, 2) == keys[3:5]
         stored.add([row(3), row(4)])
         assert not list((tmp_path / ".claims").glob("*.*"))
+
+
+def test_runs_of_a_file_that_is_replaced_while_it_is_looked_for_are_not_claimed(
+    tmp_path, monkeypatch
+):
+    """Another process merges its files after the directory was listed, and before it is read."""
+    with (
+        sweep_directory.SweepDirectory(tmp_path) as stored,
+        sweep_directory.SweepDirectory(tmp_path) as other,
+    ):
+        for number in range(3):
+            other.add([row(number)])
+        read = run_files.read
+
+        def merged_before(path, columns=None):
+            monkeypatch.setattr(run_files, "read", read)
+            other._merge(list(other._sizes))
+            return read(path, columns)
+
+        monkeypatch.setattr(run_files, "read", merged_before)
+        assert stored.claim([key(number) for number in range(6)], 2) == [key(3), key(4)]
 
 
 def test_claims_end_with_the_process_that_holds_them(tmp_path):
