@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from experiments.common import claims
-from experiments.common.claims import LEASE, Claims, Process
+from experiments.common import claims, local_process
+from experiments.common.claims import LEASE, Claims
+from experiments.common.local_process import Process
 
 # A process that no machine has.
 FOREIGN = Process("another machine", 1, "1")
@@ -163,16 +164,16 @@ def test_a_run_that_is_stored_before_its_claim_is_won_is_not_trained(host, tmp_p
 
 
 def test_among_many_processes_few_taken_runs_are_met(host, monkeypatch):
-    keys = [f"k{number:05}" for number in range(2000)]
+    keys = [f"k{number:05}" for number in range(500)]
     one, other = host("one"), host("other")
-    assert one.claim(keys, 1600, nothing) == keys[:1600]
+    assert one.claim(keys, 400, nothing) == keys[:400]
     made = []
     create = claims._create
     monkeypatch.setattr(claims, "_create", lambda *args: made.append(args) or create(*args))
     won = other.claim(keys, 16, nothing)
-    assert len(won) == 16 and len(made) <= 16 + 11
+    assert len(won) == 16 and len(made) <= 16 + 9
     # What was passed over isn't forgotten.
-    assert sorted(won + other.claim(keys, 1600, nothing)) == keys[1600:]
+    assert sorted(won + other.claim(keys, 400, nothing)) == keys[400:]
 
 
 @pytest.mark.parametrize("error", [OSError(95, "not supported"), NotImplementedError()], ids=repr)
@@ -248,7 +249,7 @@ def _until(true, seconds=60):
 
 
 def _here(pid=None, **changes):
-    process = claims.this_process()._replace(**changes)
+    process = local_process.this()._replace(**changes)
     return process if pid is None else process._replace(pid=pid)
 
 
@@ -287,31 +288,31 @@ def test_a_process_that_lives_on_this_machine_is_in_no_doubt(tmp_path):
 def test_a_killed_child_that_nobody_waits_for_is_gone(tmp_path):
     """In a container, nobody may do that: it stays a zombie, whose number exists."""
     child = subprocess.Popen(["sleep", "600"])
-    process = _here(child.pid, started=claims._state_and_start(child.pid)[1])
-    assert not claims._is_gone(process)
+    process = _here(child.pid, started=local_process.state_and_start(child.pid)[1])
+    assert not local_process.is_gone(process)
     child.kill()
-    _until(lambda: claims._is_gone(process))
+    _until(lambda: local_process.is_gone(process))
     child.wait()
-    assert claims._is_gone(process)
+    assert local_process.is_gone(process)
 
 
 def test_where_processes_are_hidden_from_other_users_none_is_taken_for_dead(monkeypatch):
     def hidden(pid):
         raise FileNotFoundError
 
-    monkeypatch.setattr(claims, "_state_and_start", hidden)
-    assert not claims._is_gone(_here())
+    monkeypatch.setattr(local_process, "state_and_start", hidden)
+    assert not local_process.is_gone(_here())
 
 
 def test_containers_are_different_places():
     """Of one boot, where both may even be process 1, in namespaces of their own."""
-    code = "from experiments.common import claims; print(*claims.this_process(), sep='|')"
+    code = "from experiments.common import local_process; print(*local_process.this(), sep='|')"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode:
         pytest.skip("needs the right to make namespaces")
     place, pid, _ = made.stdout.split("|")
-    here = claims.this_process()
+    here = local_process.this()
     assert pid == "1" and place != here.place
     assert place.split()[:2] == here.place.split()[:2]  # the same host and boot
     command.remove("--mount-proc")  # whose /proc is about other processes

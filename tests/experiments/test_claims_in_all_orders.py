@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from experiments.common import claims
+from experiments.common import claims, local_process
 
 KEY = "k"
 Steps = tuple[Any, ...]  # the answers to what a process asked
@@ -114,7 +114,7 @@ class Model:
         return self._answers[self._asked - 1]
 
     def _process(self, number: int) -> None:
-        mine = claims.Claims(pathlib.Path("directory"), claims.Process("", number, ""))
+        mine = claims.Claims(pathlib.Path("directory"), local_process.Process("", number, ""))
         mine._name = f"owner-{number}"
         mine.beat()
         for key in mine.claim([KEY], 1, lambda: {KEY} if self._ask("stored") else set()):

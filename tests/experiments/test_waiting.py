@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from experiments.common import claims, filling, progress, sweep_directory
-from experiments.common.claims import Claims, Process
+from experiments.common.claims import Claims
+from experiments.common.local_process import Process
 
 KEYS = ["a", "b", "c"]
 
