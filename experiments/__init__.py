@@ -24,6 +24,7 @@ _PACKAGES = (
     "jinja2",
     "matplotlib",
     "optax",
+    "orbax",
     "PIL",
     "platformdirs",
     "psutil",

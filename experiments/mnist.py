@@ -31,6 +31,7 @@ from experiments.common import (
     memory,
     params_file,
     progress,
+    resuming,
     run_audit,
     run_directory,
 )
@@ -49,28 +50,41 @@ def run(
     stream: TextIO | None = None,
     audit: bool = False,
     audit_every: int | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains one network and writes its directory (see `experiments.common.run_directory`).
 
     Args:
       config: what to train.
       workdir: the directory of the run, empty or absent; None makes a new one under `runs`.
+        With `resume`, it may hold an unfinished run.
       stream: where to show progress; None shows nothing.
       audit: whether to audit the network before training, which writes `audit.json`.
       audit_every: how many training steps there are from one audit to the next, which write
         `audits.jsonl` and `audits.png`; None audits none.
+      checkpoint_every: how many training steps there are from one checkpoint to the next.
+      resume: whether to go on from the last checkpoint in the directory, if there is one. With it
+        or `checkpoint_every`, a checkpoint is saved at the end, too, and on Ctrl-C and the like.
 
     Returns:
       The directory, and the content of its summary.json.
 
     Raises:
       UsageError: the data can't be loaded, an initializer does not fit a parameter, or workdir is
-        not empty.
+        not empty, or holds no run that can be resumed with these flags.
       KeyboardInterrupt: Ctrl-C was pressed; the finished epochs are in the directory, and without
         any there is none.
     """
     started = time.perf_counter()
     config = params_file.pinned(config)
+    resumable = resume or checkpoint_every is not None
+    flags_kept = {"audit_every": audit_every}
+    before = resuming.record(workdir, config, flags_kept) if resume else None
+    if before and workdir and (done := resuming.finished(workdir, config.epochs)):
+        nothing = "resume  this run is finished: nothing to do"
+        console.say(stream, nothing, *_footer(config, done), f"results {workdir}")
+        return pathlib.Path(workdir), done
     with contextlib.ExitStack() as contexts:
         try:
             with progress.stage(stream, "start   loading the data and JAX") as watch:
@@ -85,35 +99,48 @@ def run(
                 starting.start_devices()
                 dataset = loading.result()
                 config = starting.pinned(config, dataset)
+                if before:
+                    resuming.record(workdir, config, flags_kept, dataset.digest)
             # Matplotlib is imported while the first epochs are compiled and trained.
             drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
             pool.shutdown(wait=False)
             name = description.run_name(config, dataset)
-            directory = contexts.enter_context(run_directory.created(workdir, name))
+            directory = contexts.enter_context(run_directory.created(workdir, name, resumable))
             contexts.enter_context(starting.enough_memory(config, dataset))
             contexts.enter_context(starting.precision(config))
             with progress.stage(stream, "init    drawing the weights"):
                 start = starting.start(config, dataset)
             repeat = command(config, audit, audit_every)
-            record = _record(config, dataset, start.model, repeat)
-            files.write_json(directory / "config.json", record)
+            began = resuming.begin(directory, config, dataset, start, audit_every, bool(before))
+            record = before or _record(config, dataset, start.model, repeat)
+            record |= {"config": dataclasses.asdict(config), "command": repeat}
+            (directory / "summary.json").unlink(missing_ok=True)  # as long as it isn't finished
+            files.write_json(directory / "config.json", record | {"flags": flags_kept})
         except KeyboardInterrupt:
             console.say_instead(stream, "interrupted; nothing was written")
             raise
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model))
-        finished: list[training.Epoch] = []
+        finished: list[training.Epoch] = [*began.epochs]
         interrupted: KeyboardInterrupt | None = None
-        curves = inspect = None
-        with run_directory.events(directory) as events:
+        curves = inspect = pause = None
+        with contextlib.ExitStack() as opened:
+            output = opened.enter_context(run_directory.opened(directory, began.lines))
+            if resumable:
+                later = console.interrupt_later(stream, "saving a checkpoint")
+                asked = opened.enter_context(later)
+                pause = resuming.saver(output, began, finished, checkpoint_every, asked)
+            if resume:
+                display.say(*resuming.lines(began, directory))
             try:
-                if audit:
+                if audit and not (directory / "audit.json").exists():
                     display.say(*_audit(config, start, dataset, directory, stream))
                 if audit_every:
                     curves = importlib.import_module("experiments.common.layer_curves")
                     auditor = run_audit.auditor(config, start, dataset)
                     inspect = curves.inspector(
-                        directory, lambda packed: auditor(start.model.unpack(packed))
+                        output.lines[run_directory.AUDITS],
+                        lambda packed: auditor(start.model.unpack(packed)),
                     )
                 epochs = training.fit(
                     tasks.classification(start.model.apply),
@@ -129,11 +156,15 @@ def run(
                     watch=display.steps if display.live else None,
                     inspect=inspect,
                     inspect_every=audit_every,
+                    resume=began.point,
+                    pause=pause,
+                    pause_every=checkpoint_every,
                 )
-                for epoch in display.compiled(epochs):
-                    with console.uninterrupted():
+                for epoch in display.compiled(epochs, len(finished)):
+                    # Where there are pauses, a signal waits for the next.
+                    with contextlib.nullcontext() if pause else console.uninterrupted():
                         params = start.model.unpack(epoch.params)
-                        run_directory.add_epoch(directory, events, epoch._replace(params=params))
+                        run_directory.add_epoch(output, epoch._replace(params=params))
                         finished.append(epoch._replace(params=None))  # their buffers are reused
                     display.epoch(epoch.number, epoch.seconds, epoch.metrics)
             except KeyboardInterrupt as error:
@@ -150,7 +181,7 @@ def run(
     if len(finished) > 1:
         # The first epoch includes compilation; the median of several is not affected by it.
         summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
-    summary["seconds"] = time.perf_counter() - started
+    summary["seconds"] = began.seconds + time.perf_counter() - started
     found = diagnosis.diagnose(config, dataset, start.params, finished)
     if found:
         summary["problem"], summary["likely_cause"] = found.problem, found.cause
@@ -171,6 +202,7 @@ def run(
             *_advice(config, found),
             f"results {directory}",
             f"repeat  {repeat}",
+            *_resume(repeat, directory, checkpoint_every) * bool(resumable and interrupted),
         )
     if interrupted:
         raise interrupted
@@ -202,6 +234,14 @@ def command(config: Config, audit: bool = False, audit_every: int | None = None)
     if audit_every:
         audits.append(f"--audit_every={audit_every}")
     return f"{COMMAND} {description.quoted([*config.arguments(), *audits])}"
+
+
+def _resume(repeat: str, directory: pathlib.Path, checkpoint_every: int | None) -> list[str]:
+    """The line with the command that resumes a run."""
+    every = [] if checkpoint_every is None else [f"--checkpoint_every={checkpoint_every}"]
+    return [
+        f"resume  {repeat} {description.quoted([f'--workdir={directory}', *every, '--resume'])}"
+    ]
 
 
 def _record(
@@ -275,6 +315,7 @@ _GROUPS = {
     "Training": ("optimizer", "learning_rate", "epochs", "steps", "batch_size"),
     "Data": ("dataset", "data_dir"),
     "Audit": ("audit", "audit_every"),
+    "Checkpoints": ("checkpoint_every", "resume"),
     "Output": ("workdir", "help"),
 }
 _FLAGS = flags.define(
@@ -289,9 +330,21 @@ _FLAGS = flags.define(
         "Audit the network every N training steps, on the first batch, and write the signals and"
         " gradients of its layers to audits.jsonl and audits.png. This does not change training.",
     ),
+    checkpoint_every=flags.integer(
+        None,
+        "Save a checkpoint every N training steps, at the end, and when the program is stopped, as"
+        " by Ctrl-C or SIGTERM. This does not change training.",
+    ),
+    resume=flags.boolean(
+        False,
+        "Go on from the last checkpoint in --workdir, or start if there is none. The other flags"
+        " must be the same, but --epochs may grow. Without --checkpoint_every, checkpoints are"
+        " saved only at the end and when the program is stopped.",
+    ),
     workdir=flags.path(
         None,
-        "Directory of this run, which must be empty or absent (default: a new one under runs/).",
+        "Directory of this run, which must be empty or absent without --resume (default: a new one"
+        " under runs/).",
     ),
 )
 
@@ -300,12 +353,23 @@ def main() -> None:
     fields = flags.config_fields(_FLAGS)
     fields["hidden"] = flags.sizes(_FLAGS.hidden)
     config = Config(**fields)
-    if _FLAGS.audit_every is not None and _FLAGS.audit_every < 1:
-        raise UsageError(f"--audit_every={_FLAGS.audit_every}: must be at least 1")
-    run_directory.check_free(_FLAGS.workdir)
+    for name in ("audit_every", "checkpoint_every"):
+        every: int | None = _FLAGS[name].value
+        if every is not None and every < 1:
+            raise UsageError(f"--{name}={every}: must be at least 1")
+    if not _FLAGS.resume:
+        run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
     memory.check(config)
-    run(config, _FLAGS.workdir, sys.stdout, _FLAGS.audit, _FLAGS.audit_every)
+    run(
+        config,
+        _FLAGS.workdir,
+        sys.stdout,
+        _FLAGS.audit,
+        _FLAGS.audit_every,
+        _FLAGS.checkpoint_every,
+        _FLAGS.resume,
+    )
 
 
 _PROGRAM = command_line.Program(

@@ -1,6 +1,7 @@
 """What all tests share. Set before JAX is imported: compiled programs are kept between sessions."""
 
 import gzip
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -13,9 +14,16 @@ import pytest
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# LLVM takes up to eight times as long for a draw at its third level, by what it unrolls there. The
-# bits are the same: test_the_tests_are_compiled_to_the_bits_of_the_default in test_golden.py.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=2"
+# LLVM takes up to eight times as long for a draw at its third level, by what it unrolls there.
+# These programs are small: dividing each among LLVM's threads, and compiling its fusions with MLIR
+# as JAX 0.10 does, takes as long as all the rest. The bits are the same:
+# test_the_compiler_flags_of_the_tests_do_not_change_bits in test_golden.py.
+FLAGS = "--xla_backend_optimization_level=2 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # others end at an unknown flag
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+# With a thread for each core in each worker, NumPy's threads wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)

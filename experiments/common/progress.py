@@ -45,9 +45,14 @@ class EpochProgress:
         """Prints lines, in place of the bar of an unfinished epoch if there is one."""
         say_instead(self._stream, *lines)
 
-    def compiled(self, epochs: Iterator[_Epoch]) -> Iterator[_Epoch]:
-        """Passes epochs on, and says what takes so long before the first: programs are compiled."""
-        for number in itertools.count():
+    def compiled(self, epochs: Iterator[_Epoch], first: int = 0) -> Iterator[_Epoch]:
+        """Passes epochs on, and says what takes so long before the first: programs are compiled.
+
+        Args:
+          epochs: the epochs.
+          first: the number of the first of them; 0 is the network before training.
+        """
+        for number in itertools.count(min(first, 1)):
             silent = number == 0 or (number == 1 and not self.live)
             with stage(self._stream if silent else None, "train   compiling"):
                 epoch = next(epochs, None)

@@ -11,14 +11,14 @@ killed loses none of its finished batches. Other tools can read all files at onc
 import contextlib
 import pathlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.common import claims, files, run_files
+from experiments.common import claims, files, run_files, step_columns
 from experiments.common.config import UsageError
 from experiments.common.run_files import PARTS, SCHEMA
 
@@ -155,17 +155,47 @@ def read(
       UsageError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
-    directory = pathlib.Path(directory)
-    tables = list(run_files.read_all(directory, columns).values())
+    tables = list(run_files.read_all(pathlib.Path(directory), columns).values())
     if not any(map(len, tables)):
-        below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
-        run = "run python -m experiments.sweep first"
-        advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}" if below else run
-        raise UsageError(f"{directory} holds no runs; {advice}")
+        raise _no_runs(pathlib.Path(directory))
     table = pa.concat_tables(tables)  # without a copy
-    rows = table.select(["seed", "key"]).append_column("place", pa.array(range(len(table))))
+    return table.take(_order(table, wanted))
+
+
+def scan(directory: str | pathlib.Path) -> tuple[pa.Table, Callable[[pa.Table], pa.Table]]:
+    """Reads the runs of a directory without the columns of steps, which it can read later.
+
+    So a directory can be much larger than the memory, if it has been compacted.
+
+    Returns:
+      The runs as `read` returns them, with a column more; and a function that takes some of these
+      rows and returns them with the columns of steps, in that order.
+
+    Raises:
+      UsageError: as `read`; or the files that are not compacted are too large.
+    """
+    directory = pathlib.Path(directory)
+    found = run_files.read_all(directory, [n for n in SCHEMA.names if not n.startswith("step_")])
+    if not any(map(len, found.values())):
+        raise _no_runs(directory)
+    steps = step_columns.StepColumns(directory, found)
+    table = pa.concat_tables(found.values())
+    table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
+    return table.take(_order(table)), steps.complete
+
+
+def _no_runs(directory: pathlib.Path) -> UsageError:
+    below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
+    advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}"
+    if not below:
+        advice = "run python -m experiments.sweep first"
+    return UsageError(f"{directory} holds no runs; {advice}")
+
+
+def _order(table: pa.Table, wanted: Collection[str] | None = None) -> pa.ChunkedArray:
+    """The places of the wanted runs, each once, by seed and key."""
+    rows = table.select(["seed", "key"]).append_column("at", pa.array(np.arange(len(table))))
     rows = rows.take(run_files.last_places(table["key"]))
     if wanted is not None:
         rows = rows.filter(pc.field("key").isin(list(wanted)))
-    order = rows.sort_by([("seed", "ascending"), ("key", "ascending")])["place"]
-    return table.take(order)
+    return rows.sort_by([("seed", "ascending"), ("key", "ascending")])["at"]
