@@ -14,7 +14,7 @@ PROJECT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory) -> Iterator[Mapping[str, str]]:
+def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The environment of a user of a cluster with two nodes of one CPU.
 
     What skips its tests is shown at the end of all tests, see tests/conftest.py.
