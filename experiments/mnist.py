@@ -168,9 +168,10 @@ def run(
                 audits = audit, audit_every
                 _follow(*(train, config, start, dataset, placement, *audits, save, [*began.epochs]))
                 return directory, {}
-            record = before or _record(config, dataset, start.model, repeat)
-            record |= {"config": dataclasses.asdict(config), "command": repeat}
+            record = _record(config, dataset, start.model, repeat)
             record |= {"mesh": placement and placement.sizes._asdict()}
+            notes = resuming.lines(began, directory, before or record, record) if resume else []
+            record = (before or record) | {name: record[name] for name in ("config", "command")}
             (directory / "summary.json").unlink(missing_ok=True)  # as long as it isn't finished
             files.write_json(directory / "config.json", record | {"flags": flags_kept})
         except KeyboardInterrupt:
@@ -189,8 +190,7 @@ def run(
                 later = console.interrupt_later(stream, "saving a checkpoint")
                 asked = processes.first_asked(opened.enter_context(later))
                 pause = save(finished, asked, output.replaced)
-            if resume:
-                display.say(*resuming.lines(began, directory))
+            display.say(*notes)
             try:
                 whole = start
                 if audit or audit_every:  # by this process alone
