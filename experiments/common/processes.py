@@ -120,12 +120,12 @@ def joined(text: str | None) -> Iterator[None]:
 
 def is_main() -> bool:
     """Whether this is the process that prints and writes."""
-    return not _is_joined() or _state().process_id == 0
+    return not is_joined() or _state().process_id == 0
 
 
-def several() -> bool:
-    """Whether there are others."""
-    return _is_joined() and _state().num_processes > 1
+def is_joined() -> bool:
+    """Whether this process belongs to a job, though perhaps as the only one."""
+    return "jax" in sys.modules and _state().client is not None
 
 
 def from_main(name: str, find: Callable[[], _Found]) -> _Found:
@@ -135,7 +135,7 @@ def from_main(name: str, find: Callable[[], _Found]) -> _Found:
       name: of what is found, another one for each call.
       find: called in process 0 alone; it returns what JSON can express.
     """
-    if not _is_joined():
+    if not is_joined():
         return find()
     if is_main():
         found = find()
@@ -165,7 +165,7 @@ def check_alike(asked: Mapping[str, Any]) -> None:
 
 def least(number: int) -> int:
     """The smallest of the numbers of all processes, each of which has to call it."""
-    if not _is_joined():
+    if not is_joined():
         return number
     from jax.experimental import multihost_utils
 
@@ -349,10 +349,6 @@ def _end(text: str) -> None:
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(f"experiments.mnist: {text}", file=sys.stderr, flush=True)
-
-
-def _is_joined() -> bool:
-    return "jax" in sys.modules and _state().client is not None
 
 
 def _state() -> Any:
