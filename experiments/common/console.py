@@ -239,7 +239,7 @@ def interrupt_later(
         wanted, now = _stop_signals()[number], time.monotonic()
         if asked is None:
             asked, first = wanted, now
-            text = "finishing the current runs"
+            text = "saving the current runs"
             if number == signal.SIGINT:
                 to_say.put(f"{text}; press Ctrl-C again to stop at once")
             else:
