@@ -19,12 +19,12 @@ __all__ = ["Result", "compare"]
 _PACKAGES = (
     "absl",
     "altair",
-    "filelock",
     "flax",
     "jax",
     "jinja2",
     "matplotlib",
     "optax",
+    "orbax",
     "PIL",
     "platformdirs",
     "psutil",

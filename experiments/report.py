@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m experiments.report"
 
+_ALL_IN_FULL = 24  # settings: of more than these,
+_IN_FULL = 6  # have a section with figures, and
+_LISTED = 200  # are in the table of verdicts
 _SHOWN_KERNELS = 3  # of a network, as histograms: the first ones
 _TABLES = ("rules", "endpoints", "published", "pairs", "fits", "depths", "cells")
 
@@ -66,20 +69,19 @@ def report(
         )
 
     root = pathlib.Path(directory)
-    runs = sweep_directory.read(root)
+    runs, complete = sweep_directory.scan(root)
     folder = root / "report"
     files.prepare(folder, "copy the runs to a writable directory")
-    depths, others = depth_sections.divided(runs)
-    found = comparison.settings(others, margin, target) if len(others) else []
+    depths, others = depth_sections.divided(runs, complete)
+    found = comparison.settings(others, margin, target, complete) if len(others) else []
     labels = titles.differences(found)
     plans = depth_sections.planned(depths)
-    plans += [
-        depth_sections.Planned(
-            _section(setting, ", ".join(label.values()) or "Initializers seed by seed"),
-            charts.of_setting(setting, _kernels(setting)),
-        )
-        for setting, label in zip(found, labels, strict=True)
-    ]
+    in_full = _in_full(found)
+    for setting, label in zip(found, labels, strict=True):
+        heading = ", ".join(label.values()) or "Initializers seed by seed"
+        section = _section(setting, heading, setting in in_full)
+        drawn = charts.of_setting(setting, _kernels(setting)) if setting in in_full else {}
+        plans.append(depth_sections.Planned(section, drawn))
     sections: list[report_page.Section] = []
     written: dict[pathlib.Path, bytes] = {}
     done = 0
@@ -112,13 +114,19 @@ def report(
         summaries=list(
             filter(None, [depth_summaries.of_depths(depths), summaries.of_settings(found)])
         ),
-        overview=_overview(sections, labels),
+        overview=_overview(sections, labels, len(in_full)),
         methods=[*["depth"] * bool(depths.runs), *["settings"] * bool(found)],
-        sections=sections,
+        sections={
+            number: section
+            for number, (section, plan) in enumerate(zip(sections, plans, strict=True), start=1)
+            if plan.charts
+        },
         about=report_page.Table("runs", "What was run", about, about),
         commands=[*commands.of_runs(runs, directory), _command(directory, margin, target)],
         versions=_versions(),
     )
+    if page.overview and len(page.overview.rows) < len(page.overview.numbers):
+        written[folder / "verdicts.csv"] = tables.to_csv(page.overview.numbers)
     written[folder / "report.md"] = report_page.markdown(page).encode()
     for name in _TABLES:
         all_rows, latex = [], []
@@ -127,7 +135,9 @@ def report(
                 if table.name.startswith(name):
                     setting = {"number": number, "setting": section.description}
                     all_rows += [{**setting, **row} for row in table.numbers]
-                    latex += [f"% {number}. {section.description}", *tables.to_latex(table.rows)]
+                    if table.rows:
+                        latex.append(f"% {number}. {section.description}")
+                        latex += tables.to_latex(table.rows)
         if all_rows:
             written[folder / f"{name}.csv"] = tables.to_csv(all_rows)
             written[folder / f"{name}.tex"] = "\n".join([*latex, ""]).encode()
@@ -138,14 +148,27 @@ def report(
     stems = rf"({'|'.join([*charts.FIGURES, *depth_sections.FIGURES])})(_\d+)?\.(png|svg)"
     for path in folder.iterdir():
         if path not in written and re.fullmatch(
-            rf"{stems}|({'|'.join(_TABLES)})\.(csv|tex)", path.name
+            rf"{stems}|({'|'.join([*_TABLES, 'verdicts'])})\.(csv|tex)", path.name
         ):
             path.unlink()
     return [root / "report.html", *written]
 
 
+def _in_full(found: "list[Setting]") -> "list[Setting]":
+    """The settings that are shown in full: those at the best learning rates, and the best ones."""
+    if len(found) <= _ALL_IN_FULL:
+        return found
+
+    def order(setting: "Setting") -> tuple[bool, bool, float]:
+        point = setting.endpoints[setting.main]
+        best = float(np.nanmax(point.sign * np.nanmean(setting.values[setting.main], axis=1)))
+        return setting.fields["learning_rate"] is not None, point.sign < 0, -best
+
+    return sorted(found, key=order)[:_IN_FULL]
+
+
 def _overview(
-    sections: "list[report_page.Section]", labels: list[dict[str, str]]
+    sections: "list[report_page.Section]", labels: list[dict[str, str]], in_full: int
 ) -> "report_page.Table | None":
     """A row for each of several sections."""
     from experiments.common import report_page
@@ -163,10 +186,19 @@ def _overview(
         }
         for number, section in enumerate(sections, start=1)
     ]
-    return report_page.Table("verdicts", "Verdicts", rows, rows)
+    title = "Verdicts"
+    if in_full < len(labels):
+        title = (
+            f"Verdicts; {in_full} of {len(labels):,} settings are shown below, those with the best"
+        )
+        title += " results"
+    if len(rows) > _LISTED:
+        title += f"; the first {_LISTED} verdicts, of which all are in report/verdicts.csv"
+    return report_page.Table("verdicts", title, rows[:_LISTED], rows)
 
 
-def _section(setting: "Setting", heading: str) -> "report_page.Section":
+def _section(setting: "Setting", heading: str, full: bool) -> "report_page.Section":
+    """A section without its figures, and without what only readers need if it isn't in full."""
     from experiments.common import chart_style, published, report_page, tables, verdicts
 
     pairs, compared = tables.pairs(setting), published.compare(setting)
@@ -176,23 +208,28 @@ def _section(setting: "Setting", heading: str) -> "report_page.Section":
         (
             "endpoints",
             "Endpoints: mean and 95% confidence interval (Student's t)",
-            tables.shown_endpoints(setting),
+            tables.shown_endpoints(setting) if full else [],
             tables.endpoints(setting),
         ),
         ("published", "The published table beside ours", compared, compared),
-        ("pairs", f"All {len(pairs)} comparisons of pairs", tables.shown_pairs(setting), pairs),
+        (
+            "pairs",
+            f"All {len(pairs)} comparisons of pairs",
+            tables.shown_pairs(setting, pairs) if full else [],
+            pairs,
+        ),
     ]
     return report_page.Section(
         heading=heading,
         description=verdicts.describe(setting.fields),
         headline=verdicts.headline(setting),
-        sentences=verdicts.summary(setting),
+        sentences=verdicts.summary(setting) if full else [],
         symbols={init: chart_style.symbol(setting, init) for init in setting.inits},
         figures=(),
         tables=[
             report_page.Table(name, title, rows, numbers)
             for name, title, rows, numbers in shown
-            if rows
+            if numbers
         ],
     )
 

@@ -7,7 +7,7 @@
 # It needs `pip install -e '.[test]'` and JAX for the accelerator. To try it on a CPU, set
 # JAX_PLATFORMS=cpu.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 case ${1:-} in -*) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
 directory=${1:-runs/accelerator/$(date +%Y-%m-%d-%H%M%S)}
 mkdir -p "$directory" || exit 2

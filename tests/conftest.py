@@ -1,10 +1,12 @@
 """What all tests share. Set before JAX is imported: compiled programs are kept between sessions."""
 
 import gzip
+import importlib.metadata
 import os
 import pathlib
 import signal
 import struct
+import sys
 
 import hypothesis
 import numpy as np
@@ -13,9 +15,16 @@ import pytest
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# LLVM takes up to eight times as long for a draw at its third level, by what it unrolls there. The
-# bits are the same: test_the_tests_are_compiled_to_the_bits_of_the_default in test_golden.py.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=2"
+# LLVM takes up to eight times as long for a draw at its third level, by what it unrolls there.
+# These programs are small: dividing each among LLVM's threads, and compiling its fusions with MLIR
+# as JAX 0.10 does, takes as long as all the rest. The bits are the same:
+# test_the_compiler_flags_of_the_tests_do_not_change_bits in test_golden.py.
+FLAGS = "--xla_backend_optimization_level=2 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # others end at an unknown flag
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+# With a thread for each core in each worker, NumPy's threads wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +36,34 @@ hypothesis.settings.register_profile(
     "thorough", hypothesis.settings.get_profile("same"), max_examples=500
 )
 hypothesis.settings.load_profile("same")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says at the end, for all to see, if there was no cluster to test on."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = {one.longrepr[2] for one in skipped if one.nodeid.startswith("tests/cluster/")}
+    for reason in sorted(reasons):
+        text = reason.removeprefix("Skipped: ")
+        terminalreporter.write_line(f"WARNING: not tested: {text}", yellow=True, bold=True)
+
+
+# These tests compile many programs, run each once or twice, and are not about the last bit. Almost
+# without optimization a program is compiled several times as fast, and rounds differently.
+QUICKLY_COMPILED = ("auditing/", "coordinates/", "leaves/", "parametrization/")
+QUICKLY_COMPILED += ("test_advice.py", "test_architectures.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Other tests run nothing that was compiled quickly before them."""
+    quickly = item.nodeid.removeprefix("tests/initjax/").startswith(QUICKLY_COMPILED)
+    if quickly or "jax" in sys.modules:
+        import jax
+
+        if quickly != jax.config.read("jax_disable_most_optimizations"):
+            jax.config.update("jax_disable_most_optimizations", quickly)
+            if not quickly:
+                jax.clear_caches()
 
 
 @pytest.fixture

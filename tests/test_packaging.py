@@ -122,7 +122,7 @@ def test_a_program_names_the_extra_that_it_misses(bare, program):
     result = python(bare, "-m", f"experiments.{program}")
     assert result.returncode == 2 and not result.stdout
     (line,) = result.stderr.splitlines()
-    assert "(absl, altair, filelock, " in line and line.endswith("pip install -e '.[experiments]'")
+    assert "(absl, altair, flax, " in line and line.endswith("pip install -e '.[experiments]'")
 
 
 def test_importing_the_programs_without_their_extra_is_an_import_error(bare):

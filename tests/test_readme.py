@@ -49,7 +49,7 @@ COMMANDS = sorted(
         command
         for text in TEXTS.values()
         for command in re.findall(
-            r"(?<!/)(?:python (?:-m experiments\.[a-z]+|scripts/\S+\.py)|scripts/\w+\.sh)[^`\n|]*",
+            r"(?<!/)(?:python (?:-m experiments\.[a-z]+|scripts/\S+\.py)|scripts/\S+\.sh)[^`\n|]*",
             text,
         )
     }
@@ -144,10 +144,10 @@ def help_of(program):
 
 
 def flags_of(program):
-    # The shell scripts hand their flags on to a sweep.
-    return set(
-        re.findall(r"--(\w+)", help_of("-m experiments.sweep" if ".sh" in program else program))
-    )
+    # The shell scripts hand their flags on to a sweep, or to the program that they are given.
+    if match := re.fullmatch(r"\S+\.sh ?(\w*)", program):
+        program = f"-m experiments.{match[1] or 'sweep'}"
+    return set(re.findall(r"--(\w+)", help_of(program)))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -159,8 +159,8 @@ def test_commands_have_only_flags_that_exist():
     assert len(COMMANDS) > 15
     for command in COMMANDS:
         program = re.sub(r"^python ", "", re.split(r" (?=--)", command)[0].strip())
-        program = re.sub(r"(-m \S+|\S+\.py|\S+\.sh).*", r"\1", program)
-        assert program.startswith("-m ") or (ROOT / program).is_file(), command
+        program = re.sub(r"(-m \S+|\S+\.py|\S+\.sh( \w+)?).*", r"\1", program)
+        assert program.startswith("-m ") or (ROOT / program.split()[0]).is_file(), command
         assert set(re.findall(r"--(\w+)", command)) <= flags_of(program), command
 
 

@@ -63,7 +63,7 @@ def _complete(setting: comparison.Setting, draw: Callable[[], Spec | None]) -> S
 
 def training_loss(setting: comparison.Setting) -> Spec:
     """The loss of the training batches: mean over the seeds, with its interval."""
-    losses = comparison.column(setting.runs, "step_loss").astype(np.float64)
+    losses = comparison.column(setting.complete(), "step_loss").astype(np.float64)
     edges = np.unique(np.linspace(0, losses.shape[1], _POINTS + 1).astype(int))
     means = np.add.reduceat(losses, edges[:-1], axis=1) / np.diff(edges)
     at = (edges[:-1] + edges[1:]) / 2 / losses.shape[1] * _length(setting)

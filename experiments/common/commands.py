@@ -6,17 +6,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 import initjax
-from experiments.common import description
+from experiments.common import description, grouping
 from experiments.common.config import OPTIMIZERS, Config, grouped, model_defaults
 
 Grid = tuple[tuple[Any, ...], ...]
 """For each axis the values that are combined with those of all others."""
 
 Row = Mapping[str, Any]
-"""The fields of a run's `Config`."""
+"""The fields of a `Config`, of which `seed` holds all seeds of runs that differ in nothing else."""
 
 Commands = dict[tuple[str, ...], int]
 """Commands, with the numbers of runs that they train."""
@@ -53,9 +54,14 @@ def of_runs(runs: pa.Table, directory: str) -> list[str]:
     """
     names = [name for name in _USUAL if name in runs.column_names]
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in runs.select(names).to_pylist():
+    numbers = grouping.groups(runs, [name for name in names if name != "seed"])
+    places = grouping.places(numbers)
+    firsts = runs.select(names).take([mine[0] for mine in places]).to_pylist()
+    seeds = runs["seed"].to_numpy()
+    for row, mine in zip(firsts, places, strict=True):
         if row["hidden"] is None:
             continue
+        row["seed"] = tuple(np.unique(seeds[mine]).tolist())
         row["hidden"] = tuple(row["hidden"])
         if row.get("base") is not None:
             row["base"] = tuple(row["base"])
@@ -77,7 +83,7 @@ def _of_sweep(rows: Sequence[Row]) -> Commands:
     return {
         _sweep(mine[0], dict(zip(_AXES, grid, strict=True))): math.prod(map(len, grid))
         for mine in by_biases.values()
-        for grid in _grids(tuple(row[name] for name in _AXES) for row in mine)
+        for grid in _grids((row["seed"], *(row[name] for name in _AXES[1:])) for row in mine)
     }
 
 
@@ -170,22 +176,30 @@ def _per_layer(rate: float, depth: int) -> str:
 
 
 def _grids(points: Iterable[tuple[Any, ...]]) -> list[Grid]:
-    points = set(points)
-    grids = covering(points)
+    """Grids that hold these points, of which the first coordinate stands for several each."""
+    found: dict[tuple[Any, ...], set[Any]] = {}
+    for first, *others in points:
+        found.setdefault(tuple(others), set()).update(first)
+    start = sorted((_ordered(first), others) for others, first in found.items())
+    lines: list[Grid] = [(first, *((value,) for value in others)) for first, others in start]
+    grids = covering(lines)
     if len(grids) > _MOST:
-        return [tuple(_ordered(values) for values in zip(*points, strict=True))]
+        return [tuple(_ordered(set().union(*values)) for values in zip(*lines, strict=True))]
     return grids
 
 
-def covering(points: Iterable[tuple[Any, ...]]) -> list[Grid]:
-    """Grids that together hold each of these points once, and nothing else.
+def covering(lines: Sequence[Grid]) -> list[Grid]:
+    """Grids that together hold each point of these lines once, and nothing else.
+
+    Args:
+      lines: grids that have several values on the first axis only; no two share a point.
 
     Example:
-      >>> covering([(0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "b")])
-      [((0, 1), ('a',)), ((0, 1, 2), ('b',))]
+      >>> covering([((0, 1), ("a",)), ((0, 1), ("b",)), ((7,), ("b",))])
+      [((0, 1), ('a', 'b')), ((7,), ('b',))]
     """
-    grids: list[Grid] = [tuple((value,) for value in point) for point in sorted(points)]
-    for axis in range(len(grids[0])):
+    grids = list(lines)
+    for axis in range(1, len(grids[0])):
         merged: dict[Grid, list[Any]] = {}
         for grid in grids:
             merged.setdefault((*grid[:axis], *grid[axis + 1 :]), []).extend(grid[axis])

@@ -19,13 +19,7 @@ from pyarrow import ipc
 from experiments.common import grouping, run_files
 from experiments.common.config import UsageError
 
-FIELDS = (
-    "model hidden residual normalization activation inputs dtype optimizer learning_rate epochs"
-    " steps batch_size output_init bias_init scheme base digest"
-).split()
-"""The columns that the runs of a setting have in common."""
-
-_ORDER = ["init", "rules", *FIELDS, "seed", "key"]
+_ORDER = ["init", "rules", *run_files.SETTING, "seed", "key"]
 _PLACE = "place"
 _PART = 2**27  # bytes, uncompressed: what is sorted at once
 
@@ -86,7 +80,10 @@ def _order(table: pa.Table) -> np.ndarray:
     order = np.full(len(table), -1)
     last = run_files.last_places(table["key"])
     table = table.take(last)
-    settings, inits = grouping.groups(table, FIELDS), grouping.groups(table, ["init", "rules"])
+    settings, inits = (
+        grouping.groups(table, run_files.SETTING),
+        grouping.groups(table, ["init", "rules"]),
+    )
     ordered = np.lexsort((table["seed"].to_numpy(), inits, settings))
     order[last.to_numpy()[ordered]] = np.arange(len(table))
     return order
@@ -126,9 +123,12 @@ def _scatter(
                 for rows in run_files.row_groups(path):
                     mine, order = order[: len(rows)], order[len(rows) :]
                     rows = rows.cast(run_files.SCHEMA).append_column(_PLACE, pa.array(mine))
-                    parts = np.where(mine < 0, -1, np.searchsorted(ends, mine, "right"))
-                    for part in np.unique(parts[parts >= 0]):
-                        writers[part].write_table(rows.take(np.flatnonzero(parts == part)))
+                    parts = np.where(mine < 0, len(ends), np.searchsorted(ends, mine, "right"))
+                    rows = rows.take(np.argsort(parts, kind="stable"))
+                    bounds = np.searchsorted(np.sort(parts), range(len(ends) + 1)).tolist()
+                    for writer, start, end in zip(writers, bounds[:-1], bounds[1:], strict=True):
+                        if start < end:
+                            writer.write_table(rows.slice(start, end - start))
                 read.append(path)
             show(done + 1)
     return read

@@ -18,23 +18,20 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.common import description, statistics
+from experiments.common import description, grouping, run_files, statistics
 
 MARGIN = 0.001  # of accuracy: initializers whose means differ by less are equivalent
 TARGET = 0.95  # accuracy up to which steps are counted
 _WINDOW = 100  # batches, whose mean accuracy has to reach the target
 _ROUNDING = 1e-6  # relative, of losses: sums of float32 numbers, in an order that may differ
-_SETTING = (
-    "model hidden residual normalization activation inputs dtype optimizer learning_rate epochs"
-    " steps batch_size output_init bias_init scheme base digest"
-).split()
 
 
 class Endpoint(NamedTuple):
@@ -80,7 +77,7 @@ class Setting:
     """The initializers, the one with the best median of the main endpoint first."""
     seeds: list[int]
     runs: pa.Table
-    """The rows, as in `experiments.common.sweep_directory`."""
+    """The rows, as in `experiments.common.sweep_directory`; it may lack the columns of steps."""
     values: dict[str, np.ndarray]
     """Each endpoint as an array (inits, seeds): NaN where there is no run, infinite steps where the
     accuracy is never reached."""
@@ -90,6 +87,8 @@ class Setting:
     """(inits, seeds): 1 for a run that learned, 0 for one that did not, NaN where there is none."""
     steps: int
     """Number of steps in a run."""
+    complete: Callable[[], pa.Table]
+    """Returns the rows with the columns of steps, if there are any."""
 
     @property
     def main(self) -> str:
@@ -130,7 +129,12 @@ class Pair(NamedTuple):
     """p value of the test of equivalence, adjusted in the same way; NaN without a margin."""
 
 
-def settings(table: pa.Table, margin: float = MARGIN, target: float = TARGET) -> list[Setting]:
+def settings(
+    table: pa.Table,
+    margin: float = MARGIN,
+    target: float = TARGET,
+    complete: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+) -> list[Setting]:
     """Divides the runs of a sweep into settings.
 
     If several learning rates were tried, one more setting takes the runs of each initializer at its
@@ -140,18 +144,20 @@ def settings(table: pa.Table, margin: float = MARGIN, target: float = TARGET) ->
       table: rows as in `experiments.common.sweep_directory`, with or without the columns of steps.
       margin: see `endpoints`.
       target: see `endpoints`.
+      complete: adds the columns of steps to some of the rows, if the table lacks them.
     """
     table = _unambiguous(table)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, row in enumerate(table.select(_SETTING).to_pylist()):
-        groups.setdefault(tuple(map(str, row.values())), []).append(index)
-    found = [_setting(table.take(groups[values]), margin, target) for values in sorted(groups)]
+    groups = grouping.places(grouping.groups(table, run_files.SETTING))
+    firsts = table.select(run_files.SETTING).take([places[0] for places in groups]).to_pylist()
+    named = zip((tuple(map(str, row.values())) for row in firsts), groups, strict=True)
+    make = functools.partial(_setting, margin=margin, target=target, complete=complete)
+    found = [make(table.take(places)) for _, places in sorted(named, key=lambda one: one[0])]
     for field in ("dataset", "model", "optimizer"):
         full = {setting: _named(setting.fields, field) for setting in found}
         names = collections.Counter(name for name, _ in set(full.values()))
         for setting, (name, digest) in full.items():  # digests tell those of one name apart
             setting.fields[field] = f"{name} ({digest[:8]})" if names[name] > 1 else name
-    return found + _at_best_rates(found, margin, target)
+    return found + _at_best_rates(found, make)
 
 
 def _named(fields: dict[str, Any], field: str) -> tuple[str, str]:
@@ -164,18 +170,21 @@ def _named(fields: dict[str, Any], field: str) -> tuple[str, str]:
 
 def _unambiguous(table: pa.Table) -> pa.Table:
     """The runs, with other names for initializers that stand for different rules under one name."""
-    names, rules = table["init"].to_pylist(), table["rules"].to_pylist()
-    meanings = collections.Counter(name for name, _ in set(zip(names, rules, strict=True)))
+    numbers = grouping.groups(table, ["init", "rules"])
+    firsts = np.unique(numbers, return_index=True)[1]
+    kinds = table.select(["init", "rules"]).take(firsts).to_pylist()
+    meanings = collections.Counter(kind["init"] for kind in kinds)
     labels = [
-        f"{name} ({hashlib.sha256(rule.encode()).hexdigest()[:8]})"
-        if rule is not None and meanings[name] > 1
-        else name
-        for name, rule in zip(names, rules, strict=True)
+        f"{kind['init']} ({hashlib.sha256(kind['rules'].encode()).hexdigest()[:8]})"
+        if kind["rules"] is not None and meanings[kind["init"]] > 1
+        else kind["init"]
+        for kind in kinds
     ]
-    return table.set_column(table.schema.get_field_index("init"), "init", pa.array(labels))
+    names = pa.array(labels, pa.string()).take(pa.array(numbers))
+    return table.set_column(table.schema.get_field_index("init"), "init", names)
 
 
-def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[Setting]:
+def _at_best_rates(found: list[Setting], make: Callable[..., Setting]) -> list[Setting]:
     alike: dict[str, list[Setting]] = {}
     for setting in found:
         alike.setdefault(str({**setting.fields, "learning_rate": None}), []).append(setting)
@@ -193,22 +202,31 @@ def _at_best_rates(found: list[Setting], margin: float, target: float) -> list[S
             taken.append(tables[best_rate(losses)[0]])
         shown = ("dataset", "model", "optimizer")
         fields = {"learning_rate": None, **{name: group[0].fields[name] for name in shown}}
-        best.append(_setting(pa.concat_tables(taken), margin, target, **fields))
+        best.append(make(pa.concat_tables(taken), fields))
     return best
 
 
-def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Setting:
-    fields = {**rows.select(["dataset", *_SETTING]).slice(0, 1).to_pylist()[0], **fields}
-    names, numbers = rows["init"].to_pylist(), rows["seed"].to_pylist()
+def _setting(
+    rows: pa.Table,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    margin: float,
+    target: float,
+    complete: Callable[[pa.Table], pa.Table],
+) -> Setting:
+    fields = {**rows.select(["dataset", *run_files.SETTING]).slice(0, 1).to_pylist()[0], **changes}
     own = fields["hidden"] is None
     values = {}
     if rows["val_acc"].null_count == 0:
         values["final_acc"] = column(rows, "val_acc")[:, -1]
     values["final_loss"] = column(rows, "val_loss")[:, -1]
     best = -values["final_acc"] if "final_acc" in values else values["final_loss"]
-    inits = sorted(dict.fromkeys(names), key=lambda init: np.median(best[np.array(names) == init]))
-    seeds = sorted(set(numbers))
-    place = [inits.index(name) for name in names], [seeds.index(seed) for seed in numbers]
+    firsts, of_init = _distinct(rows["init"])
+    medians = [np.median(best[of_init == number]) for number in range(len(firsts))]
+    order = sorted(range(len(firsts)), key=lambda number: medians[number])
+    inits = [rows["init"][int(firsts[number])].as_py() for number in order]
+    seeds, of_seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    place = np.argsort(order)[of_init], of_seed
 
     def matrix(values: np.ndarray) -> np.ndarray:
         whole = np.full((len(inits), len(seeds)), np.nan)
@@ -216,23 +234,30 @@ def _setting(rows: pa.Table, margin: float, target: float, **fields: Any) -> Set
         return whole
 
     if own:
-        before, *_, after = np.stack([row.values.to_numpy() for row in rows["val_loss"]]).T
+        before, *_, after = lists(rows["val_loss"]).T
         learned = np.isfinite(after) & ~(after >= before)
     else:
         learned = better_than_guessing(rows)
     if fields["steps"] is None:
         values["first_loss"] = column(rows, "loss")[:, 0]
-    steps = 0
-    if "step_acc" in rows.column_names:
-        losses = column(rows, "step_loss")
+    steps, whole = 0, complete(rows)
+    if "step_acc" in whole.column_names:
+        losses = column(whole, "step_loss")
         steps = losses.shape[1]
         if "final_acc" in values:
-            values["steps"] = np.array([_steps_to(target, row) for row in column(rows, "step_acc")])
+            values["steps"] = _steps_to(target, column(whole, "step_acc"))
         values["area"] = losses.mean(axis=1, dtype=np.float64)
     values = {name: matrix(row) for name, row in values.items()}
     points = {name: point for name, point in endpoints(margin, target).items() if name in values}
     trained = matrix(learned.astype(float))
-    return Setting(fields, inits, seeds, rows, values, points, trained, steps)
+    again = functools.partial(complete, rows)
+    return Setting(fields, inits, seeds.tolist(), rows, values, points, trained, steps, again)
+
+
+def _distinct(names: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The first place of each name, and for each place the number of its name."""
+    numbers = grouping.groups(pa.table({"name": names}), ["name"])
+    return np.unique(numbers, return_index=True)[1], numbers
 
 
 def best_rate(losses: Mapping[float, np.ndarray]) -> tuple[float, list[float]]:
@@ -266,10 +291,10 @@ def column(rows: pa.Table, name: str) -> np.ndarray:
       name: "loss" or "acc", perhaps with the prefix "val_" or "step_".
     """
     kind = name.removesuffix("loss").removesuffix("acc")
-    losses = np.stack([row.values.to_numpy() for row in rows[f"{kind}loss"]])
+    losses = lists(rows[f"{kind}loss"])
     finite = np.isfinite(losses)
     loss = name.endswith("loss")
-    values = losses if loss else np.stack([row.values.to_numpy() for row in rows[name]])
+    values = losses if loss else lists(rows[name])
     if rows["classes"].null_count:
         guess = _untrained(rows, "val_loss" if loss else "val_acc")
     else:
@@ -277,22 +302,32 @@ def column(rows: pa.Table, name: str) -> np.ndarray:
     return np.where(finite, values, guess[:, None].astype(values.dtype))
 
 
+def lists(column: pa.ChunkedArray) -> np.ndarray:
+    """(rows, length): a column of lists of one length, without nulls."""
+    lengths = {length for chunk in column.chunks for length in np.unique(chunk.value_lengths())}
+    if len(lengths) > 1:
+        raise ValueError(f"lists: of lengths {sorted(lengths)}, must be of one")
+    values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
+    return values.reshape(len(column), -1)
+
+
 def _untrained(rows: pa.Table, name: str) -> np.ndarray:
     """The median of all runs before training, for each run."""
-    before = np.array([row.values[0].as_py() for row in rows[name]])
+    before = lists(rows[name])[:, 0]
     finite = before[np.isfinite(before)]
     return np.full(len(rows), np.median(finite) if finite.size else 0.0)
 
 
-def _steps_to(target: float, accuracies: np.ndarray) -> float:
-    """The first step at which the mean accuracy of a window reaches the target, or infinity."""
-    window = min(_WINDOW, len(accuracies))
-    sums = np.cumsum(np.append(0, accuracies.astype(np.float64)))
-    reached = np.flatnonzero(sums[window:] - sums[:-window] >= window * target)
-    return float(reached[0] + window) if len(reached) else np.inf
+def _steps_to(target: float, accuracies: np.ndarray) -> np.ndarray:
+    """(runs,): the first step at which the mean of a window reaches the target, or infinity."""
+    window = min(_WINDOW, accuracies.shape[1])
+    sums = np.zeros((len(accuracies), accuracies.shape[1] + 1))
+    np.cumsum(accuracies, axis=1, dtype=np.float64, out=sums[:, 1:])
+    reached = sums[:, window:] - sums[:, :-window] >= window * target
+    return np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.inf)
 
 
-@functools.lru_cache(maxsize=256)  # a report shows them in several places
+@functools.lru_cache(maxsize=4096)  # a report shows them in several places
 def pairs(setting: Setting, endpoint: str) -> list[Pair]:
     """Compares every two initializers of a setting that share at least two seeds.
 
@@ -345,9 +380,9 @@ def table(setting: Setting) -> list[dict[str, Any]]:
 
     `reached` is the number of runs that reached the target accuracy.
     """
-    rates = dict(
-        zip(*(setting.runs[name].to_pylist() for name in ("init", "learning_rate")), strict=True)
-    )
+    kinds = setting.runs.select(["init", "learning_rate"])
+    kinds = kinds.group_by(["init", "learning_rate"]).aggregate([]).to_pylist()
+    rates = {kind["init"]: kind["learning_rate"] for kind in kinds}
     lines = []
     for row, init in enumerate(setting.inits):
         line: dict[str, Any] = {

@@ -219,12 +219,13 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 @contextlib.contextmanager
 def interrupt_later(
-    stream: TextIO | None,
+    stream: TextIO | None, until: str = "finishing the current runs"
 ) -> Iterator[Callable[[], type[KeyboardInterrupt] | None]]:
     """Delays Ctrl-C and other signals that stop a program, so that the current runs are stored.
 
     Args:
       stream: where to say so. A second signal stops at once.
+      until: what is done before the program stops.
 
     Yields:
       A function that returns what to raise if the program was asked to stop, else None.
@@ -239,11 +240,10 @@ def interrupt_later(
         wanted, now = _stop_signals()[number], time.monotonic()
         if asked is None:
             asked, first = wanted, now
-            text = "saving the current runs"
             if number == signal.SIGINT:
-                to_say.put(f"{text}; press Ctrl-C again to stop at once")
+                to_say.put(f"{until}; press Ctrl-C again to stop at once")
             else:
-                to_say.put(f"{signal.Signals(number).name}: {text}")
+                to_say.put(f"{signal.Signals(number).name}: {until}")
         elif wanted is not Preempted or now - first > _ONCE:
             raise wanted
 

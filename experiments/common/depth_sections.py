@@ -13,6 +13,7 @@ from experiments.common import (
     depth_results,
     diagram_verdicts,
     formatting,
+    grouping,
     published,
     report_page,
     rules_of_thumb,
@@ -55,28 +56,34 @@ class Planned(NamedTuple):
     charts: Charts
 
 
-def divided(runs: pa.Table) -> tuple[Depths, pa.Table]:
+def divided(
+    runs: pa.Table, complete: Callable[[pa.Table], pa.Table] = lambda rows: rows
+) -> tuple[Depths, pa.Table]:
     """Finds the runs that vary in depth.
 
     Args:
       runs: rows as in `experiments.common.sweep_directory`.
+      complete: adds the columns of steps to some of the rows, if they lack them.
 
     Returns:
       Those runs, and the rows that are to be compared as settings, which can be some of the same.
     """
     depths: dict[tuple[str, int], set[int]] = {}
+    numbers = grouping.groups(runs, ["activation", "hidden"])
+    firsts = np.unique(numbers, return_index=True)[1]
     kinds: list[tuple[str, int] | None] = []
-    for row in runs.select(["activation", "hidden"]).to_pylist():
+    for row in runs.select(["activation", "hidden"]).take(firsts).to_pylist():
         sizes = row["hidden"] or []  # none of a network of the user's own
         kind = (row["activation"], sizes[0]) if len(set(sizes)) == 1 else None
         kinds.append(kind)
         if kind:
             depths.setdefault(kind, set()).add(len(sizes))
+    if all(len(found) < _FEWEST_DEPTHS for found in depths.values()):
+        return Depths([], [], 0), runs  # most sweeps, which may be large
+    kinds = [kinds[number] for number in numbers]
     deep = [kind is not None and len(depths[kind]) >= _FEWEST_DEPTHS for kind in kinds]
-    if not any(deep):  # most sweeps, for which dividing them further would take time
-        return Depths([], [], 0), runs
     found, used, whole = Depths([], [], 0), set(), set()
-    grids = trainability.grids(runs.filter(pa.array(deep)))
+    grids = trainability.grids(runs.filter(pa.array(deep)), complete)
     for grid in grids:
         if len({cell.depth for cell in grid.cells}) < _FEWEST_DEPTHS:
             continue
@@ -90,12 +97,15 @@ def divided(runs: pa.Table) -> tuple[Depths, pa.Table]:
         if not diagrams and len(settings) <= _MOST_SETTINGS:
             whole.add(str(grid.fields))
     names = [name for name in grids[0].fields if name != "width"]
-    places = [
-        str(row | {"width": kind[1]}) if kind else None
-        for row, kind in zip(runs.select(names).to_pylist(), kinds, strict=True)
-    ]
-    kept = [place not in used or place in whole for place in places]
-    return found._replace(runs=sum(place in used for place in places)), runs.filter(pa.array(kept))
+    parts = grouping.places(grouping.groups(runs, [*names, "hidden"]))
+    rows = runs.select(names).take([places[0] for places in parts]).to_pylist()
+    count, kept = 0, np.ones(len(runs), bool)
+    for row, places in zip(rows, parts, strict=True):
+        kind = kinds[places[0]]
+        if kind and (grid := str(row | {"width": kind[1]})) in used:
+            count += len(places)
+            kept[places] = grid in whole
+    return found._replace(runs=count), runs.filter(pa.array(kept))
 
 
 def planned(depths: Depths) -> list[Planned]:

@@ -30,6 +30,19 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def ago(seconds: float) -> str:
+    """How long ago something was.
+
+    Example:
+      >>> ago(45), ago(200), ago(7300), ago(200_000)
+      ('45 seconds ago', '3 minutes ago', '2 hours ago', '2 days ago')
+    """
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            return f"{count(int(seconds // size), unit)} ago"
+    return f"{count(round(seconds), 'second')} ago"
+
+
 def quoted(arguments: Iterable[str]) -> str:
     """Arguments of a command as they are written in the shell of this system.
 

@@ -109,8 +109,8 @@ def _entropy(labels: np.ndarray) -> float:
 def _constant_kernels(params: Mapping[Any, Any]) -> Iterator[str]:
     """Says of each hidden kernel whose numbers are all the same what follows from that."""
     for name, value in run_directory.flatten(params):
-        array = np.asarray(value)
         kernel = name.startswith("hidden/") and name.endswith("kernel")
-        if kernel and array.size > 1 and np.ptp(array) == 0:
-            kind = "zero" if not array.any() else "constant"
+        # Computed where the array is, since it may be divided over devices of many hosts.
+        if kernel and value.size > 1 and value.max() == value.min():
+            kind = "constant" if value.any() else "zero"
             yield f"{name} is {kind}, so all units of that layer compute the same function"

@@ -5,8 +5,9 @@ import json
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from experiments.common.config import UsageError
 
@@ -57,8 +58,34 @@ def remove_empty(directories: Iterable[pathlib.Path]) -> None:
             directory.rmdir()
 
 
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file that is either complete or absent, whatever happens to the process."""
+def remove(path: pathlib.Path) -> None:
+    """Removes a file or a whole directory, unless another process was faster."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def now(directory: pathlib.Path) -> float:
+    """The time, in seconds, by the clock that gives the files of a directory their times.
+
+    It makes a file and removes it, after which a network file system lists the directory anew,
+    instead of answering with what it was some time ago.
+    """
+    probe = directory / f".{os.urandom(8).hex()}.tmp"
+    try:
+        with open(probe, "xb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def write(path: pathlib.Path, content: bytes) -> os.stat_result:
+    """Writes a file that is either complete or absent, whatever happens to the process.
+
+    Returns:
+      What identifies the file, even once another process has put its own in its place.
+    """
     # A random name, since processes on many machines may write to one directory.
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -66,7 +93,9 @@ def write(path: pathlib.Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            written = os.fstat(file.fileno())
         os.replace(temporary, path)
+        return written
     except OSError as error:
         if error.errno and error.filename in (None, str(temporary)):  # such as about a full disk
             error.filename = str(path)
@@ -81,12 +110,14 @@ def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     write(path, content.encode() + b"\n")
 
 
-def append_lines(path: pathlib.Path, records: Iterable[Record]) -> None:
+def append_lines(file: pathlib.Path | BinaryIO, records: Iterable[Record]) -> None:
     """Appends records to a file of JSON lines in one write and flushes them to disk."""
     lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
-    with open(path, "ab", buffering=0) as file:
-        file.write(lines.encode())
-        os.fsync(file.fileno())
+    with (
+        open(file, "ab", 0) if isinstance(file, pathlib.Path) else contextlib.nullcontext(file) as f
+    ):
+        f.write(lines.encode())
+        os.fsync(f.fileno())
 
 
 def read_lines(path: pathlib.Path) -> list[Record]:

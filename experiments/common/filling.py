@@ -31,17 +31,38 @@ def fill(
       stream: where to show progress; None shows nothing.
 
     Returns:
-      How many runs were trained, and how many are still running in other processes.
+      How many runs were trained, and how many are still running in other processes. If those may
+      be dead, their runs are waited for.
 
     Raises:
       KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
     """
+    groups, trained = list(groups), 0
+    while True:
+        more, left = _train(stored, wanted, groups, stream)
+        trained += more
+        # The last runs may be those of a process that was killed on another machine.
+        if not left or (seconds := stored.doubt()) is None:
+            return trained, left
+        if seconds:
+            runs = description.count(left, "run")
+            text = f"wait    {runs} may be running in other processes; known"
+            progress.countdown(stored.doubt, text, stream)
+
+
+def _train(
+    stored: "sweep_directory.SweepDirectory",
+    wanted: Mapping[str, Any],
+    groups: Iterable[tuple[Mapping[str, Any], Callable[[], "trainers.Trainer"]]],
+    stream: TextIO | None,
+) -> tuple[int, int]:
+    """Trains what isn't claimed by other processes; as `fill`."""
     trained = 0
     missing = wanted.keys() - stored.finished()
     in_work = unfinished.Unfinished(stored.directory)
     in_work.clean(wanted.keys() - missing)
     with (
-        console.interrupt_later(stream) as asked,
+        console.interrupt_later(stream, "saving the current runs") as asked,
         progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
     ):
         for group, make in groups:

@@ -3,7 +3,7 @@
 import io
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.common import files
+from experiments.common import files, run_directory
 
 if TYPE_CHECKING:
     import initjax
 
-_FILE = "audits.jsonl"
+_FILE = run_directory.AUDITS
 _PANELS = (
     ("rms", "Pre-activations, root mean square", True),
     ("gradient", "Gradients, root mean square", True),
@@ -31,12 +31,12 @@ _MOST_NAMED = 8  # layers that a legend has room for
 
 
 def inspector(
-    run: pathlib.Path, auditor: "Callable[[Any], initjax.Report]"
+    file: BinaryIO, auditor: "Callable[[Any], initjax.Report]"
 ) -> Callable[[int, Any], None]:
-    """Makes a function of a step and its parameters that audits them and appends to audits.jsonl.
+    """Makes a function of a step and its parameters that audits them and appends to a file.
 
     Args:
-      run: the directory of the run.
+      file: audits.jsonl of the run, open.
       auditor: maps parameters to a report.
     """
 
@@ -44,14 +44,14 @@ def inspector(
         record = auditor(params).to_dict()
         for layer in record["layers"]:  # most of the bytes, and nothing here reads them
             del layer["histogram"], layer["gradient_histogram"]
-        files.append_lines(run / _FILE, [{"step": step, **record}])
+        files.append_lines(file, [{"step": step, **record}])
 
     return inspect
 
 
 def has_audits(run: pathlib.Path) -> bool:
     """Whether a run has finished its first audit."""
-    return (run / _FILE).exists()
+    return (run / _FILE).exists() and (run / _FILE).stat().st_size > 0
 
 
 def summary(run: pathlib.Path) -> str:

@@ -61,17 +61,23 @@ def parse(text: str) -> Sizes:
     return Sizes(**found)
 
 
-def place(sizes: Sizes | None) -> "Placement":
-    """Arranges all devices of the job; starts JAX.
+def placement(sizes: Sizes | None) -> "Placement | None":
+    """The mesh of all devices of the job; starts JAX.
 
     Args:
-      sizes: of the mesh; None divides each batch over all devices.
+      sizes: of the mesh; None is one device, or in a job of several processes all devices, each
+        with a part of every batch.
+
+    Returns:
+      The mesh; None for one device.
 
     Raises:
       UsageError: there are more or fewer devices.
     """
     import jax
 
+    if sizes is None and jax.process_count() == 1:
+        return None
     sizes = sizes or Sizes(data=jax.device_count())
     if (needed := math.prod(sizes)) != jax.device_count():
         where = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""

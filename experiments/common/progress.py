@@ -45,9 +45,14 @@ class EpochProgress:
         """Prints lines, in place of the bar of an unfinished epoch if there is one."""
         say_instead(self._stream, *lines)
 
-    def compiled(self, epochs: Iterator[_Epoch]) -> Iterator[_Epoch]:
-        """Passes epochs on, and says what takes so long before the first: programs are compiled."""
-        for number in itertools.count():
+    def compiled(self, epochs: Iterator[_Epoch], first: int = 0) -> Iterator[_Epoch]:
+        """Passes epochs on, and says what takes so long before the first: programs are compiled.
+
+        Args:
+          epochs: the epochs.
+          first: the number of the first of them; 0 is the network before training.
+        """
+        for number in itertools.count(min(first, 1)):
             silent = number == 0 or (number == 1 and not self.live)
             with stage(self._stream if silent else None, "train   compiling"):
                 epoch = next(epochs, None)
@@ -167,6 +172,29 @@ def stage(stream: TextIO | None, text: str) -> Iterator[Callable[[int, int], Non
     finally:
         finished.set()
         teller.join()
+
+
+def countdown(left: Callable[[], float | None], text: str, stream: TextIO | None) -> None:
+    """Waits while a function returns how many seconds are left, and shows them.
+
+    In a terminal this is a line that counts down and is removed in the end; elsewhere a line once.
+
+    Args:
+      left: returns the seconds, which may be coarse; 0 or None ends the wait.
+      text: what is waited for.
+      stream: where to; None shows nothing.
+    """
+    shown = math.inf
+    while seconds := left():
+        first, shown = shown == math.inf, max(1.0, min(shown - 1.0, seconds))
+        line = f"{text} in at most {shown:.0f} s"
+        if stream and live(stream):
+            _redraw(stream, line)
+        elif first:
+            say(stream, line)
+        time.sleep(1.0)
+    if stream and live(stream) and shown < math.inf:
+        _redraw(stream, "")
 
 
 def _left(counted: Sequence[tuple[float, int, int]]) -> str:

@@ -75,7 +75,8 @@ class Report:
     """A row for each section, or None if there is only one."""
     methods: Sequence[str]
     """What is explained of the statistics: "depth", "settings"."""
-    sections: Sequence[Section]
+    sections: Mapping[int, Section]
+    """Those that are shown, by their numbers."""
     about: Table
     """What was run."""
     commands: Sequence[str]
@@ -95,7 +96,7 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = [figure for section in report.sections for figure in section.figures]
+    figures = [figure for section in report.sections.values() for figure in section.figures]
     data = {
         "ink": chart_style.INK,
         "paper": chart_style.PAPER,
@@ -116,8 +117,9 @@ def markdown(report: Report) -> str:
     """The same as Markdown, with the figures as PNG files beside it."""
     lines = [f"# {report.title}", "", *(" ".join(summary) + "\n" for summary in report.summaries)]
     if report.overview:
+        lines += [f"## {report.overview.title}", ""]
         lines += [*tables.to_markdown(report.overview.rows), ""]
-    for section in report.sections:
+    for section in report.sections.values():
         lines += [f"## {section.heading}", ""] if section.heading else []
         lines += [section.description, "", section.headline, ""]
         lines += [*(f"- {sentence}" for sentence in section.sentences), ""]

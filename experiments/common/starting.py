@@ -18,6 +18,7 @@ import initjax
 from experiments.common import (
     data,
     memory,
+    meshes,
     models,
     networks,
     own_model,
@@ -59,34 +60,48 @@ def start_devices() -> None:
     jax.local_devices()
 
 
-def start(config: Config, dataset: data.Dataset) -> Start:
+def start(
+    config: Config, dataset: data.Dataset, placement: meshes.Placement | None = None
+) -> Start:
     """Draws or loads the parameters of a run.
 
     Call it, and use its result, inside `precision(config)`.
+
+    Args:
+      config: of the run.
+      dataset: what it is trained on.
+      placement: the mesh of devices on which the parameters are to be; None is the default device.
 
     Raises:
       UsageError: an initializer does not fit a parameter, or a file does not fit the network.
     """
     network, key = model(config, dataset), root_key(config.seed)
     if config.params is not None:
-        params = params_file.load(config, network.shapes)
-        return Start(network, key, jax.device_put(network.pack(params)))
-    return Start(network, key, draw_params(config, network))
+        packed = network.pack(params_file.load(config, network.shapes))
+        return Start(network, key, placement.put(packed) if placement else jax.device_put(packed))
+    return Start(network, key, draw_params(config, network, placement))
 
 
 @contextlib.contextmanager
-def enough_memory(config: Config, dataset: data.Dataset, optimizer: bool = True) -> Iterator[None]:
+def enough_memory(
+    config: Config,
+    dataset: data.Dataset,
+    optimizer: bool = True,
+    placement: meshes.Placement | None = None,
+) -> Iterator[None]:
     """The context for a run or an audit, which starts JAX.
 
     Args:
       config: of the run.
       dataset: of the run.
       optimizer: whether there is the state of its optimizer.
+      placement: as for `start`.
 
     Raises:
       UsageError: there is not enough memory, which is known at once or turns out later.
     """
-    memory.check_devices(config, features(config, dataset), optimizer=optimizer)
+    copies = jax.local_device_count() / placement.sizes.model if placement else 1
+    memory.check_devices(config, features(config, dataset), copies, optimizer)
     with memory.enough(config):
         yield
 
@@ -186,18 +201,27 @@ def order_key(key: jax.Array) -> jax.Array:
     return initjax.named_key(key, "batch order")
 
 
-def draw_params(config: Config, model: models.Model) -> Any:
+def draw_params(
+    config: Config, model: models.Model, placement: meshes.Placement | None = None
+) -> Any:
     """Draws the packed parameters of a model, each from its own key, folded from its path.
+
+    On a mesh, each device draws only what it holds: the random bits of a number depend on its key
+    and its place alone, so they are the same as on one device. What isn't drawn number by number,
+    such as `orthogonal`, is computed whole on each device, one kernel after another, and then cut.
 
     Args:
       config: names the initializers and the seed.
       model: the model to draw for.
+      placement: as for `start`.
 
     Raises:
       UsageError: an initializer does not fit a parameter.
     """
     with _fitting(config, model):
         draw = _drawer(config.init, config.output_init, config.bias_init, model)
+        if placement:
+            draw = jax.jit(draw, out_shardings=placement.state(model.pack(model.shapes)))
         return draw(*_weight_keys(config.seed, model))
 
 

@@ -1,9 +1,7 @@
 """The directory of a sweep, which any number of processes can fill: one row per run.
 
     *.parquet            the runs, see `experiments.common.run_files`
-    .claims/ID           the keys of the runs that a process is training
-    .claims/ID.lock      empty; locked by that process, and released by the system when it ends
-    .lock                empty; locked while any of these is read or written
+    .claims              which process trains which run, see `experiments.common.claims`
 
 A process writes each finished batch to a file and merges its own files as it goes. One that is
 killed loses none of its finished batches. Other tools can read all files at once, for example
@@ -11,29 +9,24 @@ killed loses none of its finished batches. Other tools can read all files at onc
 """
 
 import contextlib
-import itertools
-import os
 import pathlib
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.common import files, run_files
+from experiments.common import claims, files, run_files, step_columns
 from experiments.common.config import UsageError
 from experiments.common.run_files import PARTS, SCHEMA
 
-# Where files can't be locked, two processes may train the same run, which only costs time.
-_UNLOCKABLE = (filelock.Timeout, OSError, NotImplementedError)
-_PATIENCE = 60.0  # seconds; a process holds the lock for milliseconds, unless it is suspended
 _ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
-# Seconds after which a process looks for new runs in other folders than its own. Not to know of
-# them costs only time, and a thousand processes can't list all folders after each batch.
-_ELSEWHERE = 60.0
+# At most this share of the time is spent on looking for new runs in other folders than the own one.
+# Not to know of them costs only time, and a thousand processes can't list all after each batch.
+_LOOKING = 0.02
+_LISTINGS = 3  # of a folder, until no file is missing
 
 
 class SweepDirectory:
@@ -51,54 +44,63 @@ class SweepDirectory:
         self._files: set[pathlib.Path] = set()
         self._finished: set[str] = set()
         self._listed = -np.inf  # when all folders were
-        self._claims = self.directory / ".claims" / os.urandom(8).hex()
-        self._claimed: set[str] = set()
+        self._listing = 0.0  # seconds that it took
+        self._claims = claims.Claims(self.directory / ".claims")
 
     def __enter__(self) -> "SweepDirectory":
         self._made = files.absent(self.directory)
         files.prepare(self.directory, "name another --workdir")
-        with self._exclusive():  # so that nobody takes a lock that is not yet held for a dead one
-            self._claims.parent.mkdir(exist_ok=True)
-            self._alive = filelock.FileLock(_lock_of(self._claims))
-            with contextlib.suppress(*_UNLOCKABLE):
-                self._alive.acquire(timeout=0)
         # Left over by killed processes.
+        now = files.now(self.directory)
         for temporary in self._folder.glob(f".{PARTS}.*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
-                if time.time() - temporary.stat().st_mtime > _ABANDONED:
+                if now - temporary.stat().st_mtime > _ABANDONED:
                     temporary.unlink()
         if self._label:  # the files of a shard are its own, whichever process wrote them
             for path in run_files.listed([self._folder]):
                 with contextlib.suppress(FileNotFoundError):
                     self._sizes[path] = path.stat().st_size
+        self._claims.__enter__()
+        self._claims.tidy(self.finished())
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._merge([path for path, size in self._sizes.items() if size < run_files.LARGE])
-        with self._exclusive():
-            self._alive.release()
-            _forget(self._claims)
+        self._claims.__exit__(*error)
         if self._made and not self.finished():  # nothing is left behind if nothing was trained
-            files.remove_empty([self._claims.parent])
-            if not self._claims.parent.exists():
-                (self.directory / ".lock").unlink(missing_ok=True)
+            self._claims.clear()
             files.remove_empty(self._made)
 
     def finished(self) -> set[str]:
         """The keys of all runs in the directory now, from all processes.
 
-        Runs that were written for other shards of the same grid can be missing, and so can those
-        of the last minute in other folders than that of this process.
+        Runs that were written for other shards of the same grid can be missing. So can the latest
+        in other folders than that of this process, where there are so many that listing them takes
+        long.
         """
-        folders, now = [self._folder], time.monotonic()
-        if now - self._listed >= _ELSEWHERE:
-            folders, self._listed = run_files.folders(self.directory, self._label), now
-        for path in set(run_files.listed(folders)) - self._files:
-            # A file that is gone was replaced by one that is found the next time.
-            with contextlib.suppress(FileNotFoundError):
+        folders, started = [self._folder], time.monotonic()
+        everywhere = (started - self._listed) * _LOOKING >= self._listing
+        if everywhere:
+            folders = run_files.folders(self.directory, self._label)
+        # A file that is gone was replaced by one that the next listing shows.
+        for _ in range(_LISTINGS):
+            if self._read_all(set(run_files.listed(folders)) - self._files):
+                break
+        if everywhere:
+            self._listed = time.monotonic()
+            self._listing = self._listed - started
+        return self._finished
+
+    def _read_all(self, paths: Iterable[pathlib.Path]) -> bool:
+        """Reads the keys of runs from files; returns whether all were there."""
+        complete = True
+        for path in paths:
+            try:
                 self._finished.update(run_files.read(path, ["key"])["key"].to_pylist())
                 self._files.add(path)
-        return self._finished
+            except FileNotFoundError:
+                complete = False
+        return complete
 
     def claim(self, keys: Iterable[str], most: int) -> list[str]:
         """Claims runs for this process, until they are added or the process ends.
@@ -110,22 +112,20 @@ class SweepDirectory:
         Returns:
           The keys of runs that are neither finished nor claimed by another process.
         """
-        with self._exclusive():
-            others = self._claimed_by_others()
-            # Listed after the claims were read, or else a run that another process finishes and
-            # releases in between would look free.
-            taken = others | self._claimed | self.finished()
-            claimed = list(itertools.islice((key for key in keys if key not in taken), most))
-            self._write_claims(self._claimed.union(claimed))
-        return claimed
+        # What isn't known to be finished is looked up after it was claimed.
+        unknown = (key for key in keys if key not in self._finished)
+        return self._claims.claim(unknown, most, self._finished_now)
+
+    def doubt(self) -> float | None:
+        """Seconds until more is known of the processes that hold claims, see `Claims.doubt`."""
+        return self._claims.doubt()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Writes the runs of a finished batch to disk and releases the claims."""
         path, size = run_files.write(self._folder, pa.Table.from_pylist(rows, SCHEMA))
         keys = [row["key"] for row in rows]
         self._found(path, size, keys)
-        with self._exclusive():
-            self._write_claims(self._claimed.difference(keys))
+        self._claims.release(keys)
         while full := run_files.full_level(self._sizes):
             self._merge(full)
 
@@ -147,49 +147,10 @@ class SweepDirectory:
         self._files.add(path)
         self._finished.update(keys)
 
-    def _claimed_by_others(self) -> set[str]:
-        found: set[str] = set()
-        for lock in set(self._claims.parent.glob("*.lock")) - {_lock_of(self._claims)}:
-            claims = lock.with_suffix("")
-            if _is_held(lock):
-                with contextlib.suppress(FileNotFoundError):  # nothing was claimed so far
-                    found.update(claims.read_text().split())
-            else:
-                _forget(claims)
-        return found
-
-    def _write_claims(self, keys: set[str]) -> None:
-        files.write(self._claims, "\n".join(sorted(keys)).encode())
-        self._claimed = keys
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Keeps other processes from reading or writing claims, for some milliseconds."""
-        lock = filelock.FileLock(self.directory / ".lock")
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(*_UNLOCKABLE):
-                stack.enter_context(lock.acquire(timeout=_PATIENCE))
-            yield
-
-
-def _lock_of(claims: pathlib.Path) -> pathlib.Path:
-    return claims.with_suffix(".lock")
-
-
-def _is_held(lock: pathlib.Path) -> bool:
-    try:
-        with filelock.FileLock(lock).acquire(timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
-    except (OSError, NotImplementedError):  # files can't be locked here
-        return False
-
-
-def _forget(claims: pathlib.Path) -> None:
-    for path in (claims, _lock_of(claims)):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    def _finished_now(self) -> set[str]:
+        with contextlib.suppress(FileNotFoundError):  # the folder of a shard without runs so far
+            files.now(self._folder)  # so that a network file system lists it anew
+        return self.finished()
 
 
 def read(
@@ -206,17 +167,47 @@ def read(
       UsageError: there are no runs, or a file can't be read.
     """
     columns = [name for name in SCHEMA.names if steps or not name.startswith("step_")]
-    directory = pathlib.Path(directory)
-    tables = list(run_files.read_all(directory, columns).values())
+    tables = list(run_files.read_all(pathlib.Path(directory), columns).values())
     if not any(map(len, tables)):
-        below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
-        run = "run python -m experiments.sweep first"
-        advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}" if below else run
-        raise UsageError(f"{directory} holds no runs; {advice}")
+        raise _no_runs(pathlib.Path(directory))
     table = pa.concat_tables(tables)  # without a copy
-    rows = table.select(["seed", "key"]).append_column("place", pa.array(range(len(table))))
+    return table.take(_order(table, wanted))
+
+
+def scan(directory: str | pathlib.Path) -> tuple[pa.Table, Callable[[pa.Table], pa.Table]]:
+    """Reads the runs of a directory without the columns of steps, which it can read later.
+
+    So a directory can be much larger than the memory, if it has been compacted.
+
+    Returns:
+      The runs as `read` returns them, with a column more; and a function that takes some of these
+      rows and returns them with the columns of steps, in that order.
+
+    Raises:
+      UsageError: as `read`; or the files that are not compacted are too large.
+    """
+    directory = pathlib.Path(directory)
+    found = run_files.read_all(directory, [n for n in SCHEMA.names if not n.startswith("step_")])
+    if not any(map(len, found.values())):
+        raise _no_runs(directory)
+    steps = step_columns.StepColumns(directory, found)
+    table = pa.concat_tables(found.values())
+    table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
+    return table.take(_order(table)), steps.complete
+
+
+def _no_runs(directory: pathlib.Path) -> UsageError:
+    below = [path for path in directory.glob("*/") if run_files.listed(run_files.folders(path))]
+    advice = f"name a sweep: {' or '.join(map(str, sorted(below)))}"
+    if not below:
+        advice = "run python -m experiments.sweep first"
+    return UsageError(f"{directory} holds no runs; {advice}")
+
+
+def _order(table: pa.Table, wanted: Collection[str] | None = None) -> pa.ChunkedArray:
+    """The places of the wanted runs, each once, by seed and key."""
+    rows = table.select(["seed", "key"]).append_column("at", pa.array(np.arange(len(table))))
     rows = rows.take(run_files.last_places(table["key"]))
     if wanted is not None:
         rows = rows.filter(pc.field("key").isin(list(wanted)))
-    order = rows.sort_by([("seed", "ascending"), ("key", "ascending")])["place"]
-    return table.take(order)
+    return rows.sort_by([("seed", "ascending"), ("key", "ascending")])["at"]

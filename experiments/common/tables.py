@@ -7,8 +7,9 @@ import re
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from experiments.common import comparison, formatting, statistics, verdicts
+from experiments.common import comparison, formatting, grouping, statistics, verdicts
 
 Table = list[dict[str, Any]]
 
@@ -87,8 +88,8 @@ def pairs(setting: comparison.Setting) -> Table:
     return rows
 
 
-def shown_pairs(setting: comparison.Setting) -> Table:
-    """The same as text."""
+def shown_pairs(setting: comparison.Setting, rows: Table) -> Table:
+    """The same as text, given the rows of `pairs`."""
 
     def interval(row: dict[str, Any], value: str, prefix: str) -> statistics.Interval:
         return statistics.Interval(row[value], row[f"{prefix}low"], row[f"{prefix}high"])
@@ -117,14 +118,15 @@ def shown_pairs(setting: comparison.Setting) -> Table:
             else formatting.seeds(row["seeds_to_settle"]),
             "verdict": row["verdict"],
         }
-        for row in pairs(setting)
+        for row in rows
     ]
 
 
 def rules(setting: comparison.Setting) -> Table:
     """What the names of initializers stand for, where the names alone don't say it."""
-    named = zip(setting.runs["init"].to_pylist(), setting.runs["rules"].to_pylist(), strict=True)
-    texts = {init: json.loads(text) for init, text in named if text is not None}
+    named = setting.runs.select(["init", "rules"]).group_by(["init", "rules"]).aggregate([])
+    rows = named.to_pylist()
+    texts = {row["init"]: json.loads(row["rules"]) for row in rows if row["rules"] is not None}
     return [
         {
             "initializer": init,
@@ -139,30 +141,25 @@ def rules(setting: comparison.Setting) -> Table:
 
 def about(runs: pa.Table) -> Table:
     """Where the runs were trained, with which versions, and how long it took."""
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    names = ["host", "device", "versions", "seconds", "finished", "status"]
-    for row in runs.select(names).to_pylist():
-        place = row["host"], row["device"], row["versions"]
-        new = {
-            "host": row["host"],
-            "device": row["device"],
-            "runs": 0,
-            "diverged": 0,
-            "seconds": 0.0,
-            "from": row["finished"],
-            "to": row["finished"],
-            "versions": row["versions"],
-        }
-        line = rows.setdefault(place, new)
-        line["runs"] += 1
-        line["diverged"] += row["status"] == "diverged"
-        line["seconds"] += row["seconds"]
-        line["from"] = min(line["from"], row["finished"])
-        line["to"] = max(line["to"], row["finished"])
-    for line in rows.values():
-        line["seconds"] = f"{line['seconds']:.1f}"
-        line["from"], line["to"] = (f"{line[end]:%Y-%m-%d %H:%M} UTC" for end in ("from", "to"))
-    return list(rows.values())
+    diverged = runs["status"].to_numpy() == "diverged"
+    rows = []
+    for places in grouping.places(grouping.groups(runs, ["host", "device", "versions"])):
+        mine = runs.select(["host", "device", "versions", "seconds", "finished"]).take(places)
+        first = mine.slice(0, 1).to_pylist()[0]
+        times = pc.call_function("min_max", [mine["finished"]]).as_py()
+        rows.append(
+            {
+                "host": first["host"],
+                "device": first["device"],
+                "runs": len(mine),
+                "diverged": int(diverged[places].sum()),
+                "seconds": f"{sum(mine['seconds'].to_pylist()):.1f}",
+                "from": f"{times['min']:%Y-%m-%d %H:%M} UTC",
+                "to": f"{times['max']:%Y-%m-%d %H:%M} UTC",
+                "versions": first["versions"],
+            }
+        )
+    return rows
 
 
 def _columns(name: str | None, prefix: str, interval: statistics.Interval | None) -> dict[str, Any]:

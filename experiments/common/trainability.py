@@ -11,13 +11,14 @@ of each weight variance, and the boundary that is fitted in units of it.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 import initjax
-from experiments.common import comparison, description, statistics
+from experiments.common import comparison, description, grouping, run_files, statistics
 from experiments.common.boundary import Boundary, fit_boundary
 from initjax import theory
 
@@ -226,21 +227,45 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(runs, np.nansum(values, axis=2) / np.maximum(runs, 1), np.nan)
 
 
-def grids(table: pa.Table) -> list[Grid]:
+def grids(
+    table: pa.Table, complete: Callable[[pa.Table], pa.Table] = lambda rows: rows
+) -> list[Grid]:
     """Divides runs into grids. Runs whose hidden layers differ in size belong to none.
 
     Args:
-      table: rows as in `experiments.common.sweep_directory`, with the columns of steps.
+      table: rows as in `experiments.common.sweep_directory`.
+      complete: adds the columns of steps to some of the rows, if the table lacks them.
     """
+    table = _ended(table, complete)
     names = [name for name in _COMMON if name in table.column_names]
-    found: dict[str, tuple[dict[str, Any], list[int]]] = {}
-    for place, row in enumerate(table.select([*names, "hidden"]).to_pylist()):
+    kinds = grouping.places(grouping.groups(table, [*names, "hidden"]))
+    firsts = table.select([*names, "hidden"]).take([places[0] for places in kinds]).to_pylist()
+    found: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}
+    for row, places in zip(firsts, kinds, strict=True):
         hidden = row.pop("hidden")
         if len(set(hidden)) == 1:
             fields = row | {"width": hidden[0]}
-            found.setdefault(str(fields), (fields, []))[1].append(place)
-    parts = [(fields, table.take(places)) for fields, places in found.values()]
+            found.setdefault(str(fields), (fields, []))[1].append(places)
+    parts = [
+        (fields, table.take(np.sort(np.concatenate(places)))) for fields, places in found.values()
+    ]
     return [Grid(fields, _cells(part), part) for fields, part in parts]
+
+
+def _ended(table: pa.Table, complete: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """Rows that have the means of the last steps in place of all steps."""
+    ends = {name: np.empty(len(table)) for name in ("step_loss", "step_acc")}
+    names = [name for name in run_files.SETTING if name in table.column_names]
+    for places in grouping.places(grouping.groups(table, names)):
+        rows = complete(table.take(places))
+        for name, means in ends.items():
+            # A diverged run guesses.
+            values = comparison.column(rows, name)[:, -WINDOW:]
+            means[places] = values.mean(axis=1, dtype=np.float64)
+    table = table.select([name for name in table.column_names if name not in ends])
+    for name, means in ends.items():
+        table = table.append_column(f"last_{name}", pa.array(means))
+    return table
 
 
 def one_rate(grid: Grid) -> dict[str, Grid]:
@@ -251,7 +276,8 @@ def one_rate(grid: Grid) -> dict[str, Grid]:
     """
     if grid.runs is None:
         return {}
-    depths = np.array([len(hidden) for hidden in grid.runs["hidden"].to_pylist()])
+    chunks = grid.runs["hidden"].chunks
+    depths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks])
     rates = grid.runs["learning_rate"].to_numpy()
     found: dict[str, Grid] = {}
     for unit, values in (("", rates), ("/depth", rates * depths)):
@@ -264,27 +290,24 @@ def one_rate(grid: Grid) -> dict[str, Grid]:
 
 
 def _cells(table: pa.Table) -> list[Cell]:
-    groups: dict[tuple[str, str, int], dict[float, list[int]]] = {}
-    names = ["init", "bias_init", "hidden", "learning_rate", "seed"]
-    rows = table.select(names).to_pylist()
-    for place in sorted(range(len(rows)), key=lambda place: len(rows[place]["hidden"])):
-        row = rows[place]
+    groups: dict[tuple[str, str, int], dict[float, np.ndarray]] = {}
+    names = ["init", "bias_init", "hidden", "learning_rate"]
+    kinds = grouping.places(grouping.groups(table, names))
+    firsts = table.select(names).take([places[0] for places in kinds]).to_pylist()
+    for row, places in sorted(
+        zip(firsts, kinds, strict=True), key=lambda kind: len(kind[0]["hidden"])
+    ):
         network: tuple[str, str, int] = row["init"], row["bias_init"], len(row["hidden"])
-        groups.setdefault(network, {}).setdefault(row["learning_rate"], []).append(place)
-    losses, accuracies = (_last(table, name) for name in ("step_loss", "step_acc"))
+        groups.setdefault(network, {})[row["learning_rate"]] = places
+    seeds = table["seed"].to_numpy()
+    losses, accuracies = (table[f"last_{name}"].to_numpy() for name in ("step_loss", "step_acc"))
     cells = []
     for network, by_rate in groups.items():
         of_rate = {rate: losses[places] for rate, places in sorted(by_rate.items())}
         best, rates = comparison.best_rate(of_rate)
-        places = sorted(by_rate[best], key=lambda place: rows[place]["seed"])
+        places = by_rate[best][np.argsort(seeds[by_rate[best]], kind="stable")]
         cells.append(Cell(*network, best, rates, accuracies[places], table.take(places)))
     return cells
-
-
-def _last(table: pa.Table, name: str) -> np.ndarray:
-    """(runs,): the mean of a column over the last steps, in which a diverged run guesses."""
-    values = comparison.column(table, name)[:, -WINDOW:]
-    return values.mean(axis=1, dtype=np.float64)
 
 
 def variances(init: str, bias_init: str, width: int) -> Variances | None:
@@ -344,7 +367,7 @@ def _diagram(grid: Grid, biases: float, cells: dict[tuple[int, float], Cell]) ->
     rates = np.full((len(depths), len(weights)), np.nan)
     for (depth, variance), cell in cells.items():
         place = depths.index(depth), weights.index(variance)
-        mine = [seeds.index(seed) for seed in cell.runs["seed"].to_pylist()]
+        mine = np.searchsorted(seeds, cell.runs["seed"].to_numpy())
         accuracy[*place, mine] = cell.accuracy
         rates[place] = cell.learning_rate
     return Diagram(

@@ -3,6 +3,9 @@
 An epoch is one `lax.scan` over its batches, without any transfer to the host. The data are
 arguments of the program, not constants, and the state is donated. Initialization is separate, so
 one compiled program serves every initializer.
+
+On a mesh of devices (see `experiments.common.meshes`) the programs are the same, but the rows of a
+batch are arguments: each process reads its own from its host, for many steps at once.
 """
 
 import functools
@@ -16,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import tasks
+from experiments.common import processes, tasks
+from experiments.common.meshes import Placement
 from experiments.common.tasks import Metrics, Task
 
 
@@ -37,6 +41,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 _PAUSE_SECONDS = 1.0  # that a part of an epoch may take, where training can be paused
 _FIRST_STEPS = 8  # of the first part, before it is known how long one takes
 _SPAN_STEPS = 32  # of many runs on an accelerator, about, between two questions to the host
+_BLOCK_BYTES = 2**28  # of the rows of all devices that are on a mesh at once
 
 Optimizer = str | Callable[..., optax.GradientTransformation]
 """The name of one of them, or a function like them. Equal functions are one object, so that jit
@@ -111,6 +116,7 @@ def fit(
     resume: Point | None = None,
     pause: Callable[[Point], None] | None = None,
     pause_every: int | None = None,
+    placement: Placement | None = None,
 ) -> Iterator[Epoch]:
     """Trains a model, epoch by epoch; every example counts, including the last, partial batch.
 
@@ -138,25 +144,36 @@ def fit(
         `pause_every` steps, counted over all epochs; at the end of an epoch after that is yielded.
         `Epoch.seconds` does not include its time.
       pause_every: see `pause`.
+      placement: the mesh to train on, on which the parameters are; the data stay on the host. If it
+        has devices of several processes, all of them train together, and pause at the same steps.
 
     Yields:
       Epoch 0, which is the network before training, then every epoch; of a training that is resumed
       only those that are not finished at that point.
     """
     nothing = Metrics(np.zeros(0), np.zeros(0))
-    begin = resume or Point(initial_state(optimizer, learning_rate, params), 1, 0, nothing)
+    begin = resume or Point(
+        initial_state(optimizer, learning_rate, params, placement=placement), 1, 0, nothing
+    )
     state, first, done, sums = begin
-    train_set, test_set = jax.device_put((train_set, test_set))
+    tests = tasks.examples(test_set)
+    test_rows = None
+    if placement:
+        order = _in_batches(jnp.arange(tests), task.test_batch)
+        test_rows = placement.rows(test_set, np.asarray(order))
+    else:
+        train_set, test_set = jax.device_put((train_set, test_set))
     examples = tasks.examples(train_set)
     batch_size = min(batch_size, examples)
     sizes = batch_sizes(examples, batch_size, steps)
     seen, steps = int(sizes.sum()), len(sizes)
 
     def test() -> dict[str, float]:
-        sums = jax.device_get(evaluate(state.params, test_set, task=task))
-        return {
-            f"val_{name}": value for name, value in means(sums, tasks.examples(test_set)).items()
-        }
+        if placement and test_rows:
+            sums = score(state.params, test_rows, task=task, placement=placement)
+        else:
+            sums = evaluate(state.params, test_set, task=task)
+        return {f"val_{name}": value for name, value in means(jax.device_get(sums), tests).items()}
 
     started = time.perf_counter()
     if not resume:
@@ -167,6 +184,7 @@ def fit(
     for epoch in range(first, epochs + 1):
         started = time.perf_counter()
         batches = batch_order(key, epoch, examples, batch_size, steps)
+        blocks = _blocks(placement, train_set, np.asarray(batches)) if placement else None
         before = (epoch - 1) * steps
         ends = set(_about_ten_ends(steps) if watch else [steps])
         for every in filter(None, (inspect_every, pause_every)):
@@ -179,7 +197,18 @@ def fit(
                 last = min(last, done + pace)
             began = time.perf_counter()
             arguments = state, learning_rate, train_set
-            if inspect_every or pause:  # parts of many lengths
+            if blocks:
+                rows, start, end = blocks(done)
+                last = min(last, end)
+                span = slice(done - start, last - start)
+                state, more = train_span(
+                    *(state, learning_rate, None, rows, span.start, span.stop),
+                    task=task,
+                    optimizer=optimizer,
+                    placement=placement,
+                )
+                more = Metrics(*(column[span] for column in jax.device_get(more)))
+            elif inspect_every or pause:  # parts of many lengths
                 state, more = train_span(
                     *arguments, batches, done, last, task=task, optimizer=optimizer
                 )
@@ -191,7 +220,7 @@ def fit(
             paused = time.perf_counter()
             if pause:  # the first part includes compilation
                 faster = _PAUSE_SECONDS * (last - done) / (paused - began)
-                pace = max(1, min(2 * pace, round(faster)))
+                pace = processes.least(max(1, min(2 * pace, round(faster))))
             done = last
             if inspect and inspect_every and (before + done) % inspect_every == 0:
                 inspect(before + done, state.params)
@@ -204,6 +233,41 @@ def fit(
         done, sums = 0, nothing
         if pause:
             pause(Point(state, epoch + 1, done, sums))
+
+
+def _blocks(
+    placement: Placement, data: tuple[Any, ...], batches: np.ndarray
+) -> Callable[[int], tuple[tuple[Any, jax.Array], int, int]]:
+    """Puts the rows of an epoch on a mesh, one block of steps after another.
+
+    All blocks have the same number of steps, so that one program serves all of them; the last one
+    is filled up with steps that aren't to be trained.
+
+    Args:
+      placement: the mesh.
+      data: the training examples, on the host.
+      batches: the epoch's batches, as indices.
+
+    Returns:
+      A function of a step that returns the block with it, its first step, and the step after it.
+    """
+    steps, width = batches.shape
+    row = sum(np.asarray(leaf[0]).nbytes for leaf in jax.tree.leaves(data))
+    count = -(-steps * width * row // _BLOCK_BYTES)
+    size = -(-steps // max(1, min(count, steps)))
+    missing = tasks.examples(data)
+
+    @functools.lru_cache(maxsize=1)
+    def block(number: int) -> tuple[Any, jax.Array]:
+        part = batches[number * size : (number + 1) * size]
+        filled = np.pad(part, ((0, size - len(part)), (0, 0)), constant_values=missing)
+        return placement.rows(data, filled)
+
+    def find(step: int) -> tuple[tuple[Any, jax.Array], int, int]:
+        number = step // size
+        return block(number), number * size, min(steps, (number + 1) * size)
+
+    return find
 
 
 def _about_ten_ends(steps: int) -> list[int]:
@@ -317,10 +381,28 @@ def _in_batches(order: jax.Array, batch_size: int) -> jax.Array:
     return order.reshape(-1, batch_size)
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
-def initial_state(optimizer: Optimizer, learning_rate: jax.typing.ArrayLike, params: Any) -> State:
+@functools.partial(jax.jit, static_argnames=("optimizer", "placement"))
+def initial_state(
+    optimizer: Optimizer,
+    learning_rate: jax.typing.ArrayLike,
+    params: Any,
+    *,
+    placement: Placement | None = None,
+) -> State:
     """The state before training, for given parameters, whose buffers are kept."""
-    return State(params, transform(optimizer, learning_rate).init(params))
+    return _placed(placement, State(params, transform(optimizer, learning_rate).init(params)))
+
+
+def _placed(placement: Placement | None, state: State) -> State:
+    """The state, divided over the devices of a mesh if there is one, in a jitted function."""
+    if placement is None:
+        return state
+    return jax.lax.with_sharding_constraint(state, placement.state(state))
+
+
+def _whole(placement: Placement | None, metrics: Metrics) -> Metrics:
+    """Metrics, of which every device of a mesh gets a copy, in a jitted function."""
+    return jax.lax.with_sharding_constraint(metrics, placement.whole) if placement else metrics
 
 
 @functools.partial(jax.jit, static_argnames=("task", "optimizer"), donate_argnames=("state",))
@@ -350,50 +432,63 @@ def train(
     return jax.lax.scan(step, state, batches)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "optimizer"), donate_argnames=("state",))
+@functools.partial(
+    jax.jit, static_argnames=("task", "optimizer", "placement"), donate_argnames=("state",)
+)
 def train_span(
     state: State,
     learning_rate: jax.typing.ArrayLike,
-    data: tuple[Any, ...],
-    batches: jax.Array,
+    data: tuple[Any, ...] | None,
+    batches: Any,
     first: jax.typing.ArrayLike,
     last: jax.typing.ArrayLike,
     *,
     task: Task,
     optimizer: Optimizer,
+    placement: Placement | None = None,
 ) -> tuple[State, Metrics]:
     """Trains on the batches from `first` to before `last`, which are arguments of one program.
 
     `train` is compiled for each number of batches, this only once. In return, an accelerator has to
     ask the host before each step whether to go on.
 
+    On a mesh, the data are None and the batches are rows, as `Placement.rows` gives them.
+
     Returns:
       The new state, and the metrics of all batches: zero for those outside the span.
     """
     step = _step(task, optimizer, learning_rate, data)
 
-    def next_step(index: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
-        state, metrics = step(carry[0], batches[index])
-        return state, jax.tree.map(lambda all, one: all.at[index].set(one), carry[1], metrics)
+    def batch(index: jax.typing.ArrayLike) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], batches)
 
-    _, shapes = jax.eval_shape(step, state, batches[0])
-    empty = jax.tree.map(lambda one: jnp.zeros(len(batches), one.dtype), shapes)
-    return jax.lax.fori_loop(first, last, next_step, (state, empty))
+    def next_step(index: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        state, metrics = step(carry[0], batch(index))
+        metrics = jax.tree.map(lambda all, one: all.at[index].set(one), carry[1], metrics)
+        return _placed(placement, state), metrics
+
+    _, shapes = jax.eval_shape(step, state, batch(0))
+    count = tasks.examples(batches)
+    empty = jax.tree.map(lambda one: jnp.zeros(count, one.dtype), shapes)
+    state, metrics = jax.lax.fori_loop(first, last, next_step, (state, empty))
+    return _placed(placement, state), _whole(placement, metrics)
 
 
 def _step(
     task: Task,
     optimizer: Optimizer,
     learning_rate: jax.typing.ArrayLike,
-    data: tuple[Any, ...],
-) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
-    """One training step, as a function of the state and the indices of a batch."""
-    transformed, examples = transform(optimizer, learning_rate), tasks.examples(data)
+    data: tuple[Any, ...] | None,
+) -> Callable[[State, Any], tuple[State, Metrics]]:
+    """One training step, as a function of the state and the indices of a batch, or its rows."""
+    transformed = transform(optimizer, learning_rate)
 
-    def step(state: State, batch: jax.Array) -> tuple[State, Metrics]:
+    def step(state: State, batch: Any) -> tuple[State, Metrics]:
+        rows, real = batch if data is None else _rows(data, batch)
+
         def mean_loss(params: Any) -> tuple[jax.Array, Metrics]:
-            metrics = _metrics(task, params, data, batch)
-            return metrics.loss / jnp.sum(batch < examples, dtype=metrics.loss.dtype), metrics
+            metrics = task.sums(params, rows, real)
+            return metrics.loss / jnp.sum(real, dtype=metrics.loss.dtype), metrics
 
         grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = transformed.update(grads, state.opt_state, state.params)
@@ -610,21 +705,34 @@ def evaluate(
     size = task.test_batch
     rest = 0 if task.padded else examples % size
     batches = _in_batches(jnp.arange(examples - rest, dtype=jnp.int32), size)
-    sums = jax.lax.map(lambda batch: _metrics(task, params, data, batch), batches)
+    sums = jax.lax.map(lambda batch: task.sums(params, *_rows(data, batch)), batches)
     if rest:  # a batch of its own
-        last = _metrics(task, params, data, jnp.arange(examples - rest, examples))
+        last = task.sums(params, *_rows(data, jnp.arange(examples - rest, examples)))
         sums = jax.tree.map(lambda all, one: jnp.append(all, one), sums, last)
     return sums
 
 
-def _metrics(task: Task, params: Any, data: tuple[Any, ...], batch: jax.Array) -> Metrics:
-    """The sums of the metrics over the real examples of a batch."""
+@functools.partial(jax.jit, static_argnames=("task", "placement"))
+def score(params: Any, batches: Any, *, task: Task, placement: Placement) -> Metrics:
+    """The metrics of batches on a mesh, as `evaluate` returns them.
+
+    Args:
+      params: the model's parameters.
+      batches: rows, as `Placement.rows` gives them.
+      task: what is trained.
+      placement: the mesh.
+    """
+    sums = jax.lax.map(lambda batch: task.sums(params, *batch), batches)
+    return _whole(placement, sums)
+
+
+def _rows(data: tuple[Any, ...], batch: jax.Array) -> tuple[tuple[Any, ...], jax.Array]:
+    """The rows of a batch, and which of them are real examples."""
     # Rows are gathered inside the loop, images as uint8: for MNIST that is as fast as shuffling the
     # epoch beforehand and needs no second copy of the data. Padding reads the last row and counts
     # zero.
     real = batch < tasks.examples(data)
-    rows = jax.tree.map(lambda leaf: leaf.at[batch].get(mode="clip"), data)
-    return task.sums(params, rows, real)
+    return jax.tree.map(lambda leaf: leaf.at[batch].get(mode="clip"), data), real
 
 
 def transform(

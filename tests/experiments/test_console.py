@@ -186,7 +186,7 @@ def test_a_cluster_that_asks_twice_at_once_asks_once_and_is_told_apart_from_ctrl
         monkeypatch.setattr(console, "_ONCE", 0.0)
         with pytest.raises(console.Preempted):  # who asks again can't wait
             os.kill(os.getpid(), signal.SIGTERM)
-    assert output.getvalue() == "SIGUSR1: saving the current runs\n"
+    assert output.getvalue() == "SIGUSR1: finishing the current runs\n"
     with pytest.raises(console.Preempted), console.uninterrupted():
         os.kill(os.getpid(), signal.SIGUSR1)
     with console.interrupt_later(output) as asked:

@@ -41,7 +41,7 @@ def stop_after(monkeypatch):
 
     def set(pauses):
         @contextlib.contextmanager
-        def interrupt_later(stream):
+        def interrupt_later(*_):
             asked = itertools.count()
             yield lambda: console.Preempted if next(asked) >= pauses else None
 

@@ -5,12 +5,11 @@ import subprocess
 import sys
 import time
 
-import filelock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.common import sweep_directory
+from experiments.common import run_files, sweep_directory
 from experiments.common.config import UsageError
 
 
@@ -41,23 +40,45 @@ def test_a_claim_lists_the_directory_once_however_many_keys_there_are(tmp_path, 
     keys = [key(number) for number in range(1000)]
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add([row(number) for number in range(500)])
+        stored.finished()
+        listings.clear()
         assert stored.claim(keys, 300) == keys[500:800]
         assert len(listings) == 1
 
 
-def test_runs_that_another_process_finishes_meanwhile_are_not_claimed(tmp_path, monkeypatch):
-    """It adds runs, and releases its claims on them, while those are being read."""
-    with sweep_directory.SweepDirectory(tmp_path / "other") as other:
-        other.add([row(number) for number in range(3)])
-    (file,) = (tmp_path / "other").glob("*.parquet")
-    with sweep_directory.SweepDirectory(tmp_path) as stored:
+def test_runs_that_another_process_finishes_meanwhile_are_not_claimed(tmp_path):
+    """It adds runs, and releases its claims on them, after this process has looked."""
+    with (
+        sweep_directory.SweepDirectory(tmp_path) as stored,
+        sweep_directory.SweepDirectory(tmp_path) as other,
+    ):
+        keys = [key(number) for number in range(6)]
+        assert other.claim(keys, 3) == keys[:3]
         assert stored.finished() == set()
+        other.add([row(number) for number in range(3)])
+        assert stored.claim(keys, 2) == keys[3:5]
+        stored.add([row(3), row(4)])
+        assert not list((tmp_path / ".claims").glob("*.*"))
 
-        def nothing_any_more():
-            file.rename(tmp_path / file.name)
-            return set()
 
-        monkeypatch.setattr(stored, "_claimed_by_others", nothing_any_more)
+def test_runs_of_a_file_that_is_replaced_while_it_is_looked_for_are_not_claimed(
+    tmp_path, monkeypatch
+):
+    """Another process merges its files after the directory was listed, and before it is read."""
+    with (
+        sweep_directory.SweepDirectory(tmp_path) as stored,
+        sweep_directory.SweepDirectory(tmp_path) as other,
+    ):
+        for number in range(3):
+            other.add([row(number)])
+        read = run_files.read
+
+        def merged_before(path, columns=None):
+            monkeypatch.setattr(run_files, "read", read)
+            other._merge(list(other._sizes))
+            return read(path, columns)
+
+        monkeypatch.setattr(run_files, "read", merged_before)
         assert stored.claim([key(number) for number in range(6)], 2) == [key(3), key(4)]
 
 
@@ -65,38 +86,35 @@ def test_claims_end_with_the_process_that_holds_them(tmp_path):
     code = f"""
 import os
 from experiments.common import sweep_directory
-from experiments.common.config import UsageError
 stored = sweep_directory.SweepDirectory({str(tmp_path)!r}).__enter__()
 stored.claim({[key(0), key(1)]!r}, 2)
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert len(list((tmp_path / ".claims").iterdir())) == 2  # what it left
+    assert len(list((tmp_path / ".claims").iterdir())) == 3  # what it left
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         assert stored.claim([key(0), key(1)], 2) == [key(0), key(1)]
-        assert len(list((tmp_path / ".claims").iterdir())) == 2  # ours
+        stored.add([row(0), row(1)])
     assert not list((tmp_path / ".claims").iterdir())
 
 
-@pytest.mark.parametrize("error", [OSError(95, "not supported"), NotImplementedError()], ids=repr)
-def test_without_locks_runs_are_claimed_all_the_same(error, tmp_path, monkeypatch):
-    def fails(*_, **__):
-        raise error
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fails)
+def test_claims_of_finished_runs_that_a_killed_process_left_are_removed(tmp_path):
     with sweep_directory.SweepDirectory(tmp_path) as stored:
-        assert stored.claim([key(0), key(1)], 1) == [key(0)]
-        stored.add([row(0)])
-        assert stored.claim([key(0), key(1)], 2) == [key(1)]
+        stored.claim([key(0), key(1)], 2)
+    with sweep_directory.SweepDirectory(tmp_path / "other") as other:
+        other.add([row(0)])
+    (file,) = (tmp_path / "other").glob("*.parquet")
+    file.rename(tmp_path / file.name)
+    with sweep_directory.SweepDirectory(tmp_path):
+        assert [path.name for path in (tmp_path / ".claims").glob("*.*")] == [f"{key(1)}.0"]
 
 
 def test_two_processes_never_claim_the_same_run(tmp_path):
     keys = [key(number) for number in range(6)]
     code = f"""
 from experiments.common import sweep_directory
-from experiments.common.config import UsageError
 with sweep_directory.SweepDirectory({str(tmp_path)!r}) as stored:
-    print(stored.claim({keys!r}, 4))
+    print(sorted(stored.claim({keys!r}, 4)))
 """
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         assert stored.claim(keys, 3) == keys[:3]
@@ -111,7 +129,7 @@ def test_runs_are_read_once_each_and_in_order(tmp_path):
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         stored.add([row(5), row(3)])
         stored.add([row(1), row(4)])
-        stored.add([row(4), row(3), row(2, seed=9)])  # where files could not be locked
+        stored.add([row(4), row(3), row(2, seed=9)])  # trained twice
     assert sweep_directory.read(tmp_path)["seed"].to_pylist() == [1, 3, 4, 5, 9]
     assert sweep_directory.read(tmp_path, {key(4), key(1), key(7)})["seed"].to_pylist() == [1, 4]
     assert len(sweep_directory.read(tmp_path, {key(7)})) == 0
@@ -149,7 +167,9 @@ def test_old_temporary_files_are_removed_and_new_ones_are_kept(tmp_path, monkeyp
             with pytest.raises(Killed):
                 stored.add([row(0)])
     old, new = tmp_path.glob(".runs-*.tmp")  # of one name, and yet two
-    os.utime(old, (0, time.time() - 2 * sweep_directory._ABANDONED))
+    # By the clock of the files: those of this and of other machines may be wrong.
+    monkeypatch.setattr(time, "time", lambda: new.stat().st_mtime + 10 * 365 * 24 * 3600)
+    os.utime(old, (0, new.stat().st_mtime - 2 * sweep_directory._ABANDONED))
     other = tmp_path / ".notes.tmp"
     other.touch()
     os.utime(other, (0, 0))

@@ -112,7 +112,7 @@ np.savez(path, **drawn)
 
 
 def test_the_compiler_flags_of_the_tests_do_not_change_bits(tmp_path):
-    """The compiler flags in conftest.py, which skip LLVM's third level, don't change any bit."""
+    """The compiler flags in conftest.py, which only save compilation, don't change any bit."""
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     for name, flags in (("fast", os.environ), ("default", plain)):
         environment = {**flags, "JAX_PLATFORMS": "cpu"}

@@ -6,7 +6,7 @@ import sys
 
 from experiments.common import description
 
-# Every module of the programs, and the locks, without what only POSIX has.
+# Every module of the programs, and the claims, without what only POSIX has.
 _CODE = """
 import importlib, os, pathlib, pkgutil, sys
 for name in ("fcntl", "resource", "termios", "tty", "pty", "pwd", "grp"):

@@ -274,7 +274,6 @@ def test_a_finished_directory_need_not_be_writable(folder, tmp_path):
     flags = ["--init=he_normal,zeros", "--seeds=2", "--hidden=16", f"--data_dir={folder}"]
     first = run(*flags, cwd=tmp_path)
     directory = tmp_path / "runs/sweep"
-    (directory / ".lock").unlink()
     before = sorted(directory.iterdir())
     directory.chmod(0o555)
     try:

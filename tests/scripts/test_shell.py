@@ -3,8 +3,11 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
+from typing import Any
 
+import psutil
 import pytest
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
@@ -12,9 +15,7 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def bash(tmp_path):
-    stub = tmp_path / "python"
-    stub.write_text('#!/bin/sh\necho "$@"\n')
-    stub.chmod(0o755)
+    stub(tmp_path, "python", 'echo "$@"')
 
     def run(script, *arguments, **environment):
         return subprocess.run(
@@ -27,41 +28,179 @@ def bash(tmp_path):
     return run
 
 
-def task(number, tasks, step=None):
+def stub(directory, name, script):
+    """Makes a command of that name."""
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def job(*, restarts=0, **more):
+    """The environment that Slurm gives a job; a project's `.venv` is not activated."""
+    job = {"JOB_ID": 9, "CPUS_PER_TASK": 3, "JOB_NUM_NODES": 2, "NTASKS": 2, **more}
+    if restarts:
+        job["RESTART_COUNT"] = restarts
+    return {f"SLURM_{name}": str(value) for name, value in job.items()} | {"VIRTUAL_ENV": "/"}
+
+
+def task(number, tasks, step=None, **more):
     """The environment that Slurm gives a task of an array."""
-    variables = {"ID": number, "MIN": min(tasks), "MAX": max(tasks), "COUNT": len(tasks)}
+    ids = {"ID": number, "MIN": min(tasks), "MAX": max(tasks), "COUNT": len(tasks)}
     if step:
-        variables["STEP"] = step
-    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in variables.items()}
+        ids["STEP"] = step
+    ids = {f"ARRAY_TASK_{name}": value for name, value in ids.items()}
+    return job(ARRAY_JOB_ID=7, **ids, **more)
 
 
+@pytest.mark.parametrize("program", ["sweep", "depth", "transfer"])
 @pytest.mark.parametrize(
     ("tasks", "step"),
     [
-        (range(8), 1),
         (range(8), None),
         (range(3, 6), 1),  # --array=3-5
-        (range(0, 5, 2), 2),  # --array=0-4:2
-        (range(1, 9, 3), 3),
+        (range(1, 9, 3), 3),  # --array=1-8:3
         ([5], 1),
     ],
     ids=str,
 )
-def test_each_task_of_a_range_trains_one_shard(bash, tasks, step):
+def test_each_task_of_a_range_trains_one_shard(bash, program, tasks, step):
     for index, number in enumerate(tasks):
-        result = bash("sweep_slurm.sh", "--seeds=100", "--init=a, b", **task(number, tasks, step))
+        result = bash("cluster/slurm.sh", program, "--init=a, b", **task(number, tasks, step))
         assert result.returncode == 0, result.stderr
-        expected = f"-u -m experiments.sweep --shard={index}/{len(tasks)} --seeds=100 --init=a, b"
+        expected = f"-u -m experiments.{program} --shard={index}/{len(tasks)} --init=a, b"
         assert result.stdout == f"{expected}\n"
+
+
+def test_without_an_array_a_job_trains_the_whole_grid(bash):
+    result = bash("cluster/slurm.sh", "sweep", "--seeds=100", **job())
+    assert result.stdout == "-u -m experiments.sweep --seeds=100\n"
 
 
 @pytest.mark.parametrize("tasks", [[3, 5], [0, 1, 2, 7], [0, 10]], ids=str)
 def test_a_list_of_tasks_is_refused(bash, tasks):
     for number in tasks:
-        result = bash("sweep_slurm.sh", **task(number, tasks, 1))
+        result = bash("cluster/slurm.sh", "sweep", **task(number, tasks, 1))
         assert result.returncode == 2 and result.stdout == ""
         assert "must be a plain range such as 0-7; finished runs are skipped" in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["audit"], ["--seeds=3"]], ids=str)
+def test_a_job_without_one_of_the_programs_is_refused(bash, arguments):
+    result = bash("cluster/slurm.sh", *arguments, **job())
+    assert result.returncode == 2 and result.stdout == ""
+    assert "must be sweep, depth, transfer or mnist, not '" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
+    stub(tmp_path, "srun", 'echo "$JAX_LOCAL_DEVICE_IDS: $@"')
+    command = "python -u -m experiments.mnist --distributed=auto --resume --mesh=data:8"
+    four = {"GPUS_ON_NODE": 4}
+    for gpus, tasks, devices in (({}, 2, ""), (four, 8, ""), (four, 2, "0,1,2,3")):
+        result = bash("cluster/slurm.sh", "mnist", "--mesh=data:8", **job(NTASKS=tasks, **gpus))
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(f"{devices}: --cpus-per-task=3 ")
+        assert result.stdout.endswith(f" {command}\n")
+
+
+@pytest.mark.parametrize("restarts", [0, 2, 3, 50])
+@pytest.mark.parametrize("code", [0, 1, 2, 75, 137])
+def test_a_job_is_requeued_if_that_can_help(bash, tmp_path, code, restarts):
+    stub(tmp_path, "python", f"exit {code}")
+    stub(tmp_path, "scontrol", 'echo "scontrol $@"')
+    for environment, name in ((job, "9"), (lambda **more: task(4, range(8), **more), "7_4")):
+        result = bash("cluster/slurm.sh", "sweep", **environment(restarts=restarts))
+        assert result.returncode == code
+        again = code == 75 or (code in (1, 137) and restarts < 3)
+        assert result.stdout == (f"scontrol requeue {name}\n" if again else "")
+        assert len(result.stderr.splitlines()) == (code not in (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("number", "printed"),
+    [
+        (signal.SIGUSR1, "python got USR1\nscontrol requeue 9\n"),  # the time limit is near
+        (signal.SIGTERM, ""),  # Slurm sends it to all processes, so it isn't forwarded
+    ],
+)
+def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, number, printed):
+    stub(
+        tmp_path,
+        "python",
+        "trap 'echo python got USR1; exit 75' USR1\necho up >&2\n"
+        "for i in $(seq 10); do sleep 0.1; done\nexit 75",
+    )
+    stub(tmp_path, "scontrol", 'echo "scontrol $@"')
+    shell: Any = subprocess.Popen(
+        ["bash", SCRIPTS / "cluster/slurm.sh", "sweep"],
+        env={**os.environ, **job(), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stderr.readline() == "up\n"
+    shell.send_signal(number)
+    assert (shell.communicate()[0], shell.returncode) == (printed, 75)
+
+
+@pytest.fixture
+def host(tmp_path):
+    """What stands for all hosts of a slice: `gcloud` runs there what is to run on all of them."""
+    path = tmp_path / "host"
+    (path / "initjax/.venv/bin").mkdir(parents=True)
+    stub(
+        tmp_path,
+        "gcloud",
+        f'for part; do case "$part" in --command=*) cd {path}; '
+        'eval "${part#--command=}"; exit;; esac; done; printf "%s|" "$@"',
+    )
+    return path / "initjax"
+
+
+@pytest.fixture
+def tpu(bash, host):
+    return lambda *arguments: bash("cluster/tpu_vm.sh", *arguments, TPU="slice", ZONE="here")
+
+
+def test_a_run_on_the_hosts_of_a_slice_is_started_and_stopped(tpu, host):
+    stub(
+        host / ".venv/bin",
+        "python",
+        "trap 'echo stopped; exit' USR1; printf '%s\\n' \"$@\"; while :; do sleep 0.1; done",
+    )
+    assert tpu("run", "--mesh=data:16", "--init=normal(0.1, 0.2)").returncode == 0
+    started = ["-u", "-m", "experiments.mnist", "--distributed=auto", "--resume"]
+    given = ["--mesh=data:16", "--init=normal(0.1, 0.2)"]
+    process = psutil.Process(int((host / "run.pid").read_text()))
+    while len(tpu("log").stdout.splitlines()) < 7:
+        assert process.is_running()
+    assert tpu("log").stdout.splitlines() == [*started, *given]
+    assert tpu("stop").returncode == 0
+    process.wait(timeout=30)
+    assert tpu("log").stdout.splitlines() == [*started, *given, "stopped"]
+
+
+def test_results_are_fetched_from_one_host_of_a_slice(tpu):
+    fetched = tpu("fetch", "/mnt/a", "runs/")
+    shown = "compute|tpus|tpu-vm|scp|--recurse|slice:/mnt/a|runs/|--worker=0|--zone=here|"
+    assert fetched.stdout == shown
+
+
+def test_the_last_commit_is_installed_on_the_hosts_of_a_slice(tpu, tmp_path):
+    stub(tmp_path, "git", "echo archive")
+    stub(tmp_path, "python3", "exit 3")
+    stub(tmp_path, "tar", 'echo "tar $@"')
+    installed = tpu("install")
+    assert installed.returncode == 3  # a failure on a host is one
+    assert installed.stdout.startswith("compute|tpus|tpu-vm|scp|")
+    assert installed.stdout.endswith("|--worker=all|--zone=here|tar -xzf initjax.tar.gz\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["start"]], ids=str)
+def test_an_unknown_task_for_a_slice_is_refused(tpu, arguments):
+    refused = tpu(*arguments)
+    assert refused.returncode == 2 and "must be install, run, log, stop or fetch" in refused.stderr
 
 
 def test_the_main_figure_is_made_from_the_runs_just_trained(bash):
@@ -74,7 +213,7 @@ def test_the_main_figure_is_made_from_the_runs_just_trained(bash):
 
 
 def test_an_accelerator_is_checked_step_by_step_into_one_table(bash, tmp_path):
-    (tmp_path / "python").write_text('#!/bin/sh\ncase "$*" in *sweep*) exit 3;; esac\necho "$@"\n')
+    stub(tmp_path, "python", 'case "$*" in *sweep*) exit 3;; esac\necho "$@"')
     result = bash("check_accelerator.sh", tmp_path / "checked")
     head, *rows, last = [line.split() for line in result.stdout.splitlines()]
     assert head == ["check", "result", "seconds"] and last[-1] == str(tmp_path / "checked")
@@ -92,7 +231,7 @@ def test_an_accelerator_is_checked_step_by_step_into_one_table(bash, tmp_path):
 
 
 def test_nothing_is_checked_without_an_accelerator(bash, tmp_path):
-    (tmp_path / "python").write_text("#!/bin/sh\necho no accelerator\nexit 1\n")
+    stub(tmp_path, "python", "echo no accelerator\nexit 1")
     result = bash("check_accelerator.sh", tmp_path / "checked")
     assert result.returncode == 1 and result.stdout.split()[3:5] == ["versions", "FAILED"]
     assert len(result.stdout.splitlines()) == 2 and result.stdout.endswith("no accelerator\n")

@@ -1,0 +1,97 @@
+"""Checkpoints of a state that is spread over several devices or processes, written by Orbax.
+
+    STEP-DIGEST.orbax/record.safetensors   what `checkpoints` writes besides the state
+    STEP-DIGEST.orbax/state/               the state, each shard by the process that has it
+
+All processes share the file system and call the functions together. Whatever is written is waited
+for: a process that ends earlier loses it. DIGEST is that of the digests of all files, since Orbax
+doesn't notice a changed number.
+"""
+
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from experiments.common import files
+
+RECORD = "record.safetensors"
+
+
+def spread(state: Any) -> bool:
+    """Whether a state is spread over devices, none of which has all of it, or over processes."""
+    whole = (leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+    return jax.process_count() > 1 or not all(whole)
+
+
+def save(folder: pathlib.Path, step: str, state: Any, record: bytes) -> pathlib.Path:
+    """Writes a state, which is complete or absent under its name.
+
+    Args:
+      folder: where to.
+      step: the beginning of the name.
+      state: a tree of arrays; all processes have parts of it.
+      record: the content of the record, which the first process writes.
+
+    Returns:
+      The path; in other processes than the first it has no digest.
+    """
+    import orbax.checkpoint as ocp
+
+    first, temporary = jax.process_index() == 0, folder / f".{step}.tmp"
+    if first:
+        files.remove(temporary)  # of a process that was killed
+        temporary.mkdir()
+        files.write(temporary / RECORD, record)
+    _together(f"checkpoint {step} begins")
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:  # which waits
+        checkpointer.save(temporary / "state", args=ocp.args.StandardSave(state))
+    path = folder / f"{step}.orbax"
+    if first:
+        path = folder / f"{step}-{digest(temporary, flush=True)}.orbax"
+        if path.exists():  # with the same content
+            files.remove(temporary)
+        else:
+            os.rename(temporary, path)
+    _together(f"checkpoint {step} is there")
+    return path
+
+
+def load(path: pathlib.Path, like: Any) -> Any:
+    """Reads a state.
+
+    Args:
+      path: what `save` returned in the first process.
+      like: a tree of shapes, dtypes and shardings, which may differ from those that were saved.
+    """
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path / "state", args=ocp.args.StandardRestore(like))
+
+
+def digest(folder: pathlib.Path, flush: bool = False) -> str:
+    """The digest of all files in a folder and of their names.
+
+    Args:
+      folder: with the files.
+      flush: whether to have them flushed to disk, too.
+    """
+    found = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(file, "rb") as opened:
+            if flush:
+                os.fsync(opened.fileno())
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        found.update(f"{content} {file.relative_to(folder).as_posix()}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def _together(event: str) -> None:
+    """Waits until all processes are here."""
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(event)

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Runs a program of experiments as a Slurm job that goes on after preemption and time limits. Submit
+# it from the project's directory, which must be on a shared file system, as must --workdir.
+#
+# A grid, each task of the array a part of it, all in one directory:
+#
+#   sbatch --array=0-7 scripts/cluster/slurm.sh sweep --seeds=100 --workdir=runs/large
+#
+# (or depth, or transfer; for GPUs, add --gres=gpu:1). One run on several nodes:
+#
+#   sbatch --nodes=2 --ntasks-per-node=4 --gres=gpu:4 scripts/cluster/slurm.sh \
+#     mnist --mesh=data:8 --checkpoint_every=500 --workdir=runs/one
+#
+# is one process for each GPU; with --ntasks-per-node=1, one for each node has all of its GPUs.
+#
+# The job requeues itself when its time limit is near, and, up to 3 times, after a failure. Finished
+# work is skipped: submit the same command again to go on.
+#
+#SBATCH --job-name=initjax
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=2
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@180
+# The last option leaves time to save what is done: Slurm sends USR1 two to three minutes early.
+set -euo pipefail
+retries=3
+
+say() { echo "slurm.sh: $*" >&2; }
+
+# The environment is that of sbatch, or else the project's own. Load your cluster's modules here.
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -f .venv/bin/activate ]; then
+  # shellcheck disable=SC1091 # it isn't part of the repository
+  source .venv/bin/activate
+fi
+export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-$SLURM_CPUS_PER_TASK}
+
+job=$SLURM_JOB_ID
+case ${1:-} in
+  sweep | depth | transfer)
+    command=(python -u -m "experiments.$1")
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+      # shellcheck disable=SC2153 # these names are Slurm's
+      first=$SLURM_ARRAY_TASK_MIN last=$SLURM_ARRAY_TASK_MAX step=${SLURM_ARRAY_TASK_STEP:-1}
+      count=$SLURM_ARRAY_TASK_COUNT
+      # In a list such as 3,5, tasks can't know which part is theirs.
+      if [ $(((last - first) / step)) -ge "$count" ]; then
+        say "--array must be a plain range such as 0-7; finished runs are skipped"
+        exit 2
+      fi
+      command+=("--shard=$(((SLURM_ARRAY_TASK_ID - first) / step))/$count")
+      job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # SLURM_JOB_ID might name the whole array
+    fi
+    ;;
+  mnist)
+    # Under Slurm, JAX has each process use one GPU, unless told otherwise.
+    if [ "$SLURM_NTASKS" = "$SLURM_JOB_NUM_NODES" ] && [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
+      JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+      export JAX_LOCAL_DEVICE_IDS
+    fi
+    # Processes end by themselves, all with the same exit code. One that is stuck is ended.
+    command=(srun "--cpus-per-task=$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 --wait=60
+      python -u -m experiments.mnist --distributed=auto --resume)
+    ;;
+  *)
+    say "the first argument must be sweep, depth, transfer or mnist, not '${1:-}'"
+    exit 2
+    ;;
+esac
+shift
+
+# Slurm sends USR1 to this shell alone, and TERM to all processes, when it ends the job: preempted
+# jobs are requeued by Slurm, and canceled ones must not be.
+again='' ended=''
+trap 'again=yes; kill -USR1 ${!:-} || true' USR1
+trap 'again=yes ended=yes' TERM
+"${command[@]}" "$@" &
+while
+  status=0
+  wait $! || status=$?
+  [ -n "$again" ] # a signal has ended the waiting
+do again=''; done
+
+# The exit codes are those of experiments/README.md: 2 for a wrong command, 75 for "not finished".
+restarts=${SLURM_RESTART_COUNT:-0}
+if [ $status -eq 0 ] || [ $status -eq 2 ] || [ -n "$ended" ]; then
+  exit $status
+elif [ $status -eq 75 ]; then
+  say "not finished; requeuing"
+elif [ "$restarts" -lt $retries ]; then
+  say "failed with exit code $status; requeuing"
+else
+  say "failed with exit code $status after $restarts restarts; submit the same command to go on"
+  exit $status
+fi
+scontrol requeue "$job"
+exit $status

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Trains one network on all hosts of a slice of TPU VMs. From the project's directory:
+#
+#   export TPU=NAME ZONE=us-central2-b
+#   gcloud compute tpus tpu-vm create "$TPU" --zone="$ZONE" --accelerator-type=v4-32 \
+#     --version=tpu-ubuntu2204-base
+#   scripts/cluster/tpu_vm.sh install
+#   scripts/cluster/tpu_vm.sh run --mesh=data:16 --checkpoint_every=500 --workdir=/mnt/runs/one
+#   scripts/cluster/tpu_vm.sh log
+#   scripts/cluster/tpu_vm.sh stop
+#   scripts/cluster/tpu_vm.sh fetch /mnt/runs/one runs/
+#
+# `install` sends the last commit, and `run` starts experiments.mnist on every host. `stop` has it
+# write a checkpoint, from which the same `run` goes on, also on a new slice. With several hosts,
+# --workdir must be on storage that all of them mount, such as Filestore.
+set -euo pipefail
+
+vm() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }
+on_all_hosts() { vm ssh "$TPU" --worker=all --command="$1"; }
+
+task=${1:-}
+[ $# -eq 0 ] || shift
+case $task in
+  install)
+    archive=$(mktemp)
+    trap 'rm "$archive"' EXIT
+    git archive --format=tar.gz --prefix=initjax/ HEAD >"$archive"
+    vm scp "$archive" "$TPU:initjax.tar.gz" --worker=all
+    # The Python of these machines is too old. uv brings one along.
+    on_all_hosts "set -e; tar -xzf initjax.tar.gz; cd initjax; python3 -m pip install --user uv
+      ~/.local/bin/uv venv --clear --python 3.12
+      ~/.local/bin/uv pip install --editable '.[experiments]' 'jax[tpu]'"
+    ;;
+  run)
+    on_all_hosts "cd initjax; nohup .venv/bin/python -u -m experiments.mnist --distributed=auto \
+      --resume${*:+$(printf ' %q' "$@")} >>run.log 2>&1 </dev/null & echo \$! >run.pid"
+    ;;
+  log) on_all_hosts "tail -n 20 initjax/run.log" ;;
+  stop) on_all_hosts "kill -USR1 \$(cat initjax/run.pid)" ;;
+  fetch) vm scp --recurse "$TPU:$1" "$2" --worker=0 ;;
+  *)
+    echo "tpu_vm.sh: the first argument must be install, run, log, stop or fetch, not '$task'" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,139 @@
+"""A sweep as an array job of a real Slurm cluster: whatever happens, its runs are the same bits."""
+
+import pathlib
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from experiments.common import sweep_directory
+from tests.cluster.conftest import PROJECT
+from tests.cluster.private_slurm import output, until
+
+_RUNS = [n for n in sweep_directory.SCHEMA.names if n not in ("seconds", "finished", "host")]
+
+
+@pytest.fixture(scope="session")
+def flags(folder):
+    """A grid of 24 runs, half of which take a task of two some seconds."""
+    return ["--init=he_normal,glorot_uniform", "--seeds=12", "--steps=800", f"--data_dir={folder}"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(flags, tmp_path_factory):
+    """The runs of that grid, trained by one process that nothing interrupts."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "experiments.sweep", *flags, f"--workdir={workdir}"]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=300)
+    return runs(workdir)
+
+
+def runs(workdir):
+    """All about the runs of a directory but when and where they were trained, as text."""
+    return repr(sweep_directory.read(workdir).select(_RUNS).to_pylist())
+
+
+@pytest.fixture
+def submit(slurm, tmp_path):
+    """Submits an array of two tasks that log to files in a directory, and returns its id."""
+
+    def submit(*flags, options=()):
+        command = [
+            *("sbatch", "--parsable", "--array=0-1", "--cpus-per-task=1"),
+            *(f"--output={tmp_path}/%a.log", f"--chdir={PROJECT}", *options),
+            *("scripts/cluster/slurm.sh", "sweep", *flags, f"--workdir={tmp_path}/runs"),
+        ]
+        return output(command, slurm)
+
+    return submit
+
+
+@pytest.fixture
+def ended(slurm):
+    """Waits until no task of an array is left, and returns how each ended, each time it did."""
+
+    def ended(job):
+        left = ["squeue", "--noheader", f"--jobs={job}"]
+        assert until(lambda: not output(left, slurm), 300)
+        found = {0: [], 1: []}
+        log = pathlib.Path(slurm["SLURM_CONF"]).parent / "finished.log"
+        for line in log.read_text().splitlines():
+            task = dict(field.split("=", 1) for field in line.split())
+            if task.get("ArrayJobId") == job:
+                found[int(task["ArrayTaskId"])].append((task["JobState"], task["ExitCode"]))
+        return found
+
+    return ended
+
+
+@pytest.fixture
+def some_runs_are_stored(tmp_path):
+    return lambda: until(lambda: list(tmp_path.rglob("runs-*.parquet")), 300)
+
+
+COMPLETED = ("COMPLETED", "0:0")
+
+
+def test_a_preempted_array_goes_on(
+    submit, ended, some_runs_are_stored, flags, undisturbed, slurm, tmp_path
+):
+    job = submit(*flags)
+    assert some_runs_are_stored()
+    output(["sbatch", "-p", "urgent", "-N2", "--output=/dev/null", "--wrap=true"], slurm)
+    for task, (first, *others) in ended(job).items():
+        assert first[0] == "PREEMPTED" and others == [COMPLETED]
+        log = (tmp_path / f"{task}.log").read_text()
+        assert log.count("DUE TO PREEMPTION") == 1
+        assert "slurm.sh" not in log  # Slurm requeued it
+    assert runs(tmp_path / "runs") == undisturbed
+
+
+@pytest.mark.slow
+def test_an_array_goes_on_after_its_time_limit(submit, ended, undisturbed, flags, tmp_path):
+    # With a time limit of a minute, Slurm sends the signal after half a minute or less.
+    longer = [flag.replace("--steps=800", "--steps=8000") for flag in flags]
+    job = submit(*longer, options=["--time=1", "--signal=B:USR1@60"])
+    for task, states in ended(job).items():
+        assert states[-1] == COMPLETED, states
+        assert "slurm.sh: not finished; requeuing" in (tmp_path / f"{task}.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_canceled_task_goes_on_when_its_command_is_submitted_again(
+    submit, ended, some_runs_are_stored, flags, undisturbed, slurm, tmp_path
+):
+    job = submit(*flags)
+    assert some_runs_are_stored()
+    output(["scancel", f"{job}_1"], slurm)
+    states = ended(job)
+    assert states[0] == [COMPLETED] and [state for state, _ in states[1]] == ["CANCELLED"]
+    assert runs(tmp_path / "runs") != undisturbed
+    assert ended(submit(*flags)) == {0: [COMPLETED], 1: [COMPLETED]}
+    assert runs(tmp_path / "runs") == undisturbed
+
+
+@pytest.mark.slow
+def test_a_task_that_is_killed_is_tried_again(
+    submit, ended, some_runs_are_stored, flags, undisturbed, tmp_path
+):
+    job = submit(*flags)
+    assert some_runs_are_stored()
+    mine = f"--workdir={tmp_path}/runs"
+    (process,) = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if {"--shard=1/2", mine} <= set(process.info["cmdline"] or [])
+        and process.info["cmdline"][0] == "python"
+    ]
+    process.kill()
+    assert ended(job)[0] == [COMPLETED]
+    assert ended(job)[1][-1] == COMPLETED
+    assert "slurm.sh: failed with exit code 137; requeuing" in (tmp_path / "1.log").read_text()
+    assert runs(tmp_path / "runs") == undisturbed
+
+
+def test_a_wrong_command_is_not_tried_again(submit, ended, tmp_path):
+    job = submit("--init=he_norml")
+    assert ended(job) == {0: [("FAILED", "2:0")], 1: [("FAILED", "2:0")]}
+    assert "experiments.sweep: --init: unknown" in (tmp_path / "0.log").read_text()
