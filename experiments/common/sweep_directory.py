@@ -137,7 +137,8 @@ class SweepDirectory:
         self._finished.update(keys)
 
     def _finished_now(self) -> set[str]:
-        files.now(self.directory)  # so that a network file system lists the directory anew
+        with contextlib.suppress(FileNotFoundError):  # a shard that has stored nothing so far
+            files.now(self._folder)  # so that a network file system lists it anew
         return self.finished()
 
 
