@@ -344,10 +344,13 @@ def _untrained(rows: pa.Table, name: str) -> np.ndarray:
 def _steps_to(target: float, accuracies: np.ndarray) -> np.ndarray:
     """(runs,): the first step at which the mean of a window reaches the target, or infinity."""
     window = min(_WINDOW, accuracies.shape[1])
-    sums = np.zeros((len(accuracies), accuracies.shape[1] + 1))
-    np.cumsum(accuracies, axis=1, dtype=np.float64, out=sums[:, 1:])
+    found = np.full(len(accuracies), np.inf)
+    able = np.flatnonzero(accuracies.max(axis=1) >= target)  # a mean is at most the largest value
+    sums = np.zeros((len(able), accuracies.shape[1] + 1))
+    np.cumsum(accuracies[able], axis=1, dtype=np.float64, out=sums[:, 1:])
     reached = sums[:, window:] - sums[:, :-window] >= window * target
-    return np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.inf)
+    found[able] = np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.inf)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)  # a report shows them in several places
