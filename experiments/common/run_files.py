@@ -279,7 +279,7 @@ def merge(folder: pathlib.Path, paths: Collection[pathlib.Path]) -> tuple[pathli
     tables: dict[pathlib.Path, pa.Table] = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # replaced by another process
-            tables[path] = read(path)
+            tables[path] = read(path).cast(SCHEMA)  # versions of Arrow differ in names inside lists
     if not tables:
         return None
     path, size = write(folder, once(pa.concat_tables(tables.values())))
