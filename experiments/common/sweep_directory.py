@@ -134,7 +134,7 @@ class SweepDirectory:
         if len(paths) < 2:
             return
         merged = None
-        with contextlib.suppress(OSError, UsageError):  # they stay as they are
+        with contextlib.suppress(OSError, UsageError, pa.ArrowException):  # they stay as they are
             merged = run_files.merge(self._folder, paths)
         for path in paths:
             del self._sizes[path]
