@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import struct
+import sys
 
 import hypothesis
 import numpy as np
@@ -44,6 +45,25 @@ def pytest_terminal_summary(terminalreporter):
     for reason in sorted(reasons):
         text = reason.removeprefix("Skipped: ")
         terminalreporter.write_line(f"WARNING: not tested: {text}", yellow=True, bold=True)
+
+
+# These tests compile many programs, run each once or twice, and are not about the last bit. Almost
+# without optimization a program is compiled several times as fast, and rounds differently.
+QUICKLY_COMPILED = ("auditing/", "coordinates/", "leaves/", "parametrization/")
+QUICKLY_COMPILED += ("test_advice.py", "test_architectures.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Other tests run nothing that was compiled quickly before them."""
+    quickly = item.nodeid.removeprefix("tests/initjax/").startswith(QUICKLY_COMPILED)
+    if quickly or "jax" in sys.modules:
+        import jax
+
+        if quickly != jax.config.read("jax_disable_most_optimizations"):
+            jax.config.update("jax_disable_most_optimizations", quickly)
+            if not quickly:
+                jax.clear_caches()
 
 
 @pytest.fixture

@@ -424,16 +424,6 @@ def drawn(name):
     return params, loss_fn, inputs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fewer_optimizations():
-    """These models run a few steps, so most of the time is XLA's."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_drawn_by_the_rules_is_healthy_and_learns(name):
     params, loss_fn, inputs = drawn(name)
