@@ -11,12 +11,14 @@ Reads from top to bottom: how a network is trained, what is printed, the flags.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib
 import math
 import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -29,7 +31,9 @@ from experiments.common import (
     files,
     flags,
     memory,
+    meshes,
     params_file,
+    processes,
     progress,
     resuming,
     run_audit,
@@ -39,7 +43,7 @@ from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import models, starting
+    from experiments.common import models, starting, training
 
 COMMAND = "python -m experiments.mnist"
 
@@ -52,6 +56,7 @@ def run(
     audit_every: int | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    mesh: meshes.Sizes | None = None,
 ) -> tuple[pathlib.Path, dict[str, Any]]:
     """Trains one network and writes its directory (see `experiments.common.run_directory`).
 
@@ -66,6 +71,8 @@ def run(
       checkpoint_every: how many training steps there are from one checkpoint to the next.
       resume: whether to go on from the last checkpoint in the directory, if there is one. With it
         or `checkpoint_every`, a checkpoint is saved at the end, too, and on Ctrl-C and the like.
+      mesh: the devices that train it together; see `meshes.placement` for None. All processes of a
+        job (see `processes.joined`) call this, and one of them writes.
 
     Returns:
       The directory, and the content of its summary.json.
@@ -80,8 +87,16 @@ def run(
     config = params_file.pinned(config)
     resumable = resume or checkpoint_every is not None
     flags_kept = {"audit_every": audit_every}
-    before = resuming.record(workdir, config, flags_kept) if resume else None
-    if before and workdir and (done := resuming.finished(workdir, config.epochs)):
+    stream = stream if processes.is_main() else None
+
+    def earlier(digest: str | None = None) -> dict[str, Any] | None:
+        return resuming.record(workdir, config, flags_kept, digest) if resume else None
+
+    before = processes.from_main("before", earlier)
+    done = None
+    if before and workdir:
+        done = processes.from_main("done", lambda: resuming.finished(workdir, config.epochs))
+    if workdir and done:
         nothing = "resume  this run is finished: nothing to do"
         console.say(stream, nothing, *_footer(config, done), f"results {workdir}")
         return pathlib.Path(workdir), done
@@ -97,73 +112,103 @@ def run(
                     from experiments.common import starting, tasks, training
 
                 starting.start_devices()
+                placement = meshes.placement(mesh)
                 dataset = loading.result()
                 config = starting.pinned(config, dataset)
+                processes.check_alike(
+                    {
+                        "configuration": config.identity(dataset.digest),
+                        "mesh": str(mesh),
+                        "audits": [audit, audit_every],
+                        "checkpoints": [checkpoint_every, resume, workdir],
+                        "versions": description.versions(),
+                    }
+                )
                 if before:
-                    resuming.record(workdir, config, flags_kept, dataset.digest)
+                    earlier(dataset.digest)
             # Matplotlib is imported while the first epochs are compiled and trained.
             drawing = pool.submit(importlib.import_module, "experiments.common.learning_curve")
             pool.shutdown(wait=False)
             name = description.run_name(config, dataset)
-            directory = contexts.enter_context(run_directory.created(workdir, name, resumable))
-            contexts.enter_context(starting.enough_memory(config, dataset))
+            new = run_directory.created(workdir, name, resumable)
+            directory = pathlib.Path(
+                processes.from_main("directory", lambda: str(contexts.enter_context(new)))
+            )
+            contexts.enter_context(starting.enough_memory(config, dataset, placement=placement))
             contexts.enter_context(starting.precision(config))
             with progress.stage(stream, "init    drawing the weights"):
-                start = starting.start(config, dataset)
-            repeat = command(config, audit, audit_every)
-            began = resuming.begin(directory, config, dataset, start, audit_every, bool(before))
+                start = starting.start(config, dataset, placement)
+            repeat = command(config, audit, audit_every, placement and placement.sizes)
+            began = resuming.begin(
+                directory, config, dataset, start, audit_every, bool(before), placement
+            )
+            train = functools.partial(
+                training.fit,
+                tasks.classification(start.model.apply),
+                starting.optimizer(config, start.model),
+                config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
+                start.packed,
+                starting.order_key(start.key),
+                (dataset.train_images, dataset.train_labels),
+                (dataset.test_images, dataset.test_labels),
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                steps=config.steps,
+                inspect_every=audit_every,
+                resume=began.point,
+                pause_every=checkpoint_every,
+                placement=placement,
+            )
+            save = None
+            if resumable:
+                save = functools.partial(resuming.saver, directory, began, checkpoint_every)
+            if before:
+                processes.least(0)  # all have read what is changed from here on
+            if placement and not processes.is_main():
+                audits = audit, audit_every
+                _follow(*(train, config, start, dataset, placement, *audits, save, [*began.epochs]))
+                return directory, {}
             record = before or _record(config, dataset, start.model, repeat)
             record |= {"config": dataclasses.asdict(config), "command": repeat}
+            record |= {"mesh": placement and placement.sizes._asdict()}
             (directory / "summary.json").unlink(missing_ok=True)  # as long as it isn't finished
             files.write_json(directory / "config.json", record | {"flags": flags_kept})
         except KeyboardInterrupt:
             console.say_instead(stream, "interrupted; nothing was written")
             raise
         display = progress.EpochProgress(config.epochs, stream)
-        display.say(*_header(config, dataset, start.model))
+        display.say(*_header(config, dataset, start.model, placement))
         finished: list[training.Epoch] = [*began.epochs]
         interrupted: KeyboardInterrupt | None = None
         curves = inspect = pause = None
+        host = placement.host if placement else _unchanged
+        live = processes.from_main("live", lambda: display.live)
         with contextlib.ExitStack() as opened:
             output = opened.enter_context(run_directory.opened(directory, began.lines))
-            if resumable:
+            if save:
                 later = console.interrupt_later(stream, "saving a checkpoint")
-                asked = opened.enter_context(later)
-                pause = resuming.saver(output, began, finished, checkpoint_every, asked)
+                asked = processes.first_asked(opened.enter_context(later))
+                pause = save(finished, asked, output.replaced)
             if resume:
                 display.say(*resuming.lines(began, directory))
             try:
+                whole = start
+                if audit or audit_every:  # by this process alone
+                    whole = start._replace(packed=host(start.packed))
                 if audit and not (directory / "audit.json").exists():
-                    display.say(*_audit(config, start, dataset, directory, stream))
+                    display.say(*_audit(config, whole, dataset, directory, stream))
                 if audit_every:
                     curves = importlib.import_module("experiments.common.layer_curves")
-                    auditor = run_audit.auditor(config, start, dataset)
+                    auditor = run_audit.auditor(config, whole, dataset)
                     inspect = curves.inspector(
                         output.lines[run_directory.AUDITS],
-                        lambda packed: auditor(start.model.unpack(packed)),
+                        lambda packed: auditor(start.model.unpack(host(packed))),
                     )
-                epochs = training.fit(
-                    tasks.classification(start.model.apply),
-                    starting.optimizer(config, start.model),
-                    config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
-                    start.packed,
-                    starting.order_key(start.key),
-                    (dataset.train_images, dataset.train_labels),
-                    (dataset.test_images, dataset.test_labels),
-                    epochs=config.epochs,
-                    batch_size=config.batch_size,
-                    steps=config.steps,
-                    watch=display.steps if display.live else None,
-                    inspect=inspect,
-                    inspect_every=audit_every,
-                    resume=began.point,
-                    pause=pause,
-                    pause_every=checkpoint_every,
-                )
+                epochs = train(watch=display.steps if live else None, inspect=inspect, pause=pause)
                 for epoch in display.compiled(epochs, len(finished)):
                     # Where there are pauses, a signal waits for the next.
                     with contextlib.nullcontext() if pause else console.uninterrupted():
-                        params = start.model.unpack(epoch.params)
+                        params = start.model.unpack(host(epoch.params))
                         run_directory.add_epoch(output, epoch._replace(params=params))
                         finished.append(epoch._replace(params=None))  # their buffers are reused
                     display.epoch(epoch.number, epoch.seconds, epoch.metrics)
@@ -182,7 +227,9 @@ def run(
         # The first epoch includes compilation; the median of several is not affected by it.
         summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
     summary["seconds"] = began.seconds + time.perf_counter() - started
-    found = diagnosis.diagnose(config, dataset, start.params, finished)
+    found = None
+    if not (interrupted and processes.several()):  # the others take part
+        found = diagnosis.diagnose(config, dataset, start.params, finished)
     if found:
         summary["problem"], summary["likely_cause"] = found.problem, found.cause
     try:  # the picture comes last, so that an error here loses nothing
@@ -209,6 +256,44 @@ def run(
     return directory, summary
 
 
+def _unchanged(arrays: Any) -> Any:
+    return arrays
+
+
+def _follow(
+    train: "Callable[..., Iterator[training.Epoch]]",
+    config: Config,
+    start: "starting.Start",
+    dataset: data.Dataset,
+    placement: meshes.Placement,
+    audit: bool,
+    audit_every: int | None,
+    save: "Callable[..., Callable[[training.Point], None]] | None",
+    finished: "list[training.Epoch]",
+) -> None:
+    """Computes whatever process 0 does in `run` with the other processes, of which this is one."""
+
+    def inspect(step: int, packed: Any) -> None:
+        placement.host(packed)
+
+    def watch(*_: Any) -> None:
+        pass
+
+    live = processes.from_main("live", lambda: False)
+    with contextlib.ExitStack() as contexts:
+        pause = None
+        if save:
+            asked = contexts.enter_context(console.interrupt_later(None))
+            pause = save(finished, processes.first_asked(asked))
+        if audit or audit_every:
+            placement.host(start.packed)
+        watched = watch if live else None
+        for epoch in train(watch=watched, inspect=inspect if audit_every else None, pause=pause):
+            placement.host(epoch.params)
+            finished.append(epoch._replace(params=None))
+    diagnosis.diagnose(config, dataset, start.params, finished)
+
+
 def _audit(
     config: Config,
     start: "starting.Start",
@@ -228,12 +313,19 @@ def _audited(config: Config) -> Config:
     return dataclasses.replace(config, batch_size=run_audit.BATCH_SIZE)
 
 
-def command(config: Config, audit: bool = False, audit_every: int | None = None) -> str:
+def command(
+    config: Config,
+    audit: bool = False,
+    audit_every: int | None = None,
+    mesh: meshes.Sizes | None = None,
+) -> str:
     """The command that repeats a run."""
-    audits = ["--audit"] * audit
+    others = ["--audit"] * audit
     if audit_every:
-        audits.append(f"--audit_every={audit_every}")
-    return f"{COMMAND} {description.quoted([*config.arguments(), *audits])}"
+        others.append(f"--audit_every={audit_every}")
+    if mesh:
+        others.append(f"--mesh={mesh}")
+    return f"{COMMAND} {description.quoted([*config.arguments(), *others])}"
 
 
 def _resume(repeat: str, directory: pathlib.Path, checkpoint_every: int | None) -> list[str]:
@@ -263,8 +355,15 @@ def _record(
     }
 
 
-def _header(config: Config, dataset: data.Dataset, model: "models.Model") -> list[str]:
+def _header(
+    config: Config,
+    dataset: data.Dataset,
+    model: "models.Model",
+    placement: meshes.Placement | None,
+) -> list[str]:
     import jax
+
+    packed = model.pack(model.shapes)
 
     return [
         f"data    {dataset.name}: {description.images(dataset)},"
@@ -277,6 +376,7 @@ def _header(config: Config, dataset: data.Dataset, model: "models.Model") -> lis
         *description.entry(
             "train", f"{description.training(config)}, on {jax.devices()[0].device_kind}"
         ),
+        *(description.entry("mesh", placement.describe(packed)) if placement else []),
         *description.batch_note(config, dataset),
     ]
 
@@ -316,6 +416,7 @@ _GROUPS = {
     "Data": ("dataset", "data_dir"),
     "Audit": ("audit", "audit_every"),
     "Checkpoints": ("checkpoint_every", "resume"),
+    "Devices": ("mesh", "distributed"),
     "Output": ("workdir", "help"),
 }
 _FLAGS = flags.define(
@@ -334,6 +435,19 @@ _FLAGS = flags.define(
         None,
         "Save a checkpoint every N training steps, at the end, and when the program is stopped, as"
         " by Ctrl-C or SIGTERM. This does not change training.",
+    ),
+    mesh=flags.string(
+        None,
+        "Train on all devices together, as data:8 or data:2,model:4. Each batch is divided over the"
+        " devices along data. Kernels, and what the optimizer keeps of them, are divided over those"
+        " along model; each device draws its own part. The results are those of one device up to"
+        " the rounding of sums (default: one device, or data for all devices with --distributed).",
+    ),
+    distributed=flags.string(
+        None,
+        "Train in several processes, on one host or many, each started with the same flags: auto"
+        " under Slurm's srun, Open MPI, Kubernetes or on TPU pods; else HOST:PORT,i/n, the address"
+        " of process 0, and i from 0 to n-1 for each of n processes. Process 0 prints and writes.",
     ),
     resume=flags.boolean(
         False,
@@ -357,19 +471,24 @@ def main() -> None:
         every: int | None = _FLAGS[name].value
         if every is not None and every < 1:
             raise UsageError(f"--{name}={every}: must be at least 1")
-    if not _FLAGS.resume:
+    mesh = None if _FLAGS.mesh is None else meshes.parse(_FLAGS.mesh)
+    if _FLAGS.distributed is not None:
+        processes.parse(_FLAGS.distributed)
+    elif not _FLAGS.resume:
         run_directory.check_free(_FLAGS.workdir)
     data.check(config.dataset, config.data_dir)
     memory.check(config)
-    run(
-        config,
-        _FLAGS.workdir,
-        sys.stdout,
-        _FLAGS.audit,
-        _FLAGS.audit_every,
-        _FLAGS.checkpoint_every,
-        _FLAGS.resume,
-    )
+    with processes.joined(_FLAGS.distributed):
+        run(
+            config,
+            _FLAGS.workdir,
+            sys.stdout,  # another one in a job
+            _FLAGS.audit,
+            _FLAGS.audit_every,
+            _FLAGS.checkpoint_every,
+            _FLAGS.resume,
+            mesh,
+        )
 
 
 _PROGRAM = command_line.Program(

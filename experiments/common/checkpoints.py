@@ -47,7 +47,7 @@ class Checkpoint(NamedTuple):
 
 
 def described(state: training.State) -> training.State:
-    """The shapes, the dtypes and the shardings of a state, as `load` takes them."""
+    """The shapes, the dtypes and the shardings of a state, as `state` takes them."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
@@ -80,7 +80,7 @@ def save(
     Args:
       folder: where to.
       checkpoint: what to write. All processes call this if its state is spread over them.
-      run: what identifies the run, and is asked for by `load`.
+      run: what identifies the run, and is asked for by `read`.
       keep: earlier checkpoints that stay.
       bad: others that are removed.
 
@@ -106,13 +106,16 @@ def save(
     return path
 
 
-def load(path: pathlib.Path, like: training.State, run: str) -> Checkpoint:
-    """Reads and checks a checkpoint.
+def read(path: pathlib.Path, run: str, checked: bool = True) -> Checkpoint:
+    """Reads and checks a checkpoint, all but its state.
 
     Args:
       path: as `names` lists it.
-      like: the state to expect, see `described`.
       run: as for `save`.
+      checked: whether to look for damage; else it was done by another process.
+
+    Returns:
+      The checkpoint, whose state is None.
 
     Raises:
       Unusable: it is damaged, or of another run.
@@ -122,8 +125,8 @@ def load(path: pathlib.Path, like: training.State, run: str) -> Checkpoint:
         raise Unusable("it isn't named as a checkpoint is")
     try:
         if match[3] == "orbax":
-            digest = sharded_checkpoints.digest(path)
             content = (path / sharded_checkpoints.RECORD).read_bytes()
+            digest = sharded_checkpoints.digest(path) if checked else match[2]
         else:
             content = path.read_bytes()
             digest = _digest(content)
@@ -139,21 +142,32 @@ def load(path: pathlib.Path, like: training.State, run: str) -> Checkpoint:
         raise Unusable(f"its format is {about.get('format', 'unknown')}, not {FORMAT}")
     if about["run"] != run:
         raise Unusable("it is of another run")
-    sums = {name: arrays.pop(_SUMS + name, None) for name in Metrics._fields}
+    sums = Metrics(*(arrays.get(_SUMS + name) for name in Metrics._fields))
     record = json.loads(about["record"])
-    if match[3] == "orbax":
-        state = sharded_checkpoints.load(path, like)
-    else:
-        state = _restored(arrays, like)
-    return Checkpoint(
-        training.Point(state, record["epoch"], record["step"], Metrics(**sums)),
-        int(match[1]),
-        [
-            training.Epoch(number, metrics, None, None, seconds)
-            for number, (metrics, seconds) in enumerate(record["epochs"])
-        ],
-        record["seconds"],
-    )
+    epochs = [
+        training.Epoch(number, metrics, None, None, seconds)
+        for number, (metrics, seconds) in enumerate(record["epochs"])
+    ]
+    point = training.Point(None, record["epoch"], record["step"], sums)  # pyright: ignore[reportArgumentType]
+    return Checkpoint(point, int(match[1]), epochs, record["seconds"])
+
+
+def state(path: pathlib.Path, like: training.State) -> training.State:
+    """Reads the state of a checkpoint that `read` has found to be good.
+
+    All processes call this together if the state is spread over them.
+
+    Args:
+      path: as `names` lists it.
+      like: the state to expect, see `described`.
+
+    Raises:
+      Unusable: it is of another network.
+    """
+    if path.suffix == ".orbax":
+        return sharded_checkpoints.load(path, like)
+    _, arrays = _decoded(path.read_bytes())
+    return _restored({name: arrays[name] for name in arrays if not name.startswith(_SUMS)}, like)
 
 
 def _encoded(checkpoint: Checkpoint, run: str, leaves: Mapping[str, np.ndarray]) -> bytes:

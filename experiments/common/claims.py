@@ -36,36 +36,17 @@ import itertools
 import json
 import os
 import pathlib
-import platform
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
+
+from experiments.common import local_process
+from experiments.common.local_process import Process
 
 BEAT = 5.0  # seconds between heartbeats: 1,000 processes write 200 small files per second
 LEASE = 12  # heartbeats, about a minute
 
 _OWNER = "owner-"
-
-
-class Process(NamedTuple):
-    """A process, as its owner file describes it to others."""
-
-    place: str
-    """Where its number is valid; empty if unknown."""
-    pid: int
-    started: str
-    """Tells it from later processes of the same number."""
-
-
-def this_process() -> Process:
-    try:
-        if os.readlink("/proc/self") != str(os.getpid()):  # that of another namespace
-            return Process("", 0, "")
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        place = f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
-        return Process(place, os.getpid(), _state_and_start(os.getpid())[1])
-    except OSError:  # not Linux
-        return Process("", 0, "")
 
 
 class _Seen(NamedTuple):
@@ -89,7 +70,7 @@ class Claims:
 
     def __init__(self, directory: pathlib.Path, process: Process | None = None):
         self.directory = directory
-        self._process = process or this_process()
+        self._process = process or local_process.this()
         self._name = _OWNER + os.urandom(8).hex()
         self._beats = 0
         self._held: dict[str, int] = {}  # the generations of own claims
@@ -215,7 +196,7 @@ class Claims:
             else:
                 passed.append(key)
                 skip, leap = leap, 2 * leap
-        for key in passed:
+        for key in reversed(passed):  # the later ones are taken by fewer
             if len(won) == most:
                 break
             if self._take(key):
@@ -268,37 +249,16 @@ class Claims:
         try:
             process = Process(*json.loads(content[20:]))
         except (ValueError, TypeError):  # being written
-            process = Process("", 0, "")
-        here = process.place != "" and process.place == self._process.place
+            process = local_process.UNKNOWN
+        here = process.place == self._process.place != ""
         seen = self._seen.get(owner)
         if seen is None or seen.content != content:
             seen = self._seen[owner] = _Seen(content, self._beats, here or seen is not None)
-        if self._beats - seen.beats < LEASE and not (here and _is_gone(process)):
+        if self._beats - seen.beats < LEASE and not (here and local_process.is_gone(process)):
             return True if seen.alive else None
         if owner.startswith(_OWNER):  # others are told, too; if it lives, it makes its file again
             _remove(self.directory / owner)
         return False
-
-
-def _is_gone(process: Process) -> bool:
-    """Whether a process of this machine has ended."""
-    try:
-        os.kill(process.pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it belongs to another user
-        pass
-    try:
-        state, started = _state_and_start(process.pid)
-    except OSError:  # hidden from other users
-        return False
-    return state in "ZX" or started != process.started
-
-
-def _state_and_start(pid: int) -> tuple[str, str]:
-    """Such as ("R", "82431"): what a process does, and when it started, in ticks since boot."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return fields[0], fields[19]
 
 
 # All that touches files of the directory.

@@ -43,10 +43,9 @@ def fill(
         if not left or (seconds := stored.doubt()) is None:
             return trained, left
         if seconds:
-            may = (
-                f"wait    {description.count(left, 'run')} may still run in other processes; known"
-            )
-            progress.countdown(stored.doubt, may, stream)
+            runs = description.count(left, "run")
+            text = f"wait    {runs} may be running in other processes; known"
+            progress.countdown(stored.doubt, text, stream)
 
 
 def _train(

@@ -36,14 +36,15 @@ def check(config: Config) -> None:
 
 
 def check_devices(
-    config: Config, features: tuple[int, ...], runs: int = 1, optimizer: bool = True
+    config: Config, features: tuple[int, ...], runs: float = 1, optimizer: bool = True
 ) -> None:
     """Checks that the local devices have the memory to train networks, or to audit one.
 
     Args:
       config: of the run.
       features: the sizes of the input, of every hidden layer, and of the output.
-      runs: how many are trained at once.
+      runs: how many are trained at once; of one that is divided over devices of several hosts, the
+        share that these hold.
       optimizer: whether there is the state of the optimizer.
 
     Raises:
@@ -94,7 +95,7 @@ def parameters(features: tuple[int, ...], model: str = "mlp") -> int:
     )
 
 
-def _check(config: Config, features: tuple[int, ...], copies: int, memory: int) -> None:
+def _check(config: Config, features: tuple[int, ...], copies: float, memory: int) -> None:
     if config.own:  # whose parameters aren't known by its sizes
         return
     number = parameters(features, config.model)
@@ -114,7 +115,7 @@ def _available() -> int:
     return psutil.virtual_memory().available
 
 
-def _size(number: int) -> str:
+def _size(number: float) -> str:
     gigabytes = number / 1e9
     return f"{gigabytes:,.0f} GB" if gigabytes >= 10 else f"{gigabytes:.1f} GB"
 

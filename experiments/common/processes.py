@@ -19,12 +19,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from experiments.common import console
 from experiments.common.config import UsageError
+
+_Found = TypeVar("_Found")
 
 _START = 60  # seconds for all processes to come
 _BEAT = 1.0  # seconds between two reports
@@ -32,8 +35,9 @@ _SILENT = 30.0  # seconds without a report, after which a process is lost: it ma
 # Python's lock, for a long import, or for a core of a busy machine
 _FAILED = 6.0  # the same, once a computation with the other processes has failed
 _MEET = 5  # seconds that a process with an error waits for the others to have the same one
+_STOP = 20  # the same for one that was stopped: process 0 draws pictures before it ends
+_WAIT = 600  # seconds for what process 0 finds or finishes; the watch tells if it is lost
 _JAX = 50  # seconds for JAX to notice, if nothing here does
-_END = 60  # seconds for all processes to end, once one of them is done
 
 _BEATS, _LOST = "initjax/beats", "initjax/lost"
 
@@ -90,9 +94,10 @@ def joined(text: str | None) -> Iterator[None]:
     watch.start()
     try:
         yield
+        _store().wait_at_barrier("initjax/done", _WAIT * 1000)
     except BaseException as error:
-        # All processes have errors of the user's alike.
-        if not _meet():
+        # All processes have errors of the user's alike, and stop at the same step.
+        if not _meet(_STOP if isinstance(error, KeyboardInterrupt) else _MEET):
             if isinstance(error, Exception) and not isinstance(error, UsageError):
                 failed.set()  # most likely since a process is lost: the watch will tell
                 watch.join(2 * _FAILED)
@@ -113,52 +118,77 @@ def joined(text: str | None) -> Iterator[None]:
 
 
 def is_main() -> bool:
-    """Whether this is the process that prints and writes; starts JAX."""
-    import jax
+    """Whether this is the process that prints and writes."""
+    return not _is_joined() or _state().process_id == 0
 
-    return jax.process_index() == 0
+
+def several() -> bool:
+    """Whether there are others."""
+    return _is_joined() and _state().num_processes > 1
+
+
+def from_main(name: str, find: Callable[[], _Found]) -> _Found:
+    """What process 0 finds, in all processes, each of which has to call it.
+
+    Args:
+      name: of what is found, another one for each call.
+      find: called in process 0 alone; it returns what JSON can express.
+    """
+    if not _is_joined():
+        return find()
+    if is_main():
+        found = find()
+        _store().key_value_set(f"initjax/{name}", json.dumps(found))
+        return found
+    return json.loads(_store().blocking_key_value_get(f"initjax/{name}", _WAIT * 1000))
+
+
+def check_alike(asked: Mapping[str, Any]) -> None:
+    """Checks that all processes, each of which has to call it, were asked for the same.
+
+    Args:
+      asked: what this one was asked for, by name, as JSON can express it.
+
+    Raises:
+      UsageError: in a process that was asked for something else than process 0.
+    """
+    mine = json.loads(json.dumps(asked))
+    first = from_main("asked", lambda: mine)
+    for name in mine:
+        if mine[name] != first[name]:
+            raise UsageError(
+                f"process {_state().process_id} was started with another {name} than process 0:"
+                f" {mine[name]}, not {first[name]}"
+            )
 
 
 def least(number: int) -> int:
     """The smallest of the numbers of all processes, each of which has to call it."""
-    import jax
-
-    if jax.process_count() == 1:
+    if not _is_joined():
         return number
     from jax.experimental import multihost_utils
 
     return int(np.min(multihost_utils.process_allgather(np.int32(number))))
 
 
-def check_alike(record: dict[str, Any]) -> None:
-    """Checks that all processes, each of which has to call it, were asked for the same.
+def first_asked(
+    asked: Callable[[], type[KeyboardInterrupt] | None],
+) -> Callable[[], type[KeyboardInterrupt] | None]:
+    """What any process was asked, in all of them, each of which has to call it.
+
+    So all stop at the same step, also if a signal reached only one.
 
     Args:
-      record: what they were asked for, by name.
-
-    Raises:
-      UsageError: in a process that was asked for something else than process 0.
+      asked: as `console.interrupt_later` yields it.
     """
-    import jax
-
-    if jax.process_count() == 1:
-        return
-    key, text = "initjax/asked", json.dumps(record, sort_keys=True)
-    if is_main():
-        _store().key_value_set(key, text)
-        return
-    first = json.loads(_store().blocking_key_value_get(key, _START * 1000))
-    for name in record:
-        if json.loads(text)[name] != first.get(name):
-            raise UsageError(
-                f"process {jax.process_index()} differs from process 0 in its {name}:"
-                f" {record[name]}, not {first.get(name)}"
-            )
+    kinds = (None, KeyboardInterrupt, console.Preempted)
+    return lambda: kinds[-least(-kinds.index(asked()))]
 
 
 def _initialize(text: str, member: Member | None) -> None:
     import jax
 
+    _silence_gloo()
     # JAX would handle SIGTERM, too, in place of Python.
     jax.config.update("jax_enable_preemption_service", False)
     where: dict[str, Any] = {}
@@ -184,7 +214,7 @@ def _initialize(text: str, member: Member | None) -> None:
             **where,
             initialization_timeout=2 * _START,  # since JAX aborts
             heartbeat_timeout_seconds=_JAX,
-            shutdown_timeout_seconds=_END,
+            shutdown_timeout_seconds=_JAX,
         )
     except (ValueError, KeyError):  # what JAX found is incomplete
         if member:
@@ -199,6 +229,14 @@ def _initialize(text: str, member: Member | None) -> None:
     _explain_abort(
         "process 0, which coordinates this job, is lost, or can't be reached; the job ends"
     )
+
+
+def _silence_gloo() -> None:
+    """Has what C++ prints go nowhere: Gloo prints a line to the standard output in each process."""
+    options = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+    sys.stdout.flush()
+    sys.stdout = open(os.dup(1), "w", 1, **options)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _is_free(port: int) -> bool:
@@ -269,10 +307,10 @@ def _announce(lost: str) -> None:
             time.sleep(3 * _BEAT)  # in which the others read it
 
 
-def _meet() -> bool:
+def _meet(seconds: int) -> bool:
     """Whether all processes come here within seconds, as with an error that all have."""
     try:
-        _store().wait_at_barrier("initjax/end", _MEET * 1000)
+        _store().wait_at_barrier("initjax/end", seconds * 1000)
     except Exception:
         return False
     return True
@@ -310,6 +348,10 @@ def _end(text: str) -> None:
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(f"experiments.mnist: {text}", file=sys.stderr, flush=True)
+
+
+def _is_joined() -> bool:
+    return "jax" in sys.modules and _state().client is not None
 
 
 def _state() -> Any:

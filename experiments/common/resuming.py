@@ -5,6 +5,7 @@ after them are cut off, and training writes them again, to the bit.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import data, description, files, run_directory
+from experiments.common import data, description, files, processes, run_directory
 from experiments.common.config import INITIALIZERS, Config, UsageError, canonical, grouped
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import checkpoints, starting, training
+    from experiments.common import checkpoints, meshes, starting, training
 
 _ELSEWHERE = ("dataset", "data_dir")  # may be named otherwise on another machine: see the digest
 
@@ -84,7 +85,7 @@ def record(
             " name a new --workdir"
         ) from None
     different = [
-        f"--{name}={_text(value)} (it has {_text(before.get(name))})"
+        f"{_text(name, value)} (it has {_text(name, before.get(name))})"
         for name, value in {**dataclasses.asdict(config), **flags}.items()
         if not _agree(name, before.get(name), value)
     ]
@@ -114,8 +115,13 @@ def _agree(name: str, before: Any, now: Any) -> bool:
     return (list(now) if isinstance(now, tuple) else now) == before
 
 
-def _text(value: Any) -> str:
-    return ",".join(grouped(value)) if isinstance(value, list | tuple) else str(value)
+def _text(name: str, value: Any) -> str:
+    """The flag that gives a value."""
+    if value is None or value is False:
+        return f"no --{name}"
+    if value is True:
+        return f"--{name}"
+    return f"--{name}={','.join(grouped(value)) if isinstance(value, list | tuple) else value}"
 
 
 def finished(workdir: str, epochs: int) -> dict[str, Any] | None:
@@ -136,6 +142,7 @@ def begin(
     start: "starting.Start",
     audit_every: int | None,
     resume: bool,
+    placement: "meshes.Placement | None" = None,
 ) -> Place:
     """Finds the last good checkpoint of a run and the lines that were written before it.
 
@@ -146,6 +153,7 @@ def begin(
       start: its starting point.
       audit_every: as for `mnist.run`.
       resume: whether there may be a checkpoint.
+      placement: the mesh of devices that train it.
 
     Raises:
       UsageError: there are checkpoints, but no good one.
@@ -163,25 +171,56 @@ def begin(
         len(sizes),
         config.epochs,
     )
-    paths = checkpoints.names(directory / run_directory.CHECKPOINTS) if resume else []
-    if not paths:
+    folder = directory / run_directory.CHECKPOINTS
+    # The first process looks for the last good one, so that all take the same.
+    names = processes.from_main(
+        "checkpoints", lambda: [path.name for path in checkpoints.names(folder)] if resume else []
+    )
+    if not names:
         return place
     rate: Any = config.learning_rate  # no longer None
-    optimizer = starting.optimizer(config, start.model)
-    state = checkpoints.described(training.initial_state(optimizer, rate, start.packed))
+    like = checkpoints.described(
+        training.initial_state(
+            starting.optimizer(config, start.model), rate, start.packed, placement=placement
+        )
+    )
     unusable: dict[pathlib.Path, str] = {}
-    for path in paths:
-        try:
-            saved = checkpoints.load(path, state, place.run)
-            return _at(saved, place, directory, audit_every)._replace(path=path, unusable=unusable)
-        except checkpoints.Unusable as error:
-            unusable[path] = str(error)
+    for path in (folder / name for name in names):
+        seen: list[Place] = []
+
+        def look(path: pathlib.Path = path, seen: list[Place] = seen, checked: bool = True) -> None:
+            saved = checkpoints.read(path, place.run, checked)
+            seen.append(_at(saved, place, directory, audit_every))
+
+        problem = processes.from_main(path.name, functools.partial(_problem, look))
+        if problem is None:
+            if not seen:  # in the other processes
+                look(checked=False)
+            (found,) = seen
+            assert found.point
+            try:
+                state = checkpoints.state(path, like)
+            except checkpoints.Unusable as error:
+                problem = str(error)
+            else:
+                point = found.point._replace(state=state)
+                return found._replace(point=point, path=path, unusable=unusable)
+        unusable[path] = problem
     listed = "; ".join(f"{path.name}: {why}" for path, why in unusable.items())
-    folder = directory / run_directory.CHECKPOINTS
     raise UsageError(
-        f"no checkpoint in {folder} can be used ({listed}); delete all that is in this folder to"
+        f"no checkpoint in {folder} can be used ({listed}); delete all that is in {folder} to"
         " train from the start, or name a new --workdir"
     )
+
+
+def _problem(look: Callable[[], Any]) -> str | None:
+    """Why a checkpoint can't be used, if looking at it shows that."""
+    from experiments.common import checkpoints
+
+    try:
+        look()
+    except checkpoints.Unusable as error:
+        return str(error)
 
 
 def _at(
@@ -247,11 +286,12 @@ def _beginning(
 
 
 def saver(
-    output: run_directory.Output,
+    directory: pathlib.Path,
     began: Place,
-    epochs: "Sequence[training.Epoch]",
     every: int | None,
+    epochs: "Sequence[training.Epoch]",
     asked: Callable[[], type[KeyboardInterrupt] | None],
+    replaced: Callable[[], bool] = lambda: False,
 ) -> "Callable[[training.Point], None]":
     """Makes the function that `training.fit` calls at its pauses, which saves checkpoints.
 
@@ -259,21 +299,22 @@ def saver(
     it then does.
 
     Args:
-      output: the files of the run.
+      directory: of the run.
       began: where training begins.
-      epochs: those that are finished; more are added to it.
       every: steps from one checkpoint to the next; None saves none in between.
+      epochs: those that are finished; more are added to it.
       asked: returns what to raise if the program is asked to stop, see `console.interrupt_later`.
+      replaced: whether another process has taken the run over, see `run_directory.Output`.
     """
     from experiments.common import checkpoints
 
     started, path, unusable = time.perf_counter(), began.path, began.unusable
-    folder = output.directory / run_directory.CHECKPOINTS
+    folder = directory / run_directory.CHECKPOINTS
 
     def pause(point: "training.Point") -> None:
         nonlocal path, unusable
-        if output.replaced():
-            raise run_directory.taken_over(output.directory)
+        if replaced():
+            raise run_directory.taken_over(directory)
         done, stop = (point.epoch - 1) * began.per_epoch + point.step, asked()
         finished = point.epoch > began.all_epochs
         if stop or finished or (every and done % every == 0):

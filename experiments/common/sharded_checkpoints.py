@@ -21,9 +21,9 @@ RECORD = "record.safetensors"
 
 
 def spread(state: Any) -> bool:
-    """Whether a state is spread over several devices or processes, also if each holds all of it."""
-    several = (len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(state))
-    return jax.process_count() > 1 or any(several)
+    """Whether a state is spread over devices, none of which has all of it, or over processes."""
+    whole = (leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+    return jax.process_count() > 1 or not all(whole)
 
 
 def save(folder: pathlib.Path, step: str, state: Any, record: bytes) -> pathlib.Path:

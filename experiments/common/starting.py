@@ -83,18 +83,25 @@ def start(
 
 
 @contextlib.contextmanager
-def enough_memory(config: Config, dataset: data.Dataset, optimizer: bool = True) -> Iterator[None]:
+def enough_memory(
+    config: Config,
+    dataset: data.Dataset,
+    optimizer: bool = True,
+    placement: meshes.Placement | None = None,
+) -> Iterator[None]:
     """The context for a run or an audit, which starts JAX.
 
     Args:
       config: of the run.
       dataset: of the run.
       optimizer: whether there is the state of its optimizer.
+      placement: as for `start`.
 
     Raises:
       UsageError: there is not enough memory, which is known at once or turns out later.
     """
-    memory.check_devices(config, features(config, dataset), optimizer=optimizer)
+    copies = jax.local_device_count() / placement.sizes.model if placement else 1
+    memory.check_devices(config, features(config, dataset), copies, optimizer)
     with memory.enough(config):
         yield
 

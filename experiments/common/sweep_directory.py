@@ -26,6 +26,7 @@ _ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary f
 # At most this share of the time is spent on looking for new runs in other folders than the own one.
 # Not to know of them costs only time, and a thousand processes can't list all after each batch.
 _LOOKING = 0.02
+_LISTINGS = 3  # of a folder, until no file is missing
 
 
 class SweepDirectory:
@@ -81,15 +82,25 @@ class SweepDirectory:
         everywhere = (started - self._listed) * _LOOKING >= self._listing
         if everywhere:
             folders = run_files.folders(self.directory, self._label)
-        for path in set(run_files.listed(folders)) - self._files:
-            # A file that is gone was replaced by one that is found the next time.
-            with contextlib.suppress(FileNotFoundError):
-                self._finished.update(run_files.read(path, ["key"])["key"].to_pylist())
-                self._files.add(path)
+        # A file that is gone was replaced by one that the next listing shows.
+        for _ in range(_LISTINGS):
+            if self._read_all(set(run_files.listed(folders)) - self._files):
+                break
         if everywhere:
             self._listed = time.monotonic()
             self._listing = self._listed - started
         return self._finished
+
+    def _read_all(self, paths: Iterable[pathlib.Path]) -> bool:
+        """Reads the keys of runs from files; returns whether all were there."""
+        complete = True
+        for path in paths:
+            try:
+                self._finished.update(run_files.read(path, ["key"])["key"].to_pylist())
+                self._files.add(path)
+            except FileNotFoundError:
+                complete = False
+        return complete
 
     def claim(self, keys: Iterable[str], most: int) -> list[str]:
         """Claims runs for this process, until they are added or the process ends.
@@ -137,7 +148,8 @@ class SweepDirectory:
         self._finished.update(keys)
 
     def _finished_now(self) -> set[str]:
-        files.now(self.directory)  # so that a network file system lists the directory anew
+        with contextlib.suppress(FileNotFoundError):  # the folder of a shard without runs so far
+            files.now(self._folder)  # so that a network file system lists it anew
         return self.finished()
 
 

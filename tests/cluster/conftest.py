@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,7 +14,7 @@ PROJECT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory) -> Iterator[Mapping[str, str]]:
+def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The environment of a user of a cluster with two nodes of one CPU.
 
     What skips its tests is shown at the end of all tests, see tests/conftest.py.

@@ -59,7 +59,7 @@ MailProg=/bin/true
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100
 """
-_NODE = "NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus}\n"
+_NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus}\n"
 
 
 def missing() -> list[str]:
@@ -79,8 +79,10 @@ def running(
     cpus: int = 1,
     requeue_delay: int = 5,
     settings: str = "",
-) -> Iterator[Mapping[str, str]]:
+) -> Iterator[dict[str, str]]:
     """Runs a cluster of nodes n1, n2, ... and yields the environment in which to use it.
+
+    The names of nodes are known to Slurm alone.
 
     Args:
       directory: an empty one, for all that the cluster writes. Its path should be short.
@@ -92,9 +94,10 @@ def running(
     Raises:
       RuntimeError: it did not come up; with the ends of its logs.
     """
-    for name in ("munge", "state", *(f"spool-n{i + 1}" for i in range(nodes))):
+    names = [f"n{number + 1}" for number in range(nodes)]
+    for name in ("munge", "state", *(f"spool-{name}" for name in names)):
         (directory / name).mkdir()
-    ports = _free_ports(nodes + 1)
+    ports = free_ports(nodes + 1)
     host = socket.gethostname().partition(".")[0]
     user = pwd.getpwuid(os.geteuid()).pw_name
     text = _CONFIGURATION.format(
@@ -103,7 +106,8 @@ def running(
     replaced = {line.partition("=")[0] for line in settings.splitlines()}
     kept = [line for line in text.splitlines() if line.partition("=")[0] not in replaced]
     described = [
-        _NODE.format(i=i + 1, host=host, port=port, cpus=cpus) for i, port in enumerate(ports[1:])
+        _NODE.format(name=name, host=host, port=port, cpus=cpus)
+        for name, port in zip(names, ports[1:], strict=True)
     ]
     configuration = directory / "slurm.conf"
     configuration.write_text("\n".join([*kept, settings, *described]))
@@ -122,7 +126,7 @@ def running(
             *(f"--log-file={directory}/munge/log", "--num-threads=2", "--force"),
         ],
         ["slurmctld", "-D", "-c"],
-        *(["slurmd", "-D", "-N", f"n{i + 1}"] for i in range(nodes)),
+        *(["slurmd", "-D", "-N", name] for name in names),
     ]
     with contextlib.ExitStack() as stack:
         for number, command in enumerate(commands):
@@ -174,7 +178,8 @@ def _daemon(
         process.wait()
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports of the loopback interface that nothing listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:

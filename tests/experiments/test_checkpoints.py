@@ -27,6 +27,11 @@ def words(state):
     ]
 
 
+def load(path, like, run):
+    found = checkpoints.read(path, run)
+    return found._replace(point=found.point._replace(state=checkpoints.state(path, like)))
+
+
 def checkpoint(params, steps=11, opt_state=(), sums=NO_SUMS, epochs=()):
     point = training.Point(training.State(params, opt_state), 2, len(sums.loss), sums)
     return checkpoints.Checkpoint(point, steps, epochs, 1.5)
@@ -48,7 +53,7 @@ def test_every_kind_of_leaf_is_restored_bit_for_bit(tmp_path):
         saved = checkpoint(params, 11, opt_state, sums, epochs)
         path = checkpoints.save(tmp_path, saved, "run")
         like = checkpoints.described(saved.point.state)
-        loaded = checkpoints.load(path, like, "run")
+        loaded = load(path, like, "run")
     assert jax.tree.structure(loaded.point.state) == jax.tree.structure(saved.point.state)
     for leaf, expected in zip(
         jax.tree.leaves(loaded.point.state), jax.tree.leaves(saved.point.state), strict=True
@@ -80,9 +85,9 @@ def test_no_damage_is_taken_for_a_checkpoint(small, data):
         del damaged[place // 8 :]
     path.write_bytes(damaged)
     with pytest.raises(checkpoints.Unusable, match="it is damaged"):
-        checkpoints.load(path, like, "run")
+        load(path, like, "run")
     path.write_bytes(content)
-    assert checkpoints.load(path, like, "run").steps == 11
+    assert load(path, like, "run").steps == 11
 
 
 def test_what_is_no_checkpoint_of_this_run_says_so(tmp_path, monkeypatch):
@@ -91,7 +96,7 @@ def test_what_is_no_checkpoint_of_this_run_says_so(tmp_path, monkeypatch):
 
     def refused(path, message, run="run"):
         with pytest.raises(checkpoints.Unusable, match=message):
-            checkpoints.load(path, like, run)
+            load(path, like, run)
 
     refused(checkpoints.save(tmp_path, saved, "other"), "it is of another run")
     wider = checkpoint({"w": jnp.arange(4.0)})
@@ -135,6 +140,10 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from experiments.common import checkpoints, sharded_checkpoints, training
 from experiments.common.tasks import Metrics
 
+def load(path, like, run):
+    found = checkpoints.read(path, run)
+    return found._replace(point=found.point._replace(state=checkpoints.state(path, like)))
+
 devices = np.array(jax.devices()).reshape(2, -1)
 
 def on(mesh, columns):
@@ -163,14 +172,14 @@ for steps in (7, 8):
     saved = checkpoints.Checkpoint(point, steps, [], 1.0)
     checkpoints.save(folder, saved, "run", [])
 path = checkpoints.names(folder)[0]  # the first process may still remove the other
-loaded = checkpoints.load(path, checkpoints.described(state), "run")
+loaded = load(path, checkpoints.described(state), "run")
 same(loaded.point.state, state)
 assert loaded.steps == 8 and loaded.point.sums.correct.tolist() == [1, 2]
 other = on(jax.sharding.Mesh(devices.T, ("data", "model")), "data")
-same(checkpoints.load(path, checkpoints.described(other), "run").point.state, other)
+same(load(path, checkpoints.described(other), "run").point.state, other)
 if number == 1:
     one = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), jax.devices()[0]), state)
-    same(checkpoints.load(path, checkpoints.described(one), "run").point.state, one)
+    same(load(path, checkpoints.described(one), "run").point.state, one)
     files = [file for file in path.rglob("*") if file.is_file()]
     for file in files:
         content = file.read_bytes()
@@ -178,7 +187,7 @@ if number == 1:
             for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:]):
                 file.write_bytes(damaged)
                 try:
-                    checkpoints.load(path, checkpoints.described(state), "run")
+                    load(path, checkpoints.described(state), "run")
                 except checkpoints.Unusable as error:
                     assert "it is damaged" in str(error)
                 else:

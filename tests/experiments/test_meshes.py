@@ -89,14 +89,8 @@ MLP = {"hidden": [32, 20]}
 
 
 def test_training_on_a_mesh_equals_training_on_one_device():
-    """A batch that no number of devices divides, and a last one that is not full."""
-    found = compare(
-        {
-            "eight": ({**MLP, "batch_size": 101}, (8, 1), {}),
-            "divided kernels": ({"hidden": [32] * 5, "batch_size": 101}, (2, 4), {}),
-        }
-    )
-    check(found)
+    """A batch that no number of devices divides, a last one that is not full, and a stack."""
+    check(compare({"all axes": ({"hidden": [32] * 5, "batch_size": 101}, (2, 4), {})}))
 
 
 @pytest.mark.slow  # compiles a program for each case
@@ -107,6 +101,7 @@ def test_all_that_is_trained_on_a_mesh_equals_one_device():
         for optimizer in ("sgd", "momentum", "adam")
     }
     cases |= {
+        "partial batches": ({**MLP, "batch_size": 101}, (8, 1), {}),
         "steps": ({**MLP, "steps": 11}, (4, 1), {}),
         "pauses": ({**MLP, "epochs": 2}, (4, 1), {"pause": True}),
         "batch of all": ({**MLP, "batch_size": 10_000}, (8, 1), {}),

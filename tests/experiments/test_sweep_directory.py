@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.common import sweep_directory
+from experiments.common import run_files, sweep_directory
 from experiments.common.config import UsageError
 
 
@@ -61,6 +61,27 @@ def test_runs_that_another_process_finishes_meanwhile_are_not_claimed(tmp_path):
         assert not list((tmp_path / ".claims").glob("*.*"))
 
 
+def test_runs_of_a_file_that_is_replaced_while_it_is_looked_for_are_not_claimed(
+    tmp_path, monkeypatch
+):
+    """Another process merges its files after the directory was listed, and before it is read."""
+    with (
+        sweep_directory.SweepDirectory(tmp_path) as stored,
+        sweep_directory.SweepDirectory(tmp_path) as other,
+    ):
+        for number in range(3):
+            other.add([row(number)])
+        read = run_files.read
+
+        def merged_before(path, columns=None):
+            monkeypatch.setattr(run_files, "read", read)
+            other._merge(list(other._sizes))
+            return read(path, columns)
+
+        monkeypatch.setattr(run_files, "read", merged_before)
+        assert stored.claim([key(number) for number in range(6)], 2) == [key(3), key(4)]
+
+
 def test_claims_end_with_the_process_that_holds_them(tmp_path):
     code = f"""
 import os
@@ -93,7 +114,7 @@ def test_two_processes_never_claim_the_same_run(tmp_path):
     code = f"""
 from experiments.common import sweep_directory
 with sweep_directory.SweepDirectory({str(tmp_path)!r}) as stored:
-    print(stored.claim({keys!r}, 4))
+    print(sorted(stored.claim({keys!r}, 4)))
 """
     with sweep_directory.SweepDirectory(tmp_path) as stored:
         assert stored.claim(keys, 3) == keys[:3]
