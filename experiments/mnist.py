@@ -229,7 +229,7 @@ def run(
         summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
     summary["seconds"] = began.seconds + time.perf_counter() - started
     found = None
-    if not (interrupted and processes.several()):  # the others take part
+    if not (interrupted and processes.is_joined()):  # the others take part
         found = diagnosis.diagnose(config, dataset, start.params, finished)
     if found:
         summary["problem"], summary["likely_cause"] = found.problem, found.cause

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import description
+from experiments.common import description, processes
 from experiments.common.config import UsageError
 
 # JAX is imported in the functions, so that wrong flags are reported first.
@@ -65,8 +65,8 @@ def placement(sizes: Sizes | None) -> "Placement | None":
     """The mesh of all devices of the job; starts JAX.
 
     Args:
-      sizes: of the mesh; None is one device, or in a job of several processes all devices, each
-        with a part of every batch.
+      sizes: of the mesh; None is one device, or in a job (see `processes.joined`) all devices,
+        each with a part of every batch.
 
     Returns:
       The mesh; None for one device.
@@ -76,7 +76,7 @@ def placement(sizes: Sizes | None) -> "Placement | None":
     """
     import jax
 
-    if sizes is None and jax.process_count() == 1:
+    if sizes is None and not processes.is_joined():
         return None
     sizes = sizes or Sizes(data=jax.device_count())
     if (needed := math.prod(sizes)) != jax.device_count():

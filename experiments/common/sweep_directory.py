@@ -61,7 +61,7 @@ class SweepDirectory:
                 with contextlib.suppress(FileNotFoundError):
                     self._sizes[path] = path.stat().st_size
         self._claims.__enter__()
-        self._claims.tidy(self.finished())
+        self._claims.tidy(self.finished(), now)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -134,7 +134,7 @@ class SweepDirectory:
         if len(paths) < 2:
             return
         merged = None
-        with contextlib.suppress(OSError, UsageError):  # they stay as they are
+        with contextlib.suppress(OSError, UsageError, pa.ArrowException):  # they stay as they are
             merged = run_files.merge(self._folder, paths)
         for path in paths:
             del self._sizes[path]
