@@ -1,10 +1,11 @@
-"""One run on two nodes of a real Slurm cluster, in step, through preemption."""
+"""One run on two nodes of a real Slurm cluster, in step, through preemption and failure."""
 
 import os
 import pathlib
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import PROJECT
@@ -12,18 +13,17 @@ from tests.cluster.private_slurm import free_ports, output, until
 
 FLAGS = ("--init=he_normal", "--hidden=32", "--epochs=3", "--batch_size=4", "--mesh=data:2")
 CHECKPOINTS = ("--checkpoint_every=50",)
-RESULTS = ("params.safetensors", "steps.jsonl")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def flags(folder):
     return [*FLAGS, f"--data_dir={folder}"]
 
 
-@pytest.fixture
-def undisturbed(flags, tmp_path):
+@pytest.fixture(scope="module")
+def undisturbed(flags, tmp_path_factory):
     """The results of the same run in one process, on two devices that JAX simulates."""
-    workdir = tmp_path / "undisturbed"
+    workdir = tmp_path_factory.mktemp("undisturbed")
     subprocess.run(
         [sys.executable, "-m", "experiments.mnist", *flags, f"--workdir={workdir}"],
         cwd=PROJECT,
@@ -32,7 +32,11 @@ def undisturbed(flags, tmp_path):
         capture_output=True,
         timeout=600,
     )
-    return [(workdir / name).read_bytes() for name in RESULTS]
+    return results(workdir)
+
+
+def results(workdir):
+    return [(workdir / name).read_bytes() for name in ("params.safetensors", "steps.jsonl")]
 
 
 @pytest.fixture
@@ -60,17 +64,53 @@ def states(slurm, job):
     return [(one["JobState"], one["ExitCode"]) for one in tasks if one["JobId"] == job]
 
 
+@pytest.fixture
+def ended(slurm):
+    """Waits until a job has ended, and returns how it did, each time that it ended."""
+
+    def ended(job):
+        assert until(lambda: not output(["squeue", "--noheader", f"--jobs={job}"], slurm), 600)
+        log = (pathlib.Path(slurm["SLURM_CONF"]).parent / "finished.log").read_text()
+        jobs = [dict(field.split("=", 1) for field in line.split()) for line in log.splitlines()]
+        return [one["JobState"] for one in jobs if one["JobId"] == job]
+
+    return ended
+
+
+@pytest.fixture
+def a_checkpoint_is_saved(tmp_path):
+    return lambda: until(lambda: list(tmp_path.glob("run/checkpoints/*.orbax")), 300)
+
+
 @pytest.mark.slow
-def test_a_preempted_run_on_two_nodes_goes_on_from_its_checkpoint(
-    submit, slurm, undisturbed, tmp_path
+def test_a_preempted_run_on_two_nodes_goes_on(
+    submit, ended, a_checkpoint_is_saved, slurm, undisturbed, tmp_path
 ):
     job = submit()
-    assert until(lambda: list(tmp_path.glob("run/checkpoints/*.orbax")), 300)
+    assert a_checkpoint_is_saved()
     output(["sbatch", "-p", "urgent", "-N2", "--output=/dev/null", "--wrap=true"], slurm)
-    assert until(lambda: not output(["squeue", "--noheader", f"--jobs={job}"], slurm), 600)
+    assert ended(job) == ["PREEMPTED", "COMPLETED"]
     log = (tmp_path / "log").read_text()
-    assert [state for state, _ in states(slurm, job)] == ["PREEMPTED", "COMPLETED"], log
-    assert log.count("resume  from step") == 1 and log.count("mesh ") == 2, (
-        log
-    )  # by process 0 alone
-    assert [(tmp_path / "run" / name).read_bytes() for name in RESULTS] == undisturbed
+    assert log.count("resume  from step") == 1 and log.count("mesh ") == 2  # by process 0 alone
+    assert results(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_on_two_nodes_goes_on_after_one_of_its_processes_is_killed(
+    submit, ended, a_checkpoint_is_saved, undisturbed, tmp_path
+):
+    job = submit()
+    assert a_checkpoint_is_saved()
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if f"--workdir={tmp_path}/run" in (process.info["cmdline"] or [])
+        and (process.info["environ"] or {}).get("SLURM_PROCID") == "1"
+    ]
+    found[0].kill()
+    assert ended(job)[-1] == "COMPLETED"
+    log = (tmp_path / "log").read_text()
+    assert "experiments.mnist: process 1 of 2 on " in log and " is lost; the job ends" in log
+    assert log.count("slurm.sh: failed with exit code 137; requeuing") == 1
+    assert log.count("resume  from step") == 1
+    assert results(tmp_path / "run") == undisturbed
