@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import pathlib
-import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -115,7 +114,8 @@ class Unfinished:
         """Removes what killed processes have left over."""
         for temporary in self._folder.glob(".*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
-                if time.time() - temporary.stat().st_mtime > _ABANDONED:
+                # By the clock that gives files their times: that of this machine may be wrong.
+                if files.now(self._folder) - temporary.stat().st_mtime > _ABANDONED:
                     temporary.unlink()
         self.remove(self.keys().intersection(finished))
 
