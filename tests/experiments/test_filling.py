@@ -156,3 +156,17 @@ def test_a_long_run_survives_sigterm_and_kill(folder, tmp_path, monkeypatch):
     assert loaded and all(0 < point.steps < 3200 for point in loaded)
     train(wanted, tmp_path / "undisturbed")
     assert outcome(tmp_path / "r") == outcome(tmp_path / "undisturbed")
+
+
+def test_a_file_that_another_machine_is_writing_is_left_alone(tmp_path, monkeypatch):
+    """Whatever the clocks of both show: the file system gives files their times."""
+    folder = tmp_path / ".unfinished"
+    folder.mkdir()
+    new, old = folder / ".a.safetensors.1.tmp", folder / ".a.safetensors.2.tmp"
+    for path in (new, old):
+        path.touch()
+    written = new.stat().st_mtime
+    os.utime(old, (written, written - 25 * 3600))
+    monkeypatch.setattr(time, "time", lambda: written + 10 * 365 * 24 * 3600)
+    unfinished.Unfinished(tmp_path).clean(set())
+    assert new.exists() and not old.exists()
