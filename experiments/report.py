@@ -80,7 +80,8 @@ def report(
     for setting, label in zip(found, labels, strict=True):
         heading = ", ".join(label.values()) or "Initializers seed by seed"
         section = _section(setting, heading, setting in in_full)
-        drawn = charts.of_setting(setting, _kernels(setting)) if setting in in_full else {}
+        kernels = _kernels(setting) if len(in_full) == len(found) else {}  # they take long to draw
+        drawn = charts.of_setting(setting, kernels) if setting in in_full else {}
         plans.append(depth_sections.Planned(section, drawn))
     sections: list[report_page.Section] = []
     written: dict[pathlib.Path, bytes] = {}

@@ -11,6 +11,7 @@ from altair.utils import schemapi
 from experiments.common import chart_style, comparison, comparison_charts
 
 _POINTS = 100  # of a curve
+_SEEDS = 200  # of an initializer that are drawn as points
 _GAP = 5.0  # factor: initializers that are worse by more than this don't stretch an axis
 _START = 0.1  # of training: the steep start doesn't stretch an axis either
 
@@ -238,7 +239,7 @@ def final_accuracy(setting: comparison.Setting) -> Spec | None:
                 "seed": setting.seeds[i],
                 "offset": float(f"{jitter[row, i]:.3g}"),
             }
-            for i in shown
+            for i in shown[:_SEEDS]
         ]
         if len(shown) < len(there):
             hidden = len(there) - len(shown)
@@ -281,7 +282,8 @@ def final_accuracy(setting: comparison.Setting) -> Spec | None:
         beyond, True, x=alt.X("at:Q", **axis), y=y, color=alt.value(ink), tooltip=_TOOLTIP_BAND
     )
     text = chart_style.base(notes).mark_text(align="left", x=4).encode(y, alt.Text("note:N"))
-    below = ["Every seed, and the mean with 95% interval"]
+    seeds = "Every seed" if len(setting.seeds) <= _SEEDS else f"{_SEEDS} seeds"
+    below = [f"{seeds}, and the mean with 95% interval"]
     below += ["Arrows: intervals that leave the axis"] * bool(beyond)
     chart = alt.layer(rule, strip, tick, *marks, text)
     height = chart_style.row_height(setting, 44) * len(setting.inits)

@@ -31,6 +31,7 @@ from experiments.common import description, grouping, run_files, statistics
 MARGIN = 0.001  # of accuracy: initializers whose means differ by less are equivalent
 TARGET = 0.95  # accuracy up to which steps are counted
 _WINDOW = 100  # batches, whose mean accuracy has to reach the target
+_SUMS = ("area", "reached", "length")  # columns: mean loss, steps to the target, steps in all
 _ROUNDING = 1e-6  # relative, of losses: sums of float32 numbers, in an order that may differ
 
 
@@ -240,18 +241,40 @@ def _setting(
         learned = better_than_guessing(rows)
     if fields["steps"] is None:
         values["first_loss"] = column(rows, "loss")[:, 0]
-    steps, whole = 0, complete(rows)
-    if "step_acc" in whole.column_names:
-        losses = column(whole, "step_loss")
-        steps = losses.shape[1]
+    again = functools.partial(complete, rows)
+    if own or "area" not in rows.column_names:
+        rows = _summed(rows, complete(rows), target)
+    steps = 0
+    if rows["area"].null_count == 0:
+        steps = rows["length"][0].as_py()
         if "final_acc" in values:
-            values["steps"] = _steps_to(target, column(whole, "step_acc"))
-        values["area"] = losses.mean(axis=1, dtype=np.float64)
+            values["steps"] = rows["reached"].to_numpy()
+        values["area"] = rows["area"].to_numpy()
     values = {name: matrix(row) for name, row in values.items()}
     points = {name: point for name, point in endpoints(margin, target).items() if name in values}
     trained = matrix(learned.astype(float))
-    again = functools.partial(complete, rows)
     return Setting(fields, inits, seeds.tolist(), rows, values, points, trained, steps, again)
+
+
+def _summed(rows: pa.Table, whole: pa.Table, target: float) -> pa.Table:
+    """Rows with what is compared of their columns of steps, so that those are read once.
+
+    Args:
+      rows: perhaps without these columns.
+      whole: the same with them, if there are any.
+      target: see `endpoints`.
+    """
+    found: dict[str, Any] = dict.fromkeys(_SUMS, pa.nulls(len(rows), pa.float64()))
+    if "step_acc" in whole.column_names:
+        losses = column(whole, "step_loss")
+        found["area"] = losses.mean(axis=1, dtype=np.float64)
+        found["length"] = np.full(len(rows), losses.shape[1])
+        if whole["step_acc"].null_count == 0:
+            found["reached"] = _steps_to(target, column(whole, "step_acc"))
+    rows = rows.select([name for name in rows.column_names if name not in found])
+    for name, values in found.items():
+        rows = rows.append_column(name, pa.array(values))
+    return rows
 
 
 def _distinct(names: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -321,10 +344,13 @@ def _untrained(rows: pa.Table, name: str) -> np.ndarray:
 def _steps_to(target: float, accuracies: np.ndarray) -> np.ndarray:
     """(runs,): the first step at which the mean of a window reaches the target, or infinity."""
     window = min(_WINDOW, accuracies.shape[1])
-    sums = np.zeros((len(accuracies), accuracies.shape[1] + 1))
-    np.cumsum(accuracies, axis=1, dtype=np.float64, out=sums[:, 1:])
+    found = np.full(len(accuracies), np.inf)
+    able = np.flatnonzero(accuracies.max(axis=1) >= target)  # a mean is at most the largest value
+    sums = np.zeros((len(able), accuracies.shape[1] + 1))
+    np.cumsum(accuracies[able], axis=1, dtype=np.float64, out=sums[:, 1:])
     reached = sums[:, window:] - sums[:, :-window] >= window * target
-    return np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.inf)
+    found[able] = np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.inf)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)  # a report shows them in several places

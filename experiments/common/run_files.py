@@ -259,12 +259,11 @@ def write(folder: pathlib.Path, table: pa.Table) -> tuple[pathlib.Path, int]:
     rows = max(1, _ROW_GROUP * len(table) // max(1, table.nbytes))
     pq.write_table(table, buffer, row_group_size=rows, **_ENCODING)
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             files.write(path, buffer.getvalue())
-        except FileNotFoundError:  # a compaction has just removed the empty folder
-            continue
-        return path, buffer.tell()
+            return path, buffer.tell()
+        except FileNotFoundError:  # it is the first, or a compaction has removed the empty folder
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def merge(folder: pathlib.Path, paths: Collection[pathlib.Path]) -> tuple[pathlib.Path, int] | None:
@@ -280,7 +279,7 @@ def merge(folder: pathlib.Path, paths: Collection[pathlib.Path]) -> tuple[pathli
     tables: dict[pathlib.Path, pa.Table] = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # replaced by another process
-            tables[path] = read(path)
+            tables[path] = read(path).cast(SCHEMA)  # versions of Arrow differ in names inside lists
     if not tables:
         return None
     path, size = write(folder, once(pa.concat_tables(tables.values())))

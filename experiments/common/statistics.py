@@ -85,7 +85,7 @@ def mean_intervals(values: np.ndarray) -> np.ndarray:
     unit = _unit(values)  # so that squares of large losses don't overflow
     mean = (values / unit).mean(axis=0)
     sem = (values / unit).std(axis=0, ddof=1) / n**0.5
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * sem
+    half = special.stdtrit(n - 1, (1 + LEVEL) / 2) * sem
     return np.stack([mean, mean - half, mean + half]) * unit
 
 
@@ -301,7 +301,7 @@ def seeds_to_settle(difference: float, stddev: float, alpha: float = 1 - LEVEL) 
     low, high = FEWEST_TO_SETTLE, _MOST_SEEDS
 
     def detects(n: int) -> bool:
-        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        critical = float(special.stdtrit(n - 1, 1 - alpha / 2))  # faster than SciPy's `t.ppf`
         if abs(difference) * n**0.5 >= 10 * critical * stddev:
             return True
         noncentrality = abs(difference) / stddev * n**0.5

@@ -118,14 +118,15 @@ def main() -> None:
     parser = _results.parser(__doc__)
     parser.add_argument("--shards", type=int, default=1000, help="number of files to begin with")
     parser.add_argument("--divide", type=int, default=1, help="the number of seeds by this")
-    parser.add_argument("--keep", type=pathlib.Path, help="a directory for the runs, to be kept")
+    parser.add_argument("--keep", type=pathlib.Path, help="a directory for the runs, to keep them")
     options = parser.parse_args()
     lines = []
     for settings, inits, seeds in _SIZES:
         grid = Grid(inits, settings // inits, seeds // options.divide)
         with tempfile.TemporaryDirectory() as scratch:
             directory = (options.keep or pathlib.Path(scratch)) / f"{settings}x{grid.seeds}"
-            fill(directory, grid, options.shards)
+            if not directory.exists():
+                fill(directory, grid, options.shards)
             name = f"{settings:,} settings x {grid.seeds:,} seeds"
             own = f"00000000-0000of{options.shards}"
             commands = {

@@ -209,3 +209,36 @@ def test_holm_keeps_the_level_for_all_tests_together(rng):
     ps = rng.uniform(size=(4000, 10))
     any_found = [min(statistics.holm(row)) <= 0.05 for row in ps]
     assert np.mean(any_found) < 0.05 + 5 * (0.05 * 0.95 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("draw", ["standard_normal", "standard_exponential", "standard_t"])
+def test_with_many_seeds_approximations_are_as_close_as_samples(draw, rng):
+    values = getattr(rng, draw)(*([4] if draw == "standard_t" else []), size=200)
+    values += 0.12 - values.mean()
+    found = statistics.bootstrap_interval(values, rng)
+    sampled = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, rng=rng
+    ).confidence_interval
+    error = values.std() / 200**0.5
+    # The standard error of a sampled bound is 0.02 of that of the mean.
+    np.testing.assert_allclose(found[1:], sampled, atol=0.1 * error)
+    flips = scipy.stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=5_000, rng=rng
+    )
+    assert statistics._sign_flip_test(values, rng) == pytest.approx(flips.pvalue, abs=0.03)
+
+
+def test_where_one_seed_outweighs_all_others_signs_are_sampled(rng):
+    """Half of all flips of the others add to it; a normal sum would make it 0.32."""
+    values = rng.normal(0, 1, 60)
+    values = np.append(values - values.mean(), 1000.0)
+    assert statistics._tails(values) > 0.9
+    assert statistics._sign_flip_test(values, rng) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_t_test_is_that_of_scipy(rng):
+    for n in (2, 7, 60):
+        values = rng.normal(0.3, 1, n)
+        for alternative in ("two-sided", "less", "greater"):
+            expected = scipy.stats.ttest_1samp(values, 0.1, alternative=alternative)[1]
+            assert statistics._t_test(values, 0.1, alternative) == expected

@@ -224,6 +224,39 @@ def test_several_settings_are_numbered_and_files_of_an_earlier_report_are_remove
     assert {line["mean"] for line in diverged if line["endpoint"] == "final_acc"} == {"0.1135"}
 
 
+def test_of_many_settings_few_are_shown_in_full_and_all_are_in_the_tables(
+    tmp_path, row, rng, monkeypatch
+):
+    from experiments import report as program
+    from experiments.common import charts, compaction, sweep_directory
+
+    monkeypatch.setattr(program, "_ALL_IN_FULL", 3)
+    monkeypatch.setattr(program, "_IN_FULL", 1)
+    monkeypatch.setattr(program, "_LISTED", 3)
+    monkeypatch.setattr(charts, "FIGURES", {"training_loss": charts.training_loss})
+    activations = ("relu", "tanh", "gelu", "silu")
+    with sweep_directory.SweepDirectory(tmp_path) as stored:
+        for number, activation in enumerate(activations):
+            better = {"activation": activation, "val_acc": [0.1, 0.5, 0.9 + number / 100]}
+            stored.add(
+                [
+                    row("he_normal", seed, rng, init=init, **better)
+                    for init in ("ones", "zeros")
+                    for seed in range(6)
+                ]
+            )
+    compaction.compact(tmp_path)
+    page, *files = program.report(str(tmp_path), 0.001, 0.95)
+    # Settings are sorted by their fields, and the best one is the third.
+    assert [path.name for path in files if path.suffix == ".png"] == ["training_loss_3.png"]
+    text = page.read_text()
+    assert '<section id="section-3">' in text and text.count("<section id=") == 1
+    assert "1 of 4 settings are shown below, those with the best results; the first 3 ver" in text
+    for name, rows in (("verdicts", 4), ("endpoints", 4 * 2 * 5), ("pairs", 4 * 4)):
+        table = (tmp_path / f"report/{name}.csv").read_text()
+        assert len(list(csv.DictReader(table.splitlines()))) == rows
+
+
 def test_margin_and_target_come_from_the_flags(tmp_path, fill):
     fill(tmp_path, seeds=6, step_acc=[0.0] * 300 + [0.7] * 638)
     assert report(tmp_path, "--margin=0.01", "--target=0.6").returncode == 0
