@@ -173,7 +173,7 @@ def fit(
             sums = score(state.params, test_rows, task=task, placement=placement)
         else:
             sums = evaluate(state.params, test_set, task=task)
-        return {f"val_{name}": value for name, value in means(jax.device_get(sums), tests).items()}
+        return {f"val_{name}": value for name, value in means(_fetched(sums), tests).items()}
 
     started = time.perf_counter()
     if not resume:
@@ -207,7 +207,7 @@ def fit(
                     optimizer=optimizer,
                     placement=placement,
                 )
-                more = Metrics(*(column[span] for column in jax.device_get(more)))
+                more = Metrics(*(column[span] for column in _fetched(more)))
             elif inspect_every or pause:  # parts of many lengths
                 state, more = train_span(
                     *arguments, batches, done, last, task=task, optimizer=optimizer
@@ -233,6 +233,12 @@ def fit(
         done, sums = 0, nothing
         if pause:
             pause(Point(state, epoch + 1, done, sums))
+
+
+def _fetched(metrics: Metrics) -> Metrics:
+    """Metrics as NumPy arrays. Other threads run meanwhile, which `device_get` alone keeps waiting
+    for Python's lock: they notice if a process is lost whose part is waited for."""
+    return jax.device_get(jax.block_until_ready(metrics))
 
 
 def _blocks(
