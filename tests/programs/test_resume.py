@@ -425,6 +425,7 @@ def test_a_run_killed_at_thirty_random_moments_ends_with_the_same_bits(tmp_path)
             same(tmp_path / "run", tmp_path / "undisturbed")
             ended += 1
             (tmp_path / "run").rename(tmp_path / f"run{ended}")
-    resumed = [line for line in (tmp_path / "log").open() if line.startswith("resume  from step")]
+    lines = (tmp_path / "log").read_text().splitlines()
+    resumed = [line for line in lines if line.startswith("resume  from step")]
     assert len(resumed) >= 5 and ended >= 1
     print(f"{kills} kills, {len(resumed)} resumed, {ended} ended", *resumed, sep="\n")
