@@ -168,10 +168,12 @@ def run(
                 audits = audit, audit_every
                 _follow(*(train, config, start, dataset, placement, *audits, save, [*began.epochs]))
                 return directory, {}
-            record = before or _record(config, dataset, start.model, repeat)
-            record |= {"config": dataclasses.asdict(config), "command": repeat}
+            record = _record(config, dataset, start.model, repeat)
             record |= {"mesh": placement and placement.sizes._asdict()}
-            (directory / "summary.json").unlink(missing_ok=True)  # as long as it isn't finished
+            notes = resuming.lines(began, directory, before or record, record) if resume else []
+            record = (before or record) | {name: record[name] for name in ("config", "command")}
+            for old in ("summary.json", run_directory.PICTURE, run_directory.AUDITS_PICTURE):
+                (directory / old).unlink(missing_ok=True)  # until it is finished
             files.write_json(directory / "config.json", record | {"flags": flags_kept})
         except KeyboardInterrupt:
             console.say_instead(stream, "interrupted; nothing was written")
@@ -189,8 +191,7 @@ def run(
                 later = console.interrupt_later(stream, "saving a checkpoint")
                 asked = processes.first_asked(opened.enter_context(later))
                 pause = save(finished, asked, output.replaced)
-            if resume:
-                display.say(*resuming.lines(began, directory))
+            display.say(*notes)
             try:
                 whole = start
                 if audit or audit_every:  # by this process alone
@@ -228,7 +229,7 @@ def run(
         summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
     summary["seconds"] = began.seconds + time.perf_counter() - started
     found = None
-    if not (interrupted and processes.several()):  # the others take part
+    if not (interrupted and processes.is_joined()):  # the others take part
         found = diagnosis.diagnose(config, dataset, start.params, finished)
     if found:
         summary["problem"], summary["likely_cause"] = found.problem, found.cause

@@ -117,12 +117,13 @@ def test_every_block_is_run():
     for number, (_, language, text) in enumerate(BLOCKS):
         if language == "text":
             python = number - 1 in PYTHON
-            # tests/programs/test_width.py runs the latter, in a shorter form.
-            shown = ("$ python -m experiments.mnist ", "$ python -m experiments.width\n")
+            # tests/programs/test_width.py runs the second, in a shorter form.
+            shown = ("$ python -m experiments.mnist ", "$ python -m experiments.width\n", "host-a$")
             assert python or text.startswith(shown), text
         for line in text.splitlines() if language == "bash" else ():
             ran = any(line in chain.splitlines() for chain in CHAINS)
-            assert ran or line in COMMANDS or line.startswith("python3 -m venv "), line
+            known = tuple(COMMANDS)  # which others may start, such as sbatch
+            assert ran or line.endswith(known) or line.startswith("python3 -m venv "), line
 
 
 def test_the_front_page_is_a_page_with_two_commands_to_set_up():
@@ -167,7 +168,8 @@ def test_commands_have_only_flags_that_exist():
 def test_flags_in_sentences_exist():
     programs = ("mnist", "audit", "sweep", "depth", "width", "transfer", "report", "recommend")
     known = set().union(*(flags_of(f"-m experiments.{program}") for program in programs))
-    others = {"array", "logdir", "help"}  # of Slurm, TensorBoard and all programs
+    others = {"logdir", "help"}  # of TensorBoard and all programs
+    others |= {"array", "nodes", "ntasks", "gres", "signal"}  # of Slurm
     assert set(re.findall(r"--(\w+)", TEXTS["experiments/README.md"])) <= known | others
 
 

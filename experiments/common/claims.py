@@ -47,6 +47,7 @@ BEAT = 5.0  # seconds between heartbeats: 1,000 processes write 200 small files 
 LEASE = 12  # heartbeats, about a minute
 
 _OWNER = "owner-"
+_ABANDONED = 24 * 3600.0  # seconds
 
 
 class _Seen(NamedTuple):
@@ -156,11 +157,23 @@ class Claims:
         """Leaves all runs to other processes."""
         _remove(self.directory / self._name)
 
-    def tidy(self, finished: Container[str]) -> None:
-        """Removes claims of finished runs, which a process that was killed may have left."""
-        for name in os.listdir(self.directory):
+    def tidy(self, finished: Container[str], now: float) -> None:
+        """Removes what processes that were killed may have left.
+
+        Args:
+          finished: the runs whose claims are removed.
+          now: the time by the clock that gives the files of the directory their times. Owner files
+            that haven't been written for a day are removed.
+        """
+        names = os.listdir(self.directory)
+        for name in names:
             if name.partition(".")[0] in finished:
                 _remove(self.directory / name)
+        owners = (self.directory / name for name in names if name.startswith(_OWNER))
+        for path in itertools.islice(owners, 100):  # or starting 1,000 processes would take long
+            with contextlib.suppress(OSError):
+                if now - path.stat().st_mtime > _ABANDONED:
+                    _remove(path)
 
     def clear(self) -> None:
         """Removes the directory, unless other processes use it; after this one has ended."""

@@ -2,15 +2,17 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from experiments.common import console, description, progress
+from experiments.common import console, description, progress, unfinished
 
 if TYPE_CHECKING:  # which take a while to import
     from experiments.common import sweep_directory, trainers
 
 _BATCH_SECONDS = 5.0  # that a batch of runs should take: a killed process loses at most one batch
+_SAVE_SECONDS = 60.0  # the same if a single run takes longer
+_SAVE_SHARE = 20.0  # saving takes at most a twentieth of the time
 
 
 def fill(
@@ -57,24 +59,26 @@ def _train(
     """Trains what isn't claimed by other processes; as `fill`."""
     trained = 0
     missing = wanted.keys() - stored.finished()
+    in_work = unfinished.Unfinished(stored.directory)
+    in_work.clean(wanted.keys() - missing)
     with (
-        console.interrupt_later(stream) as interrupted,
+        console.interrupt_later(stream, "saving the current runs") as asked,
         progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
     ):
         for group, make in groups:
             trainer = make()
             size = trainer.least
-            while batch := stored.claim(group, size):
+            pause = _saver(in_work, trainer.origin, asked, stored, stream)
+            while batch := stored.claim(_in_work_first(group, in_work), size):
                 started = time.perf_counter()
-                stored.add(trainer.train({key: group[key] for key in batch}))
-                # These runs are safe from here on, even if printing fails.
-                trained += len(batch)
+                for part, points in _by_step(batch, in_work, trainer, stream):
+                    stored.add(trainer.train({key: group[key] for key in part}, points, pause))
+                    # These runs are safe from here on, even if printing fails.
+                    in_work.remove(part)
+                    trained += len(part)
+                    if error := asked():
+                        _stop(error, stored, 0, stream)
                 missing = wanted.keys() - stored.finished()
-                if interrupted():
-                    with contextlib.suppress(OSError):
-                        kept = len(stored.finished())
-                        console.say(stream, f"kept    {kept} runs in {stored.directory}")
-                    raise KeyboardInterrupt
                 show(len(wanted) - len(missing))
                 group = {key: group[key] for key in group if key in missing}
                 pace = _BATCH_SECONDS / (time.perf_counter() - started)
@@ -82,3 +86,74 @@ def _train(
                 most = min(trainer.most, 2 * size, round(pace * size))
                 size = trainer.least * max(1, most // trainer.least)
     return trained, len(missing)
+
+
+def _in_work_first(group: Mapping[str, Any], in_work: unfinished.Unfinished) -> list[str]:
+    """The keys of a group, those of runs first that were begun before."""
+    begun = in_work.keys()
+    return sorted(group, key=lambda key: key not in begun)
+
+
+def _by_step(
+    batch: Sequence[str],
+    in_work: unfinished.Unfinished,
+    trainer: "trainers.Trainer",
+    stream: TextIO | None,
+) -> list[tuple[list[str], dict[str, unfinished.Point]]]:
+    """Divides runs into those that stand at the same step, with where they stand."""
+    begun = in_work.keys().intersection(batch)
+    parts: dict[int, tuple[list[str], dict[str, unfinished.Point]]] = {}
+    for key in batch:
+        point = None
+        if key in begun:
+            try:
+                point = in_work.load(key, trainer.origin, trainer.like)
+            except unfinished.Unusable as error:
+                path = in_work.path(key)
+                text = f"{path} is not used: {error}. Its run starts again."
+                console.say_instead(stream, *description.entry("note", text))
+        keys, points = parts.setdefault(point.steps if point else 0, ([], {}))
+        keys.append(key)
+        if point:
+            points[key] = point
+    return [parts[steps] for steps in sorted(parts, reverse=True)]
+
+
+def _saver(
+    in_work: unfinished.Unfinished,
+    origin: str,
+    asked: Callable[[], type[KeyboardInterrupt] | None],
+    stored: "sweep_directory.SweepDirectory",
+    stream: TextIO | None,
+) -> Callable[[Callable[[], "trainers.Points"]], None]:
+    """What to do at each pause: saves the runs in work if it is time, and stops if asked to."""
+    saved, patience = time.monotonic(), _SAVE_SECONDS
+
+    def pause(stand: Callable[[], "trainers.Points"]) -> None:
+        nonlocal saved, patience
+        error, now = asked(), time.monotonic()
+        if not error and now - saved < patience:
+            return
+        points = stand()
+        in_work.save(points, origin)
+        saved = time.monotonic()
+        patience = max(_SAVE_SECONDS, _SAVE_SHARE * (saved - now))
+        if error:
+            _stop(error, stored, len(points), stream)
+
+    return pause
+
+
+def _stop(
+    error: type[KeyboardInterrupt],
+    stored: "sweep_directory.SweepDirectory",
+    begun: int,
+    stream: TextIO | None,
+) -> NoReturn:
+    """Says what is kept, and ends the program."""
+    with contextlib.suppress(OSError):
+        kept = description.count(len(stored.finished()), "run")
+        others = f", and {begun} in work" if begun else ""
+        text = f"{kept} in {stored.directory}{others}; run the same command again to go on"
+        console.say_instead(stream, *description.entry("kept", text))
+    raise error

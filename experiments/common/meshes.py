@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import description
+from experiments.common import description, processes
 from experiments.common.config import UsageError
 
 # JAX is imported in the functions, so that wrong flags are reported first.
@@ -65,8 +65,8 @@ def placement(sizes: Sizes | None) -> "Placement | None":
     """The mesh of all devices of the job; starts JAX.
 
     Args:
-      sizes: of the mesh; None is one device, or in a job of several processes all devices, each
-        with a part of every batch.
+      sizes: of the mesh; None is one device, or in a job (see `processes.joined`) all devices,
+        each with a part of every batch.
 
     Returns:
       The mesh; None for one device.
@@ -76,7 +76,7 @@ def placement(sizes: Sizes | None) -> "Placement | None":
     """
     import jax
 
-    if sizes is None and jax.process_count() == 1:
+    if sizes is None and not processes.is_joined():
         return None
     sizes = sizes or Sizes(data=jax.device_count())
     if (needed := math.prod(sizes)) != jax.device_count():
@@ -91,9 +91,9 @@ def placement(sizes: Sizes | None) -> "Placement | None":
             f" {'is' if jax.device_count() == 1 else 'are'} {jax.device_count()}"
             f" ({jax.default_backend()}){where}{advice}"
         )
-    # XLA divides what is computed inside a program ("Auto"). With explicit types, each product of
-    # two divided arrays has to say how its result is divided, which neither the layers of NNX nor a
-    # user's own do.
+    # XLA divides what is computed inside a program ("Auto"). With explicit types, each reshape and
+    # gather of a divided array has to name the sharding of its result, which neither the networks
+    # here, nor the losses of Optax, nor a user's own network do: a ShardingTypeError.
     auto = jax.sharding.AxisType.Auto
     return Placement(jax.make_mesh(sizes, Sizes._fields, (auto, auto)))
 

@@ -36,6 +36,7 @@ _SILENT = 30.0  # seconds without a report, after which a process is lost: it ma
 _FAILED = 6.0  # the same, once a computation with the other processes has failed
 _MEET = 5  # seconds that a process with an error waits for the others to have the same one
 _STOP = 20  # the same for one that was stopped: process 0 draws pictures before it ends
+_LEAVE = 2.0  # seconds to print an error
 _WAIT = 600  # seconds for what process 0 finds or finishes; the watch tells if it is lost
 _JAX = 50  # seconds for JAX to notice, if nothing here does
 
@@ -107,7 +108,7 @@ def joined(text: str | None) -> Iterator[None]:
                 f"process {state.process_id} of {state.num_processes} on {platform.node()} has"
                 " ended early; the job ends"
             )
-            _leave_in_seconds()
+            _leave_soon(2 if isinstance(error, UsageError) else 1)
             raise
         done.set()
         jax.distributed.shutdown()
@@ -119,12 +120,12 @@ def joined(text: str | None) -> Iterator[None]:
 
 def is_main() -> bool:
     """Whether this is the process that prints and writes."""
-    return not _is_joined() or _state().process_id == 0
+    return not is_joined() or _state().process_id == 0
 
 
-def several() -> bool:
-    """Whether there are others."""
-    return _is_joined() and _state().num_processes > 1
+def is_joined() -> bool:
+    """Whether this process belongs to a job, though perhaps as the only one."""
+    return "jax" in sys.modules and _state().client is not None
 
 
 def from_main(name: str, find: Callable[[], _Found]) -> _Found:
@@ -134,7 +135,7 @@ def from_main(name: str, find: Callable[[], _Found]) -> _Found:
       name: of what is found, another one for each call.
       find: called in process 0 alone; it returns what JSON can express.
     """
-    if not _is_joined():
+    if not is_joined():
         return find()
     if is_main():
         found = find()
@@ -164,7 +165,7 @@ def check_alike(asked: Mapping[str, Any]) -> None:
 
 def least(number: int) -> int:
     """The smallest of the numbers of all processes, each of which has to call it."""
-    if not _is_joined():
+    if not is_joined():
         return number
     from jax.experimental import multihost_utils
 
@@ -316,9 +317,9 @@ def _meet(seconds: int) -> bool:
     return True
 
 
-def _leave_in_seconds() -> None:
-    """Ends this process soon, if it doesn't by itself: it waits for the others, who wait for it."""
-    timer = threading.Timer(_MEET, os._exit, (1,))
+def _leave_soon(code: int) -> None:
+    """Ends this process if it doesn't by itself: JAX waits for the others, who wait for it."""
+    timer = threading.Timer(_LEAVE, os._exit, (code,))
     timer.daemon = True
     timer.start()
 
@@ -348,10 +349,6 @@ def _end(text: str) -> None:
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(f"experiments.mnist: {text}", file=sys.stderr, flush=True)
-
-
-def _is_joined() -> bool:
-    return "jax" in sys.modules and _state().client is not None
 
 
 def _state() -> Any:

@@ -125,12 +125,20 @@ def _text(name: str, value: Any) -> str:
 
 
 def finished(workdir: str, epochs: int) -> dict[str, Any] | None:
-    """The content of summary.json of a run that has finished so many epochs, else None."""
+    """The content of summary.json of a run that has finished so many epochs, else None.
+
+    A run is finished when its pictures are there, too: they are drawn last.
+    """
+    directory = pathlib.Path(workdir)
     try:
-        found = json.loads(pathlib.Path(workdir, "summary.json").read_text())
+        found = json.loads((directory / "summary.json").read_text())
     except (OSError, ValueError):
         return None
-    if found["status"] != "finished" or found["epochs"] < epochs:
+    pictures = [run_directory.PICTURE]
+    if (directory / run_directory.AUDITS).exists():
+        pictures.append(run_directory.AUDITS_PICTURE)
+    drawn = all((directory / name).exists() for name in pictures)
+    if not drawn or found["status"] != "finished" or found["epochs"] < epochs:
         return None
     return {name: math.nan if value is None else value for name, value in found.items()}
 
@@ -327,8 +335,18 @@ def saver(
     return pause
 
 
-def lines(began: Place, directory: pathlib.Path) -> list[str]:
-    """What to print about the place where a run in a directory begins."""
+def lines(
+    began: Place, directory: pathlib.Path, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[str]:
+    """What to print about the place where a run begins.
+
+    Args:
+      began: the place.
+      directory: of the run.
+      before: the content of config.json, as it was when the run started.
+      now: as it would be if it started now.
+    """
+    before, now = _environment(before), _environment(now)
     found = [
         line
         for path, why in began.unusable.items()
@@ -342,4 +360,17 @@ def lines(began: Place, directory: pathlib.Path) -> list[str]:
         text = f"from {where}, saved {description.ago(age)}"
         if began.unusable:
             text = f"from the previous good one, of {where}, saved {description.ago(age)}"
-    return [*found, *description.entry("resume", text)]
+    found += description.entry("resume", text)
+    if others := [name for name in now if before.get(name) != now[name]]:
+        text = f"other {' and '.join(others)} than at the start of this run"
+        found += description.entry("note", f"{text}: its numbers may differ by rounding")
+    return found
+
+
+def _environment(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a config.json that the last digits of a run depend on."""
+    return {
+        "mesh": record["mesh"],
+        "device": record["device"]["kind"],
+        "versions": record["versions"],
+    }

@@ -47,7 +47,7 @@ def save(folder: pathlib.Path, step: str, state: Any, record: bytes) -> pathlib.
         files.write(temporary / RECORD, record)
     _together(f"checkpoint {step} begins")
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:  # which waits
-        checkpointer.save(temporary / "state", args=ocp.args.StandardSave(state))
+        checkpointer.save((temporary / "state").absolute(), args=ocp.args.StandardSave(state))
     path = folder / f"{step}.orbax"
     if first:
         path = folder / f"{step}-{digest(temporary, flush=True)}.orbax"
@@ -69,7 +69,8 @@ def load(path: pathlib.Path, like: Any) -> Any:
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(path / "state", args=ocp.args.StandardRestore(like))
+        state = (path / "state").absolute()
+        return checkpointer.restore(state, args=ocp.args.StandardRestore(like))
 
 
 def digest(folder: pathlib.Path, flush: bool = False) -> str:

@@ -219,10 +219,17 @@ def draw_params(
       UsageError: an initializer does not fit a parameter.
     """
     with _fitting(config, model):
-        draw = _drawer(config.init, config.output_init, config.bias_init, model)
-        if placement:
-            draw = jax.jit(draw, out_shardings=placement.state(model.pack(model.shapes)))
-        return draw(*_weight_keys(config.seed, model))
+        return drawer(config, model, placement)(*_weight_keys(config.seed, model))
+
+
+def drawer(
+    config: Config, model: models.Model, placement: meshes.Placement | None = None
+) -> Callable[..., Any]:
+    """The function that `draw_params` calls; takes its arguments."""
+    draw = _drawer(config.init, config.output_init, config.bias_init, model)
+    if placement is None:
+        return draw
+    return jax.jit(draw, out_shardings=placement.state(model.pack(model.shapes)))
 
 
 def check(config: Config, dataset: data.Dataset) -> None:

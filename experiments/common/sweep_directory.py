@@ -61,7 +61,7 @@ class SweepDirectory:
                 with contextlib.suppress(FileNotFoundError):
                     self._sizes[path] = path.stat().st_size
         self._claims.__enter__()
-        self._claims.tidy(self.finished())
+        self._claims.tidy(self.finished(), now)
         return self
 
     def __exit__(self, *error: Any) -> None:

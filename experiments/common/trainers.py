@@ -5,14 +5,14 @@ import datetime
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import description, tasks, training
+from experiments.common import description, tasks, training, unfinished
 
 _MOST_RUNS = 16  # per device in a batch on a CPU, where more gain nothing
 _MOST_RUNS_TOGETHER = 256  # the same on other devices, which train all runs together
@@ -21,6 +21,12 @@ COPIES = 4
 """About how many copies of a run are in memory. Of its parameters: on the host, on the device, and
 two in the state of Adam, which is the largest. Of its history: on the device, on the host, in its
 row, and in the file of the batch."""
+
+_WHOLE_SECONDS = 5.0  # that a batch may take without a pause
+_PAUSE_SECONDS = 2.0  # from one pause to the next in longer ones
+
+Points = Mapping[str, unfinished.Point]
+"""Where runs stand, by their keys."""
 
 Runs = Mapping[str, Any]
 """What tells runs apart, of any type, by the key of the run."""
@@ -60,11 +66,20 @@ class Plan(NamedTuple):
 class Trainer(NamedTuple):
     """Trains the runs of a group."""
 
-    train: Callable[[Runs], list[dict[str, Any]]]
-    """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`."""
+    train: Callable[[Runs, Points, Callable[[Callable[[], Points]], None]], list[dict[str, Any]]]
+    """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`.
+
+    Its arguments are the runs; where they stand, empty if they are new, or all at the same step;
+    and what to do about every two seconds, which may raise an exception to stop. That is called
+    with a function that returns where the runs stand, to go on from there.
+    """
     least: int
     """The size of a batch should be a multiple of this."""
     most: int
+    origin: str
+    """What computes, see `Unfinished.load`."""
+    like: Mapping[str, Any]
+    """The shapes and dtypes of `Point.arrays`."""
 
 
 def trainer(plan: Plan, runs: int) -> Trainer:
@@ -80,7 +95,8 @@ def trainer(plan: Plan, runs: int) -> Trainer:
     with plan.context():  # all runs share one copy of the data on each device
         train_set, test_set = jax.device_put((plan.train_set, plan.test_set), whole)
     slots = _slots(plan)
-    if devices[0].platform == "cpu":
+    one_by_one = devices[0].platform == "cpu"
+    if one_by_one:
         least = len(devices)
     else:  # runs are trained together, and fewer take as long
         slots = min(slots, -(-runs // len(devices)))
@@ -92,52 +108,136 @@ def trainer(plan: Plan, runs: int) -> Trainer:
         "versions": ", ".join(" ".join(pair) for pair in environment["versions"].items()),
     }
     shapes = jax.tree.leaves(plan.shapes)
+    examples = tasks.examples(plan.train_set)
+    settings = {
+        "task": plan.task,
+        "optimizer": plan.optimizer,
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "steps": plan.steps,
+    }
+    of_epoch = len(
+        training.batch_sizes(
+            examples, min(plan.batch_size, examples), plan.steps, full=not plan.task.padded
+        )
+    )
+    pace = _Pace(training.span_steps(of_epoch), plan.epochs * of_epoch)
 
-    def train(batch: Runs) -> list[dict[str, Any]]:
+    with plan.context():
+        one_run = training.run_shapes(plan.shapes, plan.train_set, plan.test_set, **settings)
+
+    def train(
+        batch: Runs, points: Points, pause: Callable[[Callable[[], Points]], None]
+    ) -> list[dict[str, Any]]:
         started = time.perf_counter()
         # Runs are assigned to devices in turn; those of one device are adjacent.
         places = [slots * (i % len(devices)) + i // len(devices) for i in range(len(batch))]
         counts = np.array([len(places[device :: len(devices)]) for device in range(len(devices))])
+        turns = max(counts) if one_by_one else 1
         with plan.context():
-            params = jax.tree.map(
-                lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), plan.shapes
+            progress = jax.tree.map(
+                lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), one_run
             )
+            stacks = _named(progress)
             rates = np.ones(slots * len(devices), jnp.promote_types(shapes[0].dtype, np.float32))
             keys = np.zeros((slots * len(devices), 2), np.uint32)
-            for place, one in zip(places, batch.values(), strict=True):
+            for place, (name, one) in zip(places, batch.items(), strict=True):
                 start = plan.start(one)
-                for stack, leaf in zip(
-                    jax.tree.leaves(params), jax.tree.leaves(start.params), strict=True
-                ):
+                drawn = jax.tree.leaves(start.params)
+                for stack, leaf in zip(jax.tree.leaves(progress.state.params), drawn, strict=True):
                     stack[place] = leaf
+                for path, leaf in points[name].arrays.items() if points else ():
+                    stacks[path][place] = leaf
                 rates[place] = start.learning_rate
                 keys[place] = jax.random.key_data(start.key)
-            history = training.train_runs(
-                *jax.device_put((counts.astype(np.int32), params, rates), sharded),
+            done = next(iter(points.values())).steps if points else 0
+            arguments = [
+                *jax.device_put((counts.astype(np.int32), rates), sharded),
                 jax.device_put(
                     jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32"), sharded
                 ),
-                train_set,
-                test_set,
-                task=plan.task,
-                optimizer=plan.optimizer,
-                epochs=plan.epochs,
-                batch_size=plan.batch_size,
-                steps=plan.steps,
-                mesh=mesh,
-            )
-            history = jax.device_get(history)
-        when = {
-            "seconds": (time.perf_counter() - started) / len(batch),
-            "finished": datetime.datetime.now(datetime.UTC),
-        }
+                *(train_set, test_set),
+            ]
+            # Not shared with NumPy, since training donates it.
+            progress = jax.device_put(progress, sharded, may_alias=False)
+
+            def seconds() -> dict[str, float]:
+                mine = (time.perf_counter() - started) / len(batch)
+                return {key: points[key].seconds + mine if points else mine for key in batch}
+
+            def stand() -> Points:
+                arrays, took = _named(jax.device_get(progress)), seconds()
+                return {
+                    key: unfinished.Point(
+                        done, took[key], {name: arrays[name][place] for name in arrays}
+                    )
+                    for place, key in zip(places, batch, strict=True)
+                }
+
+            while done < pace.total:
+                last = pace.next(done, turns)
+                with pace.measured((last - done) * turns):
+                    progress = jax.block_until_ready(
+                        training.train_runs(
+                            *(arguments[0], progress, *arguments[1:], done, last),
+                            **settings,
+                            mesh=mesh,
+                        )
+                    )
+                done = last
+                if done < pace.total:
+                    pause(stand)
+            history = jax.device_get(progress.history)
+        took, finished = seconds(), datetime.datetime.now(datetime.UTC)
         rows = []
         for place, (key, one) in zip(places, batch.items(), strict=True):
             mine = jax.tree.map(operator.itemgetter(place), history)
+            when = {"seconds": took[key], "finished": finished}
             rows.append({"key": key, **plan.columns(one), **_outcome(mine, plan), **common, **when})
         return rows
 
-    return Trainer(train, least, slots * len(devices))
+    origin = f"{common['device']}, {common['versions']}"
+    return Trainer(train, least, slots * len(devices), origin, _named(one_run))
+
+
+class _Pace:
+    """How many steps to train without a pause."""
+
+    def __init__(self, span: int, total: int):
+        self.total = total
+        self._span = span  # all numbers of steps are multiples of this
+        self._calls = 0
+        self._seconds = None  # that a step of a run takes
+
+    def next(self, done: int, turns: int) -> int:
+        """The steps that should be done at the next pause.
+
+        Args:
+          done: those that are done.
+          turns: how many runs a device trains one after another.
+        """
+        if self._seconds is None:
+            return min(self.total, done + self._span)
+        step = self._seconds * turns
+        if step * (self.total - done) <= _WHOLE_SECONDS:
+            return self.total
+        spans = max(1, round(_PAUSE_SECONDS / step / self._span))
+        return min(self.total, done + spans * self._span)
+
+    @contextlib.contextmanager
+    def measured(self, steps: int) -> Iterator[None]:
+        """The context for so many steps, counted over all turns."""
+        started = time.perf_counter()
+        yield
+        self._calls += 1
+        if self._calls > 1:  # the first one includes compilation
+            self._seconds = (time.perf_counter() - started) / steps
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def _slots(plan: Plan) -> int:

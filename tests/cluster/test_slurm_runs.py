@@ -10,8 +10,8 @@ import pytest
 from tests.cluster.conftest import PROJECT
 from tests.cluster.private_slurm import free_ports, output, until
 
-FLAGS = ("--init=he_normal", "--hidden=32", "--epochs=40", "--mesh=data:2")
-CHECKPOINTS = ("--checkpoint_every=100",)
+FLAGS = ("--init=he_normal", "--hidden=32", "--epochs=3", "--batch_size=4", "--mesh=data:2")
+CHECKPOINTS = ("--checkpoint_every=50",)
 RESULTS = ("params.safetensors", "steps.jsonl")
 
 

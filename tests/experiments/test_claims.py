@@ -215,6 +215,18 @@ def test_a_claim_whose_confirmation_was_lost_is_held(host, monkeypatch):
     assert one.claim(["a", "b"], 2, nothing) == ["a", "b"]
 
 
+def test_owner_files_that_killed_processes_left_are_removed_after_a_day(host, tmp_path):
+    one, other = host("one"), host("other")
+    one.claim(["a", "b"], 2, nothing)
+    now = (tmp_path / one._name).stat().st_mtime
+    other.tidy({"a"}, now + 23 * 3600)
+    assert names(tmp_path) == ["b.0"] and (tmp_path / one._name).exists()
+    other.tidy({"a"}, now + 25 * 3600)
+    assert not (tmp_path / one._name).exists()
+    one.beat()  # it was not killed after all
+    assert other.claim(["b"], 1, nothing) == []
+
+
 def test_a_directory_that_someone_removes_is_made_again(host, tmp_path):
     one = host()
     os.unlink(tmp_path / one._name)
@@ -368,5 +380,5 @@ def test_whoever_is_killed_at_any_moment_no_run_is_trained_by_two_living_process
     for numbers in trained.values():
         assert set(numbers[:-1]) <= killed
     with Claims(tmp_path / "claims") as mine:
-        mine.tidy(trained)
+        mine.tidy(trained, now=0.0)
     assert names(tmp_path / "claims") == []

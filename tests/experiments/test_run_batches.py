@@ -64,7 +64,7 @@ def test_too_little_memory_is_reported_in_one_line(monkeypatch, error):
     with pytest.raises(
         ValueError, match=r"^a network with hidden layers 16-8 and --batch_size=32 needs"
     ):
-        trainer.train({"a": config})
+        trainer.train({"a": config}, {}, lambda stand: None)
     error = jax.errors.JaxRuntimeError("INTERNAL: something else")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        trainer.train({"a": config})
+        trainer.train({"a": config}, {}, lambda stand: None)

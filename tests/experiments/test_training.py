@@ -1,6 +1,7 @@
 """Training: every example counts once, and one program serves all initializers."""
 
 import collections
+import itertools
 import math
 import time
 
@@ -220,25 +221,31 @@ def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monk
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(draw, specs))
     keys = jax.random.split(jax.random.key(1), 3)
     mesh = jax.make_mesh((1,), ("runs",))
-    batch = (jnp.array([count], jnp.int32), params, jnp.array(rates), keys)
-    batch = jax.device_put(batch, jax.NamedSharding(mesh, jax.P("runs")))
+    batch = (jnp.array([count], jnp.int32), jnp.array(rates), keys)
+    counts, *batch = jax.device_put(batch, jax.NamedSharding(mesh, jax.P("runs")))
     sets = jax.device_put(digits, jax.NamedSharding(mesh, jax.P()))
+    settings = {"task": TASK, "optimizer": "adam", "epochs": 2, "batch_size": 128}
+    one = training.run_shapes(draw("zeros"), *sets, **settings)
 
-    def train():
+    def train(*ends):
         training.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
-        return training.train_runs(
-            *batch,
-            *sets,
-            task=TASK,
-            optimizer="adam",
-            epochs=2,
-            batch_size=128,
-            mesh=mesh,
-        )
+        stand = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape), leaf.dtype), one)
+        stand = stand._replace(state=stand.state._replace(params=jax.tree.map(jnp.copy, params)))
+        stand = jax.device_put(stand, jax.NamedSharding(mesh, jax.P("runs")))
+        for first, last in itertools.pairwise((0, *ends)):
+            stand = training.train_runs(
+                *(counts, stand, *batch, *sets, first, last), **settings, mesh=mesh
+            )
+        return stand.history
 
-    one_by_one = train()
+    one_by_one = train(16)  # two epochs of eight steps
+    for whole, parts in zip(
+        jax.tree.leaves(one_by_one), jax.tree.leaves(train(1, 5, 8, 13, 16)), strict=True
+    ):
+        np.testing.assert_array_equal(whole, parts)
     monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
-    together = train()
+    monkeypatch.setattr(training, "_SPAN_STEPS", 2)
+    together = train(6, 16)
     monkeypatch.undo()
     training.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
     for name, (loss, correct), (loss_together, correct_together) in zip(
@@ -251,6 +258,13 @@ def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monk
     losses = np.asarray(together.batches.loss.sum(axis=(1, 2)))
     assert losses[1] < 0.8 * losses[0]
     assert not one_by_one.batches.loss[count:].any() and together.batches.loss[count:].all()
+
+
+@pytest.mark.parametrize(("steps", "span"), [(469, 67), (300, 30), (938, 67), (7, 7), (10007, 1)])
+def test_runs_that_are_trained_together_are_paused_after_a_span(steps, span, monkeypatch):
+    assert training.span_steps(steps) == 1
+    monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
+    assert training.span_steps(steps) == span
 
 
 def test_one_compiled_program_serves_every_initializer(digits):

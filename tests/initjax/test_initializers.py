@@ -1,6 +1,7 @@
 """Properties of every initializer, tested on one table of them all."""
 
 import functools
+import os
 import pickle
 import subprocess
 import sys
@@ -197,9 +198,12 @@ def test_blocks_need_no_temporaries(dtype, key, cpu):
     """JAX's own draws need 12 extra bytes for every number of 4 bytes."""
     size = 2**26
     temporary = {}
+    # Memory is measured as a user's compiler uses it, which fuses more than that of other tests.
+    fused = "xla_cpu_use_fusion_emitters"
+    options: Any = {fused: True} if fused in os.environ["XLA_FLAGS"] else None
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
         jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,), dtype))
-        memory = jitted.lower(key).compile().memory_analysis()
+        memory = jitted.lower(key).compile(compiler_options=options).memory_analysis()
         assert memory is not None
         temporary[initializer] = memory.temp_size_in_bytes / size
     # XLA can't copy some dtypes, so those arrays exist twice.
@@ -455,7 +459,7 @@ def outcome(initializer, shape, dtype):
 
 
 @hypothesis.given(st.sampled_from(ALL), shapes, kinds)
-@hypothesis.settings(max_examples=5 * hypothesis.settings().max_examples)
+@hypothesis.settings(max_examples=2 * hypothesis.settings().max_examples)
 def test_every_shape_and_dtype_is_drawn_or_refused_with_a_reason(spec, shape, dtype):
     ours = outcome(initjax.parse(spec), shape, dtype)
     if isinstance(ours, Exception):
@@ -486,7 +490,6 @@ some_axes = st.integers(-3, 2) | st.lists(st.integers(-3, 2), max_size=3).map(tu
     some_axes,
     some_axes,
 )
-@hypothesis.settings(max_examples=3 * hypothesis.settings().max_examples)
 def test_all_axes_count_as_in_jax(shape, mode, in_axis, out_axis, batch_axis):
     arguments = (1.0, mode, "uniform", in_axis, out_axis, batch_axis)
     ours = outcome(initjax.variance_scaling(*arguments), shape, "float32")

@@ -585,7 +585,7 @@ import initjax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 key, rules = jax.random.key(0), {"*bias": initjax.zeros, "*": initjax.he_normal()}
-size = 2**12
+size = 2**11
 shapes = {"kernel": (size, size), "bias": (size,)}
 def tree(make):
     return {name: make(name, shape) for name, shape in shapes.items()}

@@ -51,7 +51,7 @@ def started(*flags, cwd, number=2, devices=1, missing=(), own=None):
     finally:
         for job in jobs:
             job.kill()
-            job.wait()
+            job.communicate()  # closes its pipes
 
 
 def ended(jobs):
@@ -122,6 +122,35 @@ def test_a_job_resumes_from_its_checkpoint(folder, tmp_path):
             assert [code for code, *_ in found] == [0, 0], found
     for name in ("params.safetensors", "steps.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+@pytest.mark.slow  # several processes
+def test_parameters_of_a_file_are_divided(alone, folder, tmp_path):
+    flags = [*SMALL, f"--data_dir={folder}", f"--params={alone}/params.safetensors"]
+    with started(*flags, "--workdir=run", "--mesh=model:2", cwd=tmp_path) as jobs:
+        assert [code for code, *_ in ended(jobs)] == [0, 0]
+    before = files.read_lines(tmp_path / "run/metrics.jsonl")[0]
+    after = files.read_lines(alone / "metrics.jsonl")[-1]
+    assert before["val_loss"] == pytest.approx(after["val_loss"], rel=1e-5)
+
+
+@pytest.mark.slow  # several processes
+def test_a_signal_to_one_process_stops_all_at_the_same_step(folder, tmp_path):
+    flags = ["--hidden=32,20", f"--data_dir={folder}", "--epochs=100000", "--workdir=run"]
+    with started(*flags, "--resume", cwd=tmp_path) as jobs:
+        assert jobs[0].stdout
+        next(line for line in jobs[0].stdout if line.startswith("Epoch      3/"))
+        jobs[1].send_signal(signal.SIGTERM)
+        (code, output, errors), (other_code, *_) = ended(jobs)
+        assert (code, other_code) == (75, 75), errors
+        assert "interrupted; " in output and "--resume" in output.splitlines()[-1]
+    with started(*flags, "--resume", cwd=tmp_path) as jobs:
+        assert jobs[0].stdout
+        line = next(line for line in jobs[0].stdout if line.startswith("resume"))
+        assert "from step" in line
+        for job in jobs:
+            job.send_signal(signal.SIGINT)
+        assert [code for code, *_ in ended(jobs)] == [130, 130]
 
 
 @pytest.mark.slow  # waits until the others notice

@@ -1,6 +1,7 @@
 """`python -m experiments.mnist --resume`: a run killed at any moment ends with the same bits."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from experiments import mnist
@@ -30,12 +32,16 @@ from experiments.common.config import Config, UsageError
 COMMAND = [sys.executable, "-m", "experiments.mnist"]
 
 
+def _draw(name, directory, *_):
+    files.write(directory / name, b"")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _without_pictures():
     """Half the time of such a small run."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(learning_curve, "draw", lambda *_: None)
-        patched.setattr(layer_curves, "draw", lambda *_: None)
+        for module, name in ((learning_curve, "learning_curve.png"), (layer_curves, "audits.png")):
+            patched.setattr(module, "draw", functools.partial(_draw, name))
         yield
 
 
@@ -69,7 +75,8 @@ def finished(config, tmp_path_factory):
 
 def same(directory, expected):
     """Asserts that two runs ended with the same bits."""
-    for name in ("params.safetensors", "steps.jsonl", "audits.jsonl"):
+    assert {*os.listdir(directory)} >= {name for name in os.listdir(expected) if name[0] != "e"}
+    for name in {"params.safetensors", "steps.jsonl", "audits.jsonl"} & {*os.listdir(expected)}:
         assert (directory / name).read_bytes() == (expected / name).read_bytes(), name
     lines = [files.read_lines(path / "metrics.jsonl") for path in (directory, expected)]
     for one, other in zip(*lines, strict=True):
@@ -205,7 +212,8 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_previous_one_is_used(
     place = begin(directory, config)
     assert place.path == previous and place.steps == 6 and place.point and place.point.epoch == 2
     assert place.lines["steps.jsonl"].count(b"\n") == 4 == place.lines["audits.jsonl"].count(b"\n")
-    warning, resumed = " ".join(resuming.lines(place, directory)).split("resume ")
+    record = json.loads((directory / "config.json").read_text())
+    warning, resumed = " ".join(resuming.lines(place, directory, record, record)).split("resume ")
     assert f"checkpoint {last.name} can't be used: " in warning and why in " ".join(warning.split())
     assert "from the previous good one, of step 6 of 8, saved " in " ".join(resumed.split())
     flip(previous)
@@ -221,9 +229,14 @@ def test_a_damaged_checkpoint_costs_only_time(finished, config, undisturbed, tmp
     last, previous = checkpoints.names(directory / "checkpoints")
     flip(last)
     (directory / "mine").write_text("a note")
+    record = json.loads((directory / "config.json").read_text())
+    record["versions"]["jax"] = "0.9"
+    (directory / "config.json").write_text(json.dumps(record))
     train(config, directory, sys.stdout)
     same(directory, undisturbed)
-    assert "\nwarning checkpoint 000000008-" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "\nwarning checkpoint 000000008-" in output
+    assert "\nnote    other versions than at the start of this run: its numbers may" in output
     after = checkpoints.names(directory / "checkpoints")
     assert last not in after and previous in after and len(after) == 2
     assert (directory / "mine").exists()
@@ -330,6 +343,56 @@ def test_a_stopped_program_exits_with_75_and_the_same_command_goes_on(folder, tm
         seen.clear()
     steps = int(checkpoints.names(tmp_path / "run/checkpoints")[0].name[:9])
     assert 0 < steps < 30000 and "--workdir=run --checkpoint_every=1000 --resume\n" in output
+
+
+# Trains on four devices, stops after an epoch, and goes on, on the same mesh and on another.
+_ON_MESHES = """
+import os, signal, sys
+from experiments import mnist
+from experiments.common import console, meshes, run_directory
+from experiments.common.config import Config
+
+save = run_directory.save_params
+
+def stop(path, params, metadata):
+    save(path, params, metadata)
+    if metadata["epoch"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def train(workdir, mesh, **options):
+    config = Config(epochs=2, batch_size=250, hidden=(8,), data_dir=sys.argv[1])
+    mnist.run(config, workdir, sys.stdout, mesh=meshes.parse(mesh), **options)
+
+train("undisturbed", "data:2,model:2")
+for mesh in ("data:2,model:2", "data:4"):
+    run_directory.save_params = stop
+    try:
+        train(mesh, "data:2,model:2", resume=True)
+    except console.Preempted:
+        run_directory.save_params = save
+        train(mesh, mesh, resume=True)
+"""
+
+
+@pytest.mark.slow  # five runs on meshes, each of which is compiled
+def test_a_run_on_a_mesh_is_resumed_on_this_and_on_other_meshes(folder, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", _ON_MESHES, folder],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("resume  from step 4 of 8, saved ") == 2
+    assert result.stdout.count("note    other mesh than at the start of this run: its ") == 1
+    same(tmp_path / "data:2,model:2", tmp_path / "undisturbed")
+    one, other = (
+        dict(
+            run_directory.flatten(run_directory.load_params(tmp_path / name / "params.safetensors"))
+        )
+        for name in ("undisturbed", "data:4")
+    )
+    for name in one:
+        np.testing.assert_allclose(other[name], one[name], atol=1e-6)
 
 
 @pytest.mark.slow  # three minutes: thirty processes that are killed

@@ -331,7 +331,7 @@ def test_ctrl_c_keeps_all_trained_runs(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "finishing the current runs" in output
+    assert "saving the current runs" in output
     kept = len(outcome(tmp_path / "runs/sweep"))
     assert f"kept    {kept} runs in runs/sweep" in output and 0 < kept < 2000
 

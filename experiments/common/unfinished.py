@@ -1,0 +1,157 @@
+"""The runs of a directory that are in work: where they stand, to go on to the bit.
+
+    .unfinished/KEY.safetensors   the state and the history of a run, after some of its steps
+
+A file is complete or absent, is checked when it is read, and is removed when its run is finished.
+So there are only files of runs that a process is training, or was training when it was stopped.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Collection, Iterable, Mapping
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from experiments.common import files
+
+FORMAT = "initjax unfinished run 1"
+"""Changes with what a file holds."""
+
+_WRITERS = 16  # threads, since a file server takes a while for each of many files
+_ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
+
+
+class Unusable(ValueError):
+    """A file can't be used; the message says why."""
+
+
+class Point(NamedTuple):
+    """Where a run stands."""
+
+    steps: int
+    """How many are done, over all epochs."""
+    seconds: float
+    """How long they took."""
+    arrays: Mapping[str, np.ndarray]
+    """What training needs to go on, by name."""
+
+
+class Unfinished:
+    """The runs in work of a directory."""
+
+    def __init__(self, directory: str | pathlib.Path):
+        self._folder = pathlib.Path(directory) / ".unfinished"
+
+    def keys(self) -> set[str]:
+        """Those of all runs that have a file, which may be of any process."""
+        return {path.stem for path in self._folder.glob("[!.]*.safetensors")}
+
+    def save(self, points: Mapping[str, Point], origin: str) -> None:
+        """Writes where runs stand.
+
+        Args:
+          points: by the keys of the runs.
+          origin: of the numbers, see `load`.
+        """
+        self._folder.mkdir(exist_ok=True)
+
+        def write(key: str) -> None:
+            files.write(self.path(key), _encoded(key, points[key], origin))
+
+        with futures.ThreadPoolExecutor(_WRITERS) as pool:
+            list(pool.map(write, points))
+
+    def load(self, key: str, origin: str, like: Mapping[str, Any]) -> Point:
+        """Where a run stands.
+
+        Args:
+          key: of the run, which has a file.
+          origin: the device and the versions that are to go on. Those that are written have to be
+            the same, since a mixture could not be trained again.
+          like: what has the shapes and dtypes of the arrays.
+
+        Raises:
+          Unusable: the file is damaged, or of something else.
+        """
+        try:
+            about, tensors = _decoded(self.path(key).read_bytes())
+            if about["format"] != FORMAT:
+                raise Unusable(f"its format is {about['format']}, not {FORMAT}")
+            if about["digest"] != _digest(about, tensors):
+                raise Unusable("it is damaged")
+            for name, expected in (("key", key), ("origin", origin)):
+                if about[name] != expected:
+                    raise Unusable(f"it is of {about[name]}, not of {expected}")
+            if json.loads(about["arrays"]) != _kinds(like):
+                raise Unusable("it is of another network")
+        except OSError as error:
+            raise Unusable(f"it can't be read ({error.strerror})") from None
+        except (safetensors.SafetensorError, UnicodeDecodeError, KeyError):
+            raise Unusable("it is damaged") from None
+        arrays = {
+            # safetensors.numpy reads no bfloat16.
+            name: np.frombuffer(tensors[name], one.dtype).reshape(one.shape)
+            for name, one in like.items()
+        }
+        return Point(int(about["steps"]), float(about["seconds"]), arrays)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Removes the files of finished runs, and the folder if it is empty then."""
+        if not self._folder.exists():
+            return
+        for key in keys:
+            with contextlib.suppress(OSError):
+                self.path(key).unlink()
+        files.remove_empty([self._folder])
+
+    def clean(self, finished: Collection[str]) -> None:
+        """Removes what killed processes have left over."""
+        for temporary in self._folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):  # another process may have removed it
+                if time.time() - temporary.stat().st_mtime > _ABANDONED:
+                    temporary.unlink()
+        self.remove(self.keys().intersection(finished))
+
+    def path(self, key: str) -> pathlib.Path:
+        """The file of a run."""
+        return self._folder / f"{key}.safetensors"
+
+
+def _encoded(key: str, point: Point, origin: str) -> bytes:
+    arrays = {name: np.asarray(array, order="C") for name, array in point.arrays.items()}
+    about = {
+        "format": FORMAT,
+        "key": key,
+        "origin": origin,
+        "steps": str(point.steps),
+        "seconds": repr(point.seconds),
+        "arrays": json.dumps(_kinds(arrays)),
+    }
+    about["digest"] = _digest(about, {name: arrays[name].tobytes() for name in arrays})
+    return safetensors.numpy.save(arrays, metadata=about)
+
+
+def _decoded(content: bytes) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The metadata of a file, and the bytes of its arrays."""
+    tensors = {name: tensor["data"] for name, tensor in safetensors.deserialize(content)}
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size])["__metadata__"], tensors
+
+
+def _digest(about: Mapping[str, str], tensors: Mapping[str, bytes]) -> str:
+    said = {name: about[name] for name in about if name != "digest"}
+    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(tensors):
+        found.update(tensors[name])
+    return found.hexdigest()
+
+
+def _kinds(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
