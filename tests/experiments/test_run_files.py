@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import multiprocessing
+import os
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from experiments.common import compaction, grouping, run_files, step_columns, sweep_directory
+from experiments.common import files as shared_files
 from experiments.common.config import UsageError
 
 
@@ -198,6 +200,17 @@ def test_compaction_keeps_every_run_and_lays_settings_together(tmp_path, monkeyp
             assert seeds == sorted(seeds)
     again = compaction.compact(tmp_path)
     assert again.before == again.after and sorted(files(tmp_path)) == sorted(after)
+
+
+def test_what_a_killed_compaction_left_is_removed_a_day_later(tmp_path):
+    fill(tmp_path)
+    old, new = tmp_path / ".compaction-old", tmp_path / ".compaction-new"
+    for path in (old, new):
+        path.mkdir()
+        (path / "0").touch()
+    os.utime(old, (0, time.time() - 2 * shared_files.ABANDONED))
+    compaction.compact(tmp_path)
+    assert not old.exists() and (new / "0").exists()
 
 
 def test_compaction_leaves_what_is_added_meanwhile(tmp_path):
