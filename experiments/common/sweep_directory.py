@@ -185,8 +185,8 @@ def scan(
       wanted: the keys of the runs to read; None means all.
 
     Returns:
-      The runs as `read` returns them, with a column more; and a function that takes some of these
-      rows and returns them with the columns of steps, in that order.
+      The runs in the order of `read`, without their keys, with a column that says where they are;
+      and a function that takes some of these rows and returns them with the columns of steps.
 
     Raises:
       UsageError: as `read`; or the files that are not compacted are too large.
@@ -198,7 +198,7 @@ def scan(
     steps = step_columns.StepColumns(directory, found)
     table = pa.concat_tables(found.values())
     table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
-    return table.take(_order(table, wanted)), steps.complete
+    return table.drop_columns(["key"]).take(_order(table, wanted)), steps.complete
 
 
 def _no_runs(directory: pathlib.Path) -> UsageError:

@@ -248,10 +248,12 @@ def grids(
         if len(set(hidden)) == 1:
             fields = row | {"width": hidden[0]}
             found.setdefault(str(fields), (fields, []))[1].append(places)
-    parts = [
-        (fields, table.take(np.sort(np.concatenate(places)))) for fields, places in found.values()
-    ]
-    return [Grid(fields, _cells(part, complete), part) for fields, part in parts]
+    made = []
+    for fields, places in found.values():
+        mine = np.sort(np.concatenate(places))
+        part = table if len(mine) == len(table) else table.take(mine)  # a copy takes memory
+        made.append(Grid(fields, _cells(part, complete), part))
+    return made
 
 
 def _ended(table: pa.Table, complete: Callable[[pa.Table], pa.Table]) -> pa.Table:

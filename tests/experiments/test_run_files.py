@@ -237,7 +237,7 @@ def test_the_columns_of_steps_are_read_for_the_rows_that_need_them(tmp_path, mon
     fill(tmp_path)
     compaction.compact(tmp_path)
     run_files.write(tmp_path, table(row(50), row(51)))  # not compacted
-    whole = sweep_directory.read(tmp_path)
+    whole = sweep_directory.read(tmp_path).drop_columns(["key"])
     rows, complete = sweep_directory.scan(tmp_path)
     assert "step_loss" not in rows.column_names
     for places in ([3, 25, 1, 24, 17], list(range(26))):
