@@ -188,7 +188,7 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
     )
 
     wanted = {config.identity(dataset.digest) for config in configs}
-    grids = trainability.grids(sweep_directory.read(workdir, wanted))
+    grids = trainability.grids(*sweep_directory.scan(workdir, wanted))
     directory = pathlib.Path(workdir)
     cells = [row for one in grids for row in depth_results.cell_rows(one, one.cells)]
     files.write(directory / "cells.csv", tables.to_csv(cells))

@@ -172,7 +172,8 @@ def run(
             record |= {"mesh": placement and placement.sizes._asdict()}
             notes = resuming.lines(began, directory, before or record, record) if resume else []
             record = (before or record) | {name: record[name] for name in ("config", "command")}
-            (directory / "summary.json").unlink(missing_ok=True)  # as long as it isn't finished
+            for old in ("summary.json", run_directory.PICTURE, run_directory.AUDITS_PICTURE):
+                (directory / old).unlink(missing_ok=True)  # until it is finished
             files.write_json(directory / "config.json", record | {"flags": flags_kept})
         except KeyboardInterrupt:
             console.say_instead(stream, "interrupted; nothing was written")

@@ -166,7 +166,7 @@ def analyze(configs: list[Config], dataset: data.Dataset, workdir: str) -> list[
     )
 
     wanted = {config.identity(dataset.digest) for config in configs}
-    family = best_rates.family(sweep_directory.read(workdir, wanted))
+    family = best_rates.family(*sweep_directory.scan(workdir, wanted))
     directory = pathlib.Path(workdir)
     table = tables.to_csv(transfer_verdicts.table(family))
     files.write(directory / "best_rates.csv", table)

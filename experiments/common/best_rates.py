@@ -13,12 +13,13 @@ Student's t interval over seeds holds for both; a bootstrap of few seeds would b
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from experiments.common import description, statistics
+from experiments.common import comparison, description, grouping, statistics
 from experiments.common.config import SCHEMES
 
 WINDOW = 100
@@ -144,30 +145,38 @@ class Family:
         return float(np.log(self.fields["classes"]))
 
 
-def family(runs: pa.Table) -> Family:
+def family(runs: pa.Table, complete: Callable[[pa.Table], pa.Table] = lambda rows: rows) -> Family:
     """A family of runs.
 
     Args:
       runs: the rows of all schemes, sizes, rates and seeds, see `sweep_directory.read`. They may
         differ in nothing else.
+      complete: adds the columns of steps to some of the rows, if they lack them.
     """
-    rows = runs.to_pylist()
+    settings = grouping.places(grouping.groups(runs, ["scheme", "hidden", "learning_rate"]))
+    rows = runs.take([places[0] for places in settings]).to_pylist()
     shapes = [(row["hidden"][0], len(row["hidden"])) for row in rows]
     widths, depths = (sorted(set(column)) for column in zip(*shapes, strict=True))
     place = 1 if len(depths) > 1 else 0
+    numbers = runs["seed"].to_numpy()
     axes: list[list[Any]] = [
         sorted({row["scheme"] for row in rows}, key=SCHEMES.index),
         depths if place else widths,
         sorted({row["learning_rate"] for row in rows}),
-        sorted({row["seed"] for row in rows}),
+        np.unique(numbers).tolist(),
     ]
     guessing = np.log(rows[0]["classes"])
     train, test = np.full((2, *map(len, axes)), np.nan)
-    for row, shape in zip(rows, shapes, strict=True):
-        values = row["scheme"], shape[place], row["learning_rate"], row["seed"]
-        at = tuple(axis.index(value) for axis, value in zip(axes, values, strict=True))
-        train[at] = _bounded(np.mean(row["step_loss"][-WINDOW:]), guessing)
-        test[at] = _bounded(row["val_loss"][-1], guessing)
+    steps = 0
+    for row, shape, places in zip(rows, shapes, settings, strict=True):
+        values = row["scheme"], shape[place], row["learning_rate"]
+        at = tuple(axis.index(value) for axis, value in zip(axes, values, strict=False))
+        whole = complete(runs.take(places))
+        losses = comparison.lists(whole["step_loss"])
+        steps = max(steps, losses.shape[1])
+        seeds = np.searchsorted(axes[-1], numbers[places])
+        train[*at, seeds] = _bounded(losses[:, -WINDOW:].astype(float).mean(axis=1), guessing)
+        test[*at, seeds] = _bounded(comparison.lists(whole["val_loss"])[:, -1], guessing)
     schemes, sizes, rates, seeds = axes
     return Family(
         fields={name: rows[0][name] for name in (*_COMMON, "classes")},
@@ -178,9 +187,9 @@ def family(runs: pa.Table) -> Family:
             Curves(scheme, np.array(sizes), np.array(rates), train[number], test[number])
             for number, scheme in enumerate(schemes)
         ],
-        window=min(WINDOW, max(len(row["step_loss"]) for row in rows)),
+        window=min(WINDOW, steps),
     )
 
 
-def _bounded(loss: float, most: float) -> float:
-    return min(float(loss), most) if np.isfinite(loss) else most
+def _bounded(losses: np.ndarray, most: float) -> np.ndarray:
+    return np.where(np.isfinite(losses), np.minimum(losses, most), most)

@@ -98,7 +98,7 @@ def draw(run: pathlib.Path, title: str, subtitle: str) -> None:
     figure.legend(handles, labels, loc="upper right", ncols=4, frameon=False, fontsize=8.5)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    files.write(run / "audits.png", buffer.getvalue())
+    files.write(run / run_directory.AUDITS_PICTURE, buffer.getvalue())
 
 
 def _column(audit: dict[str, Any], field: str) -> list[float]:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.common import files
+from experiments.common import files, run_directory
 from experiments.common.progress import number
 
 # Okabe and Ito's colors, which color-blind readers can tell apart.
@@ -80,7 +80,7 @@ def draw(run: pathlib.Path, title: str, subtitle: str, chance_loss: float) -> No
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    files.write(run / "learning_curve.png", buffer.getvalue())
+    files.write(run / run_directory.PICTURE, buffer.getvalue())
 
 
 def _loss_axis(axes: Axes, losses: np.ndarray, chance_loss: float) -> None:

@@ -91,9 +91,9 @@ def placement(sizes: Sizes | None) -> "Placement | None":
             f" {'is' if jax.device_count() == 1 else 'are'} {jax.device_count()}"
             f" ({jax.default_backend()}){where}{advice}"
         )
-    # XLA divides what is computed inside a program ("Auto"). With explicit types, each product of
-    # two divided arrays has to say how its result is divided, which neither the layers of NNX nor a
-    # user's own do.
+    # XLA divides what is computed inside a program ("Auto"). With explicit types, each reshape and
+    # gather of a divided array has to name the sharding of its result, which neither the networks
+    # here, nor the losses of Optax, nor a user's own network do: a ShardingTypeError.
     auto = jax.sharding.AxisType.Auto
     return Placement(jax.make_mesh(sizes, Sizes._fields, (auto, auto)))
 

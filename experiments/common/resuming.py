@@ -125,12 +125,20 @@ def _text(name: str, value: Any) -> str:
 
 
 def finished(workdir: str, epochs: int) -> dict[str, Any] | None:
-    """The content of summary.json of a run that has finished so many epochs, else None."""
+    """The content of summary.json of a run that has finished so many epochs, else None.
+
+    A run is finished when its pictures are there, too: they are drawn last.
+    """
+    directory = pathlib.Path(workdir)
     try:
-        found = json.loads(pathlib.Path(workdir, "summary.json").read_text())
+        found = json.loads((directory / "summary.json").read_text())
     except (OSError, ValueError):
         return None
-    if found["status"] != "finished" or found["epochs"] < epochs:
+    pictures = [run_directory.PICTURE]
+    if (directory / run_directory.AUDITS).exists():
+        pictures.append(run_directory.AUDITS_PICTURE)
+    drawn = all((directory / name).exists() for name in pictures)
+    if not drawn or found["status"] != "finished" or found["epochs"] < epochs:
         return None
     return {name: math.nan if value is None else value for name, value in found.items()}
 

@@ -47,6 +47,9 @@ CHECKPOINTS = "checkpoints"
 
 _REMEDY = "name another --workdir"
 
+PICTURE, AUDITS_PICTURE = "learning_curve.png", "audits.png"
+"""What is drawn in the end."""
+
 METRICS, STEPS, AUDITS = "metrics.jsonl", "steps.jsonl", "audits.jsonl"
 """The files that grow, line by line."""
 
@@ -117,20 +120,21 @@ def created(workdir: str | None, name: str, resumable: bool = False) -> Iterator
     Raises:
       UsageError: as `create`.
     """
-    if resumable and workdir is not None and is_resumable(pathlib.Path(workdir)):
-        directory = files.prepare(pathlib.Path(workdir), _REMEDY)
-        for path in (*directory.glob(".*.tmp"), *(directory / CHECKPOINTS).glob(".*.tmp")):
-            files.remove(path)  # a process was killed while it wrote that
-        yield directory
-        return
+    resumed = resumable and workdir is not None and is_resumable(pathlib.Path(workdir))
     missing = files.absent(pathlib.Path(workdir or "runs"))
-    directory = create(workdir, name)
+    if resumed and workdir is not None:
+        directory = files.prepare(pathlib.Path(workdir), _REMEDY)
+    else:
+        directory = create(workdir, name)
     try:
         if resumable:
-            (directory / CHECKPOINTS).mkdir()
+            folder = directory / CHECKPOINTS
+            folder.mkdir(exist_ok=True)
+            for path in (*directory.glob(".*.tmp"), *folder.glob(".*.tmp")):
+                files.remove(path)  # a process was killed while it wrote that
         yield directory
     except BaseException:
-        started = resumable and (directory / "config.json").exists()
+        started = resumed or (resumable and (directory / "config.json").exists())
         if directory.is_dir() and not started and not has_results(directory):
             for path in directory.iterdir():
                 files.remove(path)

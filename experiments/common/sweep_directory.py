@@ -175,10 +175,16 @@ def read(
     return table.take(_order(table, wanted))
 
 
-def scan(directory: str | pathlib.Path) -> tuple[pa.Table, Callable[[pa.Table], pa.Table]]:
+def scan(
+    directory: str | pathlib.Path, wanted: Collection[str] | None = None
+) -> tuple[pa.Table, Callable[[pa.Table], pa.Table]]:
     """Reads the runs of a directory without the columns of steps, which it can read later.
 
     So a directory can be much larger than the memory, if it has been compacted.
+
+    Args:
+      directory: see `SweepDirectory`.
+      wanted: the keys of the runs to read; None means all.
 
     Returns:
       The runs as `read` returns them, with a column more; and a function that takes some of these
@@ -194,7 +200,7 @@ def scan(directory: str | pathlib.Path) -> tuple[pa.Table, Callable[[pa.Table], 
     steps = step_columns.StepColumns(directory, found)
     table = pa.concat_tables(found.values())
     table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
-    return table.take(_order(table)), steps.complete
+    return table.take(_order(table, wanted)), steps.complete
 
 
 def _no_runs(directory: pathlib.Path) -> UsageError:

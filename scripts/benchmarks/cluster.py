@@ -214,9 +214,10 @@ def limits() -> str:
         ["starting: requests for Python's files, if they are shared, take a minute",
          60 * _METADATA_RATE / _START_REQUESTS,
          "copy the environment, or a container, to each machine"],
-        ["metadata, runs of 0.02 s", devices(0.02), "longer batches"],
+        ["metadata, runs of 0.02 s", devices(0.02), "fewer devices: each run is claimed"],
         ["metadata, runs of 0.5 s", devices(0.5), "the same"],
-        ["metadata, runs of 5 s", devices(5), "longer batches"],
+        ["metadata, runs of 5 s", devices(5),
+         "longer batches, or a second directory on another server"],
         ["metadata, runs of 60 s", devices(60), "the same"],
         ["tasks of a Slurm array (MaxArraySize)", float(_ARRAY), "several arrays, --shard=i/n"],
         ["starting all tasks of a Slurm array takes a minute", 60 * _TASKS_PER_SECOND,
@@ -298,6 +299,7 @@ def main() -> None:
         f" {_TASKS_PER_SECOND:g} tasks a second, and restarts one after {_REQUEUE_SECONDS:g} s. A"
         " request is a system call that names a file; the caches of clients save some.\n\n"
         f"{costs()}\n\nWhat is exhausted first, each taken by itself:\n\n{limits()}\n\n"
+        "One machine reads the runs in the end. That is limited by its memory: see store.md.\n\n"
         "Eight real processes that store runs without training them, on this machine:\n\n"
         f"{_results.table(head, [check(2_000, 1), check(2_000, 25)])}"
     )

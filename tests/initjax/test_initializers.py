@@ -200,7 +200,7 @@ def test_blocks_need_no_temporaries(dtype, key, cpu):
     temporary = {}
     # Memory is measured as a user's compiler uses it, which fuses more than that of other tests.
     fused = "xla_cpu_use_fusion_emitters"
-    options = {fused: True} if fused in os.environ["XLA_FLAGS"] else None
+    options: Any = {fused: True} if fused in os.environ["XLA_FLAGS"] else None
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
         jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,), dtype))
         memory = jitted.lower(key).compile(compiler_options=options).memory_analysis()
