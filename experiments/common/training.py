@@ -593,15 +593,10 @@ def train_runs(
     span = span_steps(steps)
 
     def train_one(progress, learning_rate, key, first, last, train_set, test_set):
-        def test(tests, row, params):
-            return _with_row(tests, row, evaluate(params, test_set, task=task))
-
         step = _step(task, optimizer, learning_rate, train_set)
         (state, (sums, tests)), begins = progress, first == 0
         fresh = initial_state(optimizer, learning_rate, state.params)
         state = jax.tree.map(functools.partial(jnp.where, begins), _plain(fresh), state)
-        if not only_after:
-            tests = jax.lax.cond(begins, lambda: test(tests, 0, state.params), lambda: tests)
 
         def train_epoch(epoch, carry):
             state, sums, tests = carry
@@ -620,13 +615,16 @@ def train_runs(
                 start // span, end // span, train_span, (_typed(state, fresh), mine)
             )
             sums = _with_row(sums, epoch - 1, jax.tree.map(jnp.ravel, mine))
-            row = epoch - 1 if only_after else epoch
-            tests = jax.lax.cond(
-                end == steps, lambda: test(tests, row, state.params), lambda: tests
-            )
-            return _plain(state), sums, tests
 
-        epochs_of_span = first // steps + 1, (last + steps - 1) // steps + 1
+            def tested():
+                row = epoch - 1 if only_after else epoch
+                return _with_row(tests, row, evaluate(state.params, test_set, task=task))
+
+            return _plain(state), sums, jax.lax.cond(end == steps, tested, lambda: tests)
+
+        # Epoch 0 has no steps, only a test.
+        begin = first // steps + 1 if only_after else jnp.where(begins, 0, first // steps + 1)
+        epochs_of_span = begin, (last + steps - 1) // steps + 1
         state, sums, tests = jax.lax.fori_loop(*epochs_of_span, train_epoch, (state, sums, tests))
         return Progress(state, History(sums, tests))
 

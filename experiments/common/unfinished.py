@@ -59,10 +59,14 @@ class Unfinished:
           points: by the keys of the runs.
           origin: of the numbers, see `load`.
         """
-        self._folder.mkdir(exist_ok=True)
 
         def write(key: str) -> None:
-            files.write(self.path(key), _encoded(key, points[key], origin))
+            content = _encoded(key, points[key], origin)
+            while True:
+                self._folder.mkdir(exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                    files.write(self.path(key), content)
+                    return
 
         with futures.ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(write, points))

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from experiments import sweep
-from experiments.common import console, data, sweep_directory, trainers, unfinished
+from experiments.common import console, data, files, sweep_directory, trainers, unfinished
 from experiments.common.config import Config
 
 _INPUTS = [
@@ -113,6 +113,21 @@ def test_a_file_of_another_version_or_another_network_is_not_used(tmp_path):
             in_work.load("k", "cpu, jax 1", arrays)
     in_work.clean({"k"})
     assert not (tmp_path / ".unfinished").exists()
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    write, removed = files.write, []
+
+    def remove_first(path, content):
+        if not removed:
+            path.parent.rmdir()
+            removed.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", remove_first)
+    in_work = unfinished.Unfinished(tmp_path)
+    in_work.save({"k": unfinished.Point(4, 1.5, {})}, "cpu")
+    assert removed and in_work.load("k", "cpu", {}).steps == 4
 
 
 # A sweep of long runs: it pauses ten times a second, and saves what it has each time.
