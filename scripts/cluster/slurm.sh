@@ -29,6 +29,10 @@ retries=3
 
 say() { echo "slurm.sh: $*" >&2; }
 
+if [ ! -f experiments/sweep.py ]; then
+  say "submit from the project's directory, not from $PWD"
+  exit 2
+fi
 # The environment is that of sbatch, or else the project's own. Load your cluster's modules here.
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -f .venv/bin/activate ]; then
   # shellcheck disable=SC1091 # it isn't part of the repository

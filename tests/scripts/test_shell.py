@@ -17,9 +17,10 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 def bash(tmp_path):
     stub(tmp_path, "python", 'echo "$@"')
 
-    def run(script, *arguments, **environment):
+    def run(script, *arguments, cwd=SCRIPTS.parent, **environment):
         return subprocess.run(
             ["bash", SCRIPTS / script, *arguments],
+            cwd=cwd,
             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **environment},
             capture_output=True,
             text=True,
@@ -93,6 +94,12 @@ def test_a_job_without_one_of_the_programs_is_refused(bash, arguments):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_job_from_another_directory_is_refused(bash, tmp_path):
+    result = bash("cluster/slurm.sh", "sweep", cwd=tmp_path, **job())
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith(f"submit from the project's directory, not from {tmp_path}\n")
+
+
 def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
     stub(tmp_path, "srun", 'echo "$JAX_LOCAL_DEVICE_IDS: $@"')
     command = "python -u -m experiments.mnist --distributed=auto --resume --mesh=data:8"
@@ -134,6 +141,7 @@ def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, numbe
     stub(tmp_path, "scontrol", 'echo "scontrol $@"')
     shell: Any = subprocess.Popen(
         ["bash", SCRIPTS / "cluster/slurm.sh", "sweep"],
+        cwd=SCRIPTS.parent,
         env={**os.environ, **job(), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
