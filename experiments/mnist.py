@@ -18,7 +18,6 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -43,7 +42,7 @@ from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import models, starting, training
+    from experiments.common import models, starting
 
 COMMAND = "python -m experiments.mnist"
 
@@ -109,7 +108,7 @@ def run(
                 if data.needs_tfds(config.dataset, config.data_dir):
                     futures.wait([loading])
                 with console.uninterrupted():  # which would abort while C++ is loaded
-                    from experiments.common import starting, tasks, training
+                    from experiments.common import following, starting, tasks, training
 
                 starting.start_devices()
                 placement = meshes.placement(mesh)
@@ -164,9 +163,12 @@ def run(
                 save = functools.partial(resuming.saver, directory, began, checkpoint_every)
             if before:
                 processes.least(0)  # all have read what is changed from here on
+            finished: list[training.Epoch] = [*began.epochs]
             if placement and not processes.is_main():
-                audits = audit, audit_every
-                _follow(*(train, config, start, dataset, placement, *audits, save, [*began.epochs]))
+                inspected = audit_every is not None
+                audited = audit or inspected
+                following.follow(train, start, placement, audited, inspected, save, finished)
+                diagnosis.diagnose(config, dataset, start.params, finished)
                 return directory, {}
             record = _record(config, dataset, start.model, repeat)
             record |= {"mesh": placement and placement.sizes._asdict()}
@@ -180,7 +182,6 @@ def run(
             raise
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model, placement))
-        finished: list[training.Epoch] = [*began.epochs]
         interrupted: KeyboardInterrupt | None = None
         curves = inspect = pause = None
         host = placement.host if placement else _unchanged
@@ -259,40 +260,6 @@ def run(
 
 def _unchanged(arrays: Any) -> Any:
     return arrays
-
-
-def _follow(
-    train: "Callable[..., Iterator[training.Epoch]]",
-    config: Config,
-    start: "starting.Start",
-    dataset: data.Dataset,
-    placement: meshes.Placement,
-    audit: bool,
-    audit_every: int | None,
-    save: "Callable[..., Callable[[training.Point], None]] | None",
-    finished: "list[training.Epoch]",
-) -> None:
-    """Computes whatever process 0 does in `run` with the other processes, of which this is one."""
-
-    def inspect(step: int, packed: Any) -> None:
-        placement.host(packed)
-
-    def watch(*_: Any) -> None:
-        pass
-
-    live = processes.from_main("live", lambda: False)
-    with contextlib.ExitStack() as contexts:
-        pause = None
-        if save:
-            asked = contexts.enter_context(console.interrupt_later(None))
-            pause = save(finished, processes.first_asked(asked))
-        if audit or audit_every:
-            placement.host(start.packed)
-        watched = watch if live else None
-        for epoch in train(watch=watched, inspect=inspect if audit_every else None, pause=pause):
-            placement.host(epoch.params)
-            finished.append(epoch._replace(params=None))
-    diagnosis.diagnose(config, dataset, start.params, finished)
 
 
 def _audit(

@@ -8,6 +8,7 @@ the next time. See `experiments.common.run_files` for why nothing can be lost.
 
 import contextlib
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -16,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from experiments.common import grouping, run_files
+from experiments.common import files, grouping, run_files
 from experiments.common.config import UsageError
 
 _ORDER = ["init", "rules", *run_files.SETTING, "seed", "key"]
 _PLACE = "place"
+_SCRATCH = ".compaction-"
 _PART = 2**27  # bytes, uncompressed: what is sorted at once
 
 
@@ -62,7 +64,8 @@ def compact(directory: pathlib.Path, show: Callable[[int], None] = lambda done: 
     parts = max(1, round(sum(map(_uncompressed, places)) / _PART))
     ends = np.linspace(0, runs, parts + 1).astype(int)[1:]
     folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".compaction-", dir=directory) as temporary:
+    _tidy(directory)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory) as temporary:
         scratch = [pathlib.Path(temporary, str(part)) for part in range(parts)]
         read = _scatter(places, ends, scratch, show)
         written = [run_files.write(folder, _sorted(path))[0] for path in scratch]
@@ -73,6 +76,16 @@ def compact(directory: pathlib.Path, show: Callable[[int], None] = lambda done: 
             emptied.rmdir()
             emptied.parent.rmdir()
     return Compacted(runs, before, len(set(written)))
+
+
+def _tidy(directory: pathlib.Path) -> None:
+    """Removes what compactions left that were killed a day ago or earlier."""
+    now = files.now(directory)
+    left = [*directory.glob(f"{_SCRATCH}*"), *directory.glob(f"{run_files.COMPACTED}/.*.tmp")]
+    for path in left:
+        with contextlib.suppress(OSError):  # another process removes it
+            if now - path.stat().st_mtime > files.ABANDONED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _order(table: pa.Table) -> np.ndarray:

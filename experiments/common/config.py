@@ -263,7 +263,7 @@ class Config:
         """
         fields = {
             name: canonical(value) if name in INITIALIZERS else value
-            for name, value in dataclasses.asdict(self).items()
+            for name, value in vars(self).items()
             if name not in ("dataset", "data_dir") and (name, value) not in _UNNAMED
         }
         text = json.dumps({**fields, "data": digest}, sort_keys=True)

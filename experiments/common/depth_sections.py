@@ -83,7 +83,8 @@ def divided(
     kinds = [kinds[number] for number in numbers]
     deep = [kind is not None and len(depths[kind]) >= _FEWEST_DEPTHS for kind in kinds]
     found, used, whole = Depths([], [], 0), set(), set()
-    grids = trainability.grids(runs.filter(pa.array(deep)), complete)
+    some = runs if all(deep) else runs.filter(pa.array(deep))  # a copy takes memory
+    grids = trainability.grids(some, complete)
     for grid in grids:
         if len({cell.depth for cell in grid.cells}) < _FEWEST_DEPTHS:
             continue

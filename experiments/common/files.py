@@ -12,6 +12,9 @@ from typing import Any, BinaryIO
 from experiments.common.config import UsageError
 
 FORMAT_VERSION = 1
+ABANDONED = 24 * 3600.0
+"""Seconds after which a temporary file is left over, since writing takes moments."""
+
 _PROBE = 2**16  # bytes: more than a full disk may still have room for
 
 Record = dict[str, Any]

@@ -35,7 +35,8 @@ def fill(
       be dead, their runs are waited for.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C was pressed; all finished runs are in the directory.
+      KeyboardInterrupt: Ctrl-C was pressed, or a signal came; all finished runs are in the
+        directory, and where those in work stand.
     """
     groups, trained = list(groups), 0
     while True:
@@ -91,7 +92,7 @@ def _train(
 def _in_work_first(group: Mapping[str, Any], in_work: unfinished.Unfinished) -> list[str]:
     """The keys of a group, those of runs first that were begun before."""
     begun = in_work.keys()
-    return sorted(group, key=lambda key: key not in begun)
+    return sorted(group, key=lambda key: key not in begun) if begun else list(group)
 
 
 def _by_step(

@@ -48,7 +48,7 @@ def draw(path: pathlib.Path, grid: Grid) -> None:
             place = names.index((cell.init, cell.bias_init))
             color = _COLORS[place % len(_COLORS)]
             style = "-" if place < len(_COLORS) else "--"
-            curves = comparison.column(cell.runs, "step_acc")
+            curves = comparison.column(cell.complete(), "step_acc")
             window = min(_SMOOTH, curves.shape[1])
             smooth = np.lib.stride_tricks.sliding_window_view(curves, window, axis=1).mean(axis=2)
             at = np.arange(window, curves.shape[1] + 1)

@@ -175,7 +175,7 @@ class Placement:
 
         def whole(leaf: jax.Array) -> np.ndarray:
             if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
-                leaf = _copied(self)(leaf)
+                leaf = jax.block_until_ready(_copied(self)(leaf))
             return np.asarray(leaf) if jax.process_index() == 0 else np.empty(0, leaf.dtype)
 
         return jax.tree.map(whole, arrays)

@@ -3,44 +3,32 @@
 Each of them runs the same program on its own devices, and they compute in step: what all of them
 have to call says so. Process 0 alone prints and writes, and coordinates the others.
 
-A job ends as a whole. JAX notices by itself only after minutes that a process is gone, or aborts
-with a trace of C++, so every process reports to process 0 every few seconds. If one is silent, the
-others say which one is lost, and end with exit code 1.
+A job ends as a whole, also if one of the processes is lost; see `experiments.common.peers`.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import platform
 import re
-import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from experiments.common import console
+from experiments.common import console, peers
 from experiments.common.config import UsageError
 
 _Found = TypeVar("_Found")
 
 _START = 60  # seconds for all processes to come
-_BEAT = 1.0  # seconds between two reports
-_SILENT = 30.0  # seconds without a report, after which a process is lost: it may have to wait for
-# Python's lock, for a long import, or for a core of a busy machine
-_FAILED = 6.0  # the same, once a computation with the other processes has failed
 _MEET = 5  # seconds that a process with an error waits for the others to have the same one
 _STOP = 20  # the same for one that was stopped: process 0 draws pictures before it ends
-_LEAVE = 2.0  # seconds to print an error
 _WAIT = 600  # seconds for what process 0 finds or finishes; the watch tells if it is lost
 _JAX = 50  # seconds for JAX to notice, if nothing here does
-
-_BEATS, _LOST = "initjax/beats", "initjax/lost"
 
 
 class Member(NamedTuple):
@@ -89,26 +77,25 @@ def joined(text: str | None) -> Iterator[None]:
     import jax
 
     _initialize(text, parse(text))
-    failed = threading.Event()
-    done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(failed, done), daemon=True)
+    failed, done = threading.Event(), threading.Event()
+    watch = threading.Thread(target=peers.watch, args=(failed, done), daemon=True)
     watch.start()
     try:
         yield
-        _store().wait_at_barrier("initjax/done", _WAIT * 1000)
+        peers.store().wait_at_barrier("initjax/done", _WAIT * 1000)
     except BaseException as error:
         # All processes have errors of the user's alike, and stop at the same step.
         if not _meet(_STOP if isinstance(error, KeyboardInterrupt) else _MEET):
             if isinstance(error, Exception) and not isinstance(error, UsageError):
                 failed.set()  # most likely since a process is lost: the watch will tell
-                watch.join(2 * _FAILED)
+                watch.join(2 * peers.FAILED)
             done.set()
-            state = _state()
-            _announce(
+            state = peers.state()
+            peers.announce(
                 f"process {state.process_id} of {state.num_processes} on {platform.node()} has"
                 " ended early; the job ends"
             )
-            _leave_soon(2 if isinstance(error, UsageError) else 1)
+            peers.leave_soon(2 if isinstance(error, UsageError) else 1)
             raise
         done.set()
         jax.distributed.shutdown()
@@ -120,12 +107,12 @@ def joined(text: str | None) -> Iterator[None]:
 
 def is_main() -> bool:
     """Whether this is the process that prints and writes."""
-    return not is_joined() or _state().process_id == 0
+    return not is_joined() or peers.state().process_id == 0
 
 
 def is_joined() -> bool:
     """Whether this process belongs to a job, though perhaps as the only one."""
-    return "jax" in sys.modules and _state().client is not None
+    return "jax" in sys.modules and peers.state().client is not None
 
 
 def from_main(name: str, find: Callable[[], _Found]) -> _Found:
@@ -139,9 +126,9 @@ def from_main(name: str, find: Callable[[], _Found]) -> _Found:
         return find()
     if is_main():
         found = find()
-        _store().key_value_set(f"initjax/{name}", json.dumps(found))
+        peers.store().key_value_set(f"initjax/{name}", json.dumps(found))
         return found
-    return json.loads(_store().blocking_key_value_get(f"initjax/{name}", _WAIT * 1000))
+    return json.loads(peers.store().blocking_key_value_get(f"initjax/{name}", _WAIT * 1000))
 
 
 def check_alike(asked: Mapping[str, Any]) -> None:
@@ -158,9 +145,10 @@ def check_alike(asked: Mapping[str, Any]) -> None:
     for name in mine:
         if mine[name] != first[name]:
             raise UsageError(
-                f"process {_state().process_id} was started with another {name} than process 0:"
-                f" {mine[name]}, not {first[name]}"
+                f"process {peers.state().process_id} was started with another {name} than process"
+                f" 0: {mine[name]}, not {first[name]}"
             )
+    least(0)  # nothing is written before all agree
 
 
 def least(number: int) -> int:
@@ -227,7 +215,7 @@ def _initialize(text: str, member: Member | None) -> None:
         ) from None
     finally:
         timer.cancel()
-    _explain_abort(
+    peers.at_abort(
         "process 0, which coordinates this job, is lost, or can't be reached; the job ends"
     )
 
@@ -250,7 +238,7 @@ def _is_free(port: int) -> bool:
 
 def _give_up() -> None:
     """Ends a process that waits in vain for the others at the start."""
-    state = _state()
+    state = peers.state()
     address = state.coordinator_address or "the coordinator"
     host = address.rpartition(":")[0].strip("[]")
     problem = "nothing answers there" if state.process_id else "not all of them came"
@@ -258,105 +246,16 @@ def _give_up() -> None:
         socket.getaddrinfo(host, None)
     except OSError:
         problem = f"the name {host} is unknown on this host"
-    _end(
+    peers.end(
         f"process {state.process_id} waited {_START} s for the others at {address}: {problem};"
         " start all processes at about the same time, with the same address"
     )
 
 
-def _watch(failed: threading.Event, done: threading.Event) -> None:
-    """Reports to process 0, and ends this process when one of the job is lost.
-
-    Process 0 reads all reports, and the others what it found.
-
-    Args:
-      failed: is set when a computation failed.
-      done: is set when there is nothing to watch any more.
-    """
-    state, store = _state(), _store()
-    started, count = time.monotonic(), 0
-    seen = dict.fromkeys(range(state.num_processes), ("", started))
-    while not done.wait(_BEAT):
-        count += 1
-        with contextlib.suppress(Exception):  # of a store that has ended with process 0
-            report = f"{count} {platform.node()}"
-            store.key_value_set(f"{_BEATS}/{state.process_id}", report, True)
-            for _, lost in store.key_value_dir_get(_LOST):
-                if not done.is_set():
-                    _end(lost)
-            if state.process_id:
-                continue
-            now = time.monotonic()
-            for key, report in store.key_value_dir_get(_BEATS):
-                process = int(key.rpartition("/")[2])
-                if seen[process][0] != report:
-                    seen[process] = report, now
-            patience = _FAILED if failed.is_set() else _SILENT
-            silent = [process for process, (_, last) in seen.items() if now - last > patience]
-            if silent and not done.is_set():
-                host = seen[silent[0]][0].partition(" ")[2] or "a host that never reported"
-                lost = f"process {silent[0]} of {len(seen)} on {host} is lost; the job ends"
-                _announce(lost)
-                _end(lost)
-
-
-def _announce(lost: str) -> None:
-    """Tells the other processes why the job ends."""
-    with contextlib.suppress(Exception):
-        _store().key_value_set(f"{_LOST}/now", lost, True)
-        if _state().process_id == 0:
-            time.sleep(3 * _BEAT)  # in which the others read it
-
-
 def _meet(seconds: int) -> bool:
     """Whether all processes come here within seconds, as with an error that all have."""
     try:
-        _store().wait_at_barrier("initjax/end", seconds * 1000)
+        peers.store().wait_at_barrier("initjax/end", seconds * 1000)
     except Exception:
         return False
     return True
-
-
-def _leave_soon(code: int) -> None:
-    """Ends this process if it doesn't by itself: JAX waits for the others, who wait for it."""
-    timer = threading.Timer(_LEAVE, os._exit, (code,))
-    timer.daemon = True
-    timer.start()
-
-
-def _explain_abort(text: str) -> None:
-    """Has a line of ours follow what JAX prints when it aborts, as if process 0 is gone.
-
-    Python runs its own handlers of signals after those of the system have returned, which is too
-    late; so this is one of the system.
-    """
-    if os.name == "nt":
-        return
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: _end(text))
-    _KEPT.append(handler)
-    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
-
-
-_KEPT: list[Callable[..., None]] = []  # what C calls must not be collected
-
-
-def _end(text: str) -> None:
-    """Ends the process from any thread, whatever it waits for."""
-    _say(text)
-    os._exit(1)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        print(f"experiments.mnist: {text}", file=sys.stderr, flush=True)
-
-
-def _state() -> Any:
-    # JAX has no public way to its store of keys and values, which Orbax uses in the same way.
-    from jax._src import distributed
-
-    return distributed.global_state
-
-
-def _store() -> Any:
-    return _state().client

@@ -67,7 +67,8 @@ def record(
     if workdir is None:
         raise UsageError("--resume needs --workdir, the directory of the run")
     directory = pathlib.Path(workdir)
-    if run_directory.is_empty(directory) or not directory.is_dir():  # see `check_free`
+    if not directory.is_dir() or run_directory.is_empty(directory):
+        run_directory.check_free(workdir)  # it may be a file
         return None
     if not run_directory.is_resumable(directory):
         raise UsageError(

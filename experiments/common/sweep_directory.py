@@ -1,6 +1,7 @@
 """The directory of a sweep, which any number of processes can fill: one row per run.
 
     *.parquet            the runs, see `experiments.common.run_files`
+    .unfinished/         where runs in work stand, see `experiments.common.unfinished`
     .claims              which process trains which run, see `experiments.common.claims`
 
 A process writes each finished batch to a file and merges its own files as it goes. One that is
@@ -22,7 +23,6 @@ from experiments.common import claims, files, run_files, step_columns
 from experiments.common.config import UsageError
 from experiments.common.run_files import PARTS, SCHEMA
 
-_ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
 # At most this share of the time is spent on looking for new runs in other folders than the own one.
 # Not to know of them costs only time, and a thousand processes can't list all after each batch.
 _LOOKING = 0.02
@@ -54,7 +54,7 @@ class SweepDirectory:
         now = files.now(self.directory)
         for temporary in self._folder.glob(f".{PARTS}.*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
-                if now - temporary.stat().st_mtime > _ABANDONED:
+                if now - temporary.stat().st_mtime > files.ABANDONED:
                     temporary.unlink()
         if self._label:  # the files of a shard are its own, whichever process wrote them
             for path in run_files.listed([self._folder]):
@@ -186,8 +186,8 @@ def scan(
       wanted: the keys of the runs to read; None means all.
 
     Returns:
-      The runs as `read` returns them, with a column more; and a function that takes some of these
-      rows and returns them with the columns of steps, in that order.
+      The runs in the order of `read`, without their keys, with a column that says where they are;
+      and a function that takes some of these rows and returns them with the columns of steps.
 
     Raises:
       UsageError: as `read`; or the files that are not compacted are too large.
@@ -199,7 +199,7 @@ def scan(
     steps = step_columns.StepColumns(directory, found)
     table = pa.concat_tables(found.values())
     table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
-    return table.take(_order(table, wanted)), steps.complete
+    return table.drop_columns(["key"]).take(_order(table, wanted)), steps.complete
 
 
 def _no_runs(directory: pathlib.Path) -> UsageError:

@@ -51,6 +51,8 @@ class Cell:
     """(seeds,): training accuracy over the last steps."""
     runs: pa.Table
     """The rows at the best learning rate, by seed."""
+    complete: Callable[[], pa.Table]
+    """Returns them with the columns of steps."""
 
     @property
     def trained(self) -> statistics.Interval:
@@ -246,14 +248,16 @@ def grids(
         if len(set(hidden)) == 1:
             fields = row | {"width": hidden[0]}
             found.setdefault(str(fields), (fields, []))[1].append(places)
-    parts = [
-        (fields, table.take(np.sort(np.concatenate(places)))) for fields, places in found.values()
-    ]
-    return [Grid(fields, _cells(part), part) for fields, part in parts]
+    made = []
+    for fields, places in found.values():
+        mine = np.sort(np.concatenate(places))
+        part = table if len(mine) == len(table) else table.take(mine)  # a copy takes memory
+        made.append(Grid(fields, _cells(part, complete), part))
+    return made
 
 
 def _ended(table: pa.Table, complete: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """Rows that have the means of the last steps in place of all steps."""
+    """Rows with the means of their last steps."""
     ends = {name: np.empty(len(table)) for name in ("step_loss", "step_acc")}
     names = [name for name in run_files.SETTING if name in table.column_names]
     for places in grouping.places(grouping.groups(table, names)):
@@ -262,7 +266,6 @@ def _ended(table: pa.Table, complete: Callable[[pa.Table], pa.Table]) -> pa.Tabl
             # A diverged run guesses.
             values = comparison.column(rows, name)[:, -WINDOW:]
             means[places] = values.mean(axis=1, dtype=np.float64)
-    table = table.select([name for name in table.column_names if name not in ends])
     for name, means in ends.items():
         table = table.append_column(f"last_{name}", pa.array(means))
     return table
@@ -289,7 +292,9 @@ def one_rate(grid: Grid) -> dict[str, Grid]:
     return found
 
 
-def _cells(table: pa.Table) -> list[Cell]:
+def _cells(
+    table: pa.Table, complete: Callable[[pa.Table], pa.Table] = lambda rows: rows
+) -> list[Cell]:
     groups: dict[tuple[str, str, int], dict[float, np.ndarray]] = {}
     names = ["init", "bias_init", "hidden", "learning_rate"]
     kinds = grouping.places(grouping.groups(table, names))
@@ -306,7 +311,9 @@ def _cells(table: pa.Table) -> list[Cell]:
         of_rate = {rate: losses[places] for rate, places in sorted(by_rate.items())}
         best, rates = comparison.best_rate(of_rate)
         places = by_rate[best][np.argsort(seeds[by_rate[best]], kind="stable")]
-        cells.append(Cell(*network, best, rates, accuracies[places], table.take(places)))
+        runs = table.take(places)
+        whole = functools.partial(complete, runs)
+        cells.append(Cell(*network, best, rates, accuracies[places], runs, whole))
     return cells
 
 

@@ -138,7 +138,6 @@ def trainer(plan: Plan, runs: int) -> Trainer:
             progress = jax.tree.map(
                 lambda leaf: np.zeros((slots * len(devices), *leaf.shape), leaf.dtype), one_run
             )
-            stacks = _named(progress)
             rates = np.ones(slots * len(devices), jnp.promote_types(shapes[0].dtype, np.float32))
             keys = np.zeros((slots * len(devices), 2), np.uint32)
             for place, (name, one) in zip(places, batch.items(), strict=True):
@@ -146,8 +145,10 @@ def trainer(plan: Plan, runs: int) -> Trainer:
                 drawn = jax.tree.leaves(start.params)
                 for stack, leaf in zip(jax.tree.leaves(progress.state.params), drawn, strict=True):
                     stack[place] = leaf
-                for path, leaf in points[name].arrays.items() if points else ():
-                    stacks[path][place] = leaf
+                if points:
+                    arrays = points[name].arrays
+                    for path, stack in _named(progress).items():
+                        stack[place] = arrays[path]
                 rates[place] = start.learning_rate
                 keys[place] = jax.random.key_data(start.key)
             done = next(iter(points.values())).steps if points else 0

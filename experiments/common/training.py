@@ -173,7 +173,7 @@ def fit(
             sums = score(state.params, test_rows, task=task, placement=placement)
         else:
             sums = evaluate(state.params, test_set, task=task)
-        return {f"val_{name}": value for name, value in means(jax.device_get(sums), tests).items()}
+        return {f"val_{name}": value for name, value in means(_fetched(sums), tests).items()}
 
     started = time.perf_counter()
     if not resume:
@@ -207,7 +207,7 @@ def fit(
                     optimizer=optimizer,
                     placement=placement,
                 )
-                more = Metrics(*(column[span] for column in jax.device_get(more)))
+                more = Metrics(*(column[span] for column in _fetched(more)))
             elif inspect_every or pause:  # parts of many lengths
                 state, more = train_span(
                     *arguments, batches, done, last, task=task, optimizer=optimizer
@@ -233,6 +233,12 @@ def fit(
         done, sums = 0, nothing
         if pause:
             pause(Point(state, epoch + 1, done, sums))
+
+
+def _fetched(metrics: Metrics) -> Metrics:
+    """Metrics as NumPy arrays. Other threads run meanwhile, which `device_get` alone keeps waiting
+    for Python's lock: they notice if a process is lost whose part is waited for."""
+    return jax.device_get(jax.block_until_ready(metrics))
 
 
 def _blocks(
@@ -587,15 +593,10 @@ def train_runs(
     span = span_steps(steps)
 
     def train_one(progress, learning_rate, key, first, last, train_set, test_set):
-        def test(tests, row, params):
-            return _with_row(tests, row, evaluate(params, test_set, task=task))
-
         step = _step(task, optimizer, learning_rate, train_set)
         (state, (sums, tests)), begins = progress, first == 0
         fresh = initial_state(optimizer, learning_rate, state.params)
         state = jax.tree.map(functools.partial(jnp.where, begins), _plain(fresh), state)
-        if not only_after:
-            tests = jax.lax.cond(begins, lambda: test(tests, 0, state.params), lambda: tests)
 
         def train_epoch(epoch, carry):
             state, sums, tests = carry
@@ -614,13 +615,16 @@ def train_runs(
                 start // span, end // span, train_span, (_typed(state, fresh), mine)
             )
             sums = _with_row(sums, epoch - 1, jax.tree.map(jnp.ravel, mine))
-            row = epoch - 1 if only_after else epoch
-            tests = jax.lax.cond(
-                end == steps, lambda: test(tests, row, state.params), lambda: tests
-            )
-            return _plain(state), sums, tests
 
-        epochs_of_span = first // steps + 1, (last + steps - 1) // steps + 1
+            def tested():
+                row = epoch - 1 if only_after else epoch
+                return _with_row(tests, row, evaluate(state.params, test_set, task=task))
+
+            return _plain(state), sums, jax.lax.cond(end == steps, tested, lambda: tests)
+
+        # Epoch 0 has no steps, only a test.
+        begin = first // steps + 1 if only_after else jnp.where(begins, 0, first // steps + 1)
+        epochs_of_span = begin, (last + steps - 1) // steps + 1
         state, sums, tests = jax.lax.fori_loop(*epochs_of_span, train_epoch, (state, sums, tests))
         return Progress(state, History(sums, tests))
 

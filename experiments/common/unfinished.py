@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import pathlib
-import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -60,10 +59,14 @@ class Unfinished:
           points: by the keys of the runs.
           origin: of the numbers, see `load`.
         """
-        self._folder.mkdir(exist_ok=True)
 
         def write(key: str) -> None:
-            files.write(self.path(key), _encoded(key, points[key], origin))
+            content = _encoded(key, points[key], origin)
+            while True:
+                self._folder.mkdir(exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                    files.write(self.path(key), content)
+                    return
 
         with futures.ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(write, points))
@@ -115,7 +118,8 @@ class Unfinished:
         """Removes what killed processes have left over."""
         for temporary in self._folder.glob(".*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
-                if time.time() - temporary.stat().st_mtime > _ABANDONED:
+                # By the clock that gives files their times: that of this machine may be wrong.
+                if files.now(self._folder) - temporary.stat().st_mtime > _ABANDONED:
                     temporary.unlink()
         self.remove(self.keys().intersection(finished))
 

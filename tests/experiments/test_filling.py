@@ -12,7 +12,7 @@ import time
 import pytest
 
 from experiments import sweep
-from experiments.common import console, data, sweep_directory, trainers, unfinished
+from experiments.common import console, data, files, sweep_directory, trainers, unfinished
 from experiments.common.config import Config
 
 _INPUTS = [
@@ -115,6 +115,21 @@ def test_a_file_of_another_version_or_another_network_is_not_used(tmp_path):
     assert not (tmp_path / ".unfinished").exists()
 
 
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    write, removed = files.write, []
+
+    def remove_first(path, content):
+        if not removed:
+            path.parent.rmdir()
+            removed.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", remove_first)
+    in_work = unfinished.Unfinished(tmp_path)
+    in_work.save({"k": unfinished.Point(4, 1.5, {})}, "cpu")
+    assert removed and in_work.load("k", "cpu", {}).steps == 4
+
+
 # A sweep of long runs: it pauses ten times a second, and saves what it has each time.
 _LONG = """
 import sys
@@ -156,3 +171,17 @@ def test_a_long_run_survives_sigterm_and_kill(folder, tmp_path, monkeypatch):
     assert loaded and all(0 < point.steps < 3200 for point in loaded)
     train(wanted, tmp_path / "undisturbed")
     assert outcome(tmp_path / "r") == outcome(tmp_path / "undisturbed")
+
+
+def test_a_file_that_another_machine_is_writing_is_left_alone(tmp_path, monkeypatch):
+    """Whatever the clocks of both show: the file system gives files their times."""
+    folder = tmp_path / ".unfinished"
+    folder.mkdir()
+    new, old = folder / ".a.safetensors.1.tmp", folder / ".a.safetensors.2.tmp"
+    for path in (new, old):
+        path.touch()
+    written = new.stat().st_mtime
+    os.utime(old, (written, written - 25 * 3600))
+    monkeypatch.setattr(time, "time", lambda: written + 10 * 365 * 24 * 3600)
+    unfinished.Unfinished(tmp_path).clean(set())
+    assert new.exists() and not old.exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.common import run_files, sweep_directory
+from experiments.common import files, run_files, sweep_directory
 from experiments.common.config import UsageError
 
 
@@ -85,7 +85,7 @@ def test_runs_of_a_file_that_is_replaced_while_it_is_looked_for_are_not_claimed(
 def test_claims_end_with_the_process_that_holds_them(tmp_path):
     code = f"""
 import os
-from experiments.common import sweep_directory
+from experiments.common import files, sweep_directory
 stored = sweep_directory.SweepDirectory({str(tmp_path)!r}).__enter__()
 stored.claim({[key(0), key(1)]!r}, 2)
 os.kill(os.getpid(), 9)
@@ -112,7 +112,7 @@ def test_claims_of_finished_runs_that_a_killed_process_left_are_removed(tmp_path
 def test_two_processes_never_claim_the_same_run(tmp_path):
     keys = [key(number) for number in range(6)]
     code = f"""
-from experiments.common import sweep_directory
+from experiments.common import files, sweep_directory
 with sweep_directory.SweepDirectory({str(tmp_path)!r}) as stored:
     print(sorted(stored.claim({keys!r}, 4)))
 """
@@ -169,7 +169,7 @@ def test_old_temporary_files_are_removed_and_new_ones_are_kept(tmp_path, monkeyp
     old, new = tmp_path.glob(".runs-*.tmp")  # of one name, and yet two
     # By the clock of the files: those of this and of other machines may be wrong.
     monkeypatch.setattr(time, "time", lambda: new.stat().st_mtime + 10 * 365 * 24 * 3600)
-    os.utime(old, (0, new.stat().st_mtime - 2 * sweep_directory._ABANDONED))
+    os.utime(old, (0, new.stat().st_mtime - 2 * files.ABANDONED))
     other = tmp_path / ".notes.tmp"
     other.touch()
     os.utime(other, (0, 0))

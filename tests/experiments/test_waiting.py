@@ -18,9 +18,9 @@ KEYS = ["a", "b", "c"]
 
 
 class _Trainer:
-    least, most = 1, 100
+    least, most, origin, like = 1, 100, "here", {}
 
-    def train(self, runs):
+    def train(self, runs, points, pause):
         return [dict.fromkeys(sweep_directory.SCHEMA.names) | {"key": key} for key in runs]
 
 
@@ -71,9 +71,11 @@ def test_a_signal_ends_the_wait_at_once(other, tmp_path):
     started = time.monotonic()
     timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path)
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path)
+    finally:
+        timer.cancel()
     assert time.monotonic() - started < claims.BEAT * claims.LEASE / 2
     assert sweep_directory.read(tmp_path)["key"].to_pylist() == ["c"]
 

@@ -168,7 +168,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(folder, tmp_path):
 def test_a_lost_process_ends_the_job_within_a_minute(folder, tmp_path, victim, number, when):
     flags = ["--hidden=32,20", f"--data_dir={folder}", "--epochs=100000", "--workdir=run"]
     with started(*flags, cwd=tmp_path) as jobs:
-        sign = "Epoch 0/" if when == "compiling" else "Epoch      3/"
+        sign = f"Epoch      {0 if when == 'compiling' else 3}/"
         assert jobs[0].stdout
         next(line for line in jobs[0].stdout if line.startswith(sign))
         jobs[victim].send_signal(number)

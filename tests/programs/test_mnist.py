@@ -394,6 +394,7 @@ def test_a_directory_of_idx_files_can_be_trained_on(tmp_path):
         (["--audit_every=0"], "--audit_every=0: must be at least 1"),
         (["--checkpoint_every=0"], "--checkpoint_every=0: must be at least 1"),
         (["--resume"], "--resume needs --workdir, the directory of the run"),
+        (["--resume", "--workdir=file"], "--workdir=file is not a directory"),
         (["--resume", "--workdir=."], "--workdir=. holds no run with checkpoints"),
         (["--mesh=rows:2"], "--mesh=rows:2: expected NAME:SIZE, with the names data and model"),
         (["--distributed=host"], "--distributed=host: must be auto, or HOST:PORT,i/n: the address"),
