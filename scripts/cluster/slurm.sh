@@ -23,7 +23,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@180
-# The last option leaves time to save what is done: Slurm sends USR1 two to three minutes early.
+# The last option leaves time to save what is done: Slurm sends USR1 about three minutes early.
 set -euo pipefail
 retries=3
 
