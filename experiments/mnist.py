@@ -108,7 +108,7 @@ def run(
                 if data.needs_tfds(config.dataset, config.data_dir):
                     futures.wait([loading])
                 with console.uninterrupted():  # which would abort while C++ is loaded
-                    from experiments.common import following, starting, tasks, training
+                    from experiments.common import fitting, following, starting, tasks
 
                 starting.start_devices()
                 placement = meshes.placement(mesh)
@@ -142,7 +142,7 @@ def run(
                 directory, config, dataset, start, audit_every, bool(before), placement
             )
             train = functools.partial(
-                training.fit,
+                fitting.fit,
                 tasks.classification(start.model.apply),
                 starting.optimizer(config, start.model),
                 config.learning_rate,  # pyright: ignore[reportArgumentType]  # no longer None
@@ -163,7 +163,7 @@ def run(
                 save = functools.partial(resuming.saver, directory, began, checkpoint_every)
             if before:
                 processes.least(0)  # all have read what is changed from here on
-            finished: list[training.Epoch] = [*began.epochs]
+            finished: list[fitting.Epoch] = [*began.epochs]
             if placement and not processes.is_main():
                 inspected = audit_every is not None
                 audited = audit or inspected

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from experiments.common import files, sharded_checkpoints, training
+from experiments.common import files, fitting, sharded_checkpoints, training
 from experiments.common.tasks import Metrics
 
 FORMAT = "initjax checkpoint 1"
@@ -37,10 +37,10 @@ class Unusable(ValueError):
 class Checkpoint(NamedTuple):
     """A training that can go on."""
 
-    point: training.Point
+    point: fitting.Point
     steps: int
     """How many are done, over all epochs."""
-    epochs: Sequence[training.Epoch]
+    epochs: Sequence[fitting.Epoch]
     """The finished ones, from epoch 0 on; only number, metrics and seconds are kept."""
     seconds: float
     """How long the run took until here."""
@@ -145,10 +145,10 @@ def read(path: pathlib.Path, run: str, checked: bool = True) -> Checkpoint:
     sums = Metrics(*(arrays.get(_SUMS + name) for name in Metrics._fields))
     record = json.loads(about["record"])
     epochs = [
-        training.Epoch(number, metrics, None, None, seconds)
+        fitting.Epoch(number, metrics, None, None, seconds)
         for number, (metrics, seconds) in enumerate(record["epochs"])
     ]
-    point = training.Point(None, record["epoch"], record["step"], sums)  # pyright: ignore[reportArgumentType]
+    point = fitting.Point(None, record["epoch"], record["step"], sums)  # pyright: ignore[reportArgumentType]
     return Checkpoint(point, int(match[1]), epochs, record["seconds"])
 
 

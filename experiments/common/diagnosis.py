@@ -11,7 +11,7 @@ from experiments.common.config import Config
 from experiments.common.progress import number
 
 if TYPE_CHECKING:
-    from experiments.common import training
+    from experiments.common import fitting
 
 # As in a sweep: so many standard deviations above guessing, an accuracy is not a matter of luck.
 _DEVIATIONS = 5
@@ -38,7 +38,7 @@ def diagnose(
     config: Config,
     dataset: data.Dataset,
     params: Mapping[Any, Any],
-    epochs: Sequence["training.Epoch"],
+    epochs: Sequence["fitting.Epoch"],
 ) -> Diagnosis | None:
     """Judges a run; None if it learned something, or has not finished an epoch.
 

@@ -4,25 +4,25 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.common import console, meshes, processes, starting, training
+from experiments.common import console, fitting, meshes, processes, starting
 
-Save = Callable[..., Callable[[training.Point], None]]
+Save = Callable[..., Callable[[fitting.Point], None]]
 """`resuming.saver` of a run, as a function of its last arguments."""
 
 
 def follow(
-    train: Callable[..., Iterator[training.Epoch]],
+    train: Callable[..., Iterator[fitting.Epoch]],
     start: starting.Start,
     placement: meshes.Placement,
     audited: bool,
     inspected: bool,
     save: Save | None,
-    finished: list[training.Epoch],
+    finished: list[fitting.Epoch],
 ) -> None:
     """Trains together with process 0, in `mnist.run`, wherever that needs the others.
 
     Args:
-      train: `training.fit` of the run, as a function of `watch`, `inspect` and `pause`.
+      train: `fitting.fit` of the run, as a function of `watch`, `inspect` and `pause`.
       start: the starting point of the run.
       placement: the devices of all processes.
       audited: whether process 0 audits the network at its start.

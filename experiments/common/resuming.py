@@ -20,7 +20,7 @@ from experiments.common.config import INITIALIZERS, Config, UsageError, canonica
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import checkpoints, meshes, starting, training
+    from experiments.common import checkpoints, fitting, meshes, starting
 
 _ELSEWHERE = ("dataset", "data_dir")  # may be named otherwise on another machine: see the digest
 
@@ -36,11 +36,11 @@ class Place(NamedTuple):
     """The steps of an epoch."""
     all_epochs: int
     """How many it is trained for."""
-    point: "training.Point | None" = None
+    point: "fitting.Point | None" = None
     """None is before the first step."""
     steps: int = 0
     """How many are done, over all epochs."""
-    epochs: "Sequence[training.Epoch]" = ()
+    epochs: "Sequence[fitting.Epoch]" = ()
     """The finished ones, without parameters."""
     seconds: float = 0.0
     """How long it took."""
@@ -167,10 +167,10 @@ def begin(
     Raises:
       UsageError: there are checkpoints, but no good one.
     """
-    from experiments.common import checkpoints, starting, training
+    from experiments.common import batching, checkpoints, starting, training
 
     examples = len(dataset.train_labels)
-    sizes = training.batch_sizes(examples, min(config.batch_size, examples), config.steps)
+    sizes = batching.batch_sizes(examples, min(config.batch_size, examples), config.steps)
     names = [run_directory.METRICS, run_directory.STEPS]
     if audit_every:
         names.append(run_directory.AUDITS)
@@ -298,11 +298,11 @@ def saver(
     directory: pathlib.Path,
     began: Place,
     every: int | None,
-    epochs: "Sequence[training.Epoch]",
+    epochs: "Sequence[fitting.Epoch]",
     asked: Callable[[], type[KeyboardInterrupt] | None],
     replaced: Callable[[], bool] = lambda: False,
-) -> "Callable[[training.Point], None]":
-    """Makes the function that `training.fit` calls at its pauses, which saves checkpoints.
+) -> "Callable[[fitting.Point], None]":
+    """Makes the function that `fitting.fit` calls at its pauses, which saves checkpoints.
 
     It saves one after every so many steps, at the end, and when the program is asked to stop, which
     it then does.
@@ -320,7 +320,7 @@ def saver(
     started, path, unusable = time.perf_counter(), began.path, began.unusable
     folder = directory / run_directory.CHECKPOINTS
 
-    def pause(point: "training.Point") -> None:
+    def pause(point: "fitting.Point") -> None:
         nonlocal path, unusable
         if replaced():
             raise run_directory.taken_over(directory)

@@ -74,10 +74,10 @@ def first_batch(
     """
     import jax
 
-    from experiments.common import starting, training
+    from experiments.common import batching, starting
 
     examples = len(dataset.train_labels)
-    order = training.shuffled_batches(
+    order = batching.shuffled_batches(
         jax.random.fold_in(starting.order_key(key), 1),
         examples,
         min(config.batch_size, examples),

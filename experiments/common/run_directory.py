@@ -40,7 +40,7 @@ from experiments.common.config import UsageError
 if TYPE_CHECKING:
     import tensorboardX
 
-    from experiments.common import training
+    from experiments.common import fitting
 
 CHECKPOINTS = "checkpoints"
 """The folder of a run that can be resumed, also before it has a checkpoint."""
@@ -214,7 +214,7 @@ def taken_over(run: pathlib.Path) -> UsageError:
     return UsageError(f"another process has resumed the run in {run}; this one stops")
 
 
-def add_epoch(output: Output, epoch: "training.Epoch") -> None:
+def add_epoch(output: Output, epoch: "fitting.Epoch") -> None:
     """Stores a finished epoch on disk.
 
     Args:

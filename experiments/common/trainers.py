@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import description, tasks, training, unfinished
+from experiments.common import batching, description, many_runs, tasks, training, unfinished
 
 _MOST_RUNS = 16  # per device in a batch on a CPU, where more gain nothing
 _MOST_RUNS_TOGETHER = 256  # the same on other devices, which train all runs together
@@ -117,14 +117,14 @@ def trainer(plan: Plan, runs: int) -> Trainer:
         "steps": plan.steps,
     }
     of_epoch = len(
-        training.batch_sizes(
+        batching.batch_sizes(
             examples, min(plan.batch_size, examples), plan.steps, full=not plan.task.padded
         )
     )
-    pace = _Pace(training.span_steps(of_epoch), plan.epochs * of_epoch)
+    pace = _Pace(many_runs.span_steps(of_epoch), plan.epochs * of_epoch)
 
     with plan.context():
-        one_run = training.run_shapes(plan.shapes, plan.train_set, plan.test_set, **settings)
+        one_run = many_runs.run_shapes(plan.shapes, plan.train_set, plan.test_set, **settings)
 
     def train(
         batch: Runs, points: Points, pause: Callable[[Callable[[], Points]], None]
@@ -179,7 +179,7 @@ def trainer(plan: Plan, runs: int) -> Trainer:
                 last = pace.next(done, turns)
                 with pace.measured((last - done) * turns):
                     progress = jax.block_until_ready(
-                        training.train_runs(
+                        many_runs.train_runs(
                             *(arguments[0], progress, *arguments[1:], done, last),
                             **settings,
                             mesh=mesh,
@@ -264,10 +264,10 @@ def history_bytes(plan: Plan) -> int:
     return 2 * (plan.epochs * steps + (plan.epochs + 1) * tests) * (8 if wide else 4)
 
 
-def _outcome(history: training.History, plan: Plan) -> dict[str, Any]:
+def _outcome(history: many_runs.History, plan: Plan) -> dict[str, Any]:
     """The columns of a row that training gives."""
     examples = tasks.examples(plan.train_set)
-    sizes = training.batch_sizes(
+    sizes = batching.batch_sizes(
         examples, min(plan.batch_size, examples), plan.steps, full=not plan.task.padded
     )
     epochs = [

@@ -33,7 +33,7 @@ def measure_training() -> float:
     """The median time of an epoch of the main job in this process, in seconds."""
     import jax
 
-    from experiments.common import data, starting, tasks, training
+    from experiments.common import batching, data, starting, tasks, training
     from experiments.common.config import Config
 
     config = Config()
@@ -44,7 +44,7 @@ def measure_training() -> float:
 
     def epoch(state: training.State, number: int) -> training.State:
         order_key = jax.random.fold_in(starting.order_key(key), number)
-        batches = training.shuffled_batches(order_key, len(digits.train_labels), config.batch_size)
+        batches = batching.shuffled_batches(order_key, len(digits.train_labels), config.batch_size)
         state, metrics = training.train(
             state,
             config.learning_rate,

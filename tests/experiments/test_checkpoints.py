@@ -13,7 +13,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
-from experiments.common import checkpoints, sharded_checkpoints, training
+from experiments.common import checkpoints, fitting, sharded_checkpoints, training
 from experiments.common.tasks import Metrics
 
 NO_SUMS = Metrics(np.zeros(0), np.zeros(0))
@@ -33,7 +33,7 @@ def load(path, like, run):
 
 
 def checkpoint(params, steps=11, opt_state=(), sums=NO_SUMS, epochs=()):
-    point = training.Point(training.State(params, opt_state), 2, len(sums.loss), sums)
+    point = fitting.Point(training.State(params, opt_state), 2, len(sums.loss), sums)
     return checkpoints.Checkpoint(point, steps, epochs, 1.5)
 
 
@@ -49,7 +49,7 @@ def test_every_kind_of_leaf_is_restored_bit_for_bit(tmp_path):
         }
         opt_state = (optax.EmptyState(), optax.adam(1e-3).init(jnp.ones(3)), jnp.int32(7))
         sums = Metrics(np.array([0.1, np.nan, np.inf]), np.array([1.0, 2, 3]))
-        epochs = [training.Epoch(0, {"val_loss": np.inf, "val_acc": 0.1}, None, None, 0.25)]
+        epochs = [fitting.Epoch(0, {"val_loss": np.inf, "val_acc": 0.1}, None, None, 0.25)]
         saved = checkpoint(params, 11, opt_state, sums, epochs)
         path = checkpoints.save(tmp_path, saved, "run")
         like = checkpoints.described(saved.point.state)
@@ -137,7 +137,7 @@ if number > 1:
     jax.distributed.initialize(address, number, rank)
 import jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
-from experiments.common import checkpoints, sharded_checkpoints, training
+from experiments.common import checkpoints, fitting, sharded_checkpoints, training
 from experiments.common.tasks import Metrics
 
 def load(path, like, run):
@@ -168,7 +168,7 @@ state = on(mesh, "model")
 folder = pathlib.Path(folder)
 for steps in (7, 8):
     sums = Metrics(np.array([0.5, np.nan]), np.array([1.0, 2.0]))
-    point = training.Point(state, 2, 2, sums)
+    point = fitting.Point(state, 2, 2, sums)
     saved = checkpoints.Checkpoint(point, steps, [], 1.0)
     checkpoints.save(folder, saved, "run", [])
 path = checkpoints.names(folder)[0]  # the first process may still remove the other

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from experiments.common import diagnosis, training
+from experiments.common import diagnosis, fitting, training
 from experiments.common.config import Config
 
 LABELS = np.repeat(np.arange(10), 100)
@@ -24,8 +24,8 @@ def diagnose(before, steps, last, params=None, **changes):
     metrics = {"loss": last[0], "acc": last[1], "val_loss": last[0], "val_acc": last[1], **changes}
     batches = training.Metrics(np.array(steps), np.zeros(len(steps)))
     epochs = [
-        training.Epoch(0, {"val_loss": before, "val_acc": 0.1}, None, None, 0.1),
-        training.Epoch(1, metrics, batches, None, 0.1),
+        fitting.Epoch(0, {"val_loss": before, "val_acc": 0.1}, None, None, 0.1),
+        fitting.Epoch(1, metrics, batches, None, 0.1),
     ]
     return diagnosis.diagnose(Config(), DIGITS, params or kernels(), epochs)  # pyright: ignore
 
@@ -37,7 +37,7 @@ def test_a_run_that_learned_anything_is_not_diagnosed(accuracy):
 
 
 def test_a_run_without_a_finished_epoch_is_not_diagnosed():
-    epochs = [training.Epoch(0, {"val_loss": 2.3, "val_acc": 0.1}, None, None, 0.1)]
+    epochs = [fitting.Epoch(0, {"val_loss": 2.3, "val_acc": 0.1}, None, None, 0.1)]
     assert diagnosis.diagnose(Config(), DIGITS, kernels(), epochs) is None  # pyright: ignore
 
 
@@ -81,5 +81,5 @@ def test_a_falling_training_loss_is_something_learned_whatever_luck_says_of_the_
 def test_of_a_single_class_there_is_nothing_to_learn():
     data = types.SimpleNamespace(test_labels=LABELS * 0, train_labels=LABELS * 0, num_classes=1)
     metrics = {"loss": 0.0, "acc": 1.0, "val_loss": 0.0, "val_acc": 1.0}
-    epochs = [training.Epoch(number, metrics, None, None, 0.1) for number in range(2)]
+    epochs = [fitting.Epoch(number, metrics, None, None, 0.1) for number in range(2)]
     assert diagnosis.diagnose(Config(), data, kernels(), epochs) is None  # pyright: ignore

@@ -15,7 +15,7 @@ from experiments.common.config import UsageError
 COMPARISON = """
 import itertools, json, sys
 import jax, numpy as np
-from experiments.common import data, meshes, starting, tasks, training
+from experiments.common import data, fitting, meshes, starting, tasks, training
 from experiments.common.config import Config
 
 mnist = data.load()
@@ -25,7 +25,7 @@ test_set = mnist.test_images[:300], mnist.test_labels[:300]
 def fit(config, placement, **options):
     with starting.precision(config):
         start = starting.start(config, mnist, placement)
-        epochs = training.fit(
+        epochs = fitting.fit(
             tasks.classification(start.model.apply), starting.optimizer(config, start.model),
             config.learning_rate, start.packed, starting.order_key(start.key), train_set, test_set,
             epochs=config.epochs, batch_size=config.batch_size, steps=config.steps,

@@ -15,7 +15,7 @@ from flax import linen, nnx
 
 import initjax
 from experiments import compare
-from experiments.common import comparison, own_comparison, starting, sweep_directory, training
+from experiments.common import batching, comparison, own_comparison, starting, sweep_directory
 from experiments.common.config import UsageError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_a_run_is_what_a_plain_loop_of_optax_trains():
     optimizer = optax.sgd(0.1)
     state, losses = optimizer.init(params), []
     passes = [
-        training.shuffled_batches(jax.random.fold_in(starting.order_key(key), number), 40, 40)[0]
+        batching.shuffled_batches(jax.random.fold_in(starting.order_key(key), number), 40, 40)[0]
         for number in (1, 2, 3)
     ]
     assert row["initial_loss"] == pytest.approx(float(loss_fn(params, *DATA)), rel=1e-5)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import data, run_batches, trainers, training
+from experiments.common import data, many_runs, run_batches, trainers
 from experiments.common.config import Config
 
 
@@ -60,7 +60,7 @@ def test_too_little_memory_is_reported_in_one_line(monkeypatch, error):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(training, "train_runs", fails)
+    monkeypatch.setattr(many_runs, "train_runs", fails)
     with pytest.raises(
         ValueError, match=r"^a network with hidden layers 16-8 and --batch_size=32 needs"
     ):

@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 
 import initjax
-from experiments.common import data, models, tasks, training
+from experiments.common import batching, data, fitting, many_runs, models, tasks, training
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def fit(digits, spec="he_normal", **options):
     settings = {"epochs": 2, "batch_size": 128, "optimizer": "adam", **options}
     optimizer = settings.pop("optimizer")
     run = optimizer, 1e-3, draw(spec), jax.random.key(1)
-    epochs = training.fit(TASK, *run, *digits, **settings)
+    epochs = fitting.fit(TASK, *run, *digits, **settings)
     return [epoch._replace(params=jax.device_get(epoch.params)) for epoch in epochs]
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(1000, 128), (5, 8), (12, 4), (7, 1)])
 def test_an_epoch_holds_every_example_once(examples, batch_size, key):
-    batches = np.asarray(training.shuffled_batches(key, examples, batch_size))
+    batches = np.asarray(batching.shuffled_batches(key, examples, batch_size))
     assert batches.shape == (-(-examples // batch_size), batch_size)
     counts = collections.Counter(batches.ravel().tolist())
     padding = batches.size - examples
@@ -57,16 +57,16 @@ def test_an_epoch_holds_every_example_once(examples, batch_size, key):
 def test_every_order_is_equally_likely(examples):
     """Chi-square over all n! orders, at p > 1e-4."""
     keys = jax.random.split(jax.random.key(0), 20_000)
-    shuffle = jax.vmap(lambda key: training.shuffled_batches(key, examples, examples)[0])
+    shuffle = jax.vmap(lambda key: batching.shuffled_batches(key, examples, examples)[0])
     counts = collections.Counter(map(tuple, np.asarray(shuffle(keys)).tolist()))
     observed = [*counts.values(), *[0] * (math.factorial(examples) - len(counts))]
     assert scipy.stats.chisquare(observed).pvalue > 1e-4
 
 
 def test_the_order_is_random_and_determined_by_its_key(key):
-    first = training.shuffled_batches(key, 1000, 10)
-    np.testing.assert_array_equal(first, training.shuffled_batches(key, 1000, 10))
-    other = training.shuffled_batches(jax.random.key(7), 1000, 10)
+    first = batching.shuffled_batches(key, 1000, 10)
+    np.testing.assert_array_equal(first, batching.shuffled_batches(key, 1000, 10))
+    other = batching.shuffled_batches(jax.random.key(7), 1000, 10)
     assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 0.15
     assert abs(np.corrcoef(first.ravel(), np.arange(1000))[0, 1]) < 0.15
 
@@ -83,7 +83,7 @@ def test_an_epoch_equals_a_plain_loop_over_its_batches(digits, name, optimizer):
     """The scan against a plain Python loop, including the partial batch and the means."""
     (images, labels), _ = digits
     params, opt_state = draw(), optimizer.init(draw())
-    batches = training.shuffled_batches(jax.random.fold_in(jax.random.key(1), 1), 1000, 128)
+    batches = batching.shuffled_batches(jax.random.fold_in(jax.random.key(1), 1), 1000, 128)
     order = np.asarray(batches).ravel()[:1000]
     losses, accuracies = [], []
 
@@ -165,8 +165,8 @@ def test_inspecting_the_parameters_changes_no_bit_of_training(digits, watch, eve
 @pytest.mark.parametrize("every", [None, 3])
 def test_a_training_resumed_at_any_point_ends_with_the_same_bits(digits, every, monkeypatch):
     """Two epochs of 8 steps each, with a pause after every 2 steps, or also after each third."""
-    monkeypatch.setattr(training, "_FIRST_STEPS", 2)
-    monkeypatch.setattr(training, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(fitting, "_FIRST_STEPS", 2)
+    monkeypatch.setattr(fitting, "_PAUSE_SECONDS", 0)
     plain = fit(digits)
     points = []
     paused = fit(
@@ -197,7 +197,7 @@ def test_the_time_of_an_epoch_does_not_include_inspections(digits):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 13, 67, 391, 469, 937])
 def test_the_parts_of_an_epoch_have_at_most_two_lengths(steps):
-    ends = training._about_ten_ends(steps)
+    ends = fitting._about_ten_ends(steps)
     lengths = np.diff([0, *ends])
     assert ends[-1] == steps and lengths.min() >= 1
     assert len({*lengths}) <= 2 and len(lengths) <= 12
@@ -225,15 +225,15 @@ def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monk
     counts, *batch = jax.device_put(batch, jax.NamedSharding(mesh, jax.P("runs")))
     sets = jax.device_put(digits, jax.NamedSharding(mesh, jax.P()))
     settings = {"task": TASK, "optimizer": "adam", "epochs": 2, "batch_size": 128}
-    one = training.run_shapes(draw("zeros"), *sets, **settings)
+    one = many_runs.run_shapes(draw("zeros"), *sets, **settings)
 
     def train(*ends):
-        training.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+        many_runs.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
         stand = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape), leaf.dtype), one)
         stand = stand._replace(state=stand.state._replace(params=jax.tree.map(jnp.copy, params)))
         stand = jax.device_put(stand, jax.NamedSharding(mesh, jax.P("runs")))
         for first, last in itertools.pairwise((0, *ends)):
-            stand = training.train_runs(
+            stand = many_runs.train_runs(
                 *(counts, stand, *batch, *sets, first, last), **settings, mesh=mesh
             )
         return stand.history
@@ -244,12 +244,12 @@ def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monk
     ):
         np.testing.assert_array_equal(whole, parts)
     monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(training, "_SPAN_STEPS", 2)
+    monkeypatch.setattr(many_runs, "_SPAN_STEPS", 2)
     together = train(6, 16)
     monkeypatch.undo()
-    training.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+    many_runs.train_runs.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
     for name, (loss, correct), (loss_together, correct_together) in zip(
-        training.History._fields, one_by_one, together, strict=True
+        many_runs.History._fields, one_by_one, together, strict=True
     ):
         assert loss.shape[:2] == (3, {"batches": 2, "tests": 3}[name])
         np.testing.assert_allclose(loss_together[:count], loss[:count], rtol=1e-3)
@@ -262,9 +262,9 @@ def test_runs_trained_together_equal_runs_trained_one_after_another(digits, monk
 
 @pytest.mark.parametrize(("steps", "span"), [(469, 67), (300, 30), (938, 67), (7, 7), (10007, 1)])
 def test_runs_that_are_trained_together_are_paused_after_a_span(steps, span, monkeypatch):
-    assert training.span_steps(steps) == 1
+    assert many_runs.span_steps(steps) == 1
     monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
-    assert training.span_steps(steps) == span
+    assert many_runs.span_steps(steps) == span
 
 
 def test_one_compiled_program_serves_every_initializer(digits):
@@ -281,7 +281,7 @@ def test_one_compiled_program_serves_every_initializer(digits):
 def test_data_are_arguments_of_the_program_and_the_state_is_donated(digits):
     (images, labels), _ = digits
     state = training.State(draw(), optax.adam(1e-3).init(draw()))
-    batches = training.shuffled_batches(jax.random.key(0), 1000, 128)
+    batches = batching.shuffled_batches(jax.random.key(0), 1000, 128)
     arrays = (jnp.asarray(images), jnp.asarray(labels)), batches
     lowered = training.train.lower(state, 1e-3, *arrays, task=TASK, optimizer="adam")
     assert len(lowered.as_text()) < 100_000  # 784,000 pixels would be more
@@ -296,9 +296,9 @@ def test_with_zeros_only_the_last_bias_is_trained(digits):
 
 def test_steps_are_trained_across_epochs():
     key = jax.random.key(0)
-    batches = np.asarray(training.batch_order(key, 1, 10, 4, 7))
+    batches = np.asarray(batching.batch_order(key, 1, 10, 4, 7))
     assert batches.shape == (7, 4)
-    np.testing.assert_array_equal(batches[:3], training.batch_order(key, 1, 10, 4, 3))
-    np.testing.assert_array_equal(batches[3:6], training.batch_order(key, 2, 10, 4, 3))
-    assert training.batch_sizes(10, 4, 7).tolist() == [4, 4, 2, 4, 4, 2, 4]
+    np.testing.assert_array_equal(batches[:3], batching.batch_order(key, 1, 10, 4, 3))
+    np.testing.assert_array_equal(batches[3:6], batching.batch_order(key, 2, 10, 4, 3))
+    assert batching.batch_sizes(10, 4, 7).tolist() == [4, 4, 2, 4, 4, 2, 4]
     assert [(batch < 10).sum() for batch in batches] == [4, 4, 2, 4, 4, 2, 4]

@@ -17,13 +17,14 @@ import pytest
 from experiments import sweep
 from experiments.common import (
     data,
+    fitting,
     flag_lists,
+    many_runs,
     run_files,
     shards,
     starting,
     sweep_directory,
     tasks,
-    training,
 )
 from experiments.common.config import Config, UsageError, canonical
 
@@ -83,7 +84,7 @@ def alone(config):
     digits = data.load(config.dataset, config.data_dir)
     with starting.precision(config):
         start = starting.start(config, digits)
-        epochs = training.fit(
+        epochs = fitting.fit(
             tasks.classification(start.model.apply),
             starting.optimizer(config, start.model),
             config.learning_rate,
@@ -164,7 +165,7 @@ def test_finished_runs_are_skipped(folder, tmp_path):
 
 def test_one_program_serves_every_initializer_and_learning_rate(folder, tmp_path):
     def programs():
-        return training.train_runs._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+        return many_runs.train_runs._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
 
     train(configs(folder), tmp_path)
     compiled = programs()
