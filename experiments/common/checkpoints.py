@@ -17,10 +17,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from experiments.common import files, fitting, sharded_checkpoints, training
+from experiments.common import (
+    array_files,
+    array_trees,
+    files,
+    fitting,
+    sharded_checkpoints,
+    training,
+)
 from experiments.common.tasks import Metrics
 
 FORMAT = "initjax checkpoint 1"
@@ -92,7 +97,9 @@ def save(
         record = _encoded(checkpoint, run, {})
         path = sharded_checkpoints.save(folder, f"{checkpoint.steps:09d}", state, record)
     else:
-        content = _encoded(checkpoint, run, _named(jax.device_get(_plain(state))))
+        content = _encoded(
+            checkpoint, run, array_trees.named(jax.device_get(array_trees.words(state)))
+        )
         path = folder / f"{checkpoint.steps:09d}-{_digest(content)}.safetensors"
         files.write(path, content)
     if jax.process_index() == 0:
@@ -135,8 +142,8 @@ def read(path: pathlib.Path, run: str, checked: bool = True) -> Checkpoint:
     if digest != match[2]:
         raise Unusable("it is damaged: its content doesn't have the digest in its name")
     try:
-        about, arrays = _decoded(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        about, arrays = array_files.decoded(content)
+    except array_files.Damaged as error:
         raise Unusable(f"it isn't a checkpoint ({error})") from None
     if about.get("format") != FORMAT:
         raise Unusable(f"its format is {about.get('format', 'unknown')}, not {FORMAT}")
@@ -166,7 +173,7 @@ def state(path: pathlib.Path, like: training.State) -> training.State:
     """
     if path.suffix == ".orbax":
         return sharded_checkpoints.load(path, like)
-    _, arrays = _decoded(path.read_bytes())
+    _, arrays = array_files.decoded(path.read_bytes())
     return _restored({name: arrays[name] for name in arrays if not name.startswith(_SUMS)}, like)
 
 
@@ -186,34 +193,12 @@ def _encoded(checkpoint: Checkpoint, run: str, leaves: Mapping[str, np.ndarray])
     }
     # Python writes and reads the exact values, also NaN and infinities.
     about = {"format": FORMAT, "run": run, "record": json.dumps(record)}
-    return safetensors.numpy.save({**leaves, **sums}, metadata=about)
-
-
-def _decoded(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """The metadata and the arrays in a safetensors file."""
-    size = int.from_bytes(content[:8], "little")
-    about = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    # safetensors.numpy reads no bfloat16.
-    return about, {
-        name: np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        for name, tensor in safetensors.deserialize(content)
-    }
-
-
-_DTYPES = {"BOOL": np.dtype(bool), "BF16": jax.numpy.dtype("bfloat16")} | {
-    f"{kind}{bits}": np.dtype(f"{name}{bits}")
-    for kind, name, sizes in (
-        ("F", "float", (16, 32, 64)),
-        ("I", "int", (8, 16, 32, 64)),
-        ("U", "uint", (8, 16, 32, 64)),
-    )
-    for bits in sizes
-}
+    return array_files.encoded({**leaves, **sums}, about)
 
 
 def _restored(arrays: Mapping[str, np.ndarray], like: training.State) -> training.State:
     """The state that has these arrays, on the devices of `like`."""
-    expected = _named(jax.eval_shape(_plain, like))
+    expected = array_trees.named(jax.eval_shape(array_trees.words, like))
     for name in dict.fromkeys([*expected, *arrays]):
         found, wanted = (
             f"{leaf.dtype}{list(leaf.shape)}" if (leaf := of.get(name)) is not None else "absent"
@@ -225,28 +210,13 @@ def _restored(arrays: Mapping[str, np.ndarray], like: training.State) -> trainin
     def placed(path: Any, leaf: Any) -> jax.Array:
         # Not shared with NumPy, since training donates it.
         found = jax.device_put(arrays[jax.tree_util.keystr(path)], may_alias=False)
-        if _is_key(leaf):
+        if array_trees.is_key(leaf):
             impl: list[Any] = []  # which only arrays tell
             jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), leaf)
             found = jax.random.wrap_key_data(found, impl=impl[0])
         return jax.device_put(found, leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(placed, like)
-
-
-def _plain(state: training.State) -> training.State:
-    """The state with the words of keys in place of the keys."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _named(state: Any) -> dict[str, Any]:
-    """The leaves by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def _digest(content: bytes) -> str:

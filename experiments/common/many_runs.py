@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.common import batching, tasks, training
+from experiments.common import array_trees, batching, tasks, training
 from experiments.common.tasks import Metrics, Task
 
 _SPAN_STEPS = 32  # on an accelerator, about, between two questions to the host
@@ -52,7 +52,7 @@ def run_shapes(
       train_set: as for `train_runs`, like all others.
     """
     state = jax.eval_shape(
-        lambda params: _plain(training.initial_state(optimizer, 0.0, params)), params
+        lambda params: array_trees.words(training.initial_state(optimizer, 0.0, params)), params
     )
     tested = jax.eval_shape(functools.partial(training.evaluate, task=task), params, test_set)
     examples = tasks.examples(train_set)
@@ -124,7 +124,7 @@ def train_runs(
         step = training.step_of(task, optimizer, learning_rate, train_set)
         (state, (sums, tests)), begins = progress, first == 0
         fresh = training.initial_state(optimizer, learning_rate, state.params)
-        state = jax.tree.map(functools.partial(jnp.where, begins), _plain(fresh), state)
+        state = jax.tree.map(functools.partial(jnp.where, begins), array_trees.words(fresh), state)
 
         def train_epoch(epoch, carry):
             state, sums, tests = carry
@@ -142,7 +142,7 @@ def train_runs(
             start, end = jnp.maximum(first - before, 0), jnp.minimum(last - before, steps)
             mine = jax.tree.map(lambda leaf: leaf[epoch - 1].reshape(-1, span), sums)
             state, mine = jax.lax.fori_loop(
-                start // span, end // span, train_span, (_typed(state, fresh), mine)
+                start // span, end // span, train_span, (array_trees.keys(state, fresh), mine)
             )
             sums = _with_row(sums, epoch - 1, jax.tree.map(jnp.ravel, mine))
 
@@ -150,7 +150,7 @@ def train_runs(
                 row = epoch - 1 if only_after else epoch
                 return _with_row(tests, row, training.evaluate(state.params, test_set, task=task))
 
-            return _plain(state), sums, jax.lax.cond(end == steps, tested, lambda: tests)
+            return array_trees.words(state), sums, jax.lax.cond(end == steps, tested, lambda: tests)
 
         # Epoch 0 has no steps, only a test.
         begin = first // steps + 1 if only_after else jnp.where(begins, 0, first // steps + 1)
@@ -201,23 +201,3 @@ def _only_after(task: Task, steps: int | None) -> bool:
 def _with_row(tree: Any, index: jax.typing.ArrayLike, row: Any) -> Any:
     """The arrays with others in place of one row of each."""
     return jax.tree.map(lambda all, one: all.at[index].set(one), tree, row)
-
-
-def _plain(tree: Any) -> Any:
-    """A tree with the words of keys in place of keys, which NumPy doesn't have."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-
-
-def _typed(plain: Any, like: Any) -> Any:
-    """A tree with keys as those in another one."""
-    return jax.tree.map(
-        lambda x, one: (
-            jax.random.wrap_key_data(x, impl=jax.random.key_impl(one)) if _is_key(one) else x
-        ),
-        plain,
-        like,
-    )
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import batching, description, many_runs, tasks, training, unfinished
+from experiments.common import (
+    array_trees,
+    batching,
+    description,
+    many_runs,
+    tasks,
+    training,
+    unfinished,
+)
 
 _MOST_RUNS = 16  # per device in a batch on a CPU, where more gain nothing
 _MOST_RUNS_TOGETHER = 256  # the same on other devices, which train all runs together
@@ -147,7 +155,7 @@ def trainer(plan: Plan, runs: int) -> Trainer:
                     stack[place] = leaf
                 if points:
                     arrays = points[name].arrays
-                    for path, stack in _named(progress).items():
+                    for path, stack in array_trees.named(progress).items():
                         stack[place] = arrays[path]
                 rates[place] = start.learning_rate
                 keys[place] = jax.random.key_data(start.key)
@@ -167,7 +175,7 @@ def trainer(plan: Plan, runs: int) -> Trainer:
                 return {key: points[key].seconds + mine if points else mine for key in batch}
 
             def stand() -> Points:
-                arrays, took = _named(jax.device_get(progress)), seconds()
+                arrays, took = array_trees.named(jax.device_get(progress)), seconds()
                 return {
                     key: unfinished.Point(
                         done, took[key], {name: arrays[name][place] for name in arrays}
@@ -198,7 +206,7 @@ def trainer(plan: Plan, runs: int) -> Trainer:
         return rows
 
     origin = f"{common['device']}, {common['versions']}"
-    return Trainer(train, least, slots * len(devices), origin, _named(one_run))
+    return Trainer(train, least, slots * len(devices), origin, array_trees.named(one_run))
 
 
 class _Pace:
@@ -233,12 +241,6 @@ class _Pace:
         self._calls += 1
         if self._calls > 1:  # the first one includes compilation
             self._seconds = (time.perf_counter() - started) / steps
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def _slots(plan: Plan) -> int:

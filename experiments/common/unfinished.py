@@ -15,10 +15,8 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from experiments.common import files
+from experiments.common import array_files, files
 
 FORMAT = "initjax unfinished run 1"
 """Changes with what a file holds."""
@@ -84,25 +82,20 @@ class Unfinished:
           Unusable: the file is damaged, or of something else.
         """
         try:
-            about, tensors = _decoded(self.path(key).read_bytes())
+            about, arrays = array_files.decoded(self.path(key).read_bytes())
             if about["format"] != FORMAT:
                 raise Unusable(f"its format is {about['format']}, not {FORMAT}")
-            if about["digest"] != _digest(about, tensors):
+            if about["digest"] != _digest(about, arrays):
                 raise Unusable("it is damaged")
-            for name, expected in (("key", key), ("origin", origin)):
-                if about[name] != expected:
-                    raise Unusable(f"it is of {about[name]}, not of {expected}")
-            if json.loads(about["arrays"]) != _kinds(like):
-                raise Unusable("it is of another network")
         except OSError as error:
             raise Unusable(f"it can't be read ({error.strerror})") from None
-        except (safetensors.SafetensorError, UnicodeDecodeError, KeyError):
+        except (array_files.Damaged, KeyError):
             raise Unusable("it is damaged") from None
-        arrays = {
-            # safetensors.numpy reads no bfloat16.
-            name: np.frombuffer(tensors[name], one.dtype).reshape(one.shape)
-            for name, one in like.items()
-        }
+        for name, expected in (("key", key), ("origin", origin)):
+            if about[name] != expected:
+                raise Unusable(f"it is of {about[name]}, not of {expected}")
+        if _kinds(arrays) != _kinds(like):
+            raise Unusable("it is of another network")
         return Point(int(about["steps"]), float(about["seconds"]), arrays)
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -129,31 +122,22 @@ class Unfinished:
 
 
 def _encoded(key: str, point: Point, origin: str) -> bytes:
-    arrays = {name: np.asarray(array, order="C") for name, array in point.arrays.items()}
     about = {
         "format": FORMAT,
         "key": key,
         "origin": origin,
         "steps": str(point.steps),
         "seconds": repr(point.seconds),
-        "arrays": json.dumps(_kinds(arrays)),
     }
-    about["digest"] = _digest(about, {name: arrays[name].tobytes() for name in arrays})
-    return safetensors.numpy.save(arrays, metadata=about)
+    about["digest"] = _digest(about, point.arrays)
+    return array_files.encoded(point.arrays, about)
 
 
-def _decoded(content: bytes) -> tuple[dict[str, str], dict[str, bytes]]:
-    """The metadata of a file, and the bytes of its arrays."""
-    tensors = {name: tensor["data"] for name, tensor in safetensors.deserialize(content)}
-    size = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + size])["__metadata__"], tensors
-
-
-def _digest(about: Mapping[str, str], tensors: Mapping[str, bytes]) -> str:
+def _digest(about: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
     said = {name: about[name] for name in about if name != "digest"}
-    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name in sorted(tensors):
-        found.update(tensors[name])
+    found = hashlib.sha256(json.dumps([said, _kinds(arrays)], sort_keys=True).encode())
+    for name in sorted(arrays):
+        found.update(arrays[name].tobytes())
     return found.hexdigest()
 
 
