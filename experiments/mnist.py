@@ -18,8 +18,9 @@ import pathlib
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from experiments.common import (
     command_line,
@@ -42,9 +43,11 @@ from experiments.common.config import Config, UsageError
 
 # JAX, and what imports it, is imported in the functions, so that wrong flags are reported first.
 if TYPE_CHECKING:
-    from experiments.common import models, starting
+    from experiments.common import fitting, following, models, starting
 
 COMMAND = "python -m experiments.mnist"
+
+_CURVES = "experiments.common.layer_curves"  # imports Matplotlib, so only if there are audits
 
 
 def run(
@@ -180,71 +183,17 @@ def run(
         except KeyboardInterrupt:
             console.say_instead(stream, "interrupted; nothing was written")
             raise
+        run = _Run(config, dataset, directory, start, placement, began, notes, finished)
         display = progress.EpochProgress(config.epochs, stream)
         display.say(*_header(config, dataset, start.model, placement))
-        interrupted: KeyboardInterrupt | None = None
-        curves = inspect = pause = None
-        host = placement.host if placement else _unchanged
-        live = processes.from_main("live", lambda: display.live)
-        with contextlib.ExitStack() as opened:
-            output = opened.enter_context(run_directory.opened(directory, began.lines))
-            if save:
-                later = console.interrupt_later(stream, "saving a checkpoint")
-                asked = processes.first_asked(opened.enter_context(later))
-                pause = save(finished, asked, output.replaced)
-            display.say(*notes)
-            try:
-                whole = start
-                if audit or audit_every:  # by this process alone
-                    whole = start._replace(packed=host(start.packed))
-                if audit and not (directory / "audit.json").exists():
-                    display.say(*_audit(config, whole, dataset, directory, stream))
-                if audit_every:
-                    curves = importlib.import_module("experiments.common.layer_curves")
-                    auditor = run_audit.auditor(config, whole, dataset)
-                    inspect = curves.inspector(
-                        output.lines[run_directory.AUDITS],
-                        lambda packed: auditor(start.model.unpack(host(packed))),
-                    )
-                epochs = train(watch=display.steps if live else None, inspect=inspect, pause=pause)
-                for epoch in display.compiled(epochs, len(finished)):
-                    # Where there are pauses, a signal waits for the next.
-                    with contextlib.nullcontext() if pause else console.uninterrupted():
-                        params = start.model.unpack(host(epoch.params))
-                        run_directory.add_epoch(output, epoch._replace(params=params))
-                        finished.append(epoch._replace(params=None))  # their buffers are reused
-                    display.epoch(epoch.number, epoch.seconds, epoch.metrics)
-            except KeyboardInterrupt as error:
-                if not run_directory.has_results(directory):
-                    console.say_instead(stream, "interrupted; nothing was written")
-                    raise
-                interrupted = error
+        interrupted = _train(run, train, save, audit, audit_every, display)
 
-    summary: dict[str, Any] = {
-        "status": "interrupted" if interrupted else "finished",
-        "epochs": max(0, len(finished) - 1),
-        **(finished[-1].metrics if finished else {}),
-    }
-    if len(finished) > 1:
-        # The first epoch includes compilation; the median of several is not affected by it.
-        summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
-    summary["seconds"] = began.seconds + time.perf_counter() - started
-    found = None
-    if not (interrupted and processes.is_joined()):  # the others take part
-        found = diagnosis.diagnose(config, dataset, start.params, finished)
-    if found:
-        summary["problem"], summary["likely_cause"] = found.problem, found.cause
-    try:  # the picture comes last, so that an error here loses nothing
+    seconds = began.seconds + time.perf_counter() - started
+    summary, found = _summary(run, interrupted, seconds)
+    try:  # the pictures come last, so that an error here loses nothing
         with console.uninterrupted():
             files.write_json(directory / "summary.json", summary)
-        title = f"{dataset.name}, {description.weights(config)}, seed {config.seed}"
-        subtitle = f"{description.network(config, start.model)}; {description.training(config)}"
-        if len(finished) > 1:
-            chance_loss = math.log(dataset.num_classes)
-            drawing.result().draw(directory, title, subtitle, chance_loss)
-        if curves and curves.has_audits(directory):
-            curves.draw(directory, title, subtitle)
-            display.say(f"audits  {curves.summary(directory)}")
+        _draw(run, drawing, audit_every, display)
     finally:
         display.say(
             *_footer(config, summary),
@@ -258,22 +207,132 @@ def run(
     return directory, summary
 
 
+class _Run(NamedTuple):
+    """A run that has begun."""
+
+    config: Config
+    dataset: data.Dataset
+    directory: pathlib.Path
+    start: "starting.Start"
+    placement: "meshes.Placement | None"
+    began: resuming.Place
+    notes: list[str]
+    """What to say about resuming, once a signal doesn't lose anything any more."""
+    finished: "list[fitting.Epoch]"
+    """The epochs so far, without parameters."""
+
+
+def _train(
+    run: _Run,
+    train: "Callable[..., Iterator[fitting.Epoch]]",
+    save: "following.Save | None",
+    audit: bool,
+    audit_every: int | None,
+    display: progress.EpochProgress,
+) -> KeyboardInterrupt | None:
+    """Trains, and writes each epoch to the directory; returns what interrupted it, if anything.
+
+    Args:
+      run: what to train; its finished epochs are added to.
+      train: `fitting.fit` of the run, as a function of `watch`, `inspect` and `pause`.
+      save: saves checkpoints; None if there are none.
+      audit: as for `run`.
+      audit_every: as for `run`.
+      display: where to show progress.
+    """
+    start, directory, finished = run.start, run.directory, run.finished
+    inspect = pause = None
+    host = run.placement.host if run.placement else _unchanged
+    live = processes.from_main("live", lambda: display.live)
+    with contextlib.ExitStack() as opened:
+        output = opened.enter_context(run_directory.opened(directory, run.began.lines))
+        if save:
+            later = console.interrupt_later(display.stream, "saving a checkpoint")
+            asked = processes.first_asked(opened.enter_context(later))
+            pause = save(finished, asked, output.replaced)
+        display.say(*run.notes)
+        try:
+            whole = start
+            if audit or audit_every:  # by this process alone
+                whole = start._replace(packed=host(start.packed))
+            if audit and not (directory / "audit.json").exists():
+                display.say(*_audit(run, whole, display.stream))
+            if audit_every:
+                curves = importlib.import_module(_CURVES)
+                auditor = run_audit.auditor(run.config, whole, run.dataset)
+                inspect = curves.inspector(
+                    output.lines[run_directory.AUDITS],
+                    lambda packed: auditor(start.model.unpack(host(packed))),
+                )
+            epochs = train(watch=display.steps if live else None, inspect=inspect, pause=pause)
+            for epoch in display.compiled(epochs, len(finished)):
+                # Where there are pauses, a signal waits for the next.
+                with contextlib.nullcontext() if pause else console.uninterrupted():
+                    params = start.model.unpack(host(epoch.params))
+                    run_directory.add_epoch(output, epoch._replace(params=params))
+                    finished.append(epoch._replace(params=None))  # their buffers are reused
+                display.epoch(epoch.number, epoch.seconds, epoch.metrics)
+        except KeyboardInterrupt as error:
+            if not run_directory.has_results(directory):
+                console.say_instead(display.stream, "interrupted; nothing was written")
+                raise
+            return error
+    return None
+
+
+def _summary(
+    run: _Run, interrupted: KeyboardInterrupt | None, seconds: float
+) -> tuple[dict[str, Any], diagnosis.Diagnosis | None]:
+    """The content of summary.json, and why the run learned nothing, if so."""
+    finished = run.finished
+    summary: dict[str, Any] = {
+        "status": "interrupted" if interrupted else "finished",
+        "epochs": max(0, len(finished) - 1),
+        **(finished[-1].metrics if finished else {}),
+    }
+    if len(finished) > 1:
+        # The first epoch includes compilation; the median of several is not affected by it.
+        summary["seconds_per_epoch"] = statistics.median(epoch.seconds for epoch in finished[1:])
+    summary["seconds"] = seconds
+    found = None
+    if not (interrupted and processes.is_joined()):  # the others take part
+        found = diagnosis.diagnose(run.config, run.dataset, run.start.params, finished)
+    if found:
+        summary["problem"], summary["likely_cause"] = found.problem, found.cause
+    return summary, found
+
+
+def _draw(
+    run: _Run,
+    drawing: "futures.Future[Any]",
+    audit_every: int | None,
+    display: progress.EpochProgress,
+) -> None:
+    """Draws the pictures, and says what the audits found."""
+    weights = description.weights(run.config)
+    title = f"{run.dataset.name}, {weights}, seed {run.config.seed}"
+    network = description.network(run.config, run.start.model)
+    subtitle = f"{network}; {description.training(run.config)}"
+    if len(run.finished) > 1:
+        chance_loss = math.log(run.dataset.num_classes)
+        drawing.result().draw(run.directory, title, subtitle, chance_loss)
+    if audit_every:
+        curves = importlib.import_module(_CURVES)
+        if curves.has_audits(run.directory):
+            curves.draw(run.directory, title, subtitle)
+            display.say(f"audits  {curves.summary(run.directory)}")
+
+
 def _unchanged(arrays: Any) -> Any:
     return arrays
 
 
-def _audit(
-    config: Config,
-    start: "starting.Start",
-    dataset: data.Dataset,
-    directory: pathlib.Path,
-    stream: TextIO | None,
-) -> list[str]:
+def _audit(run: _Run, start: "starting.Start", stream: TextIO | None) -> list[str]:
     """Audits the network before training, writes audit.json, and returns what to print."""
     with progress.stage(stream, "audit   compiling and measuring"):
-        report = run_audit.auditor(config, start, dataset)(start.params)
-    files.write_json(directory / "audit.json", report.to_dict())
-    return ["", run_audit.text(report), "", *run_audit.next_step(_audited(config), report)]
+        report = run_audit.auditor(run.config, start, run.dataset)(start.params)
+    files.write_json(run.directory / "audit.json", report.to_dict())
+    return ["", run_audit.text(report), "", *run_audit.next_step(_audited(run.config), report)]
 
 
 def _audited(config: Config) -> Config:

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import struct
 import sys
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -64,6 +65,20 @@ def pytest_runtest_setup(item):
             jax.config.update("jax_disable_most_optimizations", quickly)
             if not quickly:
                 jax.clear_caches()
+
+
+@pytest.fixture
+def users_compiler():
+    """Compiles a function as on a user's machine, which fuses more than in other tests here."""
+    import jax
+
+    option = "xla_cpu_use_fusion_emitters"
+    options: Any = {option: True} if option in FLAGS else None
+
+    def compiled(function, *arguments):
+        return jax.jit(function).lower(*arguments).compile(compiler_options=options)
+
+    return compiled
 
 
 @pytest.fixture

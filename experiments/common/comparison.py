@@ -329,7 +329,7 @@ def lists(column: pa.ChunkedArray) -> np.ndarray:
     """(rows, length): a column of lists of one length, without nulls."""
     lengths = {length for chunk in column.chunks for length in np.unique(chunk.value_lengths())}
     if len(lengths) > 1:
-        raise ValueError(f"lists: of lengths {sorted(lengths)}, must be of one")
+        raise AssertionError(f"lists: of lengths {sorted(lengths)}, must be of one")
     values = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
     return values.reshape(len(column), -1)
 

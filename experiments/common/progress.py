@@ -37,13 +37,13 @@ class EpochProgress:
 
     def __init__(self, epochs: int, stream: TextIO | None):
         self.live = live(stream)
-        self._stream = stream
+        self.stream = stream
         self._epochs = epochs
         self._drawn = -math.inf
 
     def say(self, *lines: str) -> None:
         """Prints lines, in place of the bar of an unfinished epoch if there is one."""
-        say_instead(self._stream, *lines)
+        say_instead(self.stream, *lines)
 
     def compiled(self, epochs: Iterator[_Epoch], first: int = 0) -> Iterator[_Epoch]:
         """Passes epochs on, and says what takes so long before the first: programs are compiled.
@@ -54,7 +54,7 @@ class EpochProgress:
         """
         for number in itertools.count(min(first, 1)):
             silent = number == 0 or (number == 1 and not self.live)
-            with stage(self._stream if silent else None, "train   compiling"):
+            with stage(self.stream if silent else None, "train   compiling"):
                 epoch = next(epochs, None)
             if epoch is None:
                 return
@@ -63,10 +63,10 @@ class EpochProgress:
     def steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Draws the bar of an unfinished epoch; only for a terminal."""
         now = time.monotonic()
-        if self._stream and now - self._drawn >= _REDRAW_SECONDS:
+        if self.stream and now - self._drawn >= _REDRAW_SECONDS:
             self._drawn = now
             text = f"{_bar(done, steps)} {done}/{steps}{_values(metrics)}"
-            _redraw(self._stream, f"{self._head(epoch)} {text}")
+            _redraw(self.stream, f"{self._head(epoch)} {text}")
 
     def epoch(self, epoch: int, seconds: float, metrics: Mapping[str, float]) -> None:
         """Prints the line of a finished epoch, in place of its bar."""

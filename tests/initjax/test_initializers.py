@@ -1,7 +1,6 @@
 """Properties of every initializer, tested on one table of them all."""
 
 import functools
-import os
 import pickle
 import subprocess
 import sys
@@ -194,16 +193,15 @@ def test_blocks_can_be_mapped_over_keys(key, same_bits):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e5m2"])
-def test_blocks_need_no_temporaries(dtype, key, cpu):
+def test_blocks_need_no_temporaries(dtype, key, cpu, users_compiler):
     """JAX's own draws need 12 extra bytes for every number of 4 bytes."""
     size = 2**26
     temporary = {}
-    # Memory is measured as a user's compiler uses it, which fuses more than that of other tests.
-    fused = "xla_cpu_use_fusion_emitters"
-    options: Any = {fused: True} if fused in os.environ["XLA_FLAGS"] else None
     for initializer in (initjax.normal(), initjax.in_blocks(initjax.normal())):
-        jitted = jax.jit(lambda key, initializer=initializer: initializer(key, (size,), dtype))
-        memory = jitted.lower(key).compile(compiler_options=options).memory_analysis()
+        draw = users_compiler(
+            lambda key, initializer=initializer: initializer(key, (size,), dtype), key
+        )
+        memory = draw.memory_analysis()
         assert memory is not None
         temporary[initializer] = memory.temp_size_in_bytes / size
     # XLA can't copy some dtypes, so those arrays exist twice.

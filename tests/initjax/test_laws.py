@@ -121,8 +121,9 @@ def test_draws_follow_their_distribution(spec, dtype, key):
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("spec", LAWS)
-def test_narrow_draws_follow_the_rounded_distribution(spec, dtype, key):
-    drawn = initjax.parse(spec)(key, SHAPE, dtype)
+def test_narrow_draws_follow_the_rounded_distribution(spec, dtype, key, users_compiler):
+    # Without fusion emitters, XLA gives NaN for some numbers in float8_e4m3fnuz and the like.
+    drawn = users_compiler(lambda key: initjax.parse(spec)(key, SHAPE, dtype), key)(key)
     assert drawn.dtype == dtype and p_value(drawn, ALL[spec]) > 1e-4
 
 
