@@ -3,7 +3,8 @@
 The runs are ordered by what was trained, then by initializer and seed, so that who reads one
 setting reads one part of one file. Memory is bounded: the runs are divided into parts of that order
 first, each of which is then sorted by itself. Sweeps can go on meanwhile: what they add is left for
-the next time. See `experiments.common.run_files` for why nothing can be lost.
+the next time. A file is deleted only if this process has read all of it, and has written all of its
+runs. See `experiments.common.run_files` for why nothing can be lost.
 """
 
 import contextlib
@@ -58,7 +59,7 @@ def compact(directory: pathlib.Path, show: Callable[[int], None] = lambda done: 
         for path, start, end in zip(tables, starts[:-1], starts[1:], strict=True)
     }
     runs, before = int(order.max()) + 1, len(tables)
-    if all(path.parent == folder for path in places):
+    if all(path.parent == folder for path in places) and runs == len(order):
         return Compacted(runs, before, before)
     del tables
     parts = max(1, round(sum(map(_uncompressed, places)) / _PART))
@@ -68,14 +69,15 @@ def compact(directory: pathlib.Path, show: Callable[[int], None] = lambda done: 
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory) as temporary:
         scratch = [pathlib.Path(temporary, str(part)) for part in range(parts)]
         read = _scatter(places, ends, scratch, show)
-        written = [run_files.write(folder, _sorted(path))[0] for path in scratch]
-    replaced = [path for path in read if path not in written]
-    run_files.remove(replaced, [folder])
-    for emptied in {path.parent for path in replaced} - {directory, folder}:
+        # A part is empty if other processes have replaced all of its files.
+        sorted_parts = (rows for path in scratch if len(rows := _sorted(path)))
+        written = [run_files.write(folder, rows) for rows in sorted_parts]
+    run_files.remove(read, [folder])
+    for emptied in {path.parent for path in read} - {directory, folder}:
         with contextlib.suppress(OSError):  # it holds new files
             emptied.rmdir()
             emptied.parent.rmdir()
-    return Compacted(runs, before, len(set(written)))
+    return Compacted(runs, before, len(written))
 
 
 def _tidy(directory: pathlib.Path) -> None:
@@ -89,17 +91,18 @@ def _tidy(directory: pathlib.Path) -> None:
 
 
 def _order(table: pa.Table) -> np.ndarray:
-    """(rows,): the place of each row in the order of all, -1 for one that comes again."""
-    order = np.full(len(table), -1)
-    last = run_files.last_places(table["key"])
-    table = table.take(last)
-    settings, inits = (
-        grouping.groups(table, run_files.SETTING),
-        grouping.groups(table, ["init", "rules"]),
-    )
-    ordered = np.lexsort((table["seed"].to_numpy(), inits, settings))
-    order[last.to_numpy()[ordered]] = np.arange(len(table))
-    return order
+    """(rows,): the place of each run in the order of all.
+
+    All copies of a run have one place, since any of them can be gone when it is to be read.
+    """
+    keys = table["key"].combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(keys, return_index=True)
+    table = table.take(first)
+    settings = grouping.groups(table, run_files.SETTING)
+    inits = grouping.groups(table, ["init", "rules"])
+    rank = np.empty(len(first), np.int64)
+    rank[np.lexsort((table["seed"].to_numpy(), inits, settings))] = np.arange(len(first))
+    return rank[keys]
 
 
 def _uncompressed(path: pathlib.Path) -> int:
@@ -136,7 +139,7 @@ def _scatter(
                 for rows in run_files.row_groups(path):
                     mine, order = order[: len(rows)], order[len(rows) :]
                     rows = rows.cast(run_files.SCHEMA).append_column(_PLACE, pa.array(mine))
-                    parts = np.where(mine < 0, len(ends), np.searchsorted(ends, mine, "right"))
+                    parts = np.searchsorted(ends, mine, "right")
                     rows = rows.take(np.argsort(parts, kind="stable"))
                     bounds = np.searchsorted(np.sort(parts), range(len(ends) + 1)).tolist()
                     for writer, start, end in zip(writers, bounds[:-1], bounds[1:], strict=True):
@@ -148,8 +151,8 @@ def _scatter(
 
 
 def _sorted(scratch: pathlib.Path) -> pa.Table:
-    """The runs of one part in their order."""
+    """The runs of one part in their order, each once."""
     with ipc.open_file(scratch) as file:
         rows = file.read_all()
-    order = np.argsort(rows[_PLACE].to_numpy())
-    return rows.drop_columns([_PLACE]).take(order)
+    _, places = np.unique(rows[_PLACE].to_numpy(), return_index=True)
+    return rows.drop_columns([_PLACE]).take(places)

@@ -1,19 +1,19 @@
 """The Parquet files that hold the runs of a directory, and how they stay few.
 
-    runs-DIGEST.parquet               of processes that train a whole grid
-    shards/LABEL/runs-DIGEST.parquet  of one shard, see `experiments.common.shards`
-    compacted/runs-DIGEST.parquet     of `experiments.compact`
+    runs-ID.parquet               of processes that train a whole grid
+    shards/LABEL/runs-ID.parquet  of one shard, see `experiments.common.shards`
+    compacted/runs-ID.parquet     of `experiments.compact`
 
 A file is written under a temporary name, flushed to disk, renamed, and never changed. Its name is
-the digest of the keys of its runs. Files are replaced by one that holds all of their runs, and are
-deleted once that one is on disk. So each run is in some file at any moment, whoever is killed, and
-any number of processes can write and replace files at the same time. What it can cost is that a run
-is in two files, where it counts once, and that a reader meets a file that is gone: it lists the
-directory again. This relies on the file system to rename a file in one step.
+random, so no name comes again. A process replaces files that it has read by new ones with all of
+their runs, and deletes them once those are on disk. So the file of a run that was written last is
+never deleted, whoever is killed, and any number of processes can write and replace files at the
+same time. What it can cost is that a run is in two files, where it counts once, and that a reader
+meets a file that is gone: it lists the directory again. This relies on the file system to rename a
+file in one step.
 """
 
 import contextlib
-import hashlib
 import io
 import math
 import os
@@ -253,8 +253,7 @@ def write(folder: pathlib.Path, table: pa.Table) -> tuple[pathlib.Path, int]:
     Returns:
       The path and the size of the file.
     """
-    keys = "".join(sorted(table["key"].to_pylist()))
-    path = folder / PARTS.replace("*", hashlib.sha256(keys.encode()).hexdigest()[:16])
+    path = folder / PARTS.replace("*", os.urandom(8).hex())
     buffer = io.BytesIO()
     rows = max(1, _ROW_GROUP * len(table) // max(1, table.nbytes))
     pq.write_table(table, buffer, row_group_size=rows, **_ENCODING)
@@ -283,7 +282,7 @@ def merge(folder: pathlib.Path, paths: Collection[pathlib.Path]) -> tuple[pathli
     if not tables:
         return None
     path, size = write(folder, once(pa.concat_tables(tables.values())))
-    remove(tables.keys() - {path}, [folder])
+    remove(tables, [folder])
     return path, size
 
 

@@ -86,11 +86,11 @@ def test_a_file_is_replaced_only_by_one_that_has_its_runs(tmp_path):
     merged, size = found
     assert files(tmp_path) == [merged] and merged.stat().st_size == size
     assert keys(tmp_path) == [key(1), key(2), key(9)]
-    # The same runs have the same name, so the result may be one of the files that are merged.
+    # No name comes again: a process that deletes a file which it has read deletes nothing newer.
     part, _ = run_files.write(tmp_path, table(row(1)))
     again = run_files.merge(tmp_path, [merged, part])
-    assert again and again[0] == merged
-    assert files(tmp_path) == [merged] and len(keys(tmp_path)) == 3
+    assert again and again[0] not in (merged, part)
+    assert files(tmp_path) == [again[0]] and len(keys(tmp_path)) == 3
     assert run_files.merge(tmp_path, [gone]) is None
 
 
@@ -230,6 +230,60 @@ def test_compaction_leaves_what_is_added_meanwhile(tmp_path):
     compaction.compact(tmp_path, add)
     assert ended.is_set()
     assert set(keys(tmp_path)) == {one["key"] for one in every} | {key(100), key(101)}
+
+
+def at_the_read(monkeypatch, number, act):
+    """Acts once after so many files have been read."""
+    read, count = run_files.read, itertools.count(1)
+
+    def reads(path, columns=None):
+        found = read(path, columns)
+        if next(count) == number:
+            act()
+        return found
+
+    monkeypatch.setattr(run_files, "read", reads)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_compaction_keeps_the_runs_of_files_that_are_merged_while_it_lists(
+    tmp_path, monkeypatch, number
+):
+    shard = run_files.folder(tmp_path, "a-0of2")
+    paths = [run_files.write(shard, table(row(n), row(9)))[0] for n in range(3)]
+    at_the_read(monkeypatch, number, lambda: run_files.merge(shard, paths[:2]))
+    compaction.compact(tmp_path)
+    assert set(keys(tmp_path)) == {key(n) for n in (0, 1, 2, 9)}
+
+
+@pytest.mark.parametrize("parts", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("when", ["reads", "writes", "deletes"])
+def test_two_compactions_keep_every_run(tmp_path, monkeypatch, parts, when):
+    fill(tmp_path)
+    compaction.compact(tmp_path)
+    run_files.write(tmp_path, table(row(100), row(0)))
+    before = set(keys(tmp_path))
+    size = sum(compaction._uncompressed(path) for path in files(tmp_path))
+    monkeypatch.setattr(compaction, "_PART", size / parts[0])
+    count = itertools.count()
+
+    def other(*_):
+        if not next(count):
+            monkeypatch.setattr(compaction, "_PART", size / parts[1])
+            compaction.compact(tmp_path)
+
+    if when == "reads":
+        at_the_read(monkeypatch, 1, other)
+    elif when == "writes":
+        write = run_files.write
+        monkeypatch.setattr(run_files, "write", lambda *a: (write(*a), other())[0])
+    else:
+        remove = run_files.remove
+        monkeypatch.setattr(run_files, "remove", lambda *a: (other(), remove(*a)))
+    compaction.compact(tmp_path)
+    assert next(count) and set(keys(tmp_path)) == before
+    compaction.compact(tmp_path)  # which removes what both have written
+    assert sum(len(run_files.read(path)) for path in files(tmp_path)) == len(before)
 
 
 def test_the_columns_of_steps_are_read_for_the_rows_that_need_them(tmp_path, monkeypatch):

@@ -166,7 +166,7 @@ def test_old_temporary_files_are_removed_and_new_ones_are_kept(tmp_path, monkeyp
         for _ in range(2):
             with pytest.raises(Killed):
                 stored.add([row(0)])
-    old, new = tmp_path.glob(".runs-*.tmp")  # of one name, and yet two
+    old, new = tmp_path.glob(".runs-*.tmp")
     # By the clock of the files: those of this and of other machines may be wrong.
     monkeypatch.setattr(time, "time", lambda: new.stat().st_mtime + 10 * 365 * 24 * 3600)
     os.utime(old, (0, new.stat().st_mtime - 2 * files.ABANDONED))
