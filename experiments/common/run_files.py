@@ -18,7 +18,8 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ LARGE = 2**26
 """Bytes of a file that is not merged with others any more."""
 
 _REMEDY = "if it is damaged, delete it, and a sweep will train its runs again"
-_LISTINGS = 20  # of a directory that others write to, at most, until one shows no new file
+# Seconds before each listing if the last one was out of date: a minute, as long as NFS keeps one.
+_WAITS = [0.0, *np.geomspace(0.01, 20, 19)]
 _SMALL = 2**16  # bytes of a file of the lowest level
 _FAN = 4  # files of a level are merged; those of the next are about so many times as large
 _ROW_GROUP = 2**24  # bytes, uncompressed: what is read at least to get one run
@@ -162,22 +164,41 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_all(
-    directory: pathlib.Path, columns: Sequence[str] | None = None
+    directory: pathlib.Path,
+    columns: Sequence[str] | None = None,
+    reader: Callable[[pathlib.Path, Sequence[str] | None], pa.Table] | None = None,
 ) -> dict[pathlib.Path, pa.Table]:
     """Reads all files of a directory, in the order of their names.
 
+    Args:
+      directory: of the runs.
+      columns: what to read of each file; None means all.
+      reader: reads a file; None means `read`.
+
     Raises:
-      UsageError: a file can't be read.
+      UsageError: a file can't be read, or files that are gone are still listed after a minute.
     """
     tables: dict[pathlib.Path, pa.Table] = {}
+    gone: set[pathlib.Path] = set()
+    new: set[pathlib.Path] = set()
+    stale = False
     # A file can be missed that replaces another one while the directory is being listed.
-    for _ in range(_LISTINGS):
-        new = set(listed(folders(directory))) - tables.keys()
-        if not new:
+    for wait in _WAITS:
+        if stale and not new:
+            time.sleep(wait)
+        found = set(listed(folders(directory)))
+        stale = bool(found & gone)  # a network file system answers with what it listed before
+        new = found - tables.keys() - gone
+        if not new and not stale:
             break
         for path in new:
-            with contextlib.suppress(FileNotFoundError):  # it was replaced: list again
-                tables[path] = read(path, columns)
+            try:
+                tables[path] = (reader or read)(path, columns)
+            except FileNotFoundError:  # it was replaced: list again
+                gone.add(path)
+                stale = True
+    if stale:  # what has replaced these files may be missing
+        raise UsageError(f"{directory} keeps changing; try again")
     return dict(sorted(tables.items()))
 
 
@@ -189,7 +210,14 @@ def read(path: pathlib.Path, columns: Sequence[str] | None = None) -> pa.Table:
       UsageError: it can't be read.
     """
     with opened(path) as file:
-        return conformed(file.read(_there(file, columns)), path, columns)
+        return read_from(file, path, columns)
+
+
+def read_from(
+    file: pq.ParquetFile, path: pathlib.Path, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Reads some or all columns of a file that is open."""
+    return conformed(file.read(_there(file, columns)), path, columns)
 
 
 def row_groups(path: pathlib.Path) -> Iterator[pa.Table]:

@@ -2,7 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,36 +19,56 @@ _MOST = 2**30  # bytes of files that are not compacted, which are held in memory
 _KEPT = 16  # row groups of compacted files that are held in memory, each of 16 MB
 
 
+class _File(NamedTuple):
+    rows: list[int]
+    """The number in each row group."""
+    steps: list[pa.Table]
+    """The columns of steps of each row group, if they are held in memory."""
+
+
 class StepColumns:
     """Reads the columns of steps for rows that were read without them."""
 
-    def __init__(self, directory: pathlib.Path, tables: Mapping[pathlib.Path, pa.Table]):
-        """Prepares to read.
+    def __init__(self, directory: pathlib.Path, columns: Sequence[str]):
+        """Reads the files of a directory.
+
+        What is not compacted can be replaced at any time, so its steps are read at once.
 
         Args:
           directory: of the runs.
-          tables: the other columns of each file. `PLACE` counts their rows in this order.
+          columns: the other columns to read.
 
         Raises:
           UsageError: the files that are not compacted are too large, or a file can't be read.
         """
-        self._parts: list[tuple[pathlib.Path, int]] = []  # files and row groups
-        sizes: list[int] = []
-        loose = {path: 0 for path in tables if path.parent.name != run_files.COMPACTED}
-        for path in tables:
-            with run_files.opened(path) as file:
-                groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
-            if path in loose:
-                loose[path] = sum(group.total_byte_size for group in groups)
-            self._parts += [(path, number) for number in range(len(groups))]
-            sizes += [group.num_rows for group in groups]
-        if (total := sum(loose.values())) > _MOST:
+        self._files: dict[pathlib.Path, _File] = {}
+        self._loose, self._bytes = 0, 0  # files that are not compacted, and their size
+        self.tables = run_files.read_all(directory, columns, self._read_file)
+        """The other columns of each file. `PLACE` counts their rows in this order."""
+        if self._bytes > _MOST:
             raise UsageError(
-                f"{directory} holds {total / 1e9:.1f} GB in {len(loose):,} files: run"
+                f"{directory} holds {self._bytes / 1e9:.1f} GB in {self._loose:,} files: run"
                 f" python -m experiments.compact {directory} first"
             )
-        self._starts = np.cumsum([0, *sizes])
-        self._kept = {part: _read(*part) for part in self._parts if part[0] in loose}
+        # Files and row groups.
+        self._parts = [
+            (path, n) for path in self.tables for n in range(len(self._files[path].rows))
+        ]
+        self._starts = np.cumsum([0, *(self._files[path].rows[n] for path, n in self._parts)])
+
+    def _read_file(self, path: pathlib.Path, columns: Sequence[str] | None) -> pa.Table:
+        with run_files.opened(path) as file:
+            table = run_files.read_from(file, path, columns)
+            groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+            steps, size = [], 0
+            if path.parent.name != run_files.COMPACTED:
+                size = sum(group.total_byte_size for group in groups)
+                if self._bytes + size <= _MOST:
+                    steps = [file.read_row_group(n, _NAMES) for n in range(len(groups))]
+        self._files[path] = _File([group.num_rows for group in groups], steps)
+        self._loose += size > 0
+        self._bytes += size
+        return table
 
     def complete(self, rows: pa.Table) -> pa.Table:
         """These rows with the columns of steps, without `PLACE`."""
@@ -56,13 +77,14 @@ class StepColumns:
         order = np.argsort(of_part, kind="stable")
         found = []
         for mine in np.split(order, np.flatnonzero(np.diff(of_part[order])) + 1):
-            part = self._parts[of_part[mine[0]]]
-            table = self._kept[part] if part in self._kept else _read_lately(*part)
+            path, number = self._parts[of_part[mine[0]]]
+            steps = self._files[path].steps
+            table = steps[number] if steps else _read_lately(path, number)
             found.append(table.take(places[mine] - self._starts[of_part[mine[0]]]))
-        steps = pa.concat_tables(found).take(np.argsort(order))
+        columns = pa.concat_tables(found).take(np.argsort(order))
         rows = rows.drop_columns([PLACE])
         for name in _NAMES:
-            rows = rows.append_column(name, steps[name])
+            rows = rows.append_column(name, columns[name])
         return rows
 
 

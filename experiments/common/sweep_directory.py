@@ -193,11 +193,12 @@ def scan(
       UsageError: as `read`; or the files that are not compacted are too large.
     """
     directory = pathlib.Path(directory)
-    found = run_files.read_all(directory, [n for n in SCHEMA.names if not n.startswith("step_")])
-    if not any(map(len, found.values())):
+    steps = step_columns.StepColumns(
+        directory, [name for name in SCHEMA.names if not name.startswith("step_")]
+    )
+    if not any(map(len, steps.tables.values())):
         raise _no_runs(directory)
-    steps = step_columns.StepColumns(directory, found)
-    table = pa.concat_tables(found.values())
+    table = pa.concat_tables(steps.tables.values())
     table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
     return table.drop_columns(["key"]).take(_order(table, wanted)), steps.complete
 

@@ -302,6 +302,40 @@ def test_the_columns_of_steps_are_read_for_the_rows_that_need_them(tmp_path, mon
         sweep_directory.scan(tmp_path)
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_report_reads_a_directory_whose_files_are_replaced(tmp_path, monkeypatch, number):
+    paths = [run_files.write(tmp_path, table(row(n, seed=n)))[0] for n in range(4)]
+    read_from, count = run_files.read_from, itertools.count(1)
+
+    def reads(*arguments):
+        found = read_from(*arguments)
+        if next(count) == number:
+            run_files.merge(tmp_path, paths)
+        return found
+
+    monkeypatch.setattr(run_files, "read_from", reads)
+    rows, complete = sweep_directory.scan(tmp_path)
+    assert not any(path.exists() for path in paths)
+    assert complete(rows)["step_loss"].to_pylist() == [pytest.approx([n / 7] * 5) for n in range(4)]
+
+
+def test_a_listing_that_is_out_of_date_is_waited_for(tmp_path, monkeypatch):
+    paths = [run_files.write(tmp_path, table(row(number)))[0] for number in range(2)]
+    listed, waits = run_files.listed, []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    keys(tmp_path)
+    assert waits == []
+    run_files.merge(tmp_path, paths)
+    # As NFS answers for up to a minute.
+    monkeypatch.setattr(run_files, "listed", lambda at: paths if sum(waits) < 40 else listed(at))
+    assert keys(tmp_path) == [key(0), key(1)] and sum(waits) < 60
+    monkeypatch.setattr(run_files, "listed", lambda at: paths)
+    waits.clear()
+    with pytest.raises(UsageError, match="keeps changing; try again"):
+        keys(tmp_path)
+    assert 50 < sum(waits) < 65
+
+
 def test_rows_are_grouped_by_numbers_texts_and_lists():
     nan = float("nan")
     rows = {"a": [1.0, nan, None, nan, 1.0, 1.0], "b": [[1, 2], None, [], None, [1, 2], [12]],
