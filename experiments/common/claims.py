@@ -40,14 +40,13 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
 
-from experiments.common import local_process
+from experiments.common import files, local_process
 from experiments.common.local_process import Process
 
 BEAT = 5.0  # seconds between heartbeats: 1,000 processes write 200 small files per second
 LEASE = 12  # heartbeats, about a minute
 
 _OWNER = "owner-"
-_ABANDONED = 24 * 3600.0  # seconds
 
 
 class _Seen(NamedTuple):
@@ -172,7 +171,7 @@ class Claims:
         owners = (self.directory / name for name in names if name.startswith(_OWNER))
         for path in itertools.islice(owners, 100):  # or starting 1,000 processes would take long
             with contextlib.suppress(OSError):
-                if now - path.stat().st_mtime > _ABANDONED:
+                if now - path.stat().st_mtime > files.ABANDONED:
                     _remove(path)
 
     def clear(self) -> None:

@@ -22,7 +22,6 @@ FORMAT = "initjax unfinished run 1"
 """Changes with what a file holds."""
 
 _WRITERS = 16  # threads, since a file server takes a while for each of many files
-_ABANDONED = 24 * 3600.0  # seconds; writing takes moments, so older temporary files are left over
 
 
 class Unusable(ValueError):
@@ -112,7 +111,7 @@ class Unfinished:
         for temporary in self._folder.glob(".*.tmp"):
             with contextlib.suppress(OSError):  # another process may have removed it
                 # By the clock that gives files their times: that of this machine may be wrong.
-                if files.now(self._folder) - temporary.stat().st_mtime > _ABANDONED:
+                if files.now(self._folder) - temporary.stat().st_mtime > files.ABANDONED:
                     temporary.unlink()
         self.remove(self.keys().intersection(finished))
 
