@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.common import files
+from experiments.common import files, shards
 from experiments.common.config import UsageError
 
 FORMAT_VERSION = 1
@@ -136,14 +136,9 @@ def folders(directory: pathlib.Path, label: str = "") -> list[pathlib.Path]:
       directory: of the runs.
       label: of the shard. The other shards of its grid hold none of its runs.
     """
-    shards = [path for path in _entries(directory / SHARDS) if not _siblings(path.name, label)]
-    return [directory, directory / COMPACTED, *shards]
-
-
-def _siblings(label: str, other: str) -> bool:
-    """Whether these are two shards of one division of one grid."""
-    grids = [(text.partition("-")[0], text.rpartition("of")[2]) for text in (label, other)]
-    return grids[0] == grids[1] and label != other
+    found = _entries(directory / SHARDS)
+    others = [path for path in found if not shards.are_siblings(path.name, label)]
+    return [directory, directory / COMPACTED, *others]
 
 
 def listed(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:

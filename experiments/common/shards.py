@@ -59,6 +59,17 @@ WHOLE = Shard(0, 1)
 """All of a grid."""
 
 
+def are_siblings(label: str, other: str) -> bool:
+    """Whether these are the labels of two different shards of one division of one grid.
+
+    Example:
+      >>> are_siblings("3f2a91c0-0of2", "3f2a91c0-1of2"), are_siblings("3f2a91c0-0of2", "")
+      (True, False)
+    """
+    grids = [(text.partition("-")[0], text.rpartition("of")[2]) for text in (label, other)]
+    return grids[0] == grids[1] and label != other
+
+
 def parse(text: str) -> Shard:
     """The shard that `--shard=i/n` names.
 
