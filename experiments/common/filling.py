@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from experiments.common import console, description, progress, unfinished
@@ -70,7 +70,7 @@ def _train(
             trainer = make()
             size = trainer.least
             pause = _saver(in_work, trainer.origin, asked, stored, stream)
-            while batch := stored.claim(_in_work_first(group, in_work), size):
+            while batch := stored.claim(_in_progress_first(group, in_work), size):
                 started = time.perf_counter()
                 for part, points in _by_step(batch, in_work, trainer, stream):
                     stored.add(trainer.train({key: group[key] for key in part}, points, pause))
@@ -89,10 +89,13 @@ def _train(
     return trained, len(missing)
 
 
-def _in_work_first(group: Mapping[str, Any], in_work: unfinished.Unfinished) -> list[str]:
-    """The keys of a group, those of runs first that were begun before."""
-    begun = in_work.keys()
-    return sorted(group, key=lambda key: key not in begun) if begun else list(group)
+def _in_progress_first(
+    group: Mapping[str, Any], in_progress: unfinished.Unfinished
+) -> Iterator[str]:
+    """The keys of a group, those of runs first that were begun before; only as many as needed."""
+    begun = {key for key in in_progress.keys() if key in group}
+    yield from sorted(begun)
+    yield from (key for key in group if key not in begun)
 
 
 def _by_step(

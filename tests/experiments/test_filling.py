@@ -12,7 +12,7 @@ import time
 import pytest
 
 from experiments import sweep
-from experiments.common import console, data, files, sweep_directory, trainers, unfinished
+from experiments.common import console, data, files, filling, sweep_directory, trainers, unfinished
 from experiments.common.config import Config
 
 _INPUTS = [
@@ -128,6 +128,22 @@ def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path,
     in_work = unfinished.Unfinished(tmp_path)
     in_work.save({"k": unfinished.Point(4, 1.5, {})}, "cpu")
     assert removed and in_work.load("k", "cpu", {}).steps == 4
+
+
+def test_only_as_many_keys_are_looked_at_as_are_needed(tmp_path):
+    class Group(dict):
+        def __iter__(self):
+            for count, key in enumerate(super().__iter__()):
+                assert count < 3
+                yield key
+
+    group = Group.fromkeys(map(str, range(1000)))
+    in_progress = unfinished.Unfinished(tmp_path)
+    keys = filling._in_progress_first(group, in_progress)
+    assert list(itertools.islice(keys, 3)) == ["0", "1", "2"]
+    in_progress.save({key: unfinished.Point(1, 1.0, {}) for key in ("700", "1", "another")}, "cpu")
+    keys = filling._in_progress_first(group, in_progress)
+    assert list(itertools.islice(keys, 4)) == ["1", "700", "0", "2"]
 
 
 # A sweep of long runs: it pauses ten times a second, and saves what it has each time.
