@@ -220,7 +220,12 @@ def add_epoch(output: Output, epoch: "fitting.Epoch") -> None:
     Args:
       output: the files of the run.
       epoch: the epoch.
+
+    Raises:
+      UsageError: another process has taken over the run.
     """
+    if output.replaced():  # its parameters would stand under the name of the other's
+        raise taken_over(output.directory)
     save_params(output.directory / "params.safetensors", epoch.params, {"epoch": str(epoch.number)})
     if epoch.batch_metrics is not None:
         steps = len(epoch.batch_metrics.loss)

@@ -327,6 +327,24 @@ def test_two_processes_that_resume_one_run_do_no_harm(config, undisturbed, tmp_p
     same(tmp_path / "run", undisturbed)
 
 
+def test_a_process_that_was_superseded_leaves_the_parameters_of_the_other(
+    config, undisturbed, tmp_path, monkeypatch
+):
+    """The second one finishes the run while the first trains an epoch."""
+    add = run_directory.add_epoch
+
+    def added(output, epoch):
+        if epoch.number == 1:
+            monkeypatch.undo()
+            train(config, tmp_path / "run")
+        add(output, epoch)
+
+    monkeypatch.setattr(run_directory, "add_epoch", added)
+    with pytest.raises(UsageError, match="another process has resumed the run in"):
+        train(config, tmp_path / "run")
+    same(tmp_path / "run", undisturbed)
+
+
 def test_a_stopped_program_exits_with_75_and_the_same_command_goes_on(folder, tmp_path):
     flags = [f"--data_dir={folder}", "--hidden=8", "--batch_size=10", "--checkpoint_every=1000"]
     command = [*COMMAND, *flags, "--workdir=run", "--resume", "--steps=30000"]
