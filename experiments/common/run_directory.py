@@ -1,6 +1,7 @@
 """The directory of a run: its files, written so that no finished epoch is lost.
 
-    config.json          the configuration, versions, device and data; written first
+    config.json          the configuration, versions, device and data; written first. `starts` has
+                         what trained the run from which step on
     metrics.jsonl        one line per epoch: loss, acc, val_loss, val_acc; 0 is before training
     steps.jsonl          one line per training step: loss and acc of its batch
     params.safetensors   the parameters after the last finished epoch
