@@ -175,8 +175,11 @@ def run(
                 return directory, {}
             record = _record(config, dataset, start.model, repeat)
             record |= {"mesh": placement and placement.sizes._asdict()}
-            notes = resuming.lines(began, directory, before or record, record) if resume else []
-            record = (before or record) | {name: record[name] for name in ("config", "command")}
+            starts = resuming.starts(began, before, record)
+            notes = resuming.lines(began, directory, starts) if resume else []
+            if before and began.path:
+                record = before | {name: record[name] for name in ("config", "command")}
+            record |= {"starts": starts}
             for old in ("summary.json", run_directory.PICTURE, run_directory.AUDITS_PICTURE):
                 (directory / old).unlink(missing_ok=True)  # until it is finished
             files.write_json(directory / "config.json", record | {"flags": flags_kept})

@@ -214,6 +214,18 @@ def versions() -> dict[str, str]:
     }
 
 
+def processor() -> str:
+    """The model of this host's CPU, on which the bits of what a CPU computes depend."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = ("model name", "CPU implementer", "CPU part")  # the last two on ARM
+    found = [line.partition(":") for line in lines]
+    models = dict.fromkeys(value.strip() for name, _, value in found if name.strip() in names)
+    return " ".join(models) or platform.machine()
+
+
 def environment() -> dict[str, dict[str, Any]]:
     """The device and the versions."""
     import jax
@@ -222,6 +234,7 @@ def environment() -> dict[str, dict[str, Any]]:
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
+            "processor": processor(),
             "count": jax.device_count(),
             "host": platform.node(),
             "cores": os.cpu_count(),

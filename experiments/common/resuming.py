@@ -336,18 +336,34 @@ def saver(
     return pause
 
 
-def lines(
-    began: Place, directory: pathlib.Path, before: Mapping[str, Any], now: Mapping[str, Any]
-) -> list[str]:
+def starts(
+    began: Place, before: Mapping[str, Any] | None, now: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """On what a run was trained, from which step on: `starts` of its config.json.
+
+    Args:
+      began: where it begins this time.
+      before: the content of config.json; None if there is none.
+      now: as it would be if the run started now.
+
+    Returns:
+      The starts that trained the steps before this one, and this one.
+    """
+    kept = [start for start in (before or {}).get("starts", []) if start["step"] < began.steps]
+    return [*kept, {"step": began.steps, **{name: now[name] for name in _TRAINED_ON}}]
+
+
+_TRAINED_ON = ("mesh", "device", "versions")
+
+
+def lines(began: Place, directory: pathlib.Path, starts: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to print about the place where a run begins.
 
     Args:
       began: the place.
       directory: of the run.
-      before: the content of config.json, as it was when the run started.
-      now: as it would be if it started now.
+      starts: as the function of that name returns them.
     """
-    before, now = _environment(before), _environment(now)
     found = [
         line
         for path, why in began.unusable.items()
@@ -362,16 +378,18 @@ def lines(
         if began.unusable:
             text = f"from the previous good one, of {where}, saved {description.ago(age)}"
     found += description.entry("resume", text)
-    if others := [name for name in now if before.get(name) != now[name]]:
-        text = f"other {' and '.join(others)} than at the start of this run"
+    *before, now = map(_environment, starts)
+    if others := [name for name in now if any(start[name] != now[name] for start in before)]:
+        text = f"other {' and '.join(others)} than at an earlier start of this run"
         found += description.entry("note", f"{text}: its numbers may differ by rounding")
     return found
 
 
-def _environment(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a config.json that the last digits of a run depend on."""
+def _environment(start: Mapping[str, Any]) -> dict[str, Any]:
+    """What the last digits of a run depend on."""
+    device = start["device"]
     return {
-        "mesh": record["mesh"],
-        "device": record["device"]["kind"],
-        "versions": record["versions"],
+        "mesh": start["mesh"],
+        "device": (device["kind"], device["platform"] == "cpu" and device["processor"]),
+        "versions": start["versions"],
     }

@@ -1,6 +1,7 @@
 """The directory of a run: its files, written so that no finished epoch is lost.
 
-    config.json          the configuration, versions, device and data; written first
+    config.json          the configuration, versions, device and data; written first. `starts` has
+                         what trained the run from which step on
     metrics.jsonl        one line per epoch: loss, acc, val_loss, val_acc; 0 is before training
     steps.jsonl          one line per training step: loss and acc of its batch
     params.safetensors   the parameters after the last finished epoch
@@ -220,7 +221,12 @@ def add_epoch(output: Output, epoch: "fitting.Epoch") -> None:
     Args:
       output: the files of the run.
       epoch: the epoch.
+
+    Raises:
+      UsageError: another process has taken over the run.
     """
+    if output.replaced():  # its parameters would stand under the name of the other's
+        raise taken_over(output.directory)
     save_params(output.directory / "params.safetensors", epoch.params, {"epoch": str(epoch.number)})
     if epoch.batch_metrics is not None:
         steps = len(epoch.batch_metrics.loss)

@@ -183,6 +183,26 @@ def flip(path):
     path.write_bytes(content)
 
 
+def test_a_note_says_what_differed_in_any_part_of_a_run(tmp_path):
+    device = {"platform": "cpu", "kind": "cpu", "processor": "one"}
+    now = {"mesh": None, "device": device, "versions": {"jax": "0.10"}}
+    other = {**now, "mesh": {"data": 2, "model": 1}}
+    record = {}
+
+    def notes(steps, now):
+        place = resuming.Place({}, "run", 4, 2, steps=steps)
+        record["starts"] = resuming.starts(place, record, now)
+        return "".join(resuming.lines(place, tmp_path, record["starts"])).partition("note ")[2]
+
+    assert notes(0, now) == notes(3, now) == ""
+    assert "other mesh than at an earlier start of this run" in notes(3, other)
+    assert [start["step"] for start in record["starts"]] == [0, 3]  # one had trained nothing
+    assert "other mesh than" in notes(5, now)  # though the first one had none
+    assert notes(3, now) == ""  # those steps are trained again
+    moved = {**now, "device": {**device, "processor": "two"}}
+    assert "other device than" in notes(4, moved)
+
+
 def replace_by_a_directory(path):
     path.unlink()
     path.mkdir()
@@ -213,7 +233,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_previous_one_is_used(
     assert place.path == previous and place.steps == 6 and place.point and place.point.epoch == 2
     assert place.lines["steps.jsonl"].count(b"\n") == 4 == place.lines["audits.jsonl"].count(b"\n")
     record = json.loads((directory / "config.json").read_text())
-    warning, resumed = " ".join(resuming.lines(place, directory, record, record)).split("resume ")
+    warning, resumed = " ".join(resuming.lines(place, directory, record["starts"])).split("resume ")
     assert f"checkpoint {last.name} can't be used: " in warning and why in " ".join(warning.split())
     assert "from the previous good one, of step 6 of 8, saved " in " ".join(resumed.split())
     flip(previous)
@@ -230,13 +250,18 @@ def test_a_damaged_checkpoint_costs_only_time(finished, config, undisturbed, tmp
     flip(last)
     (directory / "mine").write_text("a note")
     record = json.loads((directory / "config.json").read_text())
-    record["versions"]["jax"] = "0.9"
+    record["starts"][0]["versions"]["jax"] = "0.9"
     (directory / "config.json").write_text(json.dumps(record))
     train(config, directory, sys.stdout)
     same(directory, undisturbed)
     output = capsys.readouterr().out
     assert "\nwarning checkpoint 000000008-" in output
-    assert "\nnote    other versions than at the start of this run: its numbers may" in output
+    assert (
+        "\nnote    other versions than at an earlier start of this run: its numbers may" in output
+    )
+    found = json.loads((directory / "config.json").read_text())["starts"]
+    assert [start["step"] for start in found] == [0, 6]
+    assert [start["versions"]["jax"] == "0.9" for start in found] == [True, False]
     after = checkpoints.names(directory / "checkpoints")
     assert last not in after and previous in after and len(after) == 2
     assert (directory / "mine").exists()
@@ -327,6 +352,24 @@ def test_two_processes_that_resume_one_run_do_no_harm(config, undisturbed, tmp_p
     same(tmp_path / "run", undisturbed)
 
 
+def test_a_process_that_was_superseded_leaves_the_parameters_of_the_other(
+    config, undisturbed, tmp_path, monkeypatch
+):
+    """The second one finishes the run while the first trains an epoch."""
+    add = run_directory.add_epoch
+
+    def added(output, epoch):
+        if epoch.number == 1:
+            monkeypatch.undo()
+            train(config, tmp_path / "run")
+        add(output, epoch)
+
+    monkeypatch.setattr(run_directory, "add_epoch", added)
+    with pytest.raises(UsageError, match="another process has resumed the run in"):
+        train(config, tmp_path / "run")
+    same(tmp_path / "run", undisturbed)
+
+
 def test_a_stopped_program_exits_with_75_and_the_same_command_goes_on(folder, tmp_path):
     flags = [f"--data_dir={folder}", "--hidden=8", "--batch_size=10", "--checkpoint_every=1000"]
     command = [*COMMAND, *flags, "--workdir=run", "--resume", "--steps=30000"]
@@ -383,7 +426,7 @@ def test_a_run_on_a_mesh_is_resumed_on_this_and_on_other_meshes(folder, tmp_path
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("resume  from step 4 of 8, saved ") == 2
-    assert result.stdout.count("note    other mesh than at the start of this run: its ") == 1
+    assert result.stdout.count("note    other mesh than at an earlier start of this run: ") == 1
     same(tmp_path / "data:2,model:2", tmp_path / "undisturbed")
     one, other = (
         dict(
