@@ -215,15 +215,21 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The model of this host's CPU, on which the bits of what a CPU computes depend."""
+    """The model of this host's CPU, on which the bits of what a CPU computes depend.
+
+    Such as "AMD EPYC 26 2 avx2 avx512f": virtual machines may call different models by one name.
+    """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
-    names = ("model name", "CPU implementer", "CPU part")  # the last two on ARM
-    found = [line.partition(":") for line in lines]
-    models = dict.fromkeys(value.strip() for name, _, value in found if name.strip() in names)
-    return " ".join(models) or platform.machine()
+    found: dict[str, str] = {}
+    for name, _, value in (line.partition(":") for line in lines):
+        found.setdefault(name.strip(), value.strip())
+    names = ("model name", "cpu family", "model", "CPU implementer", "CPU part")  # the last: ARM
+    features = [name for name in ("avx2", "avx512f") if name in found.get("flags", "").split()]
+    parts = [*(found[name] for name in names if name in found), *features]
+    return " ".join(parts) or platform.machine()
 
 
 def environment() -> dict[str, dict[str, Any]]:

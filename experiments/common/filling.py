@@ -36,7 +36,7 @@ def fill(
 
     Raises:
       KeyboardInterrupt: Ctrl-C was pressed, or a signal came; all finished runs are in the
-        directory, and where those in work stand.
+        directory, and the state of those in progress.
     """
     groups, trained = list(groups), 0
     while True:
@@ -47,7 +47,7 @@ def fill(
             return trained, left
         if seconds:
             runs = description.count(left, "run")
-            text = f"wait    {runs} may be running in other processes; known"
+            text = f"wait    {runs} may still be running elsewhere; checking"
             progress.countdown(stored.doubt, text, stream)
 
 
@@ -60,8 +60,8 @@ def _train(
     """Trains what isn't claimed by other processes; as `fill`."""
     trained = 0
     missing = wanted.keys() - stored.finished()
-    in_work = unfinished.Unfinished(stored.directory)
-    in_work.clean(wanted.keys() - missing)
+    in_progress = unfinished.Unfinished(stored.directory)
+    in_progress.clean(wanted.keys() - missing)
     with (
         console.interrupt_later(stream, "saving the current runs") as asked,
         progress.counted_progress(len(wanted) - len(missing), len(wanted), stream) as show,
@@ -69,13 +69,13 @@ def _train(
         for group, make in groups:
             trainer = make()
             size = trainer.least
-            pause = _saver(in_work, trainer.origin, asked, stored, stream)
-            while batch := stored.claim(_in_progress_first(group, in_work), size):
+            pause = _saver(in_progress, trainer.origin, asked, stored, stream)
+            while batch := stored.claim(_in_progress_first(group, in_progress), size):
                 started = time.perf_counter()
-                for part, points in _by_step(batch, in_work, trainer, stream):
+                for part, points in _by_step(batch, in_progress, trainer, stream):
                     stored.add(trainer.train({key: group[key] for key in part}, points, pause))
                     # These runs are safe from here on, even if printing fails.
-                    in_work.remove(part)
+                    in_progress.remove(part)
                     trained += len(part)
                     if error := asked():
                         _stop(error, stored, 0, stream)
@@ -100,20 +100,20 @@ def _in_progress_first(
 
 def _by_step(
     batch: Sequence[str],
-    in_work: unfinished.Unfinished,
+    in_progress: unfinished.Unfinished,
     trainer: "trainers.Trainer",
     stream: TextIO | None,
 ) -> list[tuple[list[str], dict[str, unfinished.Point]]]:
-    """Divides runs into those that stand at the same step, with where they stand."""
-    begun = in_work.keys().intersection(batch)
+    """Divides runs into those that are at the same step, with their state."""
+    begun = in_progress.keys().intersection(batch)
     parts: dict[int, tuple[list[str], dict[str, unfinished.Point]]] = {}
     for key in batch:
         point = None
         if key in begun:
             try:
-                point = in_work.load(key, trainer.origin, trainer.like)
+                point = in_progress.load(key, trainer.origin, trainer.like)
             except unfinished.Unusable as error:
-                path = in_work.path(key)
+                path = in_progress.path(key)
                 text = f"{path} is not used: {error}. Its run starts again."
                 console.say_instead(stream, *description.entry("note", text))
         keys, points = parts.setdefault(point.steps if point else 0, ([], {}))
@@ -124,22 +124,22 @@ def _by_step(
 
 
 def _saver(
-    in_work: unfinished.Unfinished,
+    in_progress: unfinished.Unfinished,
     origin: str,
     asked: Callable[[], type[KeyboardInterrupt] | None],
     stored: "sweep_directory.SweepDirectory",
     stream: TextIO | None,
 ) -> Callable[[Callable[[], "trainers.Points"]], None]:
-    """What to do at each pause: saves the runs in work if it is time, and stops if asked to."""
+    """What to do at each pause: saves the runs in progress if it is time, and stops if asked to."""
     saved, patience = time.monotonic(), _SAVE_SECONDS
 
-    def pause(stand: Callable[[], "trainers.Points"]) -> None:
+    def pause(state: Callable[[], "trainers.Points"]) -> None:
         nonlocal saved, patience
         error, now = asked(), time.monotonic()
         if not error and now - saved < patience:
             return
-        points = stand()
-        in_work.save(points, origin)
+        points = state()
+        in_progress.save(points, origin)
         saved = time.monotonic()
         patience = max(_SAVE_SECONDS, _SAVE_SHARE * (saved - now))
         if error:
@@ -157,7 +157,7 @@ def _stop(
     """Says what is kept, and ends the program."""
     with contextlib.suppress(OSError):
         kept = description.count(len(stored.finished()), "run")
-        others = f", and {begun} in work" if begun else ""
+        others = f", and {begun} in progress" if begun else ""
         text = f"{kept} in {stored.directory}{others}; run the same command again to go on"
         console.say_instead(stream, *description.entry("kept", text))
     raise error

@@ -187,7 +187,7 @@ def countdown(left: Callable[[], float | None], text: str, stream: TextIO | None
     shown = math.inf
     while seconds := left():
         first, shown = shown == math.inf, max(1.0, min(shown - 1.0, seconds))
-        line = f"{text} in at most {shown:.0f} s"
+        line = f"{text} for up to {shown:.0f} s"
         if stream and live(stream):
             _redraw(stream, line)
         elif first:

@@ -34,7 +34,7 @@ _WHOLE_SECONDS = 5.0  # that a batch may take without a pause
 _PAUSE_SECONDS = 2.0  # from one pause to the next in longer ones
 
 Points = Mapping[str, unfinished.Point]
-"""Where runs stand, by their keys."""
+"""The state of runs, by their keys."""
 
 Runs = Mapping[str, Any]
 """What tells runs apart, of any type, by the key of the run."""
@@ -77,9 +77,9 @@ class Trainer(NamedTuple):
     train: Callable[[Runs, Points, Callable[[Callable[[], Points]], None]], list[dict[str, Any]]]
     """Trains a batch of at most `most` runs and returns the rows for `sweep_directory`.
 
-    Its arguments are the runs; where they stand, empty if they are new, or all at the same step;
+    Its arguments are the runs; their state, empty if they are new, or all at the same step;
     and what to do about every two seconds, which may raise an exception to stop. That is called
-    with a function that returns where the runs stand, to go on from there.
+    with a function that returns the state of the runs, to go on from there.
     """
     least: int
     """The size of a batch should be a multiple of this."""
@@ -174,7 +174,7 @@ def trainer(plan: Plan, runs: int) -> Trainer:
                 mine = (time.perf_counter() - started) / len(batch)
                 return {key: points[key].seconds + mine if points else mine for key in batch}
 
-            def stand() -> Points:
+            def state() -> Points:
                 arrays, took = array_trees.named(jax.device_get(progress)), seconds()
                 return {
                     key: unfinished.Point(
@@ -195,7 +195,7 @@ def trainer(plan: Plan, runs: int) -> Trainer:
                     )
                 done = last
                 if done < pace.total:
-                    pause(stand)
+                    pause(state)
             history = jax.device_get(progress.history)
         took, finished = seconds(), datetime.datetime.now(datetime.UTC)
         rows = []
@@ -205,7 +205,9 @@ def trainer(plan: Plan, runs: int) -> Trainer:
             rows.append({"key": key, **plan.columns(one), **_outcome(mine, plan), **common, **when})
         return rows
 
-    origin = f"{common['device']}, {common['versions']}"
+    # Processors differ in the order in which they add numbers.
+    device = environment["device"]["processor"] if one_by_one else common["device"]
+    origin = f"{device}, {common['versions']}"
     return Trainer(train, least, slots * len(devices), origin, array_trees.named(one_run))
 
 

@@ -1,4 +1,4 @@
-"""The runs of a directory that are in work: where they stand, to go on to the bit.
+"""The runs of a directory that are in progress: their state, to go on bit for bit.
 
     .unfinished/KEY.safetensors   the state and the history of a run, after some of its steps
 
@@ -29,7 +29,7 @@ class Unusable(ValueError):
 
 
 class Point(NamedTuple):
-    """Where a run stands."""
+    """The state of a run."""
 
     steps: int
     """How many are done, over all epochs."""
@@ -40,7 +40,7 @@ class Point(NamedTuple):
 
 
 class Unfinished:
-    """The runs in work of a directory."""
+    """The runs in progress of a directory."""
 
     def __init__(self, directory: str | pathlib.Path):
         self._folder = pathlib.Path(directory) / ".unfinished"
@@ -50,7 +50,7 @@ class Unfinished:
         return {path.stem for path in self._folder.glob("[!.]*.safetensors")}
 
     def save(self, points: Mapping[str, Point], origin: str) -> None:
-        """Writes where runs stand.
+        """Writes the state of runs.
 
         Args:
           points: by the keys of the runs.
@@ -69,7 +69,7 @@ class Unfinished:
             list(pool.map(write, points))
 
     def load(self, key: str, origin: str, like: Mapping[str, Any]) -> Point:
-        """Where a run stands.
+        """Reads the state of a run.
 
         Args:
           key: of the run, which has a file.
@@ -90,9 +90,10 @@ class Unfinished:
             raise Unusable(f"it can't be read ({error.strerror})") from None
         except (array_files.Damaged, KeyError):
             raise Unusable("it is damaged") from None
-        for name, expected in (("key", key), ("origin", origin)):
-            if about[name] != expected:
-                raise Unusable(f"it is of {about[name]}, not of {expected}")
+        if about["key"] != key:
+            raise Unusable("it is of another run")
+        if about["origin"] != origin:
+            raise Unusable(f"it was written by {about['origin']}; this is {origin}")
         if _kinds(arrays) != _kinds(like):
             raise Unusable("it is of another network")
         return Point(int(about["steps"]), float(about["seconds"]), arrays)

@@ -1,4 +1,4 @@
-"""Filling a directory: runs that are stopped, however often, go on to the bit."""
+"""Filling a directory: runs that are stopped, however often, go on bit for bit."""
 
 import contextlib
 import itertools
@@ -12,7 +12,16 @@ import time
 import pytest
 
 from experiments import sweep
-from experiments.common import console, data, files, filling, sweep_directory, trainers, unfinished
+from experiments.common import (
+    console,
+    data,
+    description,
+    files,
+    filling,
+    sweep_directory,
+    trainers,
+    unfinished,
+)
 from experiments.common.config import Config
 
 _INPUTS = [
@@ -75,11 +84,11 @@ def test_what_is_left_of_a_stopped_run_is_used_only_if_it_is_whole_and_its_own(
         train(wanted, tmp_path, sys.stdout)
     output = " ".join(capsys.readouterr().out.split())
     assert f"kept 0 runs in {tmp_path}, and " in output
-    in_work = unfinished.Unfinished(tmp_path)
-    (path, *others) = sorted(in_work.path(key) for key in in_work.keys())
+    in_progress = unfinished.Unfinished(tmp_path)
+    (path, *others) = sorted(in_progress.path(key) for key in in_progress.keys())
     content = path.read_bytes()
     # A run that is finished, which a killed process has not removed.
-    in_work.path("f" * 64).write_bytes(content)
+    in_progress.path("f" * 64).write_bytes(content)
     path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     for other in others:
         other.write_bytes(content)  # of another run
@@ -88,30 +97,47 @@ def test_what_is_left_of_a_stopped_run_is_used_only_if_it_is_whole_and_its_own(
     output = " ".join(capsys.readouterr().out.split())
     assert output.count("Its run starts again.") == 1 + len(others)
     assert f"{path.name} is not used: it is damaged. Its run" in output
-    assert output.count("is not used: it is of ") == len(others)
+    assert output.count("is not used: it is of another run") == len(others)
     train(wanted, tmp_path / "undisturbed")
     assert outcome(tmp_path) == outcome(tmp_path / "undisturbed")
-    assert in_work.keys() == {"f" * 64}  # of a run of another grid, for all that is known
+    assert in_progress.keys() == {"f" * 64}  # of a run of another grid, for all that is known
+
+
+def test_a_run_does_not_go_on_on_another_model_of_cpu(
+    folder, tmp_path, stop_after, capsys, monkeypatch
+):
+    wanted = configs(folder)[:1]
+    stop_after(1)
+    with pytest.raises(console.Preempted):
+        train(wanted, tmp_path)
+    assert unfinished.Unfinished(tmp_path).keys()
+    monkeypatch.setattr(description, "processor", lambda: "A 1 avx2")
+    stop_after(10**9)
+    train(wanted, tmp_path, sys.stdout)
+    output = " ".join(capsys.readouterr().out.split())
+    assert "is not used: it was written by " in output and "; this is A 1 avx2, python " in output
 
 
 def test_a_file_of_another_version_or_another_network_is_not_used(tmp_path):
     import numpy as np
 
-    in_work = unfinished.Unfinished(tmp_path)
+    in_progress = unfinished.Unfinished(tmp_path)
     arrays = {"a": np.arange(3.0), "b": np.array(7, np.int32)}
-    in_work.save({"k": unfinished.Point(4, 1.5, arrays)}, "cpu, jax 1")
-    found = in_work.load("k", "cpu, jax 1", arrays)
+    in_progress.save({"k": unfinished.Point(4, 1.5, arrays)}, "cpu, jax 1")
+    found = in_progress.load("k", "cpu, jax 1", arrays)
     assert (found.steps, found.seconds) == (4, 1.5)
     assert all((found.arrays[name] == arrays[name]).all() for name in arrays)
-    with pytest.raises(unfinished.Unusable, match="it is of cpu, jax 1, not of cpu, jax 2"):
-        in_work.load("k", "cpu, jax 2", arrays)
+    with pytest.raises(
+        unfinished.Unusable, match="it was written by cpu, jax 1; this is cpu, jax 2"
+    ):
+        in_progress.load("k", "cpu, jax 2", arrays)
     with pytest.raises(unfinished.Unusable, match="another network"):
-        in_work.load("k", "cpu, jax 1", {"a": arrays["a"]})
-    for content in (b"", in_work.path("k").read_bytes()[:200]):
-        in_work.path("k").write_bytes(content)
+        in_progress.load("k", "cpu, jax 1", {"a": arrays["a"]})
+    for content in (b"", in_progress.path("k").read_bytes()[:200]):
+        in_progress.path("k").write_bytes(content)
         with pytest.raises(unfinished.Unusable, match="damaged"):
-            in_work.load("k", "cpu, jax 1", arrays)
-    in_work.clean({"k"})
+            in_progress.load("k", "cpu, jax 1", arrays)
+    in_progress.clean({"k"})
     assert not (tmp_path / ".unfinished").exists()
 
 
@@ -125,9 +151,9 @@ def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path,
         write(path, content)
 
     monkeypatch.setattr(files, "write", remove_first)
-    in_work = unfinished.Unfinished(tmp_path)
-    in_work.save({"k": unfinished.Point(4, 1.5, {})}, "cpu")
-    assert removed and in_work.load("k", "cpu", {}).steps == 4
+    in_progress = unfinished.Unfinished(tmp_path)
+    in_progress.save({"k": unfinished.Point(4, 1.5, {})}, "cpu")
+    assert removed and in_progress.load("k", "cpu", {}).steps == 4
 
 
 def test_only_as_many_keys_are_looked_at_as_are_needed(tmp_path):
@@ -165,9 +191,9 @@ def test_a_long_run_survives_sigterm_and_kill(folder, tmp_path, monkeypatch):
             [sys.executable, "-c", _LONG, *flags, f"--data_dir={folder}"],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        in_work = unfinished.Unfinished(tmp_path / "r")
-        before = [in_work.path(key).read_bytes() for key in sorted(in_work.keys())]
-        while [in_work.path(key).read_bytes() for key in sorted(in_work.keys())] == before:
+        in_progress = unfinished.Unfinished(tmp_path / "r")
+        before = [in_progress.path(key).read_bytes() for key in sorted(in_progress.keys())]
+        while [in_progress.path(key).read_bytes() for key in sorted(in_progress.keys())] == before:
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         process.send_signal(number)
@@ -175,7 +201,7 @@ def test_a_long_run_survives_sigterm_and_kill(folder, tmp_path, monkeypatch):
         assert (process.returncode, errors) == (code, "")
         if number == signal.SIGTERM:
             assert "SIGTERM: saving the current runs" in output
-            kept = r"\nkept    0 runs in r, and [12] in work; run the same command again to go on\n"
+            kept = r"\nkept    0 runs in r, and [12] in progress; run the same command again to"
             assert re.search(kept, output)
     loaded, load = [], unfinished.Unfinished.load
     monkeypatch.setattr(

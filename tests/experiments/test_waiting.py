@@ -45,7 +45,7 @@ def test_runs_of_a_process_that_is_dead_are_waited_for_and_trained(other, tmp_pa
     stream = io.StringIO()
     assert fill(tmp_path, stream) == (3, 0)
     (line,) = [line for line in stream.getvalue().splitlines() if line.startswith("wait")]
-    text = r"wait    2 runs may be running in other processes; known in at most \d+ s"
+    text = r"wait    2 runs may still be running elsewhere; checking for up to \d+ s"
     assert re.fullmatch(text, line) and len(line) <= 80
     assert not list((tmp_path / ".claims").iterdir())
 
@@ -89,6 +89,6 @@ def test_in_a_terminal_the_seconds_count_down(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     left = iter([10, 10, 10, 5, 5, 20, 0])  # it changes only with each heartbeat, and may grow
     terminal = Terminal()
-    progress.countdown(lambda: next(left), "known", terminal)
+    progress.countdown(lambda: next(left), "checking", terminal)
     drawn = terminal.getvalue().split("\r\x1b[K")[1:]
-    assert drawn == [f"known in at most {seconds} s" for seconds in (10, 9, 8, 5, 4, 3)] + [""]
+    assert drawn == [f"checking for up to {seconds} s" for seconds in (10, 9, 8, 5, 4, 3)] + [""]
