@@ -1,7 +1,7 @@
 """The directory of a sweep, which any number of processes can fill: one row per run.
 
     *.parquet            the runs, see `experiments.common.run_files`
-    .unfinished/         where runs in work stand, see `experiments.common.unfinished`
+    .unfinished/         the state of runs in progress, see `experiments.common.unfinished`
     .claims              which process trains which run, see `experiments.common.claims`
 
 A process writes each finished batch to a file and merges its own files as it goes. One that is
