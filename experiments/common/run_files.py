@@ -138,7 +138,8 @@ def folders(directory: pathlib.Path, label: str = "") -> list[pathlib.Path]:
     """
     found = _entries(directory / SHARDS)
     others = [path for path in found if not shards.are_siblings(path.name, label)]
-    return [directory, directory / COMPACTED, *others]
+    # The last one is where runs move to, so one that moves meanwhile is found there.
+    return [directory, *others, directory / COMPACTED]
 
 
 def listed(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
