@@ -91,11 +91,13 @@ def joined(text: str | None) -> Iterator[None]:
                 watch.join(2 * peers.FAILED)
             done.set()
             state = peers.state()
+            code = console.exit_code(error)
             peers.announce(
                 f"process {state.process_id} of {state.num_processes} on {platform.node()} has"
-                " ended early; the job ends"
+                " ended early; the job ends",
+                code,
             )
-            peers.leave_soon(2 if isinstance(error, UsageError) else 1)
+            peers.leave_soon(code)
             raise
         done.set()
         jax.distributed.shutdown()
@@ -145,8 +147,8 @@ def check_alike(asked: Mapping[str, Any]) -> None:
     for name in mine:
         if mine[name] != first[name]:
             raise UsageError(
-                f"process {peers.state().process_id} was started with another {name} than process"
-                f" 0: {mine[name]}, not {first[name]}"
+                f"process {peers.state().process_id} was started with a different {name} from"
+                f" process 0: {mine[name]}, not {first[name]}"
             )
     least(0)  # nothing is written before all agree
 
@@ -216,7 +218,8 @@ def _initialize(text: str, member: Member | None) -> None:
     finally:
         timer.cancel()
     peers.at_abort(
-        "process 0, which coordinates this job, is lost, or can't be reached; the job ends"
+        "process 0, which coordinates this job, is lost, or can't be reached; the job ends",
+        peers.LOST,
     )
 
 
@@ -248,7 +251,8 @@ def _give_up() -> None:
         problem = f"the name {host} is unknown on this host"
     peers.end(
         f"process {state.process_id} waited {_START} s for the others at {address}: {problem};"
-        " start all processes at about the same time, with the same address"
+        " start all processes at about the same time, with the same address",
+        peers.LOST,
     )
 
 
