@@ -26,7 +26,7 @@ _Found = TypeVar("_Found")
 
 _START = 60  # seconds for all processes to come
 _MEET = 5  # seconds that a process with an error waits for the others to have the same one
-_STOP = 20  # the same for one that was stopped: process 0 draws pictures before it ends
+_STOP = 60  # the same for one that was stopped: process 0 has files to write before it ends
 _WAIT = 600  # seconds for what process 0 finds or finishes; the watch tells if it is lost
 _JAX = 50  # seconds for JAX to notice, if nothing here does
 
