@@ -56,7 +56,7 @@ def watch(failed: threading.Event, done: threading.Event) -> None:
             for _, announced in kept.key_value_dir_get(_LOST):
                 if not done.is_set():
                     code, _, lost = announced.partition(" ")
-                    _say(lost)
+                    say(lost)
                     _let_others_read()
                     os._exit(int(code))
             if job.process_id:
@@ -113,11 +113,12 @@ _KEPT: list[Callable[..., None]] = []  # what C calls must not be collected
 
 def end(text: str, code: int) -> None:
     """Ends the process from any thread, whatever it waits for."""
-    _say(text)
+    say(text)
     os._exit(code)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Prints what concerns the job to the errors, for each process by itself."""
     if text:
         with contextlib.suppress(OSError, ValueError):
             print(f"experiments.mnist: {text}", file=sys.stderr, flush=True)

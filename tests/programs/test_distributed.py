@@ -27,16 +27,16 @@ def free_port():
 
 
 @contextlib.contextmanager
-def started(*flags, cwd, number=2, devices=1, missing=(), own=None):
+def started(*flags, cwd, number=2, devices=1, missing=(), own=None, command=COMMAND):
     """Starts the processes of a job, and kills in the end what is left of them.
 
-    `missing` ones are not started, and `own` gives each its own flags.
+    `missing` ones are not started, `own` gives each its own flags, and `command` is what they run.
     """
     address = f"127.0.0.1:{free_port()}"
     devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     jobs = [
         subprocess.Popen(
-            [*COMMAND, f"--distributed={address},{i}/{number}", *flags, *(own[i] if own else [])],
+            [*command, f"--distributed={address},{i}/{number}", *flags, *(own[i] if own else [])],
             cwd=cwd,
             env={**os.environ, **devices},
             stdout=subprocess.PIPE,
@@ -180,15 +180,38 @@ def test_a_lost_process_ends_the_job_within_a_minute(folder, tmp_path, victim, n
         assert "is lost" in errors.splitlines()[-1]
 
 
-@pytest.mark.slow  # waits a minute
-@pytest.mark.parametrize("missing", [0, 1])
-def test_a_process_that_never_comes_ends_the_job(tmp_path, missing):
-    with started(cwd=tmp_path, missing=[missing]) as jobs:
-        began = time.monotonic()
+# Waits less for the other processes than the program itself.
+HASTY = """
+import runpy
+from experiments.common import processes
+processes._PATIENT, processes._START = 2, 7
+runpy.run_module("experiments.mnist", run_name="__main__")
+"""
+
+
+@pytest.mark.slow  # waits
+@pytest.mark.parametrize(("missing", "who"), [(0, "process 0: nothing answers"), (1, "other proc")])
+def test_a_process_that_never_comes_ends_the_job(tmp_path, missing, who):
+    command = [sys.executable, "-c", HASTY]
+    with started(cwd=tmp_path, missing=[missing], command=command) as jobs:
         ((code, output, errors),) = ended(jobs)
-    assert (code, output) == (1, "") and 55 < time.monotonic() - began < 75
-    assert f"process {1 - missing} waited 60 s for the others at 127.0.0.1:" in errors
+    assert (code, output) == (75, "")
+    first, second = errors.splitlines()
+    for line in (first, second):
+        assert line.startswith(f"experiments.mnist: process {1 - missing} waits at 127.0.0.1:")
+        assert f" for {who}" in line
+    assert first.endswith("; it waits up to 7 s") and ", after 7 s; start all processes" in second
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # several processes
+def test_a_process_that_waits_for_the_others_can_be_stopped(tmp_path):
+    command = [sys.executable, "-c", HASTY.replace("2, 7", "2, 600")]
+    with started(cwd=tmp_path, missing=[0], command=command) as (job,):
+        assert job.stderr and "process 1 waits at" in job.stderr.readline()
+        job.send_signal(signal.SIGTERM)
+        ((code, *_),) = ended([job])
+        assert code == 75
 
 
 @pytest.mark.slow  # several processes
@@ -213,5 +236,5 @@ def test_auto_is_refused_where_nothing_has_started_processes(tmp_path):
         timeout=TIMEOUT,
     )
     assert result.returncode == 2 and result.stdout == "" and not list(tmp_path.iterdir())
-    assert "no process of a job that JAX recognizes: of Slurm (started with srun)" in result.stderr
+    assert "JAX found no job: of Slurm (started with srun)" in result.stderr
     assert len(result.stderr.splitlines()) == 1
