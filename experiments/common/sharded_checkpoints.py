@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from experiments.common import files
+from experiments.common import files, processes
 
 RECORD = "record.safetensors"
 
@@ -40,9 +40,11 @@ def save(folder: pathlib.Path, step: str, state: Any, record: bytes) -> pathlib.
     """
     import orbax.checkpoint as ocp
 
-    first, temporary = jax.process_index() == 0, folder / f".{step}.tmp"
+    first = jax.process_index() == 0
+    # A random name, since another job may have taken this run over.
+    suffix = processes.from_main(f"checkpoint {step}", lambda: os.urandom(8).hex())
+    temporary = folder / f".{step}.{suffix}.tmp"
     if first:
-        files.remove(temporary)  # of a process that was killed
         temporary.mkdir()
         files.write(temporary / RECORD, record)
     _together(f"checkpoint {step} begins")
