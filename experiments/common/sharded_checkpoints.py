@@ -8,6 +8,7 @@ for: a process that ends earlier loses it. DIGEST is that of the digests of all 
 doesn't notice a changed number.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -67,12 +68,17 @@ def load(path: pathlib.Path, like: Any) -> Any:
     Args:
       path: what `save` returned in the first process.
       like: a tree of shapes, dtypes and shardings, which may differ from those that were saved.
+
+    Raises:
+      Exception: of many kinds, in some processes or in all.
     """
     import orbax.checkpoint as ocp
+    from etils import epath  # of Orbax
 
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        state = (path / "state").absolute()
-        return checkpointer.restore(state, args=ocp.args.StandardRestore(like))
+    # A Checkpointer would wait for the other processes, also for one with an error.
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        state = epath.Path(path / "state").absolute()
+        return handler.restore(state, args=ocp.args.StandardRestore(like))
 
 
 def digest(folder: pathlib.Path, flush: bool = False) -> str:

@@ -193,6 +193,13 @@ if number == 1:
                 else:
                     raise AssertionError(file)
             file.write_bytes(content)
+    (path / "state" / "manifest.ocdbt").unlink()  # as if it couldn't be read after all
+    try:
+        checkpoints.state(path, checkpoints.described(state))
+    except checkpoints.Unusable as error:
+        assert str(error).startswith("Orbax can't read it ("), error
+    else:
+        raise AssertionError(path)
 print("done", len(jax.devices()), jax.process_count())
 """
 

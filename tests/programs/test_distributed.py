@@ -124,6 +124,40 @@ def test_a_job_resumes_from_its_checkpoint(folder, tmp_path):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+# Process 1 can't read the last checkpoint.
+BLIND = """
+import runpy, sys
+from experiments.common import sharded_checkpoints
+load = sharded_checkpoints.load
+
+def loaded(path, like):
+    if sys.argv[1].endswith(",1/2") and path.name.startswith("000000010-"):
+        raise RuntimeError("no such driver")
+    return load(path, like)
+
+sharded_checkpoints.load = loaded
+runpy.run_module("experiments.mnist", run_name="__main__")
+"""
+
+
+@pytest.mark.slow  # several processes
+def test_all_use_the_previous_checkpoint_if_one_of_them_cannot_read_the_last(folder, tmp_path):
+    flags = ["--hidden=32,20", f"--data_dir={folder}", "--batch_size=100", "--checkpoint_every=4"]
+    with started(*flags, "--epochs=2", "--workdir=whole", cwd=tmp_path) as jobs:
+        assert [code for code, *_ in ended(jobs)] == [0, 0]
+    flags += ["--workdir=parts", "--resume"]
+    with started(*flags, "--epochs=1", cwd=tmp_path) as jobs:
+        assert [code for code, *_ in ended(jobs)] == [0, 0]
+    command = [sys.executable, "-c", BLIND]
+    with started(*flags, "--epochs=2", cwd=tmp_path, command=command) as jobs:
+        (code, output, errors), other = ended(jobs)
+    assert (code, other[0]) == (0, 0), (errors, other)
+    assert "another process can't read it" in " ".join(output.split())
+    assert "resume  from the previous good one, of step 8 of 20" in output
+    for name in ("params.safetensors", "steps.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
 @pytest.mark.slow  # several processes
 def test_parameters_of_a_file_are_divided(alone, folder, tmp_path):
     flags = [*SMALL, f"--data_dir={folder}", f"--params={alone}/params.safetensors"]
