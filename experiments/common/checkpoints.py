@@ -1,4 +1,4 @@
-"""Checkpoints of a training: all it needs to go on to the bit, checked when they are read.
+"""Checkpoints of a training: all it needs to go on bit for bit, checked when they are read.
 
     checkpoints/STEP-DIGEST.safetensors   a state on one device
     checkpoints/STEP-DIGEST.orbax/        a state on several, see `sharded_checkpoints`

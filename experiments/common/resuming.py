@@ -1,7 +1,7 @@
 """Resuming a run of `experiments.mnist` in its directory, from its last checkpoint.
 
 A checkpoint says which lines of the run's files were written before it. On resuming, the lines
-after them are cut off, and training writes them again, to the bit.
+after them are cut off, and training writes them again, bit for bit.
 """
 
 import dataclasses
