@@ -51,7 +51,7 @@ def watch(failed: threading.Event, done: threading.Event) -> None:
             seen = {process: (report, now) for process, (report, _) in seen.items()}
         before = now
         with contextlib.suppress(Exception):  # of a store that has ended with process 0
-            report = f"{count} {platform.node()}"
+            report = f"{count} {int(failed.is_set())} {platform.node()}"
             kept.key_value_set(f"{_BEATS}/{job.process_id}", report, True)
             for _, announced in kept.key_value_dir_get(_LOST):
                 if not done.is_set():
@@ -65,10 +65,14 @@ def watch(failed: threading.Event, done: threading.Event) -> None:
                 process = int(key.rpartition("/")[2])
                 if seen[process][0] != report:
                     seen[process] = report, now
-            patience = FAILED if failed.is_set() else _SILENT
+            # Those that wait for another part of a sum than the lost one's see no error.
+            reports = [report.split(" ", 2) for report, _ in seen.values() if report]
+            hurried = failed.is_set() or any(report[1] == "1" for report in reports)
+            patience = FAILED if hurried else _SILENT
             silent = [process for process, (_, last) in seen.items() if now - last > patience]
             if silent and not done.is_set():
-                host = seen[silent[0]][0].partition(" ")[2] or "a host that never reported"
+                *_, host = seen[silent[0]][0].split(" ", 2)
+                host = host or "a host that never reported"
                 lost = f"process {silent[0]} of {len(seen)} on {host} is lost; the job ends"
                 announce(lost, LOST)
                 end(lost, LOST)

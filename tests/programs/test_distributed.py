@@ -214,6 +214,22 @@ def test_a_lost_process_ends_the_job_within_a_minute(folder, tmp_path, victim, n
         assert "is lost" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow  # four processes
+def test_all_that_are_left_of_many_processes_name_the_lost_one(folder, tmp_path):
+    """Sums go around in a ring, so only the neighbors of the lost process have an error at once."""
+    flags = ["--hidden=32,20", f"--data_dir={folder}", "--epochs=100000", "--workdir=run"]
+    with started(*flags, cwd=tmp_path, number=4) as jobs:
+        assert jobs[0].stdout
+        next(line for line in jobs[0].stdout if line.startswith("Epoch      3/"))
+        jobs[2].kill()
+        lost_at = time.monotonic()
+        found = ended(jobs)
+        assert time.monotonic() - lost_at < 60
+    assert [code for code, *_ in found] == [75, 75, -signal.SIGKILL, 75], found
+    for process in (0, 1, 3):
+        assert "experiments.mnist: process 2 of 4 on " in found[process][2], found
+
+
 # Waits less for the other processes than the program itself.
 HASTY = """
 import runpy
