@@ -135,6 +135,21 @@ def from_main(name: str, find: Callable[[], _Found]) -> _Found:
     return json.loads(peers.store().blocking_key_value_get(f"initjax/{name}", _WAIT * 1000))
 
 
+def from_all(name: str, found: _Found) -> list[_Found]:
+    """What each process has found, in all of them, each of which has to call it.
+
+    Args:
+      name: of what is found, another one for each call.
+      found: what JSON can express.
+    """
+    if not is_joined():
+        return [found]
+    state, store = peers.state(), peers.store()
+    store.key_value_set(f"initjax/{name}/{state.process_id}", json.dumps(found))
+    names = [f"initjax/{name}/{process}" for process in range(state.num_processes)]
+    return [json.loads(store.blocking_key_value_get(name, _WAIT * 1000)) for name in names]
+
+
 def check_alike(asked: Mapping[str, Any]) -> None:
     """Checks that all processes, each of which has to call it, were asked for the same.
 
