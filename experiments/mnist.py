@@ -196,7 +196,8 @@ def run(
     try:  # the pictures come last, so that an error here loses nothing
         with console.uninterrupted():
             files.write_json(directory / "summary.json", summary)
-        _draw(run, drawing, audit_every, display)
+        if not (interrupted and processes.is_joined()):  # the others wait
+            _draw(run, drawing, audit_every, display)
     finally:
         display.say(
             *_footer(config, summary),

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: all it needs to go on to the bit, checked when they are read.
+"""Checkpoints of a training: all it needs to go on bit for bit, checked when they are read.
 
     checkpoints/STEP-DIGEST.safetensors   a state on one device
     checkpoints/STEP-DIGEST.orbax/        a state on several, see `sharded_checkpoints`
@@ -162,17 +162,19 @@ def read(path: pathlib.Path, run: str, checked: bool = True) -> Checkpoint:
 def state(path: pathlib.Path, like: training.State) -> training.State:
     """Reads the state of a checkpoint that `read` has found to be good.
 
-    All processes call this together if the state is spread over them.
-
     Args:
       path: as `names` lists it.
       like: the state to expect, see `described`.
 
     Raises:
-      Unusable: it is of another network.
+      Unusable: it is of another network, or can't be read. Other processes may have no error.
     """
     if path.suffix == ".orbax":
-        return sharded_checkpoints.load(path, like)
+        try:
+            return sharded_checkpoints.load(path, like)
+        except Exception as error:  # Orbax raises many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise Unusable(f"Orbax can't read it ({type(error).__name__}: {reason})") from None
     _, arrays = array_files.decoded(path.read_bytes())
     return _restored({name: arrays[name] for name in arrays if not name.startswith(_SUMS)}, like)
 

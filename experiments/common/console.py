@@ -51,6 +51,13 @@ def use_all_cores() -> None:
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
 
 
+def exit_code(error: BaseException) -> int:
+    """The exit code of a program that an error ends."""
+    if isinstance(error, KeyboardInterrupt):
+        return UNFINISHED if isinstance(error, Preempted) else 130
+    return 2 if isinstance(error, UsageError) else 1
+
+
 def run_program(program: command_line.Program, main: Callable[..., None]) -> None:
     """Parses the command line, runs a program and exits.
 
@@ -84,7 +91,7 @@ def run_program(program: command_line.Program, main: Callable[..., None]) -> Non
         if live(sys.stdout):
             say(sys.stdout, CLEAR, end="")  # the "^C" that the terminal has written
         # At once, since threads that still compile crash while Python shuts down.
-        os._exit(UNFINISHED if isinstance(error, Preempted) else 130)
+        os._exit(exit_code(error))
     if code:
         sys.exit(code)
 

@@ -56,7 +56,7 @@ def parse(text: str) -> Sizes:
                 " 1 on, such as data:8 or data:2,model:4"
             )
         if match[1] in found:
-            raise UsageError(f"--mesh={text}: {match[1]} is there twice")
+            raise UsageError(f"--mesh={text}: {match[1]} is given twice")
         found[match[1]] = int(match[2])
     return Sizes(**found)
 
@@ -108,14 +108,6 @@ class Placement:
     def sizes(self) -> Sizes:
         """The sizes of its axes."""
         return Sizes(*self.mesh.axis_sizes)
-
-    @property
-    def divided(self) -> bool:
-        """Whether a process can't save its state by itself: no device, or not each process, has all
-        of it."""
-        import jax
-
-        return self.sizes.model > 1 or jax.process_count() > 1
 
     @property
     def whole(self) -> "jax.NamedSharding":

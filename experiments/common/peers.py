@@ -2,7 +2,8 @@
 
 JAX by itself notices after minutes that a process is gone, or aborts with a trace of C++. So every
 process reports to process 0 every second. If one is silent, the others say which one is lost, and
-end with exit code 1. JAX still aborts at once if process 0 is lost, which is then explained.
+end with `LOST`. If one ends early by itself, they end with its exit code. JAX still aborts at once
+if process 0 is lost, which is then explained.
 """
 
 import contextlib
@@ -16,12 +17,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from experiments.common import console
+
 _BEAT = 1.0  # seconds between two reports
 _SILENT = 30.0  # seconds without a report, after which a process is lost: it may have to wait for
 # Python's lock, for a long import, or for a core of a busy machine
 FAILED = 6.0
 """The same, once a computation with the other processes has failed."""
 _LEAVE = 2.0  # seconds to print an error
+
+LOST = console.UNFINISHED
+"""The exit code of those that are left: the same command goes on. The lost one has its own."""
 
 _BEATS, _LOST = "initjax/beats", "initjax/lost"
 
@@ -45,32 +51,37 @@ def watch(failed: threading.Event, done: threading.Event) -> None:
             seen = {process: (report, now) for process, (report, _) in seen.items()}
         before = now
         with contextlib.suppress(Exception):  # of a store that has ended with process 0
-            report = f"{count} {platform.node()}"
+            report = f"{count} {int(failed.is_set())} {platform.node()}"
             kept.key_value_set(f"{_BEATS}/{job.process_id}", report, True)
-            for _, lost in kept.key_value_dir_get(_LOST):
+            for _, announced in kept.key_value_dir_get(_LOST):
                 if not done.is_set():
-                    _say(lost)
+                    code, _, lost = announced.partition(" ")
+                    say(lost)
                     _let_others_read()
-                    os._exit(1)
+                    os._exit(int(code))
             if job.process_id:
                 continue
             for key, report in kept.key_value_dir_get(_BEATS):
                 process = int(key.rpartition("/")[2])
                 if seen[process][0] != report:
                     seen[process] = report, now
-            patience = FAILED if failed.is_set() else _SILENT
+            # Those that wait for another part of a sum than the lost one's see no error.
+            reports = [report.split(" ", 2) for report, _ in seen.values() if report]
+            hurried = failed.is_set() or any(report[1] == "1" for report in reports)
+            patience = FAILED if hurried else _SILENT
             silent = [process for process, (_, last) in seen.items() if now - last > patience]
             if silent and not done.is_set():
-                host = seen[silent[0]][0].partition(" ")[2] or "a host that never reported"
+                *_, host = seen[silent[0]][0].split(" ", 2)
+                host = host or "a host that never reported"
                 lost = f"process {silent[0]} of {len(seen)} on {host} is lost; the job ends"
-                announce(lost)
-                end(lost)
+                announce(lost, LOST)
+                end(lost, LOST)
 
 
-def announce(lost: str) -> None:
-    """Tells the other processes why the job ends."""
+def announce(lost: str, code: int) -> None:
+    """Tells the other processes why the job ends, and their exit code."""
     with contextlib.suppress(Exception):
-        store().key_value_set(f"{_LOST}/now", lost, True)
+        store().key_value_set(f"{_LOST}/now", f"{code} {lost}", True)
         _let_others_read()
 
 
@@ -88,7 +99,7 @@ def leave_soon(code: int) -> None:
     timer.start()
 
 
-def at_abort(text: str, code: int = 1) -> None:
+def at_abort(text: str, code: int) -> None:
     """Has this process say something and end with an exit code when JAX aborts it.
 
     Python runs its own handlers of signals after those of the system have returned, which is too
@@ -104,13 +115,14 @@ def at_abort(text: str, code: int = 1) -> None:
 _KEPT: list[Callable[..., None]] = []  # what C calls must not be collected
 
 
-def end(text: str, code: int = 1) -> None:
+def end(text: str, code: int) -> None:
     """Ends the process from any thread, whatever it waits for."""
-    _say(text)
+    say(text)
     os._exit(code)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Prints what concerns the job to the errors, for each process by itself."""
     if text:
         with contextlib.suppress(OSError, ValueError):
             print(f"experiments.mnist: {text}", file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,9 +25,10 @@ from experiments.common.config import UsageError
 
 _Found = TypeVar("_Found")
 
-_START = 60  # seconds for all processes to come
+_START = 600  # seconds for all processes to come: hosts may have to be started, images be fetched
+_PATIENT = 30  # seconds until a process says for whom it waits
 _MEET = 5  # seconds that a process with an error waits for the others to have the same one
-_STOP = 20  # the same for one that was stopped: process 0 draws pictures before it ends
+_STOP = 60  # the same for one that was stopped: process 0 has files to write before it ends
 _WAIT = 600  # seconds for what process 0 finds or finishes; the watch tells if it is lost
 _JAX = 50  # seconds for JAX to notice, if nothing here does
 
@@ -91,11 +93,13 @@ def joined(text: str | None) -> Iterator[None]:
                 watch.join(2 * peers.FAILED)
             done.set()
             state = peers.state()
+            code = console.exit_code(error)
             peers.announce(
                 f"process {state.process_id} of {state.num_processes} on {platform.node()} has"
-                " ended early; the job ends"
+                " ended early; the job ends",
+                code,
             )
-            peers.leave_soon(2 if isinstance(error, UsageError) else 1)
+            peers.leave_soon(code)
             raise
         done.set()
         jax.distributed.shutdown()
@@ -131,6 +135,21 @@ def from_main(name: str, find: Callable[[], _Found]) -> _Found:
     return json.loads(peers.store().blocking_key_value_get(f"initjax/{name}", _WAIT * 1000))
 
 
+def from_all(name: str, found: _Found) -> list[_Found]:
+    """What each process has found, in all of them, each of which has to call it.
+
+    Args:
+      name: of what is found, another one for each call.
+      found: what JSON can express.
+    """
+    if not is_joined():
+        return [found]
+    state, store = peers.state(), peers.store()
+    store.key_value_set(f"initjax/{name}/{state.process_id}", json.dumps(found))
+    names = [f"initjax/{name}/{process}" for process in range(state.num_processes)]
+    return [json.loads(store.blocking_key_value_get(name, _WAIT * 1000)) for name in names]
+
+
 def check_alike(asked: Mapping[str, Any]) -> None:
     """Checks that all processes, each of which has to call it, were asked for the same.
 
@@ -145,8 +164,8 @@ def check_alike(asked: Mapping[str, Any]) -> None:
     for name in mine:
         if mine[name] != first[name]:
             raise UsageError(
-                f"process {peers.state().process_id} was started with another {name} than process"
-                f" 0: {mine[name]}, not {first[name]}"
+                f"process {peers.state().process_id} was started with a different {name} from"
+                f" process 0: {mine[name]}, not {first[name]}"
             )
     least(0)  # nothing is written before all agree
 
@@ -195,28 +214,40 @@ def _initialize(text: str, member: Member | None) -> None:
             )
         if member.process == 0 and not _is_free(int(port)):
             raise UsageError(f"--distributed={text}: port {port} of this host is in use")
-    timer = threading.Timer(_START, _give_up)
-    timer.daemon = True
-    timer.start()
+    # In a thread, since no signal is handled while JAX waits.
+    begun = futures.ThreadPoolExecutor(1).submit(
+        jax.distributed.initialize,
+        **where,
+        initialization_timeout=2 * _START,  # since JAX aborts
+        heartbeat_timeout_seconds=_JAX,
+        shutdown_timeout_seconds=_JAX,
+    )
     try:
-        jax.distributed.initialize(
-            **where,
-            initialization_timeout=2 * _START,  # since JAX aborts
-            heartbeat_timeout_seconds=_JAX,
-            shutdown_timeout_seconds=_JAX,
-        )
+        futures.wait([begun], _PATIENT)
+        if not begun.done():
+            peers.say(f"{_waiting()}; it waits up to {_START} s")
+            futures.wait([begun], _START - _PATIENT)
+        if not begun.done():
+            peers.end(
+                f"{_waiting()}, after {_START} s; start all processes at about the same time, with"
+                " the same address",
+                peers.LOST,
+            )
+        begun.result()
+    except jax.errors.JaxRuntimeError as error:  # such as of a job that is about to end
+        state, reason = peers.state(), str(error).partition("\n")[0]
+        peers.end(f"process {state.process_id} can't join the job: {reason}", peers.LOST)
     except (ValueError, KeyError):  # what JAX found is incomplete
         if member:
             raise
         raise UsageError(
-            "--distributed=auto: this is no process of a job that JAX recognizes: of Slurm (started"
-            " with srun), Open MPI, Kubernetes (with the package kubernetes) or a TPU pod; give"
+            "--distributed=auto: JAX found no job: of Slurm (started with srun), Open MPI,"
+            " Kubernetes (with the package kubernetes) or a TPU pod; give"
             " --distributed=HOST:PORT,i/n instead"
         ) from None
-    finally:
-        timer.cancel()
     peers.at_abort(
-        "process 0, which coordinates this job, is lost, or can't be reached; the job ends"
+        "process 0, which coordinates this job, is lost, or can't be reached; the job ends",
+        peers.LOST,
     )
 
 
@@ -236,20 +267,20 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _give_up() -> None:
-    """Ends a process that waits in vain for the others at the start."""
+def _waiting() -> str:
+    """For whom this process waits at the start."""
     state = peers.state()
     address = state.coordinator_address or "the coordinator"
-    host = address.rpartition(":")[0].strip("[]")
-    problem = "nothing answers there" if state.process_id else "not all of them came"
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        problem = f"the name {host} is unknown on this host"
-    peers.end(
-        f"process {state.process_id} waited {_START} s for the others at {address}: {problem};"
-        " start all processes at about the same time, with the same address"
-    )
+    host, _, port = address.rpartition(":")
+    missing = "other processes"
+    if state.process_id:
+        try:
+            socket.create_connection((host.strip("[]"), int(port or 0)), 5).close()
+        except socket.gaierror:  # as of a pod that isn't there yet
+            missing = f"process 0: the name {host} is unknown on this host"
+        except OSError:
+            missing = "process 0: nothing answers there"
+    return f"process {state.process_id} waits at {address} for {missing}"
 
 
 def _meet(seconds: int) -> bool:

@@ -1,7 +1,7 @@
 """Resuming a run of `experiments.mnist` in its directory, from its last checkpoint.
 
 A checkpoint says which lines of the run's files were written before it. On resuming, the lines
-after them are cut off, and training writes them again, to the bit.
+after them are cut off, and training writes them again, bit for bit.
 """
 
 import dataclasses
@@ -203,18 +203,19 @@ def begin(
 
         problem = processes.from_main(path.name, functools.partial(_problem, look))
         if problem is None:
-            if not seen:  # in the other processes
-                look(checked=False)
-            (found,) = seen
-            assert found.point
+            state = None
             try:
+                if not seen:  # in the other processes
+                    look(checked=False)
                 state = checkpoints.state(path, like)
-            except checkpoints.Unusable as error:
+            except (checkpoints.Unusable, OSError) as error:
                 problem = str(error)
-            else:
+            if processes.least(problem is None):
+                (found,) = seen
+                assert found.point and state
                 point = found.point._replace(state=state)
                 return found._replace(point=point, path=path, unusable=unusable)
-        unusable[path] = problem
+        unusable[path] = problem or "another process can't read it"
     listed = "; ".join(f"{path.name}: {why}" for path, why in unusable.items())
     raise UsageError(
         f"no checkpoint in {folder} can be used ({listed}); delete all that is in {folder} to"

@@ -131,8 +131,12 @@ def created(workdir: str | None, name: str, resumable: bool = False) -> Iterator
         if resumable:
             folder = directory / CHECKPOINTS
             folder.mkdir(exist_ok=True)
+            # Of a process that was killed; one that is about to be stopped may still write others.
+            before = files.now(directory) - files.ABANDONED
             for path in (*directory.glob(".*.tmp"), *folder.glob(".*.tmp")):
-                files.remove(path)  # a process was killed while it wrote that
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        files.remove(path)
         yield directory
     except BaseException:
         started = resumed or (resumable and (directory / "config.json").exists())

@@ -5,17 +5,20 @@
 
 All processes share the file system and call the functions together. Whatever is written is waited
 for: a process that ends earlier loses it. DIGEST is that of the digests of all files, since Orbax
-doesn't notice a changed number.
+doesn't notice a changed number. Each process reads what it wrote for that; on resuming, the first
+one reads all of it once.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 
-from experiments.common import files
+from experiments.common import files, processes
 
 RECORD = "record.safetensors"
 
@@ -40,17 +43,24 @@ def save(folder: pathlib.Path, step: str, state: Any, record: bytes) -> pathlib.
     """
     import orbax.checkpoint as ocp
 
-    first, temporary = jax.process_index() == 0, folder / f".{step}.tmp"
+    first = jax.process_index() == 0
+    # A random name, since another job may have taken this run over.
+    suffix = processes.from_main(f"checkpoint {step}", lambda: os.urandom(8).hex())
+    temporary = folder / f".{step}.{suffix}.tmp"
     if first:
-        files.remove(temporary)  # of a process that was killed
         temporary.mkdir()
         files.write(temporary / RECORD, record)
     _together(f"checkpoint {step} begins")
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:  # which waits
         checkpointer.save((temporary / "state").absolute(), args=ocp.args.StandardSave(state))
+    own = temporary / "state" / f"ocdbt.process_{jax.process_index()}"
+    parts = processes.from_all(f"digests {step}", _digests(temporary, own, flush=True))
     path = folder / f"{step}.orbax"
     if first:
-        path = folder / f"{step}-{digest(temporary, flush=True)}.orbax"
+        # What a process didn't see yet of its own files, on a network file system, is read here.
+        known = {name: content for part in parts for name, content in part.items()}
+        known |= _digests(temporary, temporary, flush=True, known=known)
+        path = folder / f"{step}-{_combined(known)}.orbax"
         if path.exists():  # with the same content
             files.remove(temporary)
         else:
@@ -65,29 +75,52 @@ def load(path: pathlib.Path, like: Any) -> Any:
     Args:
       path: what `save` returned in the first process.
       like: a tree of shapes, dtypes and shardings, which may differ from those that were saved.
+
+    Raises:
+      Exception: of many kinds, in some processes or in all.
     """
     import orbax.checkpoint as ocp
+    from etils import epath  # of Orbax
 
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        state = (path / "state").absolute()
-        return checkpointer.restore(state, args=ocp.args.StandardRestore(like))
+    # A Checkpointer would wait for the other processes, also for one with an error.
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        state = epath.Path(path / "state").absolute()
+        return handler.restore(state, args=ocp.args.StandardRestore(like))
 
 
-def digest(folder: pathlib.Path, flush: bool = False) -> str:
-    """The digest of all files in a folder and of their names.
+def digest(folder: pathlib.Path) -> str:
+    """The digest of all files in a folder and of their names."""
+    return _combined(_digests(folder, folder))
+
+
+def _digests(
+    folder: pathlib.Path,
+    part: pathlib.Path,
+    flush: bool = False,
+    known: Collection[str] = (),
+) -> dict[str, str]:
+    """The digest of each file in a part of a folder, by its name in the folder.
 
     Args:
       folder: with the files.
+      part: which of them, a folder in that one, or itself.
       flush: whether to have them flushed to disk, too.
+      known: names of files that are left out.
     """
-    found = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(file, "rb") as opened:
-            if flush:
-                os.fsync(opened.fileno())
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        found.update(f"{content} {file.relative_to(folder).as_posix()}\n".encode())
-    return found.hexdigest()[:16]
+    found = {}
+    for file in part.rglob("*"):
+        name = file.relative_to(folder).as_posix()
+        if name not in known and file.is_file():
+            with open(file, "rb") as opened:
+                if flush:
+                    os.fsync(opened.fileno())
+                found[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
+
+
+def _combined(digests: Mapping[str, str]) -> str:
+    lines = (f"{content} {name}\n" for name, content in sorted(digests.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def _together(event: str) -> None:

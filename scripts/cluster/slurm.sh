@@ -63,7 +63,8 @@ case ${1:-} in
       JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
       export JAX_LOCAL_DEVICE_IDS
     fi
-    # Processes end by themselves, all with the same exit code. One that is stuck is ended.
+    # Processes end by themselves; of their exit codes, srun has the highest: that of a process that
+    # was lost, such as 137, and else 75. One that is stuck is ended.
     command=(srun "--cpus-per-task=$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 --wait=60
       python -u -m experiments.mnist --distributed=auto --resume)
     ;;

@@ -193,6 +193,13 @@ if number == 1:
                 else:
                     raise AssertionError(file)
             file.write_bytes(content)
+    (path / "state" / "manifest.ocdbt").unlink()  # as if it couldn't be read after all
+    try:
+        checkpoints.state(path, checkpoints.described(state))
+    except checkpoints.Unusable as error:
+        assert str(error).startswith("Orbax can't read it ("), error
+    else:
+        raise AssertionError(path)
 print("done", len(jax.devices()), jax.process_count())
 """
 
@@ -215,7 +222,7 @@ def sharded(folder, number, devices):
         for rank in range(number)
     ]  # fmt: skip
     try:
-        results = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+        results = [(*process.communicate(timeout=300), process.returncode) for process in processes]
     finally:  # one that fails leaves the others waiting
         for process in processes:
             process.kill()
@@ -234,10 +241,11 @@ def test_several_processes_save_and_restore_one_state_together(tmp_path):
 
 
 def test_a_sharded_checkpoint_that_was_cut_short_is_hidden(tmp_path):
-    """Killed while it is written: it has no name yet, and the next one of that step replaces it."""
-    (tmp_path / ".000000008.tmp" / "state").mkdir(parents=True)
+    """It may be of a process that was killed, or of one that still writes it: it stays."""
+    hidden = tmp_path / ".000000008.0123456789abcdef.tmp"
+    (hidden / "state").mkdir(parents=True)
     assert checkpoints.names(tmp_path) == []
     state = {"w": jnp.ones(3)}
     path = sharded_checkpoints.save(tmp_path, "000000008", state, b"record")
-    assert checkpoints.names(tmp_path) == [path] and len(os.listdir(tmp_path)) == 1
+    assert checkpoints.names(tmp_path) == [path] and {*tmp_path.iterdir()} == {path, hidden}
     assert (path / sharded_checkpoints.RECORD).read_bytes() == b"record"

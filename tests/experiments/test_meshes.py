@@ -160,7 +160,7 @@ def test_a_mesh_that_is_none_is_refused(text):
 
 
 def test_an_axis_is_given_once():
-    with pytest.raises(UsageError, match="--mesh=data:2,data:4: data is there twice"):
+    with pytest.raises(UsageError, match="--mesh=data:2,data:4: data is given twice"):
         meshes.parse("data:2,data:4")
 
 

@@ -1,11 +1,12 @@
 """The directory of a run: never overwritten, and parameters are restored exactly."""
 
 import os
+import time
 
 import numpy as np
 import pytest
 
-from experiments.common import run_directory
+from experiments.common import files, run_directory
 
 
 def test_runs_of_the_same_name_are_numbered(tmp_path, monkeypatch):
@@ -58,6 +59,19 @@ def test_work_that_fails_later_keeps_its_results(name, content, tmp_path):
         (directory / name).write_text(content)
         raise Failed
     assert sorted(os.listdir(tmp_path / "run")) == sorted(["config.json", name])
+
+
+def test_files_of_a_killed_process_are_removed_but_not_those_of_one_that_may_still_write(tmp_path):
+    names = (".1.tmp", "checkpoints/.1.tmp")
+    (tmp_path / "checkpoints").mkdir()
+    for name in names:
+        (tmp_path / name).mkdir()
+    with run_directory.created(str(tmp_path), "run", resumable=True):
+        assert all((tmp_path / name).exists() for name in names)
+    for name in names:
+        os.utime(tmp_path / name, (0, time.time() - 2 * files.ABANDONED))
+    with run_directory.created(str(tmp_path), "run", resumable=True):
+        assert not any((tmp_path / name).exists() for name in names)
 
 
 def test_loaded_parameters_are_bit_for_bit_equal(tmp_path):
