@@ -39,9 +39,9 @@ def main(directory: str = "runs/sweep") -> None:
 
 _PROGRAM = command_line.Program(
     f"{COMMAND} [RUNS]",
-    "Compacts a sweep (default: runs/sweep): merges its many files into a few large ones, ordered by"
-    " setting, so that reports are made quickly. No run is lost, whenever it is"
-    " stopped, and sweeps can go on meanwhile.",
+    "Compacts a sweep (default: runs/sweep): merges its many files into a few large ones, ordered"
+    " by setting, so that reports are made quickly. No run is lost, whenever it is stopped, and"
+    " sweeps can go on meanwhile.",
     _FLAGS,
     _GROUPS,
     examples=("", "runs/rates"),
