@@ -216,6 +216,9 @@ def test_a_run_on_the_hosts_of_a_slice_is_started_and_stopped(tpu, host):
     while len(tpu("log").stdout.splitlines()) < 7:
         assert process.is_running()
     assert tpu("log").stdout.splitlines() == [*started, *given]
+    second = tpu("run", "--mesh=data:16")
+    assert second.returncode == 1 and second.stderr == "a run goes on here; stop it first\n"
+    assert int((host / "run.pid").read_text()) == process.pid
     assert tpu("stop").returncode == 0
     process.wait(timeout=30)
     assert tpu("log").stdout.splitlines() == [*started, *given, "stopped"]
