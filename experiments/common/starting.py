@@ -106,9 +106,20 @@ def enough_memory(
         yield
 
 
-def precision(config: Config) -> contextlib.AbstractContextManager[None]:
-    """The context for everything that computes in a run's dtype: float64 needs to be enabled."""
-    return jax.enable_x64(config.dtype == "float64")
+@contextlib.contextmanager
+def precision(config: Config) -> Iterator[None]:
+    """The context for everything that computes in a run's dtype: float64 needs to be enabled.
+
+    All else is as JAX has it by default, whatever the environment says: one option gives other
+    random numbers, which a run's key doesn't tell, and others refuse what Optax does.
+    """
+    with (
+        jax.enable_x64(config.dtype == "float64"),
+        jax.threefry_partitionable(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
 
 
 def model(config: Config, dataset: data.Dataset) -> models.Model:

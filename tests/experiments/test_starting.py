@@ -1,11 +1,13 @@
 """The starting point of a run."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
 
 import initjax
-from experiments.common import data, starting
+from experiments.common import data, fitting, starting, tasks
 from experiments.common.config import Config, UsageError
 
 
@@ -38,3 +40,21 @@ def test_an_initializer_that_does_not_fit_a_deep_network_is_named(digits):
     config = Config(hidden=(6,) * 7, init="delta_orthogonal")
     with pytest.raises(UsageError, match=r"--init: hidden/0/kernel: .*an MLP has none"):
         starting.check(config, digits)
+
+
+def test_options_of_jax_in_the_environment_change_no_run(digits):
+    """Nor do they stop it: Optax's Adam can't be traced with strict promotion."""
+    config, losses = Config(hidden=(5,), seed=3), []
+    options = jax.threefry_partitionable(False), jax.numpy_dtype_promotion("strict")
+    for context in (contextlib.nullcontext(), *options):
+        with context, starting.precision(config):
+            start = starting.start(config, digits)
+            arrays = (digits.train_images, digits.train_labels)
+            epochs = fitting.fit(
+                *(tasks.classification(start.model.apply), "adam", 0.1, start.packed),
+                *(starting.order_key(start.key), arrays, arrays),
+                epochs=1,
+                batch_size=3,
+            )
+            losses.append([epoch.metrics["val_loss"] for epoch in epochs])
+    assert losses[0] == losses[1] == losses[2]
