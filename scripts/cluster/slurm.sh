@@ -13,8 +13,8 @@
 #
 # is one process for each GPU; with --ntasks-per-node=1, one for each node has all of its GPUs.
 #
-# The job requeues itself when its time limit is near, and, up to 3 times, after a failure. Finished
-# work is skipped: submit the same command again to go on.
+# The job requeues itself when its time limit is near, and, up to 3 times, after a failure. Failures
+# are counted in slurm-JOB.failures. Finished work is skipped: submit the same command again to go on.
 #
 #SBATCH --job-name=initjax
 #SBATCH --ntasks-per-node=1
@@ -87,17 +87,25 @@ while
   [ -n "$again" ] # a signal has ended the waiting
 do again=''; done
 
-# The exit codes are those of experiments/README.md: 2 for a wrong command, 75 for "not finished".
-restarts=${SLURM_RESTART_COUNT:-0}
-if [ $status -eq 0 ] || [ $status -eq 2 ] || [ -n "$ended" ]; then
+# The exit codes are those of experiments/README.md: 2 for a wrong command, 75 for "not finished", also
+# 138 and 143 for USR1 and TERM that came before Python could handle them. Failures of all starts of
+# this job are counted in a file, since Slurm also counts restarts after preemptions and time limits.
+failures=slurm-$job.failures
+if [ -n "$ended" ]; then
   exit $status
-elif [ $status -eq 75 ]; then
+elif [ $status -eq 0 ] || [ $status -eq 2 ]; then
+  rm -f "$failures"
+  exit $status
+elif [ $status -eq 75 ] || [ $status -eq 138 ] || [ $status -eq 143 ]; then
   say "not finished; requeuing"
-elif [ "$restarts" -lt $retries ]; then
-  say "failed with exit code $status; requeuing"
 else
-  say "failed with exit code $status after $restarts restarts; submit the same command to go on"
-  exit $status
+  echo "exit code $status" >>"$failures"
+  if [ "$(wc -l <"$failures")" -gt $retries ]; then
+    rm "$failures"
+    say "failed with exit code $status after $retries retries; submit the same command to go on"
+    exit $status
+  fi
+  say "failed with exit code $status; requeuing"
 fi
 scontrol requeue "$job"
 exit $status

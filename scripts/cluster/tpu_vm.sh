@@ -32,7 +32,10 @@ case $task in
       ~/.local/bin/uv pip install --editable '.[experiments]' 'jax[tpu]'"
     ;;
   run)
-    on_all_hosts "cd initjax; nohup .venv/bin/python -u -m experiments.mnist --distributed=auto \
+    # Else `stop` would miss the run that goes on.
+    on_all_hosts "cd initjax; if kill -0 \$(cat run.pid 2>/dev/null) 2>/dev/null
+      then echo 'a run goes on here; stop it first' >&2; exit 1; fi
+      nohup .venv/bin/python -u -m experiments.mnist --distributed=auto \
       --resume${*:+$(printf ' %q' "$@")} >>run.log 2>&1 </dev/null & echo \$! >run.pid"
     ;;
   log) on_all_hosts "tail -n 20 initjax/run.log" ;;

@@ -1,6 +1,5 @@
-"""A private Slurm cluster for these tests, which are skipped where there can be none."""
+"""A private Slurm cluster for these tests, which are skipped where Slurm isn't installed."""
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -21,12 +20,7 @@ def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
     """
     if missing := private_slurm.missing():
         pytest.skip(f"Slurm, without {', '.join(missing)} here")
-    with contextlib.ExitStack() as stack:
-        try:
-            running = private_slurm.running(tmp_path_factory.mktemp("slurm"))
-            environment = stack.enter_context(running)
-        except RuntimeError as error:
-            pytest.skip(f"Slurm, which did not start:\n{error}")
+    with private_slurm.running(tmp_path_factory.mktemp("slurm")) as environment:
         path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         active = {"PATH": path, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(PROJECT)}
         yield {**environment, **active}

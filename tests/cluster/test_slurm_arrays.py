@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -71,18 +72,36 @@ def ended(slurm):
 
 
 @pytest.fixture
-def some_runs_are_stored(tmp_path):
-    return lambda: until(lambda: list(tmp_path.rglob("runs-*.parquet")), 300)
+def processes(tmp_path):
+    """Waits until some runs are stored, and returns the processes that train both tasks, stopped.
+
+    So none can finish before what is to happen to it. When Slurm ends a job, it first continues it.
+    """
+
+    def process(task):
+        mine = {f"--shard={task}/2", f"--workdir={tmp_path}/runs"}
+        for one in psutil.process_iter(["cmdline"]):
+            if mine <= set(one.info["cmdline"] or []) and one.info["cmdline"][0] == "python":
+                return one
+
+    def processes():
+        for task in (0, 1):
+            assert until(lambda task=task: process(task), 60)
+        found: list[Any] = [process(0), process(1)]
+        assert until(lambda: list(tmp_path.rglob("runs-*.parquet")), 300)
+        for one in found:
+            one.suspend()
+        return found
+
+    return processes
 
 
 COMPLETED = ("COMPLETED", "0:0")
 
 
-def test_a_preempted_array_goes_on(
-    submit, ended, some_runs_are_stored, flags, undisturbed, slurm, tmp_path
-):
+def test_a_preempted_array_goes_on(submit, ended, processes, flags, undisturbed, slurm, tmp_path):
     job = submit(*flags)
-    assert some_runs_are_stored()
+    processes()
     output(["sbatch", "-p", "urgent", "-N2", "--output=/dev/null", "--wrap=true"], slurm)
     for task, (first, *others) in ended(job).items():
         assert first[0] == "PREEMPTED" and others == [COMPLETED]
@@ -110,11 +129,12 @@ def test_an_array_goes_on_after_its_time_limit(submit, ended, flags, slurm, tmp_
 
 @pytest.mark.slow
 def test_a_canceled_task_goes_on_when_its_command_is_submitted_again(
-    submit, ended, some_runs_are_stored, flags, undisturbed, slurm, tmp_path
+    submit, ended, processes, flags, undisturbed, slurm, tmp_path
 ):
     job = submit(*flags)
-    assert some_runs_are_stored()
+    first, _ = processes()
     output(["scancel", f"{job}_1"], slurm)
+    first.resume()
     states = ended(job)
     assert states[0] == [COMPLETED] and [state for state, _ in states[1]] == ["CANCELLED"]
     assert runs(tmp_path / "runs") != undisturbed
@@ -124,18 +144,12 @@ def test_a_canceled_task_goes_on_when_its_command_is_submitted_again(
 
 @pytest.mark.slow
 def test_a_task_that_is_killed_is_tried_again(
-    submit, ended, some_runs_are_stored, flags, undisturbed, tmp_path
+    submit, ended, processes, flags, undisturbed, tmp_path
 ):
     job = submit(*flags)
-    assert some_runs_are_stored()
-    mine = f"--workdir={tmp_path}/runs"
-    (process,) = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if {"--shard=1/2", mine} <= set(process.info["cmdline"] or [])
-        and process.info["cmdline"][0] == "python"
-    ]
-    process.kill()
+    first, second = processes()
+    second.kill()
+    first.resume()
     assert ended(job)[0] == [COMPLETED]
     assert ended(job)[1][-1] == COMPLETED
     assert "slurm.sh: failed with exit code 137; requeuing" in (tmp_path / "1.log").read_text()

@@ -11,7 +11,9 @@ import pytest
 from tests.cluster.conftest import PROJECT
 from tests.cluster.private_slurm import free_ports, output, until
 
-FLAGS = ("--init=he_normal", "--hidden=32", "--epochs=3", "--batch_size=4", "--mesh=data:2")
+FLAGS = ("--init=he_normal", "--hidden=32", "--mesh=data:2")
+SHORT = ("--epochs=1", "--batch_size=100")
+LONG = ("--epochs=3", "--batch_size=4")  # to be disturbed, after its first checkpoint
 CHECKPOINTS = ("--checkpoint_every=50",)
 
 
@@ -20,10 +22,8 @@ def flags(folder):
     return [*FLAGS, f"--data_dir={folder}"]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(flags, tmp_path_factory):
-    """The results of the same run in one process, on two devices that JAX simulates."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
+def alone(flags, workdir):
+    """The results of a run in one process, on two devices that JAX simulates."""
     subprocess.run(
         [sys.executable, "-m", "experiments.mnist", *flags, f"--workdir={workdir}"],
         cwd=PROJECT,
@@ -35,33 +35,31 @@ def undisturbed(flags, tmp_path_factory):
     return results(workdir)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(flags, tmp_path_factory):
+    return alone([*flags, *LONG], tmp_path_factory.mktemp("undisturbed"))
+
+
 def results(workdir):
     return [(workdir / name).read_bytes() for name in ("params.safetensors", "steps.jsonl")]
 
 
 @pytest.fixture
 def submit(slurm, flags, tmp_path):
-    """Submits the run to two nodes, and returns the job's id."""
+    """Submits a run to two nodes, and returns the job's id."""
     # JAX would take the name of the first node, which is known to Slurm alone, and all networks.
     address = f"127.0.0.1:{free_ports(1)[0]}"
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS")
 
-    def submit():
+    def submit(*more):
         command = [
             *("sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", f"--chdir={PROJECT}"),
             *(f"--output={tmp_path}/log", "scripts/cluster/slurm.sh", "mnist", *flags),
-            *(*CHECKPOINTS, f"--workdir={tmp_path}/run"),
+            *(*more, f"--workdir={tmp_path}/run"),
         ]
         return output(command, slurm | dict.fromkeys(names, address))
 
     return submit
-
-
-def states(slurm, job):
-    """How a job ended, each time that it did."""
-    log = (pathlib.Path(slurm["SLURM_CONF"]).parent / "finished.log").read_text()
-    tasks = [dict(field.split("=", 1) for field in line.split()) for line in log.splitlines()]
-    return [(one["JobState"], one["ExitCode"]) for one in tasks if one["JobId"] == job]
 
 
 @pytest.fixture
@@ -82,11 +80,18 @@ def a_checkpoint_is_saved(tmp_path):
     return lambda: until(lambda: list(tmp_path.glob("run/checkpoints/*.orbax")), 300)
 
 
+def test_a_run_on_two_nodes_is_that_of_two_devices(submit, ended, flags, tmp_path):
+    job = submit(*SHORT)
+    expected = alone([*flags, *SHORT], tmp_path / "alone")
+    assert ended(job) == ["COMPLETED"]
+    assert results(tmp_path / "run") == expected
+
+
 @pytest.mark.slow
 def test_a_preempted_run_on_two_nodes_goes_on(
     submit, ended, a_checkpoint_is_saved, slurm, undisturbed, tmp_path
 ):
-    job = submit()
+    job = submit(*LONG, *CHECKPOINTS)
     assert a_checkpoint_is_saved()
     output(["sbatch", "-p", "urgent", "-N2", "--output=/dev/null", "--wrap=true"], slurm)
     assert ended(job) == ["PREEMPTED", "COMPLETED"]
@@ -99,7 +104,7 @@ def test_a_preempted_run_on_two_nodes_goes_on(
 def test_a_run_on_two_nodes_goes_on_after_one_of_its_processes_is_killed(
     submit, ended, a_checkpoint_is_saved, undisturbed, tmp_path
 ):
-    job = submit()
+    job = submit(*LONG, *CHECKPOINTS)
     assert a_checkpoint_is_saved()
     found = [
         process

@@ -36,11 +36,9 @@ def stub(directory, name, script):
     path.chmod(0o755)
 
 
-def job(*, restarts=0, **more):
+def job(**more):
     """The environment that Slurm gives a job; a project's `.venv` is not activated."""
     job = {"JOB_ID": 9, "CPUS_PER_TASK": 3, "JOB_NUM_NODES": 2, "NTASKS": 2, **more}
-    if restarts:
-        job["RESTART_COUNT"] = restarts
     return {f"SLURM_{name}": str(value) for name, value in job.items()} | {"VIRTUAL_ENV": "/"}
 
 
@@ -111,17 +109,51 @@ def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
         assert result.stdout.endswith(f" {command}\n")
 
 
-@pytest.mark.parametrize("restarts", [0, 2, 3, 50])
-@pytest.mark.parametrize("code", [0, 1, 2, 75, 137])
-def test_a_job_is_requeued_if_that_can_help(bash, tmp_path, code, restarts):
-    stub(tmp_path, "python", f"exit {code}")
+@pytest.fixture
+def project(tmp_path):
+    """A directory that jobs may be submitted from, and write to."""
+    path = tmp_path / "project"
+    (path / "experiments").mkdir(parents=True)
+    (path / "experiments/sweep.py").touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codes", "last"),
+    [
+        ([], 0),
+        ([], 2),
+        ([1, 137, 1], 137),  # three retries
+        ([1, 75, 137, 75, 138, 143, 75, 1, 75], 1),  # only failures count
+        ([75] * 4 + [1], 0),
+        ([1, 1, 1], 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("environment", "name"), [(job(), "9"), (task(4, range(8)), "7_4")], ids=["job", "task"]
+)
+def test_a_job_is_requeued_if_that_can_help(
+    bash, project, tmp_path, codes, last, environment, name
+):
     stub(tmp_path, "scontrol", 'echo "scontrol $@"')
-    for environment, name in ((job, "9"), (lambda **more: task(4, range(8), **more), "7_4")):
-        result = bash("cluster/slurm.sh", "sweep", **environment(restarts=restarts))
+    for restarts, code in enumerate([*codes, last]):
+        stub(tmp_path, "python", f"exit {code}")
+        counted = {"SLURM_RESTART_COUNT": str(restarts)}
+        result = bash("cluster/slurm.sh", "sweep", cwd=project, **environment, **counted)
         assert result.returncode == code
-        again = code == 75 or (code in (1, 137) and restarts < 3)
+        again = restarts < len(codes)
         assert result.stdout == (f"scontrol requeue {name}\n" if again else "")
         assert len(result.stderr.splitlines()) == (code not in (0, 2))
+    assert [path.name for path in project.iterdir()] == ["experiments"]  # nothing is left behind
+
+
+def test_failures_of_other_jobs_and_tasks_do_not_count(bash, project, tmp_path):
+    stub(tmp_path, "python", "exit 1")
+    stub(tmp_path, "scontrol", 'echo "scontrol $@"')
+    for number in range(5):
+        result = bash("cluster/slurm.sh", "sweep", cwd=project, **task(number, range(5)))
+        assert result.stdout == f"scontrol requeue 7_{number}\n"
 
 
 @pytest.mark.parametrize(
@@ -184,6 +216,9 @@ def test_a_run_on_the_hosts_of_a_slice_is_started_and_stopped(tpu, host):
     while len(tpu("log").stdout.splitlines()) < 7:
         assert process.is_running()
     assert tpu("log").stdout.splitlines() == [*started, *given]
+    second = tpu("run", "--mesh=data:16")
+    assert second.returncode == 1 and second.stderr == "a run goes on here; stop it first\n"
+    assert int((host / "run.pid").read_text()) == process.pid
     assert tpu("stop").returncode == 0
     process.wait(timeout=30)
     assert tpu("log").stdout.splitlines() == [*started, *given, "stopped"]
