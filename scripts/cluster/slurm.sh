@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs a program of experiments as a Slurm job that goes on after preemption and time limits. Submit
-# it from the project's directory, which must be on a shared file system, as must --workdir.
+# Runs a program of experiments as a Slurm job that goes on after preemption and time limits. Activate
+# the project's environment, or have it in .venv, and submit from the project's directory. Both, and
+# --workdir, must be on a shared file system.
 #
 # A grid, each task of the array a part of it, all in one directory:
 #
@@ -37,6 +38,11 @@ fi
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -f .venv/bin/activate ]; then
   # shellcheck disable=SC1091 # it isn't part of the repository
   source .venv/bin/activate
+fi
+installed='from importlib.util import find_spec as f; exit(not (f("jax") and f("pyarrow")))'
+if ! python -c "$installed" >/dev/null 2>&1; then
+  say "no Python with this project installed: activate its environment before sbatch, or make .venv"
+  exit 2
 fi
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-$SLURM_CPUS_PER_TASK}
 

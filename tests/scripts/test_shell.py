@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 from typing import Any
 
 import psutil
@@ -15,7 +16,7 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def bash(tmp_path):
-    stub(tmp_path, "python", 'echo "$@"')
+    python(tmp_path, 'echo "$@"')
 
     def run(script, *arguments, cwd=SCRIPTS.parent, **environment):
         return subprocess.run(
@@ -34,6 +35,11 @@ def stub(directory, name, script):
     path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+def python(directory, script):
+    """Makes a Python that has everything installed."""
+    stub(directory, "python", f"[ $1 != -c ] || exit 0\n{script}")
 
 
 def job(**more):
@@ -98,6 +104,28 @@ def test_a_job_from_another_directory_is_refused(bash, tmp_path):
     assert result.stderr.endswith(f"submit from the project's directory, not from {tmp_path}\n")
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exit 127",  # as if there were none
+        f'exec {sys.executable} -I -S "$@"',  # without the packages
+    ],
+)
+def test_a_job_without_the_environment_is_refused(bash, tmp_path, script):
+    stub(tmp_path, "python", script)
+    stub(tmp_path, "scontrol", 'echo "scontrol $@"')
+    result = bash("cluster/slurm.sh", "sweep", **job())
+    assert result.returncode == 2 and result.stdout == ""
+    assert "activate its environment before sbatch, or make .venv" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_job_finds_the_environment(bash, tmp_path):
+    stub(tmp_path, "python", f'[ $1 = -c ] || exec echo ran\nexec {sys.executable} "$@"')
+    result = bash("cluster/slurm.sh", "sweep", **job())
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+
+
 def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
     stub(tmp_path, "srun", 'echo "$JAX_LOCAL_DEVICE_IDS: $@"')
     command = "python -u -m experiments.mnist --distributed=auto --resume --mesh=data:8"
@@ -138,7 +166,7 @@ def test_a_job_is_requeued_if_that_can_help(
 ):
     stub(tmp_path, "scontrol", 'echo "scontrol $@"')
     for restarts, code in enumerate([*codes, last]):
-        stub(tmp_path, "python", f"exit {code}")
+        python(tmp_path, f"exit {code}")
         counted = {"SLURM_RESTART_COUNT": str(restarts)}
         result = bash("cluster/slurm.sh", "sweep", cwd=project, **environment, **counted)
         assert result.returncode == code
@@ -149,7 +177,7 @@ def test_a_job_is_requeued_if_that_can_help(
 
 
 def test_failures_of_other_jobs_and_tasks_do_not_count(bash, project, tmp_path):
-    stub(tmp_path, "python", "exit 1")
+    python(tmp_path, "exit 1")
     stub(tmp_path, "scontrol", 'echo "scontrol $@"')
     for number in range(5):
         result = bash("cluster/slurm.sh", "sweep", cwd=project, **task(number, range(5)))
@@ -164,9 +192,8 @@ def test_failures_of_other_jobs_and_tasks_do_not_count(bash, project, tmp_path):
     ],
 )
 def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, number, printed):
-    stub(
+    python(
         tmp_path,
-        "python",
         "trap 'echo python got USR1; exit 75' USR1\necho up >&2\n"
         "for i in $(seq 10); do sleep 0.1; done\nexit 75",
     )
