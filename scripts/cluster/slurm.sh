@@ -64,6 +64,10 @@ case ${1:-} in
     fi
     ;;
   mnist)
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+      say "mnist is one run: submit it without --array, or train many runs with sweep"
+      exit 2
+    fi
     # Under Slurm, JAX has each process use one GPU, unless told otherwise.
     if [ "$SLURM_NTASKS" = "$SLURM_JOB_NUM_NODES" ] && [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
       JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))

@@ -137,6 +137,14 @@ def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
         assert result.stdout.endswith(f" {command}\n")
 
 
+def test_one_run_as_an_array_is_refused(bash, tmp_path):
+    stub(tmp_path, "srun", 'echo "$@"')
+    result = bash("cluster/slurm.sh", "mnist", **task(1, range(2)))
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith("submit it without --array, or train many runs with sweep\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.fixture
 def project(tmp_path):
     """A directory that jobs may be submitted from, and write to."""
