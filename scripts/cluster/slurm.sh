@@ -30,6 +30,10 @@ retries=3
 
 say() { echo "slurm.sh: $*" >&2; }
 
+if [ -z "${SLURM_JOB_ID:-}" ] || [ -z "${SLURM_CPUS_PER_TASK:-}" ]; then
+  say "this is a job script: submit it with sbatch, as its first lines show"
+  exit 2
+fi
 if [ ! -f experiments/sweep.py ]; then
   say "submit from the project's directory, not from $PWD"
   exit 2

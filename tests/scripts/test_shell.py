@@ -98,6 +98,14 @@ def test_a_job_without_one_of_the_programs_is_refused(bash, arguments):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("missing", ["SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"])
+def test_the_job_script_outside_a_job_is_refused(bash, missing):
+    result = bash("cluster/slurm.sh", "sweep", **{**job(), missing: ""})
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith("submit it with sbatch, as its first lines show\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_job_from_another_directory_is_refused(bash, tmp_path):
     result = bash("cluster/slurm.sh", "sweep", cwd=tmp_path, **job())
     assert result.returncode == 2 and result.stdout == ""
