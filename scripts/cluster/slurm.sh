@@ -104,14 +104,16 @@ do again=''; done
 # The exit codes are those of experiments/README.md: 2 for a wrong command, 75 for "not finished", also
 # 138 and 143 for USR1 and TERM that came before Python could handle them. Failures of all starts of
 # this job are counted in a file, since Slurm also counts restarts after preemptions and time limits.
+# The last line says what to do, since the advice of the programs is for a terminal.
 failures=slurm-$job.failures
-if [ -n "$ended" ]; then
-  exit $status
-elif [ $status -eq 0 ] || [ $status -eq 2 ]; then
+if [ $status -eq 0 ] || [ $status -eq 2 ]; then
   rm -f "$failures"
   exit $status
+elif [ -n "$ended" ]; then
+  say "ended by Slurm: a preempted job goes on by itself; else submit the same command to go on"
+  exit $status
 elif [ $status -eq 75 ] || [ $status -eq 138 ] || [ $status -eq 143 ]; then
-  say "not finished; requeuing"
+  say "not finished; requeuing, so it goes on by itself"
 else
   echo "exit code $status" >>"$failures"
   if [ "$(wc -l <"$failures")" -gt $retries ]; then
@@ -119,7 +121,7 @@ else
     say "failed with exit code $status after $retries retries; submit the same command to go on"
     exit $status
   fi
-  say "failed with exit code $status; requeuing"
+  say "failed with exit code $status; requeuing, so it is tried again by itself"
 fi
-scontrol requeue "$job"
+scontrol requeue "$job" || say "it can't be requeued; submit the same command to go on"
 exit $status

@@ -201,13 +201,15 @@ def test_failures_of_other_jobs_and_tasks_do_not_count(bash, project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "printed"),
+    ("number", "printed", "said"),
     [
-        (signal.SIGUSR1, "python got USR1\nscontrol requeue 9\n"),  # the time limit is near
-        (signal.SIGTERM, ""),  # Slurm sends it to all processes, so it isn't forwarded
+        # The time limit is near.
+        (signal.SIGUSR1, "python got USR1\nscontrol requeue 9\n", "not finished; requeuing, so"),
+        # Slurm sends it to all processes, so it isn't forwarded.
+        (signal.SIGTERM, "", "ended by Slurm: a preempted job goes on by itself; else submit"),
     ],
 )
-def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, number, printed):
+def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, number, printed, said):
     python(
         tmp_path,
         "trap 'echo python got USR1; exit 75' USR1\necho up >&2\n"
@@ -224,7 +226,18 @@ def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, numbe
     )
     assert shell.stderr.readline() == "up\n"
     shell.send_signal(number)
-    assert (shell.communicate()[0], shell.returncode) == (printed, 75)
+    output, errors = shell.communicate()
+    assert (output, shell.returncode) == (printed, 75)
+    assert errors.startswith(f"slurm.sh: {said} ")
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_job_that_cannot_be_requeued_says_what_to_do(bash, project, tmp_path):
+    python(tmp_path, "exit 75")
+    stub(tmp_path, "scontrol", "exit 1")
+    result = bash("cluster/slurm.sh", "sweep", cwd=project, **job())
+    assert result.returncode == 75
+    assert result.stderr.endswith("it can't be requeued; submit the same command to go on\n")
 
 
 @pytest.fixture
