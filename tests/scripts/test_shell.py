@@ -278,6 +278,17 @@ def test_a_run_on_the_hosts_of_a_slice_is_started_and_stopped(tpu, host):
     assert tpu("stop").returncode == 0
     process.wait(timeout=30)
     assert tpu("log").stdout.splitlines() == [*started, *given, "stopped"]
+    assert tpu("stop").stdout == "nothing runs here\n"
+
+
+def test_a_process_that_has_got_the_number_of_an_ended_run_is_left_alone(tpu, host):
+    stub(host / ".venv/bin", "python", "echo up")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        (host / "run.pid").write_text(f"{other.pid}\n")
+        assert tpu("stop").stdout == "nothing runs here\n"
+        assert tpu("run").returncode == 0
+        assert other.poll() is None
+        other.kill()
 
 
 def test_results_are_fetched_from_one_host_of_a_slice(tpu):
@@ -294,6 +305,20 @@ def test_the_last_commit_is_installed_on_the_hosts_of_a_slice(tpu, tmp_path):
     assert installed.returncode == 3  # a failure on a host is one
     assert installed.stdout.startswith("compute|tpus|tpu-vm|scp|")
     assert installed.stdout.endswith("|--worker=all|--zone=here|tar -xzf initjax.tar.gz\n")
+
+
+@pytest.mark.parametrize("missing", ["TPU", "ZONE"])
+def test_a_slice_must_be_named(bash, missing):
+    refused = bash("cluster/tpu_vm.sh", "log", **{"TPU": "slice", "ZONE": "here", missing: ""})
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("tpu_vm.sh: set TPU and ZONE, ")
+
+
+@pytest.mark.parametrize("paths", [[], ["/mnt/a"]], ids=str)
+def test_results_are_not_fetched_without_both_paths(tpu, paths):
+    refused = tpu("fetch", *paths)
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("tpu_vm.sh: fetch needs two paths: ")
 
 
 @pytest.mark.parametrize("arguments", [[], ["start"]], ids=str)
