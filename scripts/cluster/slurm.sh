@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs a program of experiments as a Slurm job that goes on after preemption and time limits. Submit
-# it from the project's directory, which must be on a shared file system, as must --workdir.
+# Runs a program of experiments as a Slurm job that goes on after preemption and time limits. Activate
+# the project's environment, or have it in .venv, and submit from the project's directory. Both, and
+# --workdir, must be on a shared file system.
 #
 # A grid, each task of the array a part of it, all in one directory:
 #
@@ -29,6 +30,10 @@ retries=3
 
 say() { echo "slurm.sh: $*" >&2; }
 
+if [ -z "${SLURM_JOB_ID:-}" ] || [ -z "${SLURM_CPUS_PER_TASK:-}" ]; then
+  say "this is a job script: submit it with sbatch, as its first lines show"
+  exit 2
+fi
 if [ ! -f experiments/sweep.py ]; then
   say "submit from the project's directory, not from $PWD"
   exit 2
@@ -37,6 +42,11 @@ fi
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -f .venv/bin/activate ]; then
   # shellcheck disable=SC1091 # it isn't part of the repository
   source .venv/bin/activate
+fi
+installed='from importlib.util import find_spec as f; exit(not (f("jax") and f("pyarrow")))'
+if ! python -c "$installed" >/dev/null 2>&1; then
+  say "no Python with this project installed: activate its environment before sbatch, or make .venv"
+  exit 2
 fi
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-$SLURM_CPUS_PER_TASK}
 
@@ -58,6 +68,10 @@ case ${1:-} in
     fi
     ;;
   mnist)
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+      say "mnist is one run: submit it without --array, or train many runs with sweep"
+      exit 2
+    fi
     # Under Slurm, JAX has each process use one GPU, unless told otherwise.
     if [ "$SLURM_NTASKS" = "$SLURM_JOB_NUM_NODES" ] && [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
       JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
@@ -90,14 +104,16 @@ do again=''; done
 # The exit codes are those of experiments/README.md: 2 for a wrong command, 75 for "not finished", also
 # 138 and 143 for USR1 and TERM that came before Python could handle them. Failures of all starts of
 # this job are counted in a file, since Slurm also counts restarts after preemptions and time limits.
+# The last line says what to do, since the advice of the programs is for a terminal.
 failures=slurm-$job.failures
-if [ -n "$ended" ]; then
-  exit $status
-elif [ $status -eq 0 ] || [ $status -eq 2 ]; then
+if [ $status -eq 0 ] || [ $status -eq 2 ]; then
   rm -f "$failures"
   exit $status
+elif [ -n "$ended" ]; then
+  say "ended by Slurm: a preempted job goes on by itself; else submit the same command to go on"
+  exit $status
 elif [ $status -eq 75 ] || [ $status -eq 138 ] || [ $status -eq 143 ]; then
-  say "not finished; requeuing"
+  say "not finished; requeuing, so it goes on by itself"
 else
   echo "exit code $status" >>"$failures"
   if [ "$(wc -l <"$failures")" -gt $retries ]; then
@@ -105,7 +121,7 @@ else
     say "failed with exit code $status after $retries retries; submit the same command to go on"
     exit $status
   fi
-  say "failed with exit code $status; requeuing"
+  say "failed with exit code $status; requeuing, so it is tried again by itself"
 fi
-scontrol requeue "$job"
+scontrol requeue "$job" || say "it can't be requeued; submit the same command to go on"
 exit $status

@@ -38,6 +38,24 @@ def test_a_misspelled_field_is_not_valid():
         kubernetes_validate.validate(found, "1.29", strict=True)
 
 
+def test_all_pods_share_the_storage():
+    (storage,) = resources(CLUSTER / "kubernetes_storage.yaml")
+    pods = {
+        file.name: resource["spec"].get("template", resource)["spec"]
+        for file in FILES
+        for resource in resources(file)
+        if resource["kind"] in ("Job", "Pod")
+    }
+    assert len(pods) == 3
+    for name, pod in pods.items():
+        mounted = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+        claims = {one["name"]: one.get("persistentVolumeClaim") for one in pod["volumes"]}
+        assert claims["runs"] == {"claimName": storage["metadata"]["name"]}, name
+        text = (CLUSTER / name).read_text()
+        directories = re.findall(r"(?:--workdir=|initjax-shell:|report )(\S+)", text)
+        assert directories and all(path.startswith(f"{mounted['runs']}/") for path in directories)
+
+
 def test_the_pods_of_a_grid_train_all_of_its_shards():
     spec, command = job("kubernetes_grid.yaml")
     (flag,) = [part for part in command if part.startswith("--shard=")]

@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 from typing import Any
 
 import psutil
@@ -15,7 +16,7 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def bash(tmp_path):
-    stub(tmp_path, "python", 'echo "$@"')
+    python(tmp_path, 'echo "$@"')
 
     def run(script, *arguments, cwd=SCRIPTS.parent, **environment):
         return subprocess.run(
@@ -34,6 +35,11 @@ def stub(directory, name, script):
     path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+def python(directory, script):
+    """Makes a Python that has everything installed."""
+    stub(directory, "python", f"[ $1 != -c ] || exit 0\n{script}")
 
 
 def job(**more):
@@ -92,10 +98,40 @@ def test_a_job_without_one_of_the_programs_is_refused(bash, arguments):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("missing", ["SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"])
+def test_the_job_script_outside_a_job_is_refused(bash, missing):
+    result = bash("cluster/slurm.sh", "sweep", **{**job(), missing: ""})
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith("submit it with sbatch, as its first lines show\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_job_from_another_directory_is_refused(bash, tmp_path):
     result = bash("cluster/slurm.sh", "sweep", cwd=tmp_path, **job())
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.endswith(f"submit from the project's directory, not from {tmp_path}\n")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exit 127",  # as if there were none
+        f'exec {sys.executable} -I -S "$@"',  # without the packages
+    ],
+)
+def test_a_job_without_the_environment_is_refused(bash, tmp_path, script):
+    stub(tmp_path, "python", script)
+    stub(tmp_path, "scontrol", 'echo "scontrol $@"')
+    result = bash("cluster/slurm.sh", "sweep", **job())
+    assert result.returncode == 2 and result.stdout == ""
+    assert "activate its environment before sbatch, or make .venv" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_job_finds_the_environment(bash, tmp_path):
+    stub(tmp_path, "python", f'[ $1 = -c ] || exec echo ran\nexec {sys.executable} "$@"')
+    result = bash("cluster/slurm.sh", "sweep", **job())
+    assert (result.returncode, result.stdout) == (0, "ran\n")
 
 
 def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
@@ -107,6 +143,14 @@ def test_one_run_has_a_process_for_each_task_of_a_job(bash, tmp_path):
         assert result.returncode == 0, result.stderr
         assert result.stdout.startswith(f"{devices}: --cpus-per-task=3 ")
         assert result.stdout.endswith(f" {command}\n")
+
+
+def test_one_run_as_an_array_is_refused(bash, tmp_path):
+    stub(tmp_path, "srun", 'echo "$@"')
+    result = bash("cluster/slurm.sh", "mnist", **task(1, range(2)))
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith("submit it without --array, or train many runs with sweep\n")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.fixture
@@ -138,7 +182,7 @@ def test_a_job_is_requeued_if_that_can_help(
 ):
     stub(tmp_path, "scontrol", 'echo "scontrol $@"')
     for restarts, code in enumerate([*codes, last]):
-        stub(tmp_path, "python", f"exit {code}")
+        python(tmp_path, f"exit {code}")
         counted = {"SLURM_RESTART_COUNT": str(restarts)}
         result = bash("cluster/slurm.sh", "sweep", cwd=project, **environment, **counted)
         assert result.returncode == code
@@ -149,7 +193,7 @@ def test_a_job_is_requeued_if_that_can_help(
 
 
 def test_failures_of_other_jobs_and_tasks_do_not_count(bash, project, tmp_path):
-    stub(tmp_path, "python", "exit 1")
+    python(tmp_path, "exit 1")
     stub(tmp_path, "scontrol", 'echo "scontrol $@"')
     for number in range(5):
         result = bash("cluster/slurm.sh", "sweep", cwd=project, **task(number, range(5)))
@@ -157,16 +201,17 @@ def test_failures_of_other_jobs_and_tasks_do_not_count(bash, project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "printed"),
+    ("number", "printed", "said"),
     [
-        (signal.SIGUSR1, "python got USR1\nscontrol requeue 9\n"),  # the time limit is near
-        (signal.SIGTERM, ""),  # Slurm sends it to all processes, so it isn't forwarded
+        # The time limit is near.
+        (signal.SIGUSR1, "python got USR1\nscontrol requeue 9\n", "not finished; requeuing, so"),
+        # Slurm sends it to all processes, so it isn't forwarded.
+        (signal.SIGTERM, "", "ended by Slurm: a preempted job goes on by itself; else submit"),
     ],
 )
-def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, number, printed):
-    stub(
+def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, number, printed, said):
+    python(
         tmp_path,
-        "python",
         "trap 'echo python got USR1; exit 75' USR1\necho up >&2\n"
         "for i in $(seq 10); do sleep 0.1; done\nexit 75",
     )
@@ -181,7 +226,18 @@ def test_a_job_that_is_stopped_is_requeued_unless_slurm_ended_it(tmp_path, numbe
     )
     assert shell.stderr.readline() == "up\n"
     shell.send_signal(number)
-    assert (shell.communicate()[0], shell.returncode) == (printed, 75)
+    output, errors = shell.communicate()
+    assert (output, shell.returncode) == (printed, 75)
+    assert errors.startswith(f"slurm.sh: {said} ")
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_job_that_cannot_be_requeued_says_what_to_do(bash, project, tmp_path):
+    python(tmp_path, "exit 75")
+    stub(tmp_path, "scontrol", "exit 1")
+    result = bash("cluster/slurm.sh", "sweep", cwd=project, **job())
+    assert result.returncode == 75
+    assert result.stderr.endswith("it can't be requeued; submit the same command to go on\n")
 
 
 @pytest.fixture
@@ -222,6 +278,17 @@ def test_a_run_on_the_hosts_of_a_slice_is_started_and_stopped(tpu, host):
     assert tpu("stop").returncode == 0
     process.wait(timeout=30)
     assert tpu("log").stdout.splitlines() == [*started, *given, "stopped"]
+    assert tpu("stop").stdout == "nothing runs here\n"
+
+
+def test_a_process_that_has_got_the_number_of_an_ended_run_is_left_alone(tpu, host):
+    stub(host / ".venv/bin", "python", "echo up")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        (host / "run.pid").write_text(f"{other.pid}\n")
+        assert tpu("stop").stdout == "nothing runs here\n"
+        assert tpu("run").returncode == 0
+        assert other.poll() is None
+        other.kill()
 
 
 def test_results_are_fetched_from_one_host_of_a_slice(tpu):
@@ -238,6 +305,20 @@ def test_the_last_commit_is_installed_on_the_hosts_of_a_slice(tpu, tmp_path):
     assert installed.returncode == 3  # a failure on a host is one
     assert installed.stdout.startswith("compute|tpus|tpu-vm|scp|")
     assert installed.stdout.endswith("|--worker=all|--zone=here|tar -xzf initjax.tar.gz\n")
+
+
+@pytest.mark.parametrize("missing", ["TPU", "ZONE"])
+def test_a_slice_must_be_named(bash, missing):
+    refused = bash("cluster/tpu_vm.sh", "log", **{"TPU": "slice", "ZONE": "here", missing: ""})
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("tpu_vm.sh: set TPU and ZONE, ")
+
+
+@pytest.mark.parametrize("paths", [[], ["/mnt/a"]], ids=str)
+def test_results_are_not_fetched_without_both_paths(tpu, paths):
+    refused = tpu("fetch", *paths)
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("tpu_vm.sh: fetch needs two paths: ")
 
 
 @pytest.mark.parametrize("arguments", [[], ["start"]], ids=str)
