@@ -2,7 +2,7 @@
 
 Question: how is a directory of a million runs read quickly?
 Command:  python -m experiments.compact runs/sweep
-Time:     a minute of CPU time for 4 GB; 3.5 minutes on 2 busy cores
+Time:     a minute for a million runs; minutes on a busy machine
 """
 
 import pathlib
@@ -40,8 +40,8 @@ def main(directory: str = "runs/sweep") -> None:
 _PROGRAM = command_line.Program(
     f"{COMMAND} [RUNS]",
     "Compacts a sweep (default: runs/sweep): merges its many files into a few large ones, ordered"
-    " by setting, so that reports are made quickly. No run is lost, whenever it is stopped, and"
-    " sweeps can go on meanwhile.",
+    " by setting, so that reports are made quickly. No run is lost, whenever it is"
+    " stopped, and sweeps can go on meanwhile.",
     _FLAGS,
     _GROUPS,
     examples=("", "runs/rates"),

@@ -117,13 +117,20 @@ def run(
                 placement = meshes.placement(mesh)
                 dataset = loading.result()
                 config = starting.pinned(config, dataset)
+                fields = dataclasses.asdict(config)
+                for name in resuming.ELSEWHERE:
+                    del fields[name]
                 processes.check_alike(
                     {
-                        "configuration": config.identity(dataset.digest),
-                        "mesh": str(mesh),
-                        "audits": [audit, audit_every],
-                        "checkpoints": [checkpoint_every, resume, workdir],
-                        "versions": description.versions(),
+                        **{f"--{name}": value for name, value in fields.items()},
+                        "--mesh": str(mesh),
+                        "--audit": audit,
+                        "--audit_every": audit_every,
+                        "--checkpoint_every": checkpoint_every,
+                        "--resume": resume,
+                        "--workdir": workdir,
+                        "checksum of the data": dataset.digest,
+                        "set of versions": description.versions(),
                     }
                 )
                 if before:
@@ -163,6 +170,7 @@ def run(
             )
             save = None
             if resumable:
+                files.prepare(directory / run_directory.CHECKPOINTS, "name another --workdir")
                 save = functools.partial(resuming.saver, directory, began, checkpoint_every)
             if before:
                 processes.least(0)  # all have read what is changed from here on

@@ -139,7 +139,12 @@ def _saver(
         if not error and now - saved < patience:
             return
         points = state()
-        in_progress.save(points, origin)
+        try:
+            in_progress.save(points, origin)
+        except OSError as problem:  # such as a full disk: only the time of these runs is at stake
+            text = f"the current runs could not be saved: {problem.strerror or problem}"
+            console.say_instead(stream, *description.entry("note", text))
+            points = {}
         saved = time.monotonic()
         patience = max(_SAVE_SECONDS, _SAVE_SHARE * (saved - now))
         if error:

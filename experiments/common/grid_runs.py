@@ -63,7 +63,7 @@ def analyzed(
     top = functools.partial(header, configs, dataset)
     _, others = train(configs, dataset, workdir, sys.stdout, top, shard.label(grid.digest))
     if lines := what_next(others, shard, "for the results"):
-        console.say(sys.stdout, *lines)
+        console.say(sys.stdout, *lines, f"results {workdir}")
         return
     with progress.stage(sys.stdout, f"results fitting {what}"):
         lines = analyze(configs, dataset, workdir)

@@ -82,12 +82,13 @@ def placement(sizes: Sizes | None) -> "Placement | None":
     if (needed := math.prod(sizes)) != jax.device_count():
         where = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
         advice = ""
-        if jax.default_backend() == "cpu" and needed % jax.process_count() == 0:
+        simulated = jax.default_backend() == "cpu" and needed % jax.process_count() == 0
+        if simulated and needed > jax.device_count():
             number = needed // jax.process_count()
             advice = f"; to simulate them on a CPU, set JAX_NUM_CPU_DEVICES={number}"
             advice += " for each process" if where else ""
         raise UsageError(
-            f"--mesh={sizes} needs {description.count(needed, 'device')}, but there"
+            f"--mesh={sizes} is for {description.count(needed, 'device')}, but there"
             f" {'is' if jax.device_count() == 1 else 'are'} {jax.device_count()}"
             f" ({jax.default_backend()}){where}{advice}"
         )

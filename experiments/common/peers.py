@@ -73,7 +73,8 @@ def watch(failed: threading.Event, done: threading.Event) -> None:
             if silent and not done.is_set():
                 *_, host = seen[silent[0]][0].split(" ", 2)
                 host = host or "a host that never reported"
-                lost = f"process {silent[0]} of {len(seen)} on {host} is lost; the job ends"
+                lost = f"process {silent[0]} of {len(seen)} on {host} is lost, so the job ends;"
+                lost += " with --resume, the same command goes on from the last checkpoint"
                 announce(lost, LOST)
                 end(lost, LOST)
 

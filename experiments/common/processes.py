@@ -154,7 +154,8 @@ def check_alike(asked: Mapping[str, Any]) -> None:
     """Checks that all processes, each of which has to call it, were asked for the same.
 
     Args:
-      asked: what this one was asked for, by name, as JSON can express it.
+      asked: what this one was asked for, by the names of flags and the like, as JSON can express
+        it.
 
     Raises:
       UsageError: in a process that was asked for something else than process 0.
@@ -214,6 +215,9 @@ def _initialize(text: str, member: Member | None) -> None:
             )
         if member.process == 0 and not _is_free(int(port)):
             raise UsageError(f"--distributed={text}: port {port} of this host is in use")
+        peers.at_abort(
+            f"process {member.process} can't join the job; another one may have the same number", 1
+        )
     # In a thread, since no signal is handled while JAX waits.
     begun = futures.ThreadPoolExecutor(1).submit(
         jax.distributed.initialize,
@@ -228,10 +232,11 @@ def _initialize(text: str, member: Member | None) -> None:
             peers.say(f"{_waiting()}; it waits up to {_START} s")
             futures.wait([begun], _START - _PATIENT)
         if not begun.done():
+            # A failure, not to be tried forever: the address may be wrong.
             peers.end(
                 f"{_waiting()}, after {_START} s; start all processes at about the same time, with"
                 " the same address",
-                peers.LOST,
+                1,
             )
         begun.result()
     except jax.errors.JaxRuntimeError as error:  # such as of a job that is about to end
@@ -277,7 +282,8 @@ def _waiting() -> str:
         try:
             socket.create_connection((host.strip("[]"), int(port or 0)), 5).close()
         except socket.gaierror:  # as of a pod that isn't there yet
-            missing = f"process 0: the name {host} is unknown on this host"
+            missing = f"process 0: the name {host} is unknown on this host; to give its address,"
+            missing += " set JAX_COORDINATOR_ADDRESS=ADDRESS:PORT for all"
         except OSError:
             missing = "process 0: nothing answers there"
     return f"process {state.process_id} waits at {address} for {missing}"

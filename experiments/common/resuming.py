@@ -22,7 +22,8 @@ from experiments.common.config import INITIALIZERS, Config, UsageError, canonica
 if TYPE_CHECKING:
     from experiments.common import checkpoints, fitting, meshes, starting
 
-_ELSEWHERE = ("dataset", "data_dir")  # may be named otherwise on another machine: see the digest
+ELSEWHERE = ("dataset", "data_dir")
+"""The fields of `Config` that may differ between machines: the digest of the data tells."""
 
 
 class Place(NamedTuple):
@@ -79,23 +80,25 @@ def record(
         return None
     try:
         found = json.loads((directory / "config.json").read_text())
-        before = dict(found["config"], **found["flags"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        before, trained_on = dict(found["config"], **found["flags"]), found["data"]["digest"]
+        different = [
+            f"{_text(name, value)} (it has {_text(name, before.get(name))})"
+            for name, value in {**dataclasses.asdict(config), **flags}.items()
+            if not _agree(name, before.get(name), value)
+        ]
+        for start in found["starts"]:
+            _environment(start)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{directory / 'config.json'} cannot be read ({error}), so the run can't be resumed;"
             " name a new --workdir"
         ) from None
-    different = [
-        f"{_text(name, value)} (it has {_text(name, before.get(name))})"
-        for name, value in {**dataclasses.asdict(config), **flags}.items()
-        if not _agree(name, before.get(name), value)
-    ]
     if different:
         raise UsageError(
             f"cannot resume the run in {workdir} with {', '.join(different)}; give the flags that"
             " it has (only --epochs may grow), or name a new --workdir"
         )
-    if digest not in (None, found["data"]["digest"]):
+    if digest not in (None, trained_on):
         raise UsageError(
             f"cannot resume the run in {workdir}: it was trained on other data, with another"
             " checksum; name its --dataset or --data_dir, or a new --workdir"
@@ -105,7 +108,7 @@ def record(
 
 def _agree(name: str, before: Any, now: Any) -> bool:
     """Whether a run with one value of a flag can go on with another."""
-    if name in _ELSEWHERE:
+    if name in ELSEWHERE:
         return True
     if name == "epochs":
         return now >= before
@@ -133,13 +136,14 @@ def finished(workdir: str, epochs: int) -> dict[str, Any] | None:
     directory = pathlib.Path(workdir)
     try:
         found = json.loads((directory / "summary.json").read_text())
-    except (OSError, ValueError):
+        ended = found["status"] == "finished" and found["epochs"] >= epochs
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     pictures = [run_directory.PICTURE]
     if (directory / run_directory.AUDITS).exists():
         pictures.append(run_directory.AUDITS_PICTURE)
     drawn = all((directory / name).exists() for name in pictures)
-    if not drawn or found["status"] != "finished" or found["epochs"] < epochs:
+    if not drawn or not ended:
         return None
     return {name: math.nan if value is None else value for name, value in found.items()}
 
@@ -330,7 +334,12 @@ def saver(
         if stop or finished or (every and done % every == 0):
             seconds = began.seconds + time.perf_counter() - started
             saved = checkpoints.Checkpoint(point, done, epochs, seconds)
-            path, unusable = checkpoints.save(folder, saved, began.run, [path], unusable), {}
+            try:
+                path, unusable = checkpoints.save(folder, saved, began.run, [path], unusable), {}
+            except Exception:
+                if replaced():  # whoever has taken over tidies up
+                    raise run_directory.taken_over(directory) from None
+                raise
         if stop and not finished:
             raise stop
 

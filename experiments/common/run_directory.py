@@ -150,7 +150,7 @@ def created(workdir: str | None, name: str, resumable: bool = False) -> Iterator
 def has_results(directory: pathlib.Path) -> bool:
     """Whether a run has written more than what it starts with: an epoch, an audit, a checkpoint."""
     metrics = directory / METRICS
-    if metrics.exists() and len(files.read_lines(metrics)) > 1:
+    if metrics.exists() and metrics.read_bytes().count(b"\n") > 1:
         return True
     if any((directory / CHECKPOINTS).glob("[!.]*")):
         return True

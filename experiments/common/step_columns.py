@@ -29,32 +29,30 @@ class _File(NamedTuple):
 class StepColumns:
     """Reads the columns of steps for rows that were read without them."""
 
-    def __init__(self, directory: pathlib.Path, columns: Sequence[str]):
-        """Reads the files of a directory.
+    def __init__(self, directory: pathlib.Path):
+        """Steps of the runs in a directory, once `read` has read the rest."""
+        self._directory = directory
+        self._files: dict[pathlib.Path, _File] = {}
+        self._loose, self._bytes = 0, 0  # files that are not compacted, and their size
+
+    def read(self, columns: Sequence[str]) -> dict[pathlib.Path, pa.Table]:
+        """Reads other columns of each file. `PLACE` counts their rows in this order.
 
         What is not compacted can be replaced at any time, so its steps are read at once.
-
-        Args:
-          directory: of the runs.
-          columns: the other columns to read.
 
         Raises:
           UsageError: the files that are not compacted are too large, or a file can't be read.
         """
-        self._files: dict[pathlib.Path, _File] = {}
-        self._loose, self._bytes = 0, 0  # files that are not compacted, and their size
-        self.tables = run_files.read_all(directory, columns, self._read_file)
-        """The other columns of each file. `PLACE` counts their rows in this order."""
+        tables = run_files.read_all(self._directory, columns, self._read_file)
         if self._bytes > _MOST:
             raise UsageError(
-                f"{directory} holds {self._bytes / 1e9:.1f} GB in {self._loose:,} files: run"
-                f" python -m experiments.compact {directory} first"
+                f"{self._directory} holds {self._bytes / 1e9:.1f} GB in {self._loose:,} files: run"
+                f" python -m experiments.compact {self._directory} first"
             )
         # Files and row groups.
-        self._parts = [
-            (path, n) for path in self.tables for n in range(len(self._files[path].rows))
-        ]
+        self._parts = [(path, n) for path in tables for n in range(len(self._files[path].rows))]
         self._starts = np.cumsum([0, *(self._files[path].rows[n] for path, n in self._parts)])
+        return tables
 
     def _read_file(self, path: pathlib.Path, columns: Sequence[str] | None) -> pa.Table:
         with run_files.opened(path) as file:

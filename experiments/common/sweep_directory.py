@@ -193,12 +193,11 @@ def scan(
       UsageError: as `read`; or the files that are not compacted are too large.
     """
     directory = pathlib.Path(directory)
-    steps = step_columns.StepColumns(
-        directory, [name for name in SCHEMA.names if not name.startswith("step_")]
-    )
-    if not any(map(len, steps.tables.values())):
+    steps = step_columns.StepColumns(directory)
+    tables = steps.read([name for name in SCHEMA.names if not name.startswith("step_")]).values()
+    if not any(map(len, tables)):
         raise _no_runs(directory)
-    table = pa.concat_tables(steps.tables.values())
+    table = pa.concat_tables(tables)
     table = table.append_column(step_columns.PLACE, pa.array(np.arange(len(table))))
     return table.drop_columns(["key"]).take(_order(table, wanted)), steps.complete
 

@@ -115,7 +115,7 @@ def test_a_run_on_two_nodes_goes_on_after_one_of_its_processes_is_killed(
     found[0].kill()
     assert ended(job)[-1] == "COMPLETED"
     log = (tmp_path / "log").read_text()
-    assert "experiments.mnist: process 1 of 2 on " in log and " is lost; the job ends" in log
+    assert "experiments.mnist: process 1 of 2 on " in log and " is lost, so the job ends" in log
     assert log.count("slurm.sh: failed with exit code 137; requeuing") == 1
     assert log.count("resume  from step") == 1
     assert results(tmp_path / "run") == undisturbed

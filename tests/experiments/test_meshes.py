@@ -169,7 +169,7 @@ def test_the_mesh_has_all_devices():
 
     number = jax.device_count() + 1
     with pytest.raises(
-        UsageError, match=f"^--mesh=data:{number} needs {number} devices, but there "
+        UsageError, match=f"^--mesh=data:{number} is for {number} devices, but there "
     ):
         meshes.placement(meshes.Sizes(number))
     assert meshes.placement(None) is None

@@ -269,7 +269,7 @@ def test_processes_with_other_flags_are_refused(folder, tmp_path):
     seeds = [["--seed=0"], ["--seed=1"]]
     with started(f"--data_dir={folder}", cwd=tmp_path, own=seeds) as jobs:
         (code, _, errors), (other_code, _, reason) = ended(jobs)
-    assert "process 1 was started with a different configuration from process 0" in reason
+    assert "process 1 was started with a different --seed from process 0: 1, not 0" in reason
     assert other_code == code == 2
     assert "process 1 of 2" in errors and "has ended early" in errors
     assert not (tmp_path / "runs").exists()

@@ -370,6 +370,35 @@ def test_a_process_that_was_superseded_leaves_the_parameters_of_the_other(
     same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b'{"config": {}, "flags": {}, "data": {"digest": 3}, "starts": [1]}'),
+        ("config.json", b'{"config": {"epochs": "2", "init": 3}, "flags": {}}'),
+        ("config.json", b"[]"),
+        ("summary.json", b"[1]"),
+        ("summary.json", b"{}"),
+        ("metrics.jsonl", b"\0\0\n\0\n"),
+        ("metrics.jsonl", b"\xff\n"),
+    ],
+    ids=str,
+)
+def test_a_damaged_file_of_a_run_is_named_or_written_again(
+    name, content, config, undisturbed, tmp_path, monkeypatch
+):
+    after_epoch_1(monkeypatch, lambda: None)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    if name == "metrics.jsonl":
+        (tmp_path / "run/summary.json").unlink()  # which says that it is finished
+    if name == "summary.json":
+        train(config, tmp_path / "run")
+        same(tmp_path / "run", undisturbed)
+    else:
+        with pytest.raises(UsageError, match=str(tmp_path / "run")):
+            train(config, tmp_path / "run")
+
+
 def test_a_stopped_program_exits_with_75_and_the_same_command_goes_on(folder, tmp_path):
     flags = [f"--data_dir={folder}", "--hidden=8", "--batch_size=10", "--checkpoint_every=1000"]
     command = [*COMMAND, *flags, "--workdir=run", "--resume", "--steps=30000"]
