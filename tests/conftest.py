@@ -27,8 +27,11 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # With a thread for each core in each worker, NumPy's threads wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# A shell has what it starts in the background ignore Ctrl-C, and so would the programs under test.
+# A shell has what it starts in the background ignore Ctrl-C, nohup has it ignore a closed terminal,
+# and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same cases each time: whether a change lands is no matter of luck.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
