@@ -9,7 +9,6 @@ runs. See `experiments.common.run_files` for why nothing can be lost.
 
 import contextlib
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -65,7 +64,8 @@ def compact(directory: pathlib.Path, show: Callable[[int], None] = lambda done: 
     parts = max(1, round(sum(map(_uncompressed, places)) / _PART))
     ends = np.linspace(0, runs, parts + 1).astype(int)[1:]
     folder.mkdir(exist_ok=True)
-    _tidy(directory)
+    files.remove_abandoned(directory, f"{_SCRATCH}*")
+    files.remove_abandoned(folder, ".*.tmp")
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory) as temporary:
         scratch = [pathlib.Path(temporary, str(part)) for part in range(parts)]
         read = _scatter(places, ends, scratch, show)
@@ -78,16 +78,6 @@ def compact(directory: pathlib.Path, show: Callable[[int], None] = lambda done: 
             emptied.rmdir()
             emptied.parent.rmdir()
     return Compacted(runs, before, len(written))
-
-
-def _tidy(directory: pathlib.Path) -> None:
-    """Removes what compactions left that were killed a day ago or earlier."""
-    now = files.now(directory)
-    left = [*directory.glob(f"{_SCRATCH}*"), *directory.glob(f"{run_files.COMPACTED}/.*.tmp")]
-    for path in left:
-        with contextlib.suppress(OSError):  # another process removes it
-            if now - path.stat().st_mtime > files.ABANDONED:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _order(table: pa.Table) -> np.ndarray:

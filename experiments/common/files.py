@@ -83,6 +83,22 @@ def now(directory: pathlib.Path) -> float:
         probe.unlink(missing_ok=True)
 
 
+def remove_abandoned(directory: pathlib.Path, pattern: str) -> None:
+    """Removes what killed processes have left over in a directory, a day ago or earlier.
+
+    Args:
+      directory: where it is, if it exists.
+      pattern: of the names of temporary files or directories.
+    """
+    found = list(directory.glob(pattern))
+    with contextlib.suppress(OSError):  # another process removes the directory
+        before = now(directory) - ABANDONED if found else 0.0
+        for path in found:
+            with contextlib.suppress(OSError):  # or this path
+                if path.stat().st_mtime < before:
+                    remove(path)
+
+
 def write(path: pathlib.Path, content: bytes) -> os.stat_result:
     """Writes a file that is either complete or absent, whatever happens to the process.
 

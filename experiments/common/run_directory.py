@@ -131,12 +131,9 @@ def created(workdir: str | None, name: str, resumable: bool = False) -> Iterator
         if resumable:
             folder = directory / CHECKPOINTS
             folder.mkdir(exist_ok=True)
-            # Of a process that was killed; one that is about to be stopped may still write others.
-            before = files.now(directory) - files.ABANDONED
-            for path in (*directory.glob(".*.tmp"), *folder.glob(".*.tmp")):
-                with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_mtime < before:
-                        files.remove(path)
+            # What is younger may be of a process that is about to be stopped.
+            for place in (directory, folder):
+                files.remove_abandoned(place, ".*.tmp")
         yield directory
     except BaseException:
         started = resumed or (resumable and (directory / "config.json").exists())

@@ -50,18 +50,13 @@ class SweepDirectory:
     def __enter__(self) -> "SweepDirectory":
         self._made = files.absent(self.directory)
         files.prepare(self.directory, "name another --workdir")
-        # Left over by killed processes.
-        now = files.now(self.directory)
-        for temporary in self._folder.glob(f".{PARTS}.*.tmp"):
-            with contextlib.suppress(OSError):  # another process may have removed it
-                if now - temporary.stat().st_mtime > files.ABANDONED:
-                    temporary.unlink()
+        files.remove_abandoned(self._folder, f".{PARTS}.*.tmp")
         if self._label:  # the files of a shard are its own, whichever process wrote them
             for path in run_files.listed([self._folder]):
                 with contextlib.suppress(FileNotFoundError):
                     self._sizes[path] = path.stat().st_size
         self._claims.__enter__()
-        self._claims.tidy(self.finished(), now)
+        self._claims.tidy(self.finished(), files.now(self.directory))
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -109,11 +109,7 @@ class Unfinished:
 
     def clean(self, finished: Collection[str]) -> None:
         """Removes what killed processes have left over."""
-        for temporary in self._folder.glob(".*.tmp"):
-            with contextlib.suppress(OSError):  # another process may have removed it
-                # By the clock that gives files their times: that of this machine may be wrong.
-                if files.now(self._folder) - temporary.stat().st_mtime > files.ABANDONED:
-                    temporary.unlink()
+        files.remove_abandoned(self._folder, ".*.tmp")
         self.remove(self.keys().intersection(finished))
 
     def path(self, key: str) -> pathlib.Path:
